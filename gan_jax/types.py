@@ -8,29 +8,109 @@ Shapes: B examples in a batch, L latent dimensions, `...` the shape of one examp
 ([H, W, C] for images, float in [-1, 1]).
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import flax.struct
 import jax
 
-type_ = type
-Array = jax.Array
-PyTree = Any
-Params = PyTree
-ModelState = PyTree
-Metrics = Mapping[str, Array]
+Array: TypeAlias = jax.Array
+PyTree: TypeAlias = Any
+AxisName: TypeAlias = str | tuple[str, ...]
+Metrics: TypeAlias = dict[str, Array]
 
 
 class Network(NamedTuple):
-    """A neural network as two pure functions; any such pair will do, with Flax or without.
+    """A neural network as two pure functions. Any such pair will do, with Flax or without.
 
     Attributes:
-      init: `(key, x, label=None) -> (params, model_state)`. `x` is an example batch.
+      init: `(key, x, label=None) -> (params, model_state)`, `x` an example batch.
       apply: `(params, model_state, x, label=None, *, train, key=None) -> (y, model_state)`.
-        `model_state` holds what is not trained by gradients, such as running statistics;
-        `key` feeds what is random, such as dropout.
+        `model_state` holds what gradients do not train, such as running statistics;
+        `key` is a single key for what is random, such as dropout.
     """
 
-    init: Callable[..., tuple[Params, ModelState]]
-    apply: Callable[..., tuple[Array, ModelState]]
+    init: Callable[..., tuple[PyTree, PyTree]]
+    apply: Callable[..., tuple[Array, PyTree]]
+
+
+class GAN(NamedTuple):
+    """Two players and the noise that feeds one of them.
+
+    Attributes:
+      generator: a network z [B, L] -> x [B, ...].
+      discriminator: a network x [B, ...] -> logits [B]. D(x) = sigmoid(logit): the network
+        itself never ends in a sigmoid.
+      prior: `(key, num) -> z [num, L]`, the draw z ~ p_z.
+    """
+
+    generator: Network
+    discriminator: Network
+    prior: Callable[[Array, int], Array]
+
+
+class Batch(NamedTuple):
+    """Real samples x ~ p_data.
+
+    Attributes:
+      x: [B, ...], images as floats in [-1, 1], NHWC.
+      label: [B] integers, or None.
+    """
+
+    x: Array
+    label: Array | None = None
+
+
+class AdversarialLoss(NamedTuple):
+    """What each player minimises, example by example.
+
+    Both fields are `(real_logits [B], fake_logits [B]) -> [B]`: relativistic losses compare
+    the two, so both players are given both.
+    """
+
+    discriminator: Callable[[Array, Array], Array]
+    generator: Callable[[Array, Array], Array]
+
+
+Critic: TypeAlias = Callable[[Array], Array]
+"""x [B, ...] -> logits [B]: the discriminator with its parameters filled in."""
+
+Penalty: TypeAlias = Callable[[Critic, Array, Array, Array], Array]
+"""`(critic, real [B, ...], fake [B, ...], key) -> [B]`, added to D's loss with a weight."""
+
+
+@flax.struct.dataclass
+class PlayerState:
+    """One player.
+
+    Attributes:
+      step: [] int32, the number of updates this player has made.
+      params, model_state: as its `Network` made them.
+      opt_state: as its `optax.GradientTransformation` made it.
+    """
+
+    step: Array
+    params: PyTree
+    model_state: PyTree
+    opt_state: PyTree
+
+
+@flax.struct.dataclass
+class TrainState:
+    """The whole of training: arrays only.
+
+    Attributes:
+      key: a key that never changes. Each draw folds in the role, the player's step and the
+        example's index in the global batch, so that a resumed run repeats the uninterrupted
+        one and no result depends on the number of devices.
+      generator, discriminator: the players.
+      ema_params: the exponential moving average of the generator's parameters.
+    """
+
+    key: Array
+    generator: PlayerState
+    discriminator: PlayerState
+    ema_params: PyTree
+
+
+StepFn: TypeAlias = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]

@@ -1,0 +1,34 @@
+"""Generative adversarial networks as pure functions.
+
+A GAN is two pure networks, a prior, a loss and two optimizers; a training step is a pure function
+`(TrainState, Batch) -> (TrainState, Metrics)`. The start is `gan_jax.types`.
+"""
+
+from gan_jax import losses, penalties, priors
+from gan_jax.networks import from_linen
+from gan_jax.steps import (
+    init,
+    make_discriminator_step,
+    make_generator_step,
+    make_train_step,
+    sample,
+)
+from gan_jax.types import GAN, AdversarialLoss, Batch, Network, PlayerState, TrainState
+
+__all__ = [
+    "GAN",
+    "AdversarialLoss",
+    "Batch",
+    "Network",
+    "PlayerState",
+    "TrainState",
+    "from_linen",
+    "init",
+    "losses",
+    "make_discriminator_step",
+    "make_generator_step",
+    "make_train_step",
+    "penalties",
+    "priors",
+    "sample",
+]

@@ -1,0 +1,82 @@
+"""Adversarial losses: per example, on logits, minimised by both players.
+
+Write D(x) = sigmoid(logit). Then log D = -softplus(-logit) and log(1 - D) = -softplus(logit),
+which stay finite, with finite gradients, at any size of logit. Each value of this module is an
+`AdversarialLoss`; its functions map `(real_logits [B], fake_logits [B])` to `[B]`.
+
+>>> import jax.numpy as jnp
+>>> real, fake = jnp.array([0.0]), jnp.array([0.0])       # D = 1/2 everywhere ...
+>>> float(-minimax.discriminator(real, fake)[0])          # ... where V = -log 4
+-1.3862943649291992
+"""
+
+import jax
+import jax.numpy as jnp
+
+from gan_jax.types import AdversarialLoss, Array
+
+
+def _cross_entropy(real_logits: Array, fake_logits: Array) -> Array:
+    """L_D = -V = -log D(x) - log(1 - D(G(z))) (Goodfellow et al. 2014, equation 1)."""
+    return jax.nn.softplus(-real_logits) + jax.nn.softplus(fake_logits)
+
+
+def _saturating(real_logits: Array, fake_logits: Array) -> Array:
+    """log(1 - D(G(z))), whose gradient in the logit is -D: it dies as D rejects the fake."""
+    del real_logits
+    return -jax.nn.softplus(fake_logits)
+
+
+def _non_saturating(real_logits: Array, fake_logits: Array) -> Array:
+    """-log D(G(z)), whose gradient in the logit is -(1 - D)."""
+    del real_logits
+    return jax.nn.softplus(-fake_logits)
+
+
+def _least_squares_discriminator(real_logits: Array, fake_logits: Array) -> Array:
+    return 0.5 * (jnp.square(real_logits - 1.0) + jnp.square(fake_logits))
+
+
+def _least_squares_generator(real_logits: Array, fake_logits: Array) -> Array:
+    del real_logits
+    return 0.5 * jnp.square(fake_logits - 1.0)
+
+
+def _hinge_discriminator(real_logits: Array, fake_logits: Array) -> Array:
+    return jax.nn.relu(1.0 - real_logits) + jax.nn.relu(1.0 + fake_logits)
+
+
+def _wasserstein_discriminator(real_logits: Array, fake_logits: Array) -> Array:
+    return fake_logits - real_logits
+
+
+def _raise_logit(real_logits: Array, fake_logits: Array) -> Array:
+    """-logit(G(z)), the generator's side of the hinge and the Wasserstein loss."""
+    del real_logits
+    return -fake_logits
+
+
+minimax = AdversarialLoss(_cross_entropy, _saturating)
+"""The game of V(D, G) itself: min over G, max over D (Goodfellow et al. 2014, equation 1)."""
+
+non_saturating = AdversarialLoss(_cross_entropy, _non_saturating)
+"""The same D; G maximises log D(G(z)) (Goodfellow et al. 2014, section 3). The same fixed
+point as `minimax`, other gradients."""
+
+least_squares = AdversarialLoss(_least_squares_discriminator, _least_squares_generator)
+"""LSGAN with targets a = 0, b = c = 1 (Mao et al. 2017, equation 9)."""
+
+hinge = AdversarialLoss(_hinge_discriminator, _raise_logit)
+"""The hinge loss (Lim and Ye 2017; Miyato et al. 2018, equations 16 and 17)."""
+
+wasserstein = AdversarialLoss(_wasserstein_discriminator, _raise_logit)
+"""E[D(fake)] - E[D(real)] (Arjovsky et al. 2017): wants a Lipschitz D, so a penalty."""
+
+LOSSES: dict[str, AdversarialLoss] = {
+    "minimax": minimax,
+    "non_saturating": non_saturating,
+    "least_squares": least_squares,
+    "hinge": hinge,
+    "wasserstein": wasserstein,
+}
+"""Every loss by its name."""

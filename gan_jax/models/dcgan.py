@@ -1,0 +1,79 @@
+"""DCGAN (Radford et al. 2016) for images of 28, 32 or 64 pixels."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from gan_jax import priors
+from gan_jax.models.layers import DCGAN_INIT, BatchNorm, Conv, ConvTranspose
+from gan_jax.networks import from_linen
+from gan_jax.types import GAN, Array, AxisName
+
+_LEVELS = {28: 2, 32: 3, 64: 4}
+"""Image size -> how often it is halved: down to 7, 4 and 4 pixels."""
+
+
+def dcgan(
+    shape: tuple[int, int, int],
+    *,
+    latent: int = 100,
+    width: int = 64,
+    axis_name: AxisName | None = None,
+) -> GAN:
+    """A generator of transposed convolutions against its mirror image; z ~ N(0, I).
+
+    4x4 kernels of stride 2; batch norm but at G's output and D's input; ReLU in G, tanh at its
+    end, leaky ReLU in D.
+
+    Args:
+      shape: [H, W, C] of one image: H = W = 28, 32 or 64.
+      latent: the dimensions of z.
+      width: the features of the level nearest to the image; each further level has twice as many.
+      axis_name: the mapped axis, if any, that the batch is split over (for batch norm).
+
+    Raises:
+      ValueError: images of another size.
+    """
+    height, side, channels = shape
+    if height != side or side not in _LEVELS:
+        raise ValueError(
+            f"dcgan takes images of {', '.join(map(str, _LEVELS))} pixels, got {height}x{side}: "
+            "resize them, or choose another model"
+        )
+    widths = tuple(width * 2**level for level in range(_LEVELS[side]))
+    return GAN(
+        generator=from_linen(_Generator(side, channels, widths[::-1], axis_name)),
+        discriminator=from_linen(_Discriminator(widths, axis_name)),
+        prior=priors.normal(latent),
+    )
+
+
+class _Generator(nn.Module):
+    side: int
+    channels: int
+    widths: tuple[int, ...]
+    axis_name: AxisName | None
+
+    @nn.compact
+    def __call__(self, z: Array, *, train: bool) -> Array:
+        first, *rest = self.widths
+        side = self.side // 2 ** len(self.widths)
+        x = nn.Dense(side * side * first, use_bias=False, kernel_init=DCGAN_INIT)(z)
+        x = x.reshape(-1, side, side, first)
+        for features in (*rest, self.channels):
+            x = nn.relu(BatchNorm(self.axis_name)(x, train=train))
+            x = ConvTranspose(features)(x)
+        return jnp.tanh(x)
+
+
+class _Discriminator(nn.Module):
+    widths: tuple[int, ...]
+    axis_name: AxisName | None
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        for level, features in enumerate(self.widths):
+            x = Conv(features)(x)
+            if level > 0:
+                x = BatchNorm(self.axis_name)(x, train=train)
+            x = nn.leaky_relu(x, 0.2)
+        return nn.Dense(1, kernel_init=DCGAN_INIT)(x.reshape(x.shape[0], -1))[:, 0]

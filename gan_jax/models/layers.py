@@ -1,0 +1,82 @@
+"""Flax Linen layers that the models share."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gan_jax.keys import per_example
+from gan_jax.models import conv
+from gan_jax.types import Array, AxisName
+
+DCGAN_INIT = nn.initializers.normal(0.02)
+"""N(0, .02), the initial weights of Radford et al. 2016, section 3."""
+
+
+class Conv(nn.Module):
+    """A strided convolution without bias: [B, H, W, I] -> [B, h, w, features].
+
+    The defaults halve even sizes: a 4x4 kernel, stride 2, padding 1.
+    """
+
+    features: int
+    window: tuple[int, int] = (4, 4)
+    strides: tuple[int, int] = (2, 2)
+    padding: tuple[int, int] = (1, 1)
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", DCGAN_INIT, (*self.window, x.shape[-1], self.features))
+        return conv.conv(x, kernel, strides=self.strides, padding=self.padding)
+
+
+class ConvTranspose(nn.Module):
+    """A strided transposed convolution without bias: [B, h, w, I] -> [B, H, W, features].
+
+    The defaults double sizes. The kernel is stored [kh, kw, features, I].
+    """
+
+    features: int
+    window: tuple[int, int] = (4, 4)
+    strides: tuple[int, int] = (2, 2)
+    padding: tuple[int, int] = (1, 1)
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", DCGAN_INIT, (*self.window, self.features, x.shape[-1]))
+        return conv.conv_transpose(x, kernel, strides=self.strides, padding=self.padding)
+
+
+class BatchNorm(nn.Module):
+    """Batch norm with DCGAN's initial scale, its statistics taken over `axis_name` too."""
+
+    axis_name: AxisName | None = None
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        return nn.BatchNorm(
+            use_running_average=not train,
+            momentum=0.9,
+            epsilon=1e-5,
+            scale_init=lambda key, shape, dtype=jnp.float32: 1.0 + DCGAN_INIT(key, shape, dtype),
+            # Outside a mapped axis (when it is initialised) there is nothing to average over.
+            axis_name=None if self.is_initializing() else self.axis_name,
+        )(x)
+
+
+class Dropout(nn.Module):
+    """Dropout whose mask for an example depends on its index in the global batch.
+
+    Under a mapped axis `flax.linen.Dropout` would draw every shard the same mask; this draws
+    what one device would have drawn for the whole batch.
+    """
+
+    rate: float
+    axis_name: AxisName | None = None
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        if not train or self.rate == 0 or self.is_initializing():
+            return x
+        keys = per_example(self.make_rng("dropout"), x.shape[0], self.axis_name)
+        keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - self.rate, x.shape[1:]))(keys)
+        return jnp.where(keep, x / (1.0 - self.rate), 0.0)

@@ -1,0 +1,117 @@
+"""Multilayer perceptrons: a small one, and the maxout-and-dropout pair of the 2014 paper."""
+
+import math
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from gan_jax import priors
+from gan_jax.models.layers import Dropout
+from gan_jax.networks import from_linen
+from gan_jax.types import GAN, Array, AxisName
+
+Shape = tuple[int, ...]
+
+
+def mlp(
+    shape: Shape,
+    *,
+    latent: int = 64,
+    width: int = 256,
+    depth: int = 2,
+    bounded: bool = True,
+    axis_name: AxisName | None = None,
+) -> GAN:
+    """Two perceptrons with `depth` hidden layers of `width` leaky ReLUs; z ~ N(0, I).
+
+    Args:
+      shape: of one example.
+      latent, width, depth: the sizes.
+      bounded: whether G ends in a tanh, as images in [-1, 1] want, or is linear.
+      axis_name: not used: nothing here looks beyond one example.
+    """
+    del axis_name
+    return GAN(
+        generator=from_linen(_Generator(shape, width, depth, bounded)),
+        discriminator=from_linen(_Discriminator(width, depth)),
+        prior=priors.normal(latent),
+    )
+
+
+def maxout(
+    shape: Shape, *, latent: int = 100, width: int = 240, axis_name: AxisName | None = None
+) -> GAN:
+    """The networks of Goodfellow et al. 2014 for MNIST, with the sizes of their published code.
+
+    G: two layers of 5 `width` ReLUs, then a sigmoid (here on [-1, 1], which is tanh(x / 2)).
+    D: dropout .2, maxout of `width` units of 5 pieces, twice, dropout .5 before each further
+    layer. z ~ U(-sqrt 3, sqrt 3).
+
+    Args:
+      shape: of one example.
+      latent, width: the sizes, by default those of the paper.
+      axis_name: the mapped axis, if any, that the batch is split over (for dropout).
+    """
+    return GAN(
+        generator=from_linen(_ReluGenerator(shape, 5 * width)),
+        discriminator=from_linen(_MaxoutDiscriminator(width, axis_name)),
+        prior=priors.uniform(latent),
+    )
+
+
+class _Generator(nn.Module):
+    shape: Shape
+    width: int
+    depth: int
+    bounded: bool
+
+    @nn.compact
+    def __call__(self, z: Array) -> Array:
+        for _ in range(self.depth):
+            z = nn.leaky_relu(nn.Dense(self.width)(z), 0.2)
+        x = nn.Dense(math.prod(self.shape))(z)
+        return (jnp.tanh(x) if self.bounded else x).reshape(-1, *self.shape)
+
+
+class _Discriminator(nn.Module):
+    width: int
+    depth: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        x = x.reshape(x.shape[0], -1)
+        for _ in range(self.depth):
+            x = nn.leaky_relu(nn.Dense(self.width)(x), 0.2)
+        return nn.Dense(1)(x)[:, 0]
+
+
+class _ReluGenerator(nn.Module):
+    shape: Shape
+    width: int
+
+    @nn.compact
+    def __call__(self, z: Array) -> Array:
+        init = nn.initializers.uniform(0.1)  # shifted below to U(-.05, .05)
+
+        def weights(key: Array, shape: Shape, dtype: jnp.dtype = jnp.float32) -> Array:
+            return init(key, shape, dtype) - 0.05
+
+        for _ in range(2):
+            z = nn.relu(nn.Dense(self.width, kernel_init=weights)(z))
+        x = nn.Dense(math.prod(self.shape), kernel_init=weights)(z)
+        return jnp.tanh(x / 2).reshape(-1, *self.shape)
+
+
+class _MaxoutDiscriminator(nn.Module):
+    width: int
+    axis_name: AxisName | None
+    pieces: int = 5
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        x = Dropout(0.2, self.axis_name)(x.reshape(x.shape[0], -1), train=train)
+        for _ in range(2):
+            x = nn.Dense(self.width * self.pieces)(x)
+            x = x.reshape(x.shape[0], self.width, self.pieces).max(axis=-1)
+            x = Dropout(0.5, self.axis_name)(x, train=train)
+        return nn.Dense(1)(x)[:, 0]

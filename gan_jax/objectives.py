@@ -1,0 +1,143 @@
+"""The two scalars the players descend, from a GAN, a loss and penalties.
+
+Both are functions of the player's own parameters, with the other player's state as data: D is
+frozen in G's objective and G in D's. Nothing is cut by `stop_gradient`, so that derivatives
+through a step (unrolled GANs, hyper-gradients) are right.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gan_jax.keys import per_example
+from gan_jax.types import (
+    GAN,
+    AdversarialLoss,
+    Array,
+    AxisName,
+    Batch,
+    Critic,
+    Metrics,
+    Network,
+    Penalty,
+    PlayerState,
+    PyTree,
+)
+
+LOG_4 = 2.0 * jnp.log(2.0).item()
+
+Objective = Callable[[PyTree, PlayerState, PlayerState, Batch, Array], tuple[Array, Any]]
+"""`(params, player, opponent, batch, key) -> (loss, (metrics, model_state))`, the last two the
+player's own; everything averaged over the batch."""
+
+
+def penalty_name(penalty: Penalty) -> str:
+    """The name a penalty has in the metrics: its function's, through `functools.partial`."""
+    while isinstance(penalty, partial):
+        penalty = penalty.func
+    return getattr(penalty, "__name__", type(penalty).__name__)
+
+
+def draw_latents(
+    gan: GAN, key: Array, num: int, axis_name: AxisName | None = None
+) -> Array:
+    """z [num, L] ~ p_z, each example from the key of its index in the global batch."""
+    return jax.vmap(lambda k: gan.prior(k, 1)[0])(per_example(key, num, axis_name))
+
+
+def _logits(
+    discriminator: Network,
+    params: PyTree,
+    model_state: PyTree,
+    x: Array,
+    label: Array | None,
+    key: Array,
+) -> tuple[Array, PyTree]:
+    logits, model_state = discriminator.apply(
+        params, model_state, x, label, train=True, key=key
+    )
+    if logits.shape != (x.shape[0],):
+        raise ValueError(
+            f"the discriminator returned shape {logits.shape} for a batch of {x.shape[0]}: "
+            f"it must return one logit for each example, shape ({x.shape[0]},)"
+        )
+    return logits, model_state
+
+
+def discriminator_objective(
+    gan: GAN,
+    loss: AdversarialLoss,
+    penalties: Sequence[tuple[Penalty, float]] = (),
+    axis_name: AxisName | None = None,
+) -> Objective:
+    """D's loss on a real batch and as many fresh fakes, plus the weighted penalties.
+
+    Metrics: `discriminator_loss` (without penalties); `value`, the estimate of V(D, G);
+    `jsd_lower_bound` = (value + log 4) / 2; `real_accuracy` and `fake_accuracy`, the shares of
+    logits on the right side of 0; and each penalty's mean, unweighted, by its name.
+    """
+    names = [penalty_name(penalty) for penalty, _ in penalties]
+    if len(set(names)) < len(names):
+        raise ValueError(f"penalties must have different names, got {names}")
+
+    def objective(
+        params: PyTree, player: PlayerState, opponent: PlayerState, batch: Batch, key: Array
+    ) -> tuple[Array, tuple[Metrics, PyTree]]:
+        key_z, key_fake, *keys = jax.random.split(key, 4 + 2 * len(penalties))
+        z = draw_latents(gan, key_z, batch.x.shape[0], axis_name)
+        fake, _ = gan.generator.apply(
+            opponent.params, opponent.model_state, z, batch.label, train=True, key=key_fake
+        )
+        critic = partial(_logits, gan.discriminator, params)
+        real_logits, model_state = critic(player.model_state, batch.x, batch.label, keys[0])
+        fake_logits, model_state = critic(model_state, fake, batch.label, keys[1])
+
+        value = -jnp.mean(jax.nn.softplus(-real_logits)) - jnp.mean(jax.nn.softplus(fake_logits))
+        adversarial = jnp.mean(loss.discriminator(real_logits, fake_logits))
+        metrics = {
+            "discriminator_loss": adversarial,
+            "value": value,
+            "jsd_lower_bound": (value + LOG_4) / 2,
+            "real_accuracy": jnp.mean(real_logits > 0, dtype=real_logits.dtype),
+            "fake_accuracy": jnp.mean(fake_logits < 0, dtype=fake_logits.dtype),
+        }
+        total = adversarial
+        for i, (penalty, weight) in enumerate(penalties):
+            key_network, key_penalty = keys[2 + 2 * i : 4 + 2 * i]
+
+            def critic_of(x: Array, key: Array = key_network) -> Array:
+                return critic(player.model_state, x, batch.label, key)[0]
+
+            penalised: Critic = critic_of
+            mean = jnp.mean(penalty(penalised, batch.x, fake, key_penalty))
+            metrics[names[i]] = mean
+            total = total + weight * mean
+        return total, (metrics, model_state)
+
+    return objective
+
+
+def generator_objective(
+    gan: GAN, loss: AdversarialLoss, axis_name: AxisName | None = None
+) -> Objective:
+    """G's loss on fresh fakes, as many as the batch is large. Metrics: `generator_loss`."""
+
+    def objective(
+        params: PyTree, player: PlayerState, opponent: PlayerState, batch: Batch, key: Array
+    ) -> tuple[Array, tuple[Metrics, PyTree]]:
+        key_z, key_generator, key_real, key_fake = jax.random.split(key, 4)
+        z = draw_latents(gan, key_z, batch.x.shape[0], axis_name)
+        fake, model_state = gan.generator.apply(
+            params, player.model_state, z, batch.label, train=True, key=key_generator
+        )
+        critic = partial(_logits, gan.discriminator, opponent.params, opponent.model_state)
+        # Only relativistic losses read the real logits: for the others the compiler drops them.
+        real_logits, _ = critic(batch.x, batch.label, key_real)
+        fake_logits, _ = critic(fake, batch.label, key_fake)
+        adversarial = jnp.mean(loss.generator(real_logits, fake_logits))
+        return adversarial, ({"generator_loss": adversarial}, model_state)
+
+    return objective

@@ -1,0 +1,19 @@
+"""Priors p_z: functions `(key, num) -> z [num, dim]`."""
+
+from collections.abc import Callable
+
+import jax
+
+from gan_jax.types import Array
+
+Prior = Callable[[Array, int], Array]
+
+
+def normal(dim: int) -> Prior:
+    """z ~ N(0, I) in `dim` dimensions."""
+    return lambda key, num: jax.random.normal(key, (num, dim))
+
+
+def uniform(dim: int, bound: float = 3.0**0.5) -> Prior:
+    """z ~ U(-bound, bound) in each of `dim` dimensions; the default has unit variance."""
+    return lambda key, num: jax.random.uniform(key, (num, dim), minval=-bound, maxval=bound)

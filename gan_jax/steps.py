@@ -1,0 +1,302 @@
+"""The update steps: pure functions `(TrainState, Batch) -> (TrainState, Metrics)`.
+
+Unjitted and free of side effects, so that the caller composes: `jax.jit(step)`,
+`jax.lax.scan(step, state, batches)`, `jax.vmap(step)` for an ensemble, or the wrappers of
+`gan_jax.parallel` for several devices.
+"""
+
+import contextlib
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gan_jax.objectives import (
+    Objective,
+    discriminator_objective,
+    draw_latents,
+    generator_objective,
+)
+from gan_jax.types import (
+    GAN,
+    AdversarialLoss,
+    Array,
+    AxisName,
+    Batch,
+    Metrics,
+    Network,
+    Penalty,
+    PlayerState,
+    PyTree,
+    StepFn,
+    TrainState,
+)
+
+_DISCRIMINATOR, _GENERATOR = 0, 1
+"""What the roles fold into the state's key."""
+
+
+def init(
+    gan: GAN,
+    generator_tx: optax.GradientTransformation,
+    discriminator_tx: optax.GradientTransformation,
+    key: Array,
+    batch: Batch,
+) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      gan: the networks and the prior.
+      generator_tx, discriminator_tx: the optimizers the steps will be made with.
+      key: a single key, `jax.random.key(seed)`.
+      batch: [B, ...], read for its shapes and types only.
+
+    Raises:
+      ValueError: the generator's samples have another shape than the data.
+    """
+    key_state, key_z, key_generator, key_discriminator = jax.random.split(key, 4)
+    z = draw_latents(gan, key_z, batch.x.shape[0])
+    generator = _init_player(gan.generator, generator_tx, key_generator, z, batch.label)
+    made, _ = jax.eval_shape(
+        lambda player: gan.generator.apply(
+            player.params, player.model_state, z, batch.label, train=True, key=key_z
+        ),
+        generator,
+    )
+    if made.shape != batch.x.shape:
+        raise ValueError(
+            f"the generator makes samples of shape {made.shape[1:]}, the data have shape "
+            f"{batch.x.shape[1:]}: build the GAN for the shape of the data"
+        )
+    return TrainState(
+        key=key_state,
+        generator=generator,
+        discriminator=_init_player(
+            gan.discriminator, discriminator_tx, key_discriminator, batch.x, batch.label
+        ),
+        # Buffers of its own: a donated state may not hold the same array twice.
+        ema_params=jax.tree.map(jnp.copy, generator.params),
+    )
+
+
+def _init_player(
+    network: Network,
+    tx: optax.GradientTransformation,
+    key: Array,
+    x: Array,
+    label: Array | None,
+) -> PlayerState:
+    params, model_state = network.init(key, x, label)
+    return PlayerState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        model_state=model_state,
+        opt_state=tx.init(params),
+    )
+
+
+def make_discriminator_step(
+    gan: GAN,
+    loss: AdversarialLoss,
+    tx: optax.GradientTransformation,
+    *,
+    penalties: Sequence[tuple[Penalty, float]] = (),
+    axis_name: AxisName | None = None,
+) -> StepFn:
+    """One update of D on a real batch [B, ...] and B fresh fakes, G frozen.
+
+    Args:
+      gan: the networks and the prior.
+      loss: the adversarial loss.
+      tx: D's optimizer, the one given to `init`.
+      penalties: pairs of a penalty and its weight.
+      axis_name: the mapped axis (of `pmap` or `shard_map`) the batch is split over; gradients,
+        metrics and model state are averaged over it. B is then the number on one device.
+
+    Returns:
+      A pure step. Metrics: those of `objectives.discriminator_objective` and
+      `discriminator_gradient_norm`, all measured before the update.
+    """
+    objective = discriminator_objective(gan, loss, penalties, axis_name)
+
+    def discriminator_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        player, metrics, norm = _update(
+            objective,
+            tx,
+            state.discriminator,
+            state.generator,
+            batch,
+            jax.random.fold_in(state.key, _DISCRIMINATOR),
+            axis_name,
+        )
+        return (
+            state.replace(discriminator=player),
+            {**metrics, "discriminator_gradient_norm": norm},
+        )
+
+    return discriminator_step
+
+
+def make_generator_step(
+    gan: GAN,
+    loss: AdversarialLoss,
+    tx: optax.GradientTransformation,
+    *,
+    ema_decay: float | Callable[[Array], Array] = 0.999,
+    axis_name: AxisName | None = None,
+) -> StepFn:
+    """One update of G on B fresh fakes, D frozen, then of the moving average of its weights.
+
+    Args:
+      gan, loss, axis_name: as for `make_discriminator_step`.
+      tx: G's optimizer, the one given to `init`.
+      ema_decay: in [0, 1): ema <- ema_decay * ema + (1 - ema_decay) * params after each update;
+        or a schedule, a function of the number of updates made before this one.
+
+    Returns:
+      A pure step. It reads the real batch [B, ...] for its size, its labels and, if the loss is
+      relativistic, its logits. Metrics: `generator_loss`, `generator_gradient_norm`.
+    """
+    objective = generator_objective(gan, loss, axis_name)
+
+    def generator_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        player, metrics, norm = _update(
+            objective,
+            tx,
+            state.generator,
+            state.discriminator,
+            batch,
+            jax.random.fold_in(state.key, _GENERATOR),
+            axis_name,
+        )
+        decay = ema_decay(state.generator.step) if callable(ema_decay) else ema_decay
+        ema_params = optax.incremental_update(player.params, state.ema_params, 1.0 - decay)
+        return (
+            state.replace(generator=player, ema_params=ema_params),
+            {**metrics, "generator_gradient_norm": norm},
+        )
+
+    return generator_step
+
+
+def _update(
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    player: PlayerState,
+    opponent: PlayerState,
+    batch: Batch,
+    key: Array,
+    axis_name: AxisName | None,
+) -> tuple[PlayerState, Metrics, Array]:
+    """One step of a player down its objective: (the player, its metrics, its gradient's norm)."""
+    key = jax.random.fold_in(key, player.step)
+    local, opponent = _varying((player, opponent), axis_name)
+    gradients, (metrics, model_state) = jax.grad(objective, has_aux=True)(
+        local.params, local, opponent, batch, key
+    )
+    gradients, metrics, model_state = _mean((gradients, metrics, model_state), axis_name)
+    updates, opt_state = tx.update(gradients, player.opt_state, player.params)
+    updated = PlayerState(
+        step=player.step + 1,
+        params=optax.apply_updates(player.params, updates),
+        model_state=model_state,
+        opt_state=opt_state,
+    )
+    return updated, metrics, optax.global_norm(gradients)
+
+
+def _varying(tree: PyTree, axis_name: AxisName | None) -> PyTree:
+    """Marks what every shard holds alike as each shard's own, so that its gradient is too.
+
+    Inside `shard_map(check_vma=True)` the gradient of a replicated array is already summed over
+    the shards, and averaging it would count each shard once too often, without a word.
+    """
+    if axis_name is None:
+        return tree
+
+    def cast(leaf: Array) -> Array:
+        for name in (axis_name,) if isinstance(axis_name, str) else axis_name:
+            # Refused for what varies already, and for an axis of vmap, which needs no mark.
+            with contextlib.suppress(ValueError):
+                leaf = jax.lax.pcast(leaf, name, to="varying")
+        return leaf
+
+    return jax.tree.map(cast, tree)
+
+
+def _mean(tree: PyTree, axis_name: AxisName | None) -> PyTree:
+    """The mean over the mapped axis of every leaf; counters, equal everywhere, stay integers."""
+    if axis_name is None:
+        return tree
+
+    def mean(leaf: Array) -> Array:
+        inexact = jnp.issubdtype(leaf.dtype, jnp.inexact)
+        return (jax.lax.pmean if inexact else jax.lax.pmax)(leaf, axis_name)
+
+    return jax.tree.map(mean, tree)
+
+
+def make_train_step(
+    discriminator_step: StepFn, generator_step: StepFn, *, n_critic: int = 1
+) -> StepFn:
+    """Algorithm 1 (Goodfellow et al. 2014): `n_critic` updates of D, then one of G.
+
+    Args:
+      discriminator_step, generator_step: any steps on a batch [B, ...].
+      n_critic: the number of D's updates, the k of Algorithm 1.
+
+    Returns:
+      A pure step on a batch [n_critic, B, ...], one real minibatch for each update of D; G's
+      update is given the last. Metrics: of D's last update and of G's.
+
+    Raises:
+      ValueError: `n_critic` < 1, or (from the step) another leading dimension than `n_critic`.
+    """
+    if n_critic < 1:
+        raise ValueError(f"n_critic must be at least 1, got {n_critic}")
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        if batch.x.shape[0] != n_critic:
+            raise ValueError(
+                f"the batch has shape {batch.x.shape}, but n_critic = {n_critic}: stack one "
+                f"minibatch for each update of D, shape [{n_critic}, B, ...]"
+            )
+        state, metrics = jax.lax.scan(discriminator_step, state, batch)
+        last = jax.tree.map(lambda leaf: leaf[-1], (batch, metrics))
+        state, generator_metrics = generator_step(state, last[0])
+        return state, {**last[1], **generator_metrics}
+
+    return train_step
+
+
+def sample(
+    gan: GAN,
+    state: TrainState,
+    key: Array,
+    num: int,
+    label: Array | None = None,
+    *,
+    ema: bool = True,
+) -> Array:
+    """x [num, ...] = G(z), z ~ p_z, with G in evaluation mode.
+
+    Args:
+      gan: the networks and the prior.
+      state: of which only the generator is read.
+      key: a single key; example i depends on it and on i, not on `num`.
+      num: how many.
+      label: [num] integers for a conditional generator.
+      ema: whether to use the moving average of the parameters or those of the last update.
+    """
+    params = state.ema_params if ema else state.generator.params
+    key_z, key_generator = jax.random.split(key)
+    x, _ = gan.generator.apply(
+        params,
+        state.generator.model_state,
+        draw_latents(gan, key_z, num),
+        label,
+        train=False,
+        key=key_generator,
+    )
+    return x
