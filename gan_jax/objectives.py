@@ -41,9 +41,7 @@ def penalty_name(penalty: Penalty) -> str:
     return getattr(penalty, "__name__", type(penalty).__name__)
 
 
-def draw_latents(
-    gan: GAN, key: Array, num: int, axis_name: AxisName | None = None
-) -> Array:
+def draw_latents(gan: GAN, key: Array, num: int, axis_name: AxisName | None = None) -> Array:
     """z [num, L] ~ p_z, each example from the key of its index in the global batch."""
     return jax.vmap(lambda k: gan.prior(k, 1)[0])(per_example(key, num, axis_name))
 
@@ -56,9 +54,7 @@ def _logits(
     label: Array | None,
     key: Array,
 ) -> tuple[Array, PyTree]:
-    logits, model_state = discriminator.apply(
-        params, model_state, x, label, train=True, key=key
-    )
+    logits, model_state = discriminator.apply(params, model_state, x, label, train=True, key=key)
     if logits.shape != (x.shape[0],):
         raise ValueError(
             f"the discriminator returned shape {logits.shape} for a batch of {x.shape[0]}: "

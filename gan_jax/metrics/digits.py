@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-SHA256 = "0000000000000000000000000000000000000000000000000000000000000000"
+SHA256 = "3c446c2850118817475c180e466af00aff1c926bb5a0016b67d10e0a6f284960"
 EXTRACTOR = f"gan_jax digit classifier {SHA256[:8]}"
 
 Weights = Mapping[str, jax.Array]

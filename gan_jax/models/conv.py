@@ -69,12 +69,12 @@ def _convolve(x: Array, w: Array, *, strides: Pair, padding: Pair, **_: Any) -> 
 
 def _remainders(strides: Pair, padding: Pair, size: Pair, window: Pair) -> list[int]:
     """The rows and columns at the end that the stride never reaches."""
-    return [
-        (n + 2 * p - k) % s for n, p, k, s in zip(size, padding, window, strides, strict=True)
-    ]
+    return [(n + 2 * p - k) % s for n, p, k, s in zip(size, padding, window, strides, strict=True)]
 
 
-def _transpose(g: Array, w: Array, *, strides: Pair, padding: Pair, size: Pair, window: Pair) -> Array:
+def _transpose(
+    g: Array, w: Array, *, strides: Pair, padding: Pair, size: Pair, window: Pair
+) -> Array:
     unreached = _remainders(strides, padding, size, window)
     return jax.lax.conv_general_dilated(
         g,

@@ -1,0 +1,115 @@
+"""How far generated digits are from held-out ones, beside how far real digits are.
+
+`python -m benchmarks.quality ours=samples.npz pytorch=torch_seed0.npz ...` prints one row for
+real training digits and one per file, an npz with `x` uint8 [N, 28, 28, 1]
+(`experiments.sample` and `benchmarks.torch_dcgan` write such). Every row compares as many images
+with the same held-out digits, so that what the distance owes to the sample size is in every row.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+
+from gan_jax import data
+from gan_jax.metrics import digits
+from gan_jax.metrics.frechet import frechet_distance, statistics
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What is compared, and on how many images."""
+
+    samples: Annotated[tuple[str, ...], tyro.conf.Positional] = ()  # NAME=FILE.npz each
+    count: int = 4000  # images of each row: the first of a file
+    held_out: int = 1000  # digits that all are compared with
+    bootstraps: int = 20  # resamplings of a row's images, for the spread
+    seed: int = 0  # of the resampling
+    export: Path | None = None  # where to save the training digits, for benchmarks.torch_dcgan
+
+
+class Row(NamedTuple):
+    """One line of the table."""
+
+    name: str
+    distance: float  # Fréchet distance to the held-out digits
+    spread: float  # its standard deviation over bootstraps of the row's images
+    num: int  # images
+    rarest_digit: int  # the class the classifier sees least
+    rarest_share: float  # its share of the images; a tenth would be even
+    confidence: float  # mean largest class probability
+
+
+def measure(config: Config, name: str, x: NDArray[np.uint8], held_out: NDArray[np.uint8]) -> Row:
+    """The row of images x [N, 28, 28, 1] against held-out digits [M, 28, 28, 1]."""
+    features, target = digits.features(x), statistics(digits.features(held_out))
+    rng = np.random.default_rng(config.seed)
+    resampled = [
+        frechet_distance(*statistics(features[rng.integers(len(x), size=len(x))]), *target)
+        for _ in range(config.bootstraps)
+    ]
+    probabilities = digits.class_probabilities(x)
+    share = np.bincount(probabilities.argmax(-1), minlength=10) / len(x)
+    return Row(
+        name=name,
+        distance=frechet_distance(*statistics(features), *target),
+        spread=float(np.std(resampled, ddof=1)) if config.bootstraps > 1 else float("nan"),
+        num=len(x),
+        rarest_digit=int(share.argmin()),
+        rarest_share=float(share.min()),
+        confidence=float(probabilities.max(-1).mean()),
+    )
+
+
+def table(rows: list[Row], held_out: int) -> str:
+    """The rows as Markdown."""
+    lines = [
+        f"Fréchet distance on digit-classifier features ({digits.EXTRACTOR}) "
+        f"to {held_out} held-out digits; ± over bootstraps of the images",
+        "",
+        "| images | N | Fréchet distance | rarest digit, share | mean max probability |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row.name} | {row.num} | {row.distance:.2f} ± {row.spread:.2f} "
+        f"| {row.rarest_digit}, {row.rarest_share:.1%} | {row.confidence:.3f} |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def load_samples(argument: str, count: int) -> tuple[str, NDArray[np.uint8]]:
+    """The name and the first `count` images of `NAME=FILE.npz`.
+
+    Raises:
+      ValueError: if the argument has no name, or the file too few images.
+    """
+    name, separator, path = argument.partition("=")
+    if not separator:
+        raise ValueError(f"expected NAME=FILE.npz, got {argument!r}")
+    with np.load(Path(path)) as file:
+        x = file["x"]
+    if len(x) < count:
+        raise ValueError(f"{path} has {len(x)} images; {count} are compared")
+    return name, x[:count]
+
+
+def main(config: Config) -> list[Row]:
+    """Prints the table, real digits first, and returns its rows."""
+    samples = [load_samples(argument, config.count) for argument in config.samples]
+    dataset = data.load(data.Config(source="embedded", held_out=config.held_out))
+    if len(dataset.x) < config.count:
+        raise ValueError(f"only {len(dataset.x)} real digits are left to compare {config.count} of")
+    if config.export is not None:
+        np.savez_compressed(config.export, x=dataset.x)
+    samples.insert(0, ("real training digits", dataset.x[: config.count]))
+    rows = [measure(config, name, x, dataset.held_out) for name, x in samples]
+    print(table(rows, len(dataset.held_out)))
+    return rows
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -1,0 +1,189 @@
+"""A GAN of handwritten digits.
+
+Writes to --workdir: samples/ (grids of the same noise over training), samples.gif, history.png,
+curves.png, metrics.jsonl, checkpoints/ and summary.json. The same command resumes.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from experiments import cli
+from gan_jax import (
+    GAN,
+    Batch,
+    TrainState,
+    init,
+    make_discriminator_step,
+    make_generator_step,
+    make_train_step,
+)
+from gan_jax import data as datasets
+from gan_jax.errors import UserError
+from gan_jax.losses import LOSSES
+from gan_jax.models import MODELS
+from gan_jax.parallel import AXIS_NAMES
+from gan_jax.penalties import r1
+from gan_jax.runs import RunFolder
+from gan_jax.types import StepFn
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What to train, on what, and how."""
+
+    workdir: Path = Path("runs/mnist")
+    """The run's folder. A run that is there already is resumed."""
+    num_steps: int = 4000
+    """Updates of the generator."""
+    batch_size: int = 64
+    """Real images in a minibatch, and as many fake ones; over all devices."""
+    n_critic: int = 1
+    """Updates of the discriminator for each one of the generator (k of Algorithm 1)."""
+    seed: int = 0
+    """Of the weights, the noise and the order of the data."""
+    loss: Literal["minimax", "non_saturating", "least_squares", "hinge", "wasserstein"] = (
+        "non_saturating"
+    )
+    """What the players minimise."""
+    model: Literal["dcgan", "mlp", "maxout"] = "dcgan"
+    """The two networks; maxout is that of the 2014 paper."""
+    width: int | None = None
+    """Features of the widest-resolution level (dcgan) or of a layer; None: the model's own."""
+    latent: int = 100
+    """Dimensions of the noise z."""
+    generator_lr: float = 2e-4
+    """Adam's learning rate for the generator."""
+    discriminator_lr: float = 2e-4
+    """Adam's learning rate for the discriminator."""
+    b1: float = 0.5
+    """Adam's decay of the gradient's mean."""
+    b2: float = 0.999
+    """Adam's decay of the gradient's square."""
+    r1: float = 0.0
+    """Weight gamma of the R1 penalty, gamma/2 |grad D|^2 on real images; 0: none."""
+    ema_decay: float = 0.999
+    """Of the moving average of the generator's weights that samples are drawn with."""
+    data: datasets.Config = dataclasses.field(default_factory=datasets.Config)
+    """Where the images come from."""
+    parallel: Literal["shard", "jit", "pmap"] = "shard"
+    """shard: all devices, by sharded jit; pmap: all devices, by pmap; jit: one device."""
+    log_every: int = 50
+    """Steps between two records, and in one compiled chunk."""
+    sample_every: int = 200
+    """Steps between two grids of samples."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints."""
+    keep_checkpoints: int = 3
+    """How many of the newest checkpoints to keep."""
+    tensorboard: bool = False
+    """Whether to write TensorBoard files too."""
+
+
+FREE = frozenset(
+    ("workdir", "num_steps", "log_every", "sample_every", "checkpoint_every")
+    + ("keep_checkpoints", "tensorboard", "data.dir")
+)
+"""Settings that may change when a run is resumed: none of them changes a step's result."""
+
+
+def check(config: Config) -> None:
+    """Raises `UserError` for values that no run could use."""
+    at_least = {
+        **dict.fromkeys(("num_steps", "batch_size", "n_critic", "latent", "log_every"), 1),
+        **dict.fromkeys(("sample_every", "checkpoint_every", "keep_checkpoints"), 1),
+        **dict.fromkeys(("r1", "seed"), 0),
+    }
+    if config.width is not None:
+        at_least["width"] = 1
+    for name, least in at_least.items():
+        value = getattr(config, name)
+        if not least <= value < float("inf"):
+            raise UserError(f"{_flag(name)} must be at least {least}, got {value}")
+    for name in ("generator_lr", "discriminator_lr"):
+        if not 0 < getattr(config, name) < float("inf"):
+            raise UserError(f"{_flag(name)} must be above 0, got {getattr(config, name)}")
+    for name in ("b1", "b2", "ema_decay"):
+        if not 0 <= getattr(config, name) < 1:
+            raise UserError(f"{_flag(name)} must be in [0, 1), got {getattr(config, name)}")
+    if config.seed >= 2**32:
+        raise UserError(f"--seed must be below 2**32, got {config.seed}")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def build(
+    config: Config, axis_name: str | None = None, shape: tuple[int, int, int] = (28, 28, 1)
+) -> tuple[GAN, TrainState, StepFn]:
+    """The networks, the first state and the pure train step, for images of a shape [H, W, C]."""
+    sizes = {} if config.width is None else {"width": config.width}
+    try:
+        gan = MODELS[config.model](shape, latent=config.latent, axis_name=axis_name, **sizes)
+    except ValueError as error:
+        raise UserError(f"--model {config.model}: {error}") from None
+    loss = LOSSES[config.loss]
+    generator_tx = optax.adam(config.generator_lr, b1=config.b1, b2=config.b2)
+    discriminator_tx = optax.adam(config.discriminator_lr, b1=config.b1, b2=config.b2)
+
+    def ema_decay(step: jax.Array) -> jax.Array:
+        # The average forgets the untrained weights soon, so that early samples show something.
+        return jnp.minimum(config.ema_decay, (1.0 + step) / (10.0 + step))
+
+    example = Batch(jnp.zeros((2, *shape)))
+    state = jax.jit(lambda key: init(gan, generator_tx, discriminator_tx, key, example))(
+        jax.random.key(config.seed)
+    )
+    step = make_train_step(
+        make_discriminator_step(
+            gan,
+            loss,
+            discriminator_tx,
+            penalties=[(r1, config.r1 / 2)] if config.r1 else [],
+            axis_name=axis_name,
+        ),
+        make_generator_step(gan, loss, generator_tx, ema_decay=ema_decay, axis_name=axis_name),
+        n_critic=config.n_critic,
+    )
+    return gan, state, step
+
+
+def main(config: Config) -> TrainState:
+    """Trains in `config.workdir`, or goes on there."""
+    from gan_jax import session
+
+    check(config)
+    dataset = datasets.load(config.data)
+    shape = dataset.x.shape[1:]
+    gan, state, step = build(config, AXIS_NAMES[config.parallel], shape)
+    settings = {
+        "experiment": "mnist",
+        "config": dataclasses.asdict(config),
+        "data": session.describe(dataset),
+    }
+    folder = RunFolder(config.workdir, settings, frozenset(f"config.{name}" for name in FREE))
+    return session.train(
+        gan,
+        state,
+        step,
+        dataset,
+        folder=folder,
+        num_steps=config.num_steps,
+        batch_size=config.batch_size,
+        n_critic=config.n_critic,
+        layout=config.parallel,
+        log_every=config.log_every,
+        sample_every=config.sample_every,
+        checkpoint_every=config.checkpoint_every,
+        keep_checkpoints=config.keep_checkpoints,
+        tensorboard=config.tensorboard,
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main, Config, __doc__ or "")

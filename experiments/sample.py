@@ -1,0 +1,104 @@
+"""Draws samples from a trained run.
+
+Writes --out, a NumPy archive with `x` (uint8 [num, H, W, C]), and a picture of the first hundred
+beside it. The same seed gives the same samples, and a larger --num only adds to them.
+"""
+
+import dataclasses
+import importlib
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from experiments import cli
+from gan_jax import data as datasets
+from gan_jax import sample
+from gan_jax.data.pipeline import quantize
+from gan_jax.errors import UserError
+from gan_jax.types import Array
+
+BATCH = 256
+"""Images drawn at a time. Part of the definition of a sample: changing it changes them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Which run, and how many."""
+
+    run: Path
+    """The folder of the run."""
+    out: Path = Path("samples.npz")
+    """The archive to write; a picture goes beside it."""
+    num: int = 100
+    """How many images."""
+    seed: int = 0
+    """Of the noise."""
+    ema: bool = True
+    """Whether to use the moving average of the weights or those of the last step."""
+    overwrite: bool = False
+    """Whether --out may replace a file."""
+
+
+def main(config: Config) -> np.ndarray:
+    """Returns what it writes: uint8 [num, H, W, C]."""
+    from gan_jax import plots
+    from gan_jax.checkpoint import Checkpoints
+    from gan_jax.runs import read_config
+
+    if config.num < 1:
+        raise UserError(f"--num must be at least 1, got {config.num}")
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"--seed must be in [0, 2**32), got {config.seed}")
+    if config.out.suffix != ".npz":
+        raise UserError(f"--out must end in .npz, got {config.out}")
+    picture = config.out.with_suffix(".png")
+    for file in (config.out, picture):
+        if file.exists() and not config.overwrite:
+            raise UserError(f"{file} exists: choose another --out, or add --overwrite")
+    if not config.out.absolute().parent.is_dir():
+        raise UserError(f"--out: there is no folder {config.out.absolute().parent}")
+
+    settings = read_config(config.run)
+    gan, template = _build(config.run, settings)
+    checkpoints = Checkpoints(config.run / "checkpoints", keep=None)
+    restored = checkpoints.restore(template)
+    checkpoints.close()
+    if restored is None:
+        raise UserError(f"{config.run} has no checkpoint yet: let the run go on for a while")
+    step, state = restored
+
+    @jax.jit
+    def draw(key: Array) -> Array:
+        return quantize(sample(gan, state, key, BATCH, ema=config.ema))
+
+    key = jax.random.key(config.seed)
+    batches = [
+        np.asarray(draw(jax.random.fold_in(key, i)))
+        for i in tqdm(range(-(-config.num // BATCH)), unit="batch", disable=None)
+    ]
+    x = np.concatenate(batches)[: config.num]
+    np.savez_compressed(config.out, x=x)
+    plots.grid(x[:100]).save(picture)
+    print(f"{config.num} samples of step {step}: {config.out}, {picture}")
+    return x
+
+
+def _build(run: Path, settings: dict) -> tuple:
+    """The GAN and the shapes of the state of a run, from its settings."""
+    try:
+        experiment = importlib.import_module(f"experiments.{settings['experiment']}")
+        raw = settings["config"]
+        config = experiment.Config(**{**raw, "data": datasets.Config(**raw["data"])})
+        shape = tuple(settings["data"]["shape"])
+    except (KeyError, TypeError, ImportError, AttributeError) as error:
+        raise UserError(
+            f"{run / 'config.json'} is not that of a run of this version ({error!r})"
+        ) from None
+    gan, state, _ = experiment.build(config, None, shape)
+    return gan, state
+
+
+if __name__ == "__main__":
+    cli.run(main, Config, __doc__ or "")

@@ -1,0 +1,65 @@
+"""What a data set is, how one is asked for, and how a request fails."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Source: TypeAlias = Literal["auto", "tfds", "idx", "embedded", "folder"]
+Channels: TypeAlias = Literal[1, 3]
+Examples: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.int32] | None]
+
+
+class DataError(ValueError):
+    """The data asked for cannot be had; the message names the flag or file and the remedy."""
+
+
+class Dataset(NamedTuple):
+    """Images in memory.
+
+    Attributes:
+      x: [N, H, W, C] uint8 in [0, 255], C is 1 or 3. The images to train on. May be read-only.
+      label: [N] int32, or None where the source has no labels.
+      name: "mnist", "fashion_mnist", the folder's name, ...
+      source: The source the images came from: "tfds", "idx", "embedded" or "folder".
+      held_out: [M, H, W, C] uint8. Images of the same source that are not in `x`.
+    """
+
+    x: NDArray[np.uint8]
+    label: NDArray[np.int32] | None
+    name: str
+    source: str
+    held_out: NDArray[np.uint8]
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the shape and the bytes of `x` and `label`: it identifies the training data."""
+        digest = hashlib.sha256(repr(self.x.shape).encode())
+        digest.update(np.ascontiguousarray(self.x).data)
+        if self.label is not None:
+            digest.update(np.ascontiguousarray(self.label).data)
+        return digest.hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Which images to train on, and where they come from."""
+
+    # The data set: mnist, fashion_mnist, kmnist, or any TFDS name ("cifar10", "emnist/letters").
+    # Images of a folder go by the folder's name.
+    name: str = "mnist"
+    # tfds: prepared TFDS data, else a download. idx: the files train-images-idx3-ubyte[.gz] and
+    # train-labels-idx1-ubyte[.gz] in `dir`. embedded: 5,000 MNIST digits, without a network.
+    # folder: the image files below `dir`. auto: idx, tfds or embedded, the first to be had.
+    source: Source = "auto"
+    # Where the IDX files, the images or the TFDS data are. None: TFDS's own default folder.
+    dir: Path | None = None
+    # Center-crop to a square, then resize to this many pixels. None: as the images are.
+    size: int | None = None
+    # 1 for grey, 3 for colour. None: as the images are (a folder: 3 if any image has colour).
+    channels: Channels | None = None
+    # How many images to keep out of training: a fixed random choice, whatever their class.
+    held_out: int = 0

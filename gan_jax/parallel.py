@@ -1,0 +1,144 @@
+"""One pure step on many devices. The only module that knows pmap, meshes and shardings.
+
+Every wrapper takes a pure `(state, batch) -> (state, metrics)`, be it D's step, G's step, the
+whole train step or a fused chunk of train steps, and returns a compiled function of the same
+signature on *global* arrays: whole state in, whole batch in, whole state out. They are
+interchangeable, and the number of devices does not change the result.
+
+The state is donated: the one passed in is gone after the call.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from gan_jax.errors import UserError
+from gan_jax.types import PyTree
+
+Step = Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]
+
+AXIS_NAME = "devices"
+"""The name of the axis a batch is split over."""
+
+AXIS_NAMES: dict[str, str | None] = {"jit": None, "pmap": AXIS_NAME, "shard": None}
+"""Layout -> the `axis_name` that steps, batch norm and dropout must be made with for it."""
+
+
+def jit_step(step: Step, *, donate: bool = True) -> Step:
+    """The step compiled for one device."""
+    return jax.jit(step, donate_argnums=0 if donate else ())
+
+
+def shard_step(
+    step: Step,
+    *,
+    batch_axis: int = 0,
+    devices: Sequence[jax.Device] | None = None,
+    donate: bool = True,
+) -> Step:
+    """The step compiled once for all devices, the batch split over them: the default.
+
+    Args:
+      step: a pure step made *without* `axis_name`: it sees the global batch, and the compiler
+        inserts the communication, batch norm's included.
+      batch_axis: the axis of the batch that counts examples: 0 for D's and G's steps, 1 for
+        `make_train_step`. Leaves without that axis go to every device whole.
+      devices: all by default.
+      donate: whether the state passed in may be overwritten.
+
+    Raises:
+      UserError: (on a call, before compiling) the devices do not divide the batch.
+    """
+    devices = jax.devices() if devices is None else devices
+    mesh = jax.sharding.Mesh(np.asarray(devices), (AXIS_NAME,), axis_types=(AxisType.Auto,))
+    whole = NamedSharding(mesh, PartitionSpec())
+    split = NamedSharding(mesh, PartitionSpec(*[None] * batch_axis, AXIS_NAME))
+    # The state's layout is pinned on the way out, so that it comes back in as it went.
+    compiled = jax.jit(step, donate_argnums=0 if donate else (), out_shardings=whole)
+
+    def sharded(state: PyTree, batch: PyTree) -> tuple[PyTree, PyTree]:
+        check_divisible(batch, batch_axis, len(devices))
+        shardings = jax.tree.map(lambda leaf: split if leaf.ndim > batch_axis else whole, batch)
+        return compiled(jax.device_put(state, whole), jax.device_put(batch, shardings))
+
+    return sharded
+
+
+def pmap_step(
+    step: Step,
+    *,
+    batch_axis: int = 0,
+    axis_name: str = AXIS_NAME,
+    devices: Sequence[jax.Device] | None = None,
+    donate: bool = True,
+) -> Step:
+    """The step under `jax.pmap`, one shard of the batch on each device.
+
+    Args:
+      step: a pure step made *with* this `axis_name`, and so the networks' batch norm and dropout.
+      batch_axis, devices, donate: as for `shard_step`.
+      axis_name: the name the step averages over.
+
+    Raises:
+      UserError: (on a call, before compiling) the devices do not divide the batch.
+    """
+    devices = jax.devices() if devices is None else devices
+    compiled: dict[Any, Step] = {}
+
+    def split(leaf: Any) -> Any:
+        if leaf.ndim <= batch_axis:
+            return leaf
+        before, after = leaf.shape[:batch_axis], leaf.shape[batch_axis + 1 :]
+        return leaf.reshape(*before, len(devices), -1, *after)
+
+    def mapped(state: PyTree, batch: PyTree) -> tuple[PyTree, PyTree]:
+        check_divisible(batch, batch_axis, len(devices))
+        axes = jax.tree.map(lambda leaf: batch_axis if leaf.ndim > batch_axis else None, batch)
+        leaves, structure = jax.tree.flatten(axes, is_leaf=lambda leaf: leaf is None)
+        layout = (tuple(leaves), structure)
+        if layout not in compiled:
+            compiled[layout] = jax.pmap(
+                step,
+                axis_name=axis_name,
+                in_axes=(None, axes),
+                out_axes=None,
+                devices=devices,
+                donate_argnums=0 if donate else (),
+            )
+        return compiled[layout](state, jax.tree.map(split, batch))
+
+    return mapped
+
+
+def make_step(layout: str, step: Step, *, batch_axis: int = 0) -> Step:
+    """The step compiled for a layout named in `AXIS_NAMES`, on all devices (jit: on one)."""
+    if layout == "jit":
+        return jit_step(step)
+    wrapper = {"pmap": pmap_step, "shard": shard_step}[layout]
+    return wrapper(step, batch_axis=batch_axis)
+
+
+def num_devices(layout: str) -> int:
+    """How many devices a layout named in `AXIS_NAMES` uses."""
+    return 1 if layout == "jit" else len(jax.devices())
+
+
+def check_divisible(batch: PyTree, batch_axis: int, devices: int) -> None:
+    """Raises `UserError` unless the devices divide the examples of every leaf of the batch."""
+    for leaf in jax.tree.leaves(batch):
+        if leaf.ndim > batch_axis:
+            check_batch_size(leaf.shape[batch_axis], devices)
+
+
+def check_batch_size(batch_size: int, devices: int) -> None:
+    """Raises `UserError` unless `devices` divides `batch_size`, naming the nearest that would."""
+    if batch_size % devices:
+        below = batch_size // devices * devices
+        nearest = " or ".join(str(n) for n in (below, below + devices) if n)
+        raise UserError(
+            f"a batch of {batch_size} cannot be split over {devices} devices: "
+            f"make it {nearest}, or use one device"
+        )

@@ -1,0 +1,86 @@
+"""Pictures: grids of samples, their history, and the curves of a run."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+LOG_4 = math.log(4.0)
+
+
+def grid(images: np.ndarray, *, columns: int | None = None, height: int = 560) -> Image.Image:
+    """Images side by side, enlarged by a whole factor to about `height` pixels.
+
+    Args:
+      images: uint8 [N, H, W, C], C = 1 or 3.
+      columns: by default as square as N allows.
+      height: of the picture, roughly, in pixels.
+    """
+    num, rows_of_one, columns_of_one, channels = images.shape
+    columns = columns or math.ceil(math.sqrt(num))
+    rows = math.ceil(num / columns)
+    canvas = np.zeros((rows * columns, rows_of_one, columns_of_one, channels), np.uint8)
+    canvas[:num] = images
+    canvas = canvas.reshape(rows, columns, *images.shape[1:]).swapaxes(1, 2)
+    picture = canvas.reshape(rows * rows_of_one, columns * columns_of_one, channels)
+    factor = max(1, round(height / picture.shape[0]))
+    picture = picture.repeat(factor, axis=0).repeat(factor, axis=1)
+    return Image.fromarray(picture[:, :, 0] if channels == 1 else picture)
+
+
+def history(grids: Sequence[Path], gif: Path, strip: Path, *, most: int = 60) -> None:
+    """The saved grids of a run as an animation, and some of them side by side.
+
+    Args:
+      grids: pictures of one size, in order.
+      gif, strip: the files to write.
+      most: frames in the animation, at the most.
+    """
+    chosen = [grids[i] for i in _spread(len(grids), most)]
+    frames = [Image.open(path).convert("P") for path in chosen]
+    durations = [120] * (len(frames) - 1) + [2000]
+    frames[0].save(gif, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+
+    shown = [Image.open(grids[i]) for i in _spread(len(grids), 6)]
+    width, height = shown[0].size
+    side_by_side = Image.new(shown[0].mode, ((width + 12) * len(shown) - 12, height), "white")
+    for i, picture in enumerate(shown):
+        side_by_side.paste(picture, (i * (width + 12), 0))
+    side_by_side.thumbnail((2400, 2400))
+    side_by_side.save(strip)
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most `most` of `count` indices, evenly spread, the first and last among them."""
+    return sorted({round(i) for i in np.linspace(0, count - 1, min(count, most))})
+
+
+def curves(records: Sequence[dict[str, float]], file: Path) -> None:
+    """The figures of a run over its steps: V with its optimum, both losses, both accuracies."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 7), layout="constrained")
+    FigureCanvasAgg(figure)
+    value, losses, accuracies = figure.subplots(3, 1, sharex=True)
+    steps = [record["step"] for record in records]
+
+    def draw(axes: object, names: Sequence[str]) -> None:
+        for name in names:
+            axes.plot(steps, [r[name] for r in records], label=name.replace("_", " "), lw=1)  # type: ignore[attr-defined]
+
+    draw(value, ["value"])
+    value.axhline(-LOG_4, color="black", ls="--", lw=1, label="optimum, -log 4")
+    value.set_ylabel("V(D, G), nats")
+    draw(losses, ["discriminator_loss", "generator_loss"])
+    losses.set_ylabel("loss")
+    draw(accuracies, ["real_accuracy", "fake_accuracy"])
+    accuracies.axhline(0.5, color="black", ls="--", lw=1, label="cannot tell")
+    accuracies.set_ylabel("accuracy of D")
+    accuracies.set_xlabel("updates of G")
+    for axes in (value, losses, accuracies):
+        axes.legend(loc="best", fontsize=8)
+        axes.grid(alpha=0.3)
+    figure.savefig(file, dpi=110)

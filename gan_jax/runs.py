@@ -1,0 +1,140 @@
+"""The folder of one run: what it was asked to do, what came of it, and whether it may go on."""
+
+import importlib.metadata
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from gan_jax.errors import UserError
+
+Record = dict[str, Any]
+
+
+class RunFolder:
+    """`config.json`, `metrics.jsonl`, `samples/`, `checkpoints/` and `summary.json` of one run.
+
+    A folder is made by the first run in it, and goes on only with the same settings.
+
+    Args:
+      path: of the folder.
+      settings: what decides the result, nested dictionaries; values JSON lacks become strings.
+      free: the dotted names of settings that may change from one visit to the next.
+
+    Raises:
+      UserError: the folder holds other files than a run's, or a run with other settings.
+    """
+
+    def __init__(self, path: Path, settings: Record, free: frozenset[str] = frozenset()) -> None:
+        self.path = path.absolute()
+        settings = json.loads(json.dumps(settings, default=str))
+        config = self.path / "config.json"
+        if config.exists():
+            _check_same(self.path, read_config(self.path), settings, free)
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise UserError(
+                f"--workdir {path} exists and is not a run's folder (it has no config.json): "
+                "choose another, or empty it yourself"
+            )
+        self.samples = self.path / "samples"
+        self.samples.mkdir(parents=True, exist_ok=True)
+        self.checkpoints = self.path / "checkpoints"
+        self._metrics = self.path / "metrics.jsonl"
+        write_json(config, settings)
+
+    def is_complete(self, step: int) -> bool:
+        """Whether a visit ended at this step and left its summary."""
+        summary = self.path / "summary.json"
+        return summary.exists() and json.loads(summary.read_text())["step"] == step
+
+    def metrics(self) -> list[Record]:
+        """The records logged so far; a line cut off by a crash is left out."""
+        if not self._metrics.exists():
+            return []
+        records = []
+        for line in self._metrics.read_text().splitlines():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return records
+
+    def rewind(self, step: int) -> list[Record]:
+        """Drops the records after `step`, which will be made again, and returns the rest."""
+        kept = [record for record in self.metrics() if record["step"] <= step]
+        lines = "".join(json.dumps(record) + "\n" for record in kept)
+        _replace(self._metrics, lines)
+        return kept
+
+    def log(self, record: Record) -> None:
+        """Appends one record."""
+        with self._metrics.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def summarise(self, summary: Record) -> None:
+        """Writes `summary.json`, with the versions and the devices at hand added."""
+        names = ("gan-jax", "jax", "jaxlib", "flax", "optax", "numpy")
+        devices = [f"{device.platform}:{device.device_kind}" for device in jax.devices()]
+        versions = {name: importlib.metadata.version(name) for name in names}
+        write_json(
+            self.path / "summary.json", {**summary, "devices": devices, "versions": versions}
+        )
+
+
+def read_config(path: Path) -> Record:
+    """The settings a run was made with.
+
+    Raises:
+      UserError: the folder holds no run, or its `config.json` is damaged.
+    """
+    file = path / "config.json"
+    try:
+        settings = json.loads(file.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path} is not a run's folder: it has no config.json") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is damaged ({error}): restore it, or use a new folder") from None
+    if not isinstance(settings, dict):
+        raise UserError(f"{file} is damaged (no JSON object): restore it, or use a new folder")
+    return settings
+
+
+def write_json(path: Path, value: Record) -> None:
+    """Writes a JSON file whole or not at all."""
+    _replace(path, json.dumps(value, indent=2) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _flat(settings: Record, prefix: str = "") -> Record:
+    flat: Record = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _check_same(path: Path, old: Record, new: Record, free: frozenset[str]) -> None:
+    was, now = _flat(old), _flat(new)
+    differences = [
+        f"  {name}: {was.get(name)!r} there, {now.get(name)!r} asked for"
+        for name in sorted(was.keys() | now.keys())
+        if name not in free and was.get(name) != now.get(name)
+    ]
+    if differences:
+        raise UserError(
+            f"{path} holds a run with other settings:\n"
+            + "\n".join(differences)
+            + "\nUse its settings to resume it, or another --workdir for a new run."
+        )

@@ -1,0 +1,162 @@
+"""One visit to a run: open or resume its folder, train, and leave the pictures and the summary."""
+
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from gan_jax import hooks, parallel, plots
+from gan_jax.checkpoint import Checkpoints
+from gan_jax.data.pipeline import make_batches, quantize
+from gan_jax.data.types import Dataset
+from gan_jax.errors import UserError
+from gan_jax.runs import Record, RunFolder
+from gan_jax.steps import sample
+from gan_jax.training import make_chunk, run
+from gan_jax.types import GAN, StepFn, TrainState
+
+_FIXED_NOISE = 2**31 - 1
+"""Folded into the state's key for the noise of the sample grids: no role or step is as large."""
+
+_DATA_ORDER = 2**31 - 2
+"""Folded into the state's key for the order of the data."""
+
+
+def train(
+    gan: GAN,
+    state: TrainState,
+    step: StepFn,
+    dataset: Dataset,
+    *,
+    folder: RunFolder,
+    num_steps: int,
+    batch_size: int,
+    n_critic: int,
+    layout: str,
+    log_every: int,
+    sample_every: int,
+    checkpoint_every: int,
+    keep_checkpoints: int,
+    num_samples: int = 64,
+    tensorboard: bool = False,
+    announce: Callable[[str], None] = print,
+) -> TrainState:
+    """Trains to `num_steps`, from the last checkpoint in the folder if there is one.
+
+    Args:
+      gan, state, step: from an experiment's `build`; the step takes [n_critic, B, H, W, C].
+      dataset: the real images.
+      folder: opened with the settings of this run.
+      num_steps: updates of G.
+      batch_size, n_critic: as in Algorithm 1.
+      layout: of `parallel.AXIS_NAMES`.
+      log_every: steps in a chunk, and between records.
+      sample_every, checkpoint_every: in steps, multiples of `log_every`.
+      keep_checkpoints: the newest so many.
+      num_samples: images in a grid.
+      tensorboard: whether to write event files to `tensorboard/` in the folder.
+      announce: where messages go.
+
+    Returns:
+      The last state, on the host's first device.
+
+    Raises:
+      UserError: bad input, before anything is compiled; or training left the finite numbers.
+      Interrupted: a signal ended the run early; it can be resumed.
+    """
+    for name, every in (("sample_every", sample_every), ("checkpoint_every", checkpoint_every)):
+        if every % log_every:
+            raise UserError(
+                f"--{name.replace('_', '-')} must be a multiple of --log-every ({log_every}), "
+                f"got {every}"
+            )
+    parallel.check_batch_size(batch_size, parallel.num_devices(layout))
+
+    with ExitStack() as stack:
+        checkpoints = stack.enter_context(
+            closing(Checkpoints(folder.checkpoints, keep=keep_checkpoints))
+        )
+        restored = checkpoints.restore(state, announce)
+        start, state = restored or (0, state)
+        if start >= num_steps and folder.is_complete(start):
+            announce(
+                f"{folder.path} is complete at step {start}: --num-steps {start + num_steps}, "
+                "say, would go on"
+            )
+            return state
+        records = folder.rewind(start)
+        announce(f"resuming from step {start}" if restored else f"a new run in {folder.path}")
+        before = records[-1]["seconds"] if records else 0.0
+
+        key_noise = jax.random.fold_in(state.key, _FIXED_NOISE)
+        key_order = jax.random.fold_in(state.key, _DATA_ORDER)
+
+        @jax.jit
+        def sampler(state: TrainState) -> jax.Array:
+            return quantize(sample(gan, state, key_noise, num_samples))
+
+        writer = stack.enter_context(closing(_writer(folder.path))) if tensorboard else None
+        shown = stack.enter_context(hooks.progress(start, num_steps))
+        draw = hooks.draw(sample_every, folder, sampler, writer=writer)
+        save = hooks.save(checkpoint_every, checkpoints)
+        if not restored:
+            draw.start(0, state, {})()
+        shown.say("compiling the training step")
+        batches = make_batches(dataset, key_order, (log_every, n_critic, batch_size))
+        state = run(
+            parallel.make_step(layout, make_chunk(step), batch_axis=2),
+            state,
+            lambda step: batches(step * n_critic * batch_size),
+            start=start,
+            num_steps=num_steps,
+            chunk_length=log_every,
+            hooks=(
+                hooks.log(log_every, folder, shown, checkpoints, before=before, writer=writer),
+                draw,
+                save,
+            ),
+        )
+        checkpoints.wait()
+
+    _finish(folder, dataset, max(start, num_steps), announce)
+    return jax.device_put(state, jax.devices()[0])
+
+
+def describe(dataset: Dataset) -> Record:
+    """What identifies the data of a run."""
+    return {
+        "name": dataset.name,
+        "source": dataset.source,
+        "count": len(dataset.x),
+        "shape": list(dataset.x.shape[1:]),
+        "held_out": len(dataset.held_out),
+        "sha256": dataset.sha256,
+    }
+
+
+def _finish(
+    folder: RunFolder, dataset: Dataset, num_steps: int, announce: Callable[[str], None]
+) -> None:
+    records = folder.metrics()
+    plots.curves(records, folder.path / "curves.png")
+    grids = sorted(folder.samples.glob("*.png"))
+    plots.history(grids, folder.path / "samples.gif", folder.path / "history.png")
+    folder.summarise(
+        {
+            "step": num_steps,
+            "metrics": records[-1],
+            "data": describe(dataset),
+            "wall_seconds": records[-1]["seconds"],
+        }
+    )
+    announce(
+        f"done: look at {grids[-1]}, {folder.path / 'samples.gif'} and {folder.path / 'curves.png'}"
+    )
+
+
+def _writer(path: Path) -> Any:
+    from tensorboardX import SummaryWriter
+
+    return SummaryWriter(str(path / "tensorboard"))

@@ -1,0 +1,157 @@
+"""The loop: chunks of steps fused into one program, and what is done between them.
+
+While the device works on a chunk, the host finishes what the last one began: a hook starts on the
+device right after a chunk is dispatched and returns what is left to do on the host, which is done
+once the next chunk is under way.
+"""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gan_jax.data.pipeline import dequantize
+from gan_jax.parallel import Step
+from gan_jax.types import Array, Batch, Metrics, StepFn, TrainState
+
+
+class Work(NamedTuple):
+    """What one chunk is given.
+
+    Attributes:
+      batch: uint8 images [K, n_critic, B, H, W, C], K minibatches for the train step.
+      num: [] int32, how many of the K to take.
+    """
+
+    batch: Batch
+    num: Array | np.int32
+
+
+def make_chunk(step: StepFn) -> Callable[[TrainState, Work], tuple[TrainState, Metrics]]:
+    """Up to K train steps as one pure program, whose length is data.
+
+    A `lax.scan` would be another program for every length, and XLA compiles a scan of one step
+    otherwise than one of two: the last bits would depend on where a run was interrupted.
+
+    Returns:
+      `(state, Work) -> (state, metrics)`, each metric [K], of which the first `num` are filled.
+    """
+
+    def chunk(state: TrainState, work: Work) -> tuple[TrainState, Metrics]:
+        def take(index: Array) -> Batch:
+            batch: Batch = jax.tree.map(lambda leaf: leaf[index], work.batch)
+            return batch._replace(x=dequantize(batch.x))
+
+        def body(index: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+            state, history = carry
+            state, metrics = step(state, take(index))
+            return state, jax.tree.map(lambda h, m: h.at[index].set(m), history, metrics)
+
+        shapes = jax.eval_shape(step, state, jax.eval_shape(take, 0))[1]
+        length = work.batch.x.shape[0]
+        history = jax.tree.map(lambda m: jnp.zeros((length, *m.shape), m.dtype), shapes)
+        return jax.lax.fori_loop(0, work.num, body, (state, history))
+
+    return chunk
+
+
+Finish = Callable[[], None]
+
+
+class Hook(NamedTuple):
+    """Something to do every so often.
+
+    Attributes:
+      every: in steps, a multiple of the chunk's length.
+      start: `(step, state, metrics) -> finish`. `start` may only dispatch work to the device;
+        `finish`, called when the next chunk is under way, may wait for it. `state` is donated
+        to the next chunk: keep nothing of it.
+    """
+
+    every: int
+    start: Callable[[int, TrainState, Metrics], Finish]
+
+
+class Interrupted(Exception):
+    """A signal ended the run early, after the chunk it came in, with everything saved."""
+
+    def __init__(self, signum: int, step: int) -> None:
+        super().__init__(f"{signal.Signals(signum).name} at step {step}")
+        self.signum, self.step = signum, step
+
+
+def run(
+    chunk: Step,
+    state: TrainState,
+    batches: Callable[[int], Batch],
+    *,
+    start: int,
+    num_steps: int,
+    chunk_length: int,
+    hooks: Sequence[Hook],
+) -> TrainState:
+    """Trains from step `start` to `num_steps`.
+
+    Args:
+      chunk: a compiled `make_chunk`; it may consume the state it is given.
+      state: after `start` steps.
+      batches: step -> [K, n_critic, B, ...], the data of the K = `chunk_length` steps from there.
+      start, num_steps: counted in updates of G.
+      chunk_length: chunks end at its multiples.
+      hooks: started in order after each chunk that ends at a multiple of their `every`, and
+        after the last one.
+
+    Raises:
+      Interrupted: SIGINT or SIGTERM came; the hooks have seen the last chunk.
+    """
+    step, unfinished = start, list[Finish]()
+    with _signals() as received:
+        while step < num_steps:
+            num = min(chunk_length - step % chunk_length, num_steps - step)
+            state, metrics = chunk(state, Work(batches(step), np.int32(num)))
+            step += num
+            for finish in unfinished:
+                finish()
+            last = step == num_steps or bool(received)
+            metrics = {name: values[:num] for name, values in metrics.items()}
+            unfinished = [
+                hook.start(step, state, metrics) for hook in hooks if last or step % hook.every == 0
+            ]
+            if received:
+                break
+        for finish in unfinished:
+            finish()
+        if received and step < num_steps:
+            raise Interrupted(received[0], step)
+    return state
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """The stop signals received so far. A second one acts as if this were not there."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received  # only the main thread may handle signals
+        return
+
+    def receive(signum: int, _: object) -> None:
+        received.append(signum)
+        restore()
+
+    previous = {
+        number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    try:
+        yield received
+    finally:
+        restore()

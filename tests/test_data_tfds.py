@@ -1,0 +1,337 @@
+"""TFDS data: prepared by builders in this file or by ours from local files, read back."""
+
+import gzip
+import http.server
+import importlib.util
+import io
+import json
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gan_jax.data import Config, DataError, Dataset, load, prepare
+
+RNG = np.random.default_rng(0)
+X = RNG.integers(0, 256, (30, 28, 28), dtype=np.uint8)
+LABEL = RNG.integers(0, 10, 30, dtype=np.uint8)
+COLOUR = RNG.integers(0, 256, (3, 6, 8, 3), dtype=np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def default_dir(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "default"))
+    return tmp_path / "default"
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    """The host answers, and its files are local ones."""
+    import tensorflow_datasets as tfds
+
+    folder = tmp_path / "mirror"
+    folder.mkdir()
+    for kind, array in (("images", X), ("labels", LABEL)):
+        header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+        (folder / prepare.FILES[kind]).write_bytes(gzip.compress(header + array.tobytes()))
+    monkeypatch.setattr(prepare, "_silence", lambda url: None)
+    monkeypatch.setattr(
+        tfds.download.DownloadManager,
+        "download",
+        lambda self, urls: {kind: folder / url.rsplit("/", 1)[1] for kind, url in urls.items()},
+    )
+    return folder
+
+
+def read(name: str, folder: Path | None, source: str = "tfds", **fields) -> Dataset:
+    return load(Config(name=name, source=source, dir=folder, **fields), announce=lambda line: None)
+
+
+def build(folder: Path, title: str, features: dict, examples: list[dict], **options) -> None:
+    """Prepares a data set as an official builder would; `options`: split, config, version."""
+    import tensorflow_datasets as tfds
+
+    configs = [tfds.core.BuilderConfig(name=options["config"])] if "config" in options else []
+    with tfds.core.registered.skip_registration():
+
+        class Builder(tfds.core.GeneratorBasedBuilder):
+            VERSION = tfds.core.Version(options.get("version", "3.0.1"))
+            BUILDER_CONFIGS = configs
+            name = title
+
+            def _info(self):
+                spec = tfds.features.FeaturesDict(features)
+                return tfds.core.DatasetInfo(
+                    builder=self, description=title, features=spec, disable_shuffling=True
+                )
+
+            def _split_generators(self, dl_manager):
+                return {options.get("split", "train"): enumerate(examples)}
+
+            def _generate_examples(self):
+                raise NotImplementedError
+
+    Builder(data_dir=folder, file_format="array_record").download_and_prepare()
+
+
+def png(pixels: np.ndarray) -> io.BytesIO:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "png")
+    file.seek(0)
+    return file
+
+
+def image_feature(*shape: int | None):
+    import tensorflow_datasets as tfds
+
+    return tfds.features.Image(shape=shape)
+
+
+def as_tfrecord(folder: Path) -> None:
+    """Rewrites array_record data in TFRecord framing, as TFDS prepares by default."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.decode import DeserializeMethod
+
+    builder = tfds.builder_from_directory(folder)
+    records = builder.as_data_source("train", deserialize_method=DeserializeMethod.RAW_BYTES)
+    framed = [struct.pack("<QI", len(record), 0) + record + bytes(4) for record in records]
+    (old,) = folder.glob("*.array_record-*")
+    new = folder / old.name.replace("array_record", "tfrecord")
+    new.write_bytes(b"".join(framed))
+    old.unlink()
+    info = json.loads((folder / "dataset_info.json").read_text())
+    info["fileFormat"] = "tfrecord"
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+
+
+def test_own_builder_round_trip(tmp_path, mirror):
+    said = []
+    config = Config(source="tfds", dir=tmp_path)
+    data = load(config, announce=said.append)
+    np.testing.assert_array_equal(data.x[..., 0], X)
+    np.testing.assert_array_equal(data.label, LABEL)
+    assert data.label.dtype == np.int32
+    assert (data.name, data.source) == ("mnist", "tfds")
+    assert "downloading" in said[0]
+
+    shutil.rmtree(mirror)  # the second time it is prepared
+    again = load(config, announce=said.append)
+    assert again.sha256 == data.sha256
+    assert len(said) == 1
+    assert read("mnist", tmp_path, "auto").source == "tfds"
+
+
+def test_data_in_the_default_folder_are_found(tmp_path, mirror, default_dir):
+    read("kmnist", None)
+    assert (default_dir / "gan_jax_kmnist").is_dir()
+    shutil.rmtree(mirror)
+    np.testing.assert_array_equal(read("kmnist", tmp_path).x[..., 0], X)
+
+
+def test_prepares_and_reads_without_tensorflow_or_warnings(tmp_path, mirror):
+    """In a process of its own, where importing TensorFlow fails even if it is installed."""
+    script = f"""
+import importlib.util, sys
+from pathlib import Path
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "tensorflow":
+            raise ModuleNotFoundError("blocked")
+
+sys.meta_path.insert(0, Block())
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: name != "tensorflow" and find_spec(name, *rest)
+
+import tensorflow_datasets as tfds
+from gan_jax.data import Config, load, prepare
+prepare._silence = lambda url: None
+tfds.download.DownloadManager.download = lambda self, urls: {{
+    kind: Path({str(mirror)!r}) / url.rsplit("/", 1)[1] for kind, url in urls.items()}}
+first, second = (load(Config(source="tfds", dir=Path({str(tmp_path)!r}))) for _ in range(2))
+assert first.sha256 == second.sha256
+print("sha256", first.sha256)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[1],
+        env=dict(os.environ),
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"sha256 {read('mnist', tmp_path).sha256}" in done.stdout
+    assert "TensorFlow" not in done.stdout + done.stderr  # TFDS's advice to install it
+
+
+def test_the_urls_are_the_official_ones_with_known_checksums():
+    import tensorflow_datasets as tfds
+
+    known = tfds.core.download.checksums.get_all_url_infos()
+    urls = {url + file for url in prepare.URLS.values() for file in prepare.FILES.values()}
+    assert urls <= set(known)
+
+
+def test_official_data_are_preferred_and_ours_are_not_theirs(tmp_path, mirror):
+    read("mnist", tmp_path)
+    assert not (tmp_path / "mnist").exists()
+    official = {"image": png(255 - X[0]), "label": 7}
+    features = {"image": image_feature(28, 28, 1), "label": np.int64}
+    build(tmp_path, "mnist", features, [official])
+    data = read("mnist", tmp_path)
+    np.testing.assert_array_equal(data.x[..., 0], 255 - X[:1])
+    np.testing.assert_array_equal(data.label, [7])
+
+
+def test_newest_version_is_read(tmp_path):
+    for version, value in (("9.0.0", 9), ("10.0.0", 10), ("2.0.0", 2)):
+        example = {"image": png(np.full((28, 28), value, np.uint8))}
+        build(tmp_path, "mnist", {"image": image_feature(28, 28, 1)}, [example], version=version)
+    (tmp_path / "mnist" / "11.0.0.incompleteABC").mkdir()
+    (tmp_path / "mnist" / "12.0.0").mkdir()
+    assert read("mnist", tmp_path).x.max() == 10
+
+
+def test_tfrecord_is_read_and_its_truncation_noticed(tmp_path, mirror):
+    read("mnist", tmp_path)
+    folder = tmp_path / "gan_jax_mnist" / "1.0.0"
+    as_tfrecord(folder)
+    shutil.rmtree(mirror)
+    data = read("mnist", tmp_path)
+    np.testing.assert_array_equal(data.x[..., 0], X)
+    np.testing.assert_array_equal(data.label, LABEL)
+
+    (path,) = folder.glob("*.tfrecord-*")
+    whole = path.read_bytes()
+    first = 16 + struct.unpack("<Q", whole[:8])[0]
+    for length in (1, 11, 12, first - 1, first + 5, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DataError, match=r"tfrecord-.* is truncated"):
+            read("mnist", tmp_path)
+    path.write_bytes(whole[:first])
+    with pytest.raises(DataError, match="30 images expected, 1 found"):
+        read("mnist", tmp_path)
+
+
+def test_colour_images_of_several_sizes(tmp_path):
+    examples = [{"image": png(COLOUR[0])}, {"image": png(COLOUR[1, :5])}]
+    build(tmp_path, "flowers", {"image": image_feature(None, None, 3)}, examples)
+    data = read("flowers", tmp_path, size=4)
+    assert data.x.shape == (2, 4, 4, 3)
+    assert data.label is None
+    assert read("flowers", tmp_path, size=4, channels=1).x.shape == (2, 4, 4, 1)
+    with pytest.raises(DataError, match=r"Example 0 .*is 6x8, Example 1 .* 5x8\..*--data\.size 32"):
+        read("flowers", tmp_path)
+
+
+def test_configs(tmp_path):
+    features = {"image": image_feature(6, 8, 3)}
+    build(tmp_path, "emnist", features, [{"image": png(COLOUR[0])}], config="letters")
+    np.testing.assert_array_equal(read("emnist", tmp_path).x, COLOUR[:1])
+    build(tmp_path, "emnist", features, [{"image": png(COLOUR[1])}], config="digits")
+    np.testing.assert_array_equal(read("emnist/letters", tmp_path).x, COLOUR[:1])
+    np.testing.assert_array_equal(read("emnist/digits", tmp_path).x, COLOUR[1:2])
+    with pytest.raises(DataError, match=r"as digits, letters; say which, .* emnist/digits"):
+        read("emnist", tmp_path)
+
+
+def test_data_of_another_kind(tmp_path):
+    build(tmp_path, "words", {"text": np.int64}, [{"text": 1}])
+    with pytest.raises(DataError, match="no feature named image"):
+        read("words", tmp_path)
+    features = {"image": image_feature(6, 8, 3)}
+    build(tmp_path, "tests", features, [{"image": png(COLOUR[0])}], split="test")
+    with pytest.raises(DataError, match="has no split named train, only test"):
+        read("tests", tmp_path)
+
+
+def test_damaged_data(tmp_path):
+    build(tmp_path, "mnist", {"image": image_feature(6, 8, 3)}, [{"image": png(COLOUR[0])}])
+    folder = tmp_path / "mnist" / "3.0.1"
+    info = json.loads((folder / "dataset_info.json").read_text())
+    (folder / "dataset_info.json").write_text(json.dumps({**info, "fileFormat": "riegeli"}))
+    with pytest.raises(DataError, match="is in the format riegeli; only array_record and tfrecord"):
+        read("mnist", tmp_path)
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    (path,) = folder.glob("*.array_record-*")
+    path.unlink()
+    with pytest.raises(DataError, match=r"mnist/3\.0\.1 cannot be read .*; delete that folder"):
+        read("mnist", tmp_path)
+
+
+def test_unknown_names_and_missing_tensorflow(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(DataError, match=r"--data\.name mnits is no data set TFDS knows"):
+        read("mnits", tmp_path)
+    with pytest.raises(DataError, match=r"only TensorFlow can prepare it: pip install 'gan-jax\[t"):
+        read("cifar10", tmp_path)
+
+
+def test_with_tensorflow_the_official_builder_prepares(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    class Builder:
+        data_path = tmp_path / "cifar10" / "3.0.1"
+
+        def download_and_prepare(self):
+            features = {"image": image_feature(6, 8, 3)}
+            build(tmp_path, "cifar10", features, [{"image": png(COLOUR[0])}])
+
+    def builder(name, *, data_dir, file_format):
+        assert (name, data_dir, file_format) == ("cifar10", tmp_path, "array_record")
+        return Builder()
+
+    monkeypatch.setattr(prepare, "_check_tensorflow", lambda name, folder: None)
+    monkeypatch.setattr(tfds, "builder", builder)
+    np.testing.assert_array_equal(read("cifar10", tmp_path).x, COLOUR[:1])
+
+
+def test_a_failed_download_says_so_and_leaves_nothing_prepared(tmp_path, mirror):
+    (mirror / prepare.FILES["images"]).write_bytes(b"<html>")
+    with pytest.raises(DataError, match=r"mnist could not be downloaded .* is not gzip data"):
+        read("mnist", tmp_path)
+    with pytest.raises(DataError, match="could not be downloaded"):
+        read("mnist", tmp_path)
+    assert read("mnist", tmp_path, "auto").source == "embedded"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_HEAD(self):
+        self.send_response(200 if self.path.startswith("/here/") else 404)
+        self.end_headers()
+
+    def log_message(self, *args):
+        pass
+
+
+def test_a_host_answers_or_the_reason_is_given(monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        assert prepare._silence(f"{url}/here/") is None
+        assert prepare._silence(f"{url}/gone/") == "HTTP 404"
+        server.shutdown()
+    assert "refused" in (prepare._silence(f"{url}/here/") or "")
+
+
+def test_a_silent_host_costs_seconds_only(monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(prepare, "TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:  # accepts, and never says a word
+        start = time.monotonic()
+        reason = prepare._silence(f"http://127.0.0.1:{server.getsockname()[1]}/")
+        assert time.monotonic() - start < 2
+    assert reason is not None
+    assert "timed out" in reason or "no answer within 0.2 s" in reason

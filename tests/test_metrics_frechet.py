@@ -1,0 +1,101 @@
+"""The Fréchet distance against closed forms and SciPy's matrix square root."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+
+from gan_jax.metrics.frechet import frechet_distance, statistics
+
+
+def random_gaussian(rng: np.random.Generator, dim: int, rank: int):
+    """A mean [dim] and a covariance [dim, dim] of the given rank."""
+    factor = rng.normal(size=(dim, rank))
+    return rng.normal(size=dim), factor @ factor.T
+
+
+def test_scaled_identities_have_a_closed_form():
+    identity = np.eye(8)
+    distance = frechet_distance(np.zeros(8), 4 * identity, np.ones(8), identity)
+    assert distance == pytest.approx(8 + 8 * (2 - 1) ** 2)
+
+
+def test_diagonal_covariances_have_a_closed_form():
+    rng = np.random.default_rng(0)
+    mean_1, mean_2, std_1, std_2 = rng.uniform(0, 3, (4, 12))
+    distance = frechet_distance(mean_1, np.diag(std_1**2), mean_2, np.diag(std_2**2))
+    assert distance == pytest.approx(np.sum((mean_1 - mean_2) ** 2 + (std_1 - std_2) ** 2))
+
+
+@pytest.mark.parametrize("dim", [1, 2, 5, 64])
+def test_agrees_with_scipy_sqrtm(dim):
+    rng = np.random.default_rng(dim)
+    for _ in range(5):
+        (m1, s1), (m2, s2) = (random_gaussian(rng, dim, 2 * dim) for _ in range(2))
+        root = scipy.linalg.sqrtm(s1 @ s2)
+        expected = np.sum((m1 - m2) ** 2) + np.trace(s1 + s2 - 2 * root.real)
+        assert frechet_distance(m1, s1, m2, s2) == pytest.approx(expected, rel=1e-7)
+
+
+def test_singular_covariances_of_rank_one():
+    """For u u' and v v' the trace of the root is |u . v|."""
+    rng = np.random.default_rng(3)
+    u, v = rng.normal(size=(2, 20))
+    distance = frechet_distance(np.zeros(20), np.outer(u, u), np.zeros(20), np.outer(v, v))
+    assert distance == pytest.approx(u @ u + v @ v - 2 * abs(u @ v), rel=1e-6)
+
+
+def test_singular_covariances_are_the_limit_of_regular_ones():
+    rng = np.random.default_rng(4)
+    (m1, s1), (m2, s2) = (random_gaussian(rng, 30, 7) for _ in range(2))
+    ridge = 1e-10 * np.eye(30)
+    root = scipy.linalg.sqrtm((s1 + ridge) @ (s2 + ridge)).real
+    expected = np.sum((m1 - m2) ** 2) + np.trace(s1 + s2 - 2 * root)
+    assert frechet_distance(m1, s1, m2, s2) == pytest.approx(expected, rel=1e-3)
+    # To a point mass the distance is the mean squared one: |m1 - m2|^2 + tr S1.
+    zero = np.zeros((30, 30))
+    assert frechet_distance(m1, s1, m2, zero) == pytest.approx(
+        np.sum((m1 - m2) ** 2) + np.trace(s1)
+    )
+
+
+@pytest.mark.parametrize("rank", [1, 10, 40])
+def test_identical_gaussians_are_at_zero_and_the_distance_is_symmetric(rank):
+    rng = np.random.default_rng(rank)
+    (m1, s1), (m2, s2) = (random_gaussian(rng, 20, rank) for _ in range(2))
+    assert 0 <= frechet_distance(m1, s1, m1, s1) < 1e-9 * np.trace(s1)
+    forth, back = frechet_distance(m1, s1, m2, s2), frechet_distance(m2, s2, m1, s1)
+    assert isinstance(forth, float)
+    assert forth == pytest.approx(back)
+
+
+def test_statistics_are_numpys():
+    x = np.random.default_rng(5).normal(size=(50, 4)).astype(np.float32)
+    mean, cov = statistics(x)
+    np.testing.assert_allclose(mean, x.astype(np.float64).mean(0))
+    np.testing.assert_allclose(cov, np.cov(x.astype(np.float64), rowvar=False))
+    assert mean.dtype == cov.dtype == np.float64
+
+
+@pytest.mark.parametrize("shape", [(4,), (1, 4), (0, 4), (3, 0), (2, 3, 4)])
+def test_statistics_refuse_shapes(shape):
+    with pytest.raises(ValueError, match="features must be"):
+        statistics(np.zeros(shape))
+
+
+def test_what_is_not_a_gaussian_is_refused():
+    mean, cov = np.zeros(3), np.eye(3)
+    for args in (
+        (mean, cov, np.zeros(2), cov),
+        (mean, cov, mean, np.eye(2)),
+        (mean[None], cov, mean[None], cov),
+    ):
+        with pytest.raises(ValueError, match="expected means"):
+            frechet_distance(*args)
+    with pytest.raises(ValueError, match="symmetric"):
+        frechet_distance(mean, cov + np.triu(np.ones((3, 3)), 1), mean, cov)
+    with pytest.raises(ValueError, match="semi-definite"):
+        frechet_distance(mean, -cov, mean, cov)
+    with pytest.raises(ValueError, match="finite"):
+        frechet_distance(mean * np.nan, cov, mean, cov)
+    with pytest.raises(ValueError, match="finite"):
+        statistics(np.full((3, 2), np.inf))
