@@ -85,8 +85,10 @@ class Config:
 
 
 FREE = frozenset(
-    ("workdir", "num_steps", "log_every", "sample_every", "checkpoint_every")
-    + ("keep_checkpoints", "tensorboard", "data.dir")
+    {
+        *("workdir", "data.dir", "num_steps", "log_every", "sample_every"),
+        *("checkpoint_every", "keep_checkpoints", "tensorboard"),
+    }
 )
 """Settings that may change when a run is resumed: none of them changes a step's result."""
 

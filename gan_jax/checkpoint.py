@@ -27,21 +27,22 @@ class Checkpoints:
 
     Args:
       folder: made if it is missing.
-      keep: how many of the newest to keep; None keeps all.
+      keep: how many of the newest to keep. None: only to read, as beside a run that goes on:
+        nothing is cleaned up, moved or deleted.
     """
 
     def __init__(self, folder: Path, *, keep: int | None = 3) -> None:
         self.folder = folder.absolute()
         self._decision = _POLICIES[0].FixedIntervalPolicy(1)
-        self._preservation = _POLICIES[1].LatestN(keep)
+        self._keep = keep
         self._open()
 
     def _open(self) -> None:
         self._checkpointer = ocp.training.Checkpointer(
             self.folder,
             save_decision_policy=self._decision,
-            preservation_policy=self._preservation,
-            cleanup_tmp_directories=True,
+            preservation_policy=_POLICIES[1].LatestN(self._keep),
+            cleanup_tmp_directories=self._keep is not None,
         )
 
     @property
@@ -92,15 +93,15 @@ class Checkpoints:
                 return step, self._load(step, template)
             except Exception as error:  # whatever a damaged file makes its reader raise
                 reason = error.__cause__ or error
-                kept = self._set_aside(step)
+                outcome = "passed over" if self._keep is None else self._set_aside(step)
                 announce(
                     f"checkpoint {step} cannot be read ({type(reason).__name__}: "
-                    f"{_first_line(reason)}); it was moved to {kept}"
+                    f"{_first_line(reason)}): {outcome}"
                 )
         if steps:
             raise CheckpointError(
-                f"none of the checkpoints of steps {steps} in {self.folder} can be read: they "
-                f"were moved to {self._corrupt}; run again to start from the beginning"
+                f"none of the checkpoints of steps {steps} in {self.folder} can be read; "
+                "once they are out of that folder, the same command starts from the beginning"
             )
         return None
 
@@ -118,17 +119,13 @@ class Checkpoints:
             raise ValueError("its contents are not those that were saved")
         return jax.tree.map(_like, template, loaded)
 
-    @property
-    def _corrupt(self) -> Path:
-        return self.folder.parent / "corrupt"
-
-    def _set_aside(self, step: int) -> Path:
-        self._corrupt.mkdir(exist_ok=True)
-        taken = len(list(self._corrupt.iterdir()))
-        kept = (self.folder / str(step)).rename(self._corrupt / f"{step}-{taken}")
+    def _set_aside(self, step: int) -> str:
+        corrupt = self.folder.parent / "corrupt"
+        corrupt.mkdir(exist_ok=True)
+        kept = (self.folder / str(step)).rename(corrupt / f"{step}-{len(list(corrupt.iterdir()))}")
         self._checkpointer.close()
         self._open()
-        return kept
+        return f"moved to {kept}"
 
 
 def _is_key(leaf: Any) -> bool:
@@ -145,7 +142,9 @@ def _to_host(tree: PyTree) -> PyTree:
 
 def _like(template: Any, saved: np.ndarray) -> Any:
     if _is_key(template):
-        return jax.random.wrap_key_data(saved, impl=jax.random.key_impl(template))
+        return jax.random.wrap_key_data(
+            jax.numpy.asarray(saved), impl=jax.random.key_impl(template)
+        )
     return jax.numpy.asarray(saved)
 
 

@@ -6,6 +6,7 @@ Unjitted and free of side effects, so that the caller composes: `jax.jit(step)`,
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
@@ -131,7 +132,7 @@ def make_discriminator_step(
             axis_name,
         )
         return (
-            state.replace(discriminator=player),
+            dataclasses.replace(state, discriminator=player),
             {**metrics, "discriminator_gradient_norm": norm},
         )
 
@@ -173,7 +174,7 @@ def make_generator_step(
         decay = ema_decay(state.generator.step) if callable(ema_decay) else ema_decay
         ema_params = optax.incremental_update(player.params, state.ema_params, 1.0 - decay)
         return (
-            state.replace(generator=player, ema_params=ema_params),
+            dataclasses.replace(state, generator=player, ema_params=ema_params),
             {**metrics, "generator_gradient_norm": norm},
         )
 

@@ -136,8 +136,8 @@ REFUSED = [
     ({"size": 3}, r"--data\.size 3 is too small; give 4 or more"),
     ({"size": 0}, r"--data\.size 0 is too small"),
     ({"channels": 2}, r"--data\.channels 2 is neither 1 \(grey\) nor 3 \(colour\)"),
-    ({"held_out": -1}, r"--data\.held_out -1 is negative"),
-    ({"source": "embedded", "held_out": 5000}, r"held_out 5000 leaves nothing of 5,000.*4,999"),
+    ({"held_out": -1}, r"--data\.held-out -1 is negative"),
+    ({"source": "embedded", "held_out": 5000}, r"held-out 5000 leaves nothing of 5,000.*4,999"),
 ]
 
 

@@ -113,7 +113,9 @@ def as_tfrecord(folder: Path) -> None:
     (folder / "dataset_info.json").write_text(json.dumps(info))
 
 
-def test_own_builder_round_trip(tmp_path, mirror):
+@pytest.mark.parametrize("read_at_once", [7, 10, 1_024])  # 30 examples: with a rest, without, all
+def test_own_builder_round_trip(tmp_path, mirror, monkeypatch, read_at_once):
+    monkeypatch.setattr("gan_jax.data.tfds._READ_AT_ONCE", read_at_once)
     said = []
     config = Config(source="tfds", dir=tmp_path)
     data = load(config, announce=said.append)

@@ -6,6 +6,7 @@ on where it is entered: that is what makes a resumed run repeat the uninterrupte
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -70,19 +71,19 @@ def make_batches(
       with `x` uint8 [*shape, H, W, C] and `label` [*shape], if there are any.
     """
     num, count = int(np.prod(shape)), len(dataset.x)
-    arrays = Batch(dataset.x, dataset.label)
+    arrays: Any = (dataset.x, dataset.label)
+
+    def stack(arrays: Any, index: Any) -> Batch:
+        taken = jax.tree.map(lambda a: a[index].reshape(*shape, *a.shape[1:]), arrays)
+        return Batch(*taken)
 
     if dataset.x.nbytes <= resident_limit:
         resident = jax.device_put(arrays)
 
-        @jax.jit
-        def gather(arrays: Batch, index: Array) -> Batch:
-            return jax.tree.map(lambda a: a[index].reshape(*shape, *a.shape[1:]), arrays)
-
+        gather = jax.jit(stack)
         return lambda start: gather(resident, order(key, start, num, count))
 
     def fetch(start: int) -> Batch:
-        index = np.asarray(order(key, start, num, count))
-        return jax.tree.map(lambda a: a[index].reshape(*shape, *a.shape[1:]), arrays)
+        return stack(arrays, np.asarray(order(key, start, num, count)))
 
     return fetch

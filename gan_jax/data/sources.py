@@ -37,7 +37,7 @@ def load(config: Config, *, announce: Announce = print) -> Dataset:
     x = images.conform(x, config.size, config.channels)
     if config.held_out >= len(x):
         raise DataError(
-            f"--data.held_out {config.held_out} leaves nothing of {len(x):,} images to train on; "
+            f"--data.held-out {config.held_out} leaves nothing of {len(x):,} images to train on; "
             f"hold out at most {len(x) - 1:,}."
         )
     kept = np.ones(len(x), bool)
@@ -61,7 +61,7 @@ def _check(config: Config) -> None:
     if config.channels not in (None, *get_args(Channels)):
         raise DataError(f"--data.channels {config.channels} is neither 1 (grey) nor 3 (colour).")
     if config.held_out < 0:
-        raise DataError(f"--data.held_out {config.held_out} is negative; give 0 or more images.")
+        raise DataError(f"--data.held-out {config.held_out} is negative; give 0 or more images.")
 
 
 def _read_first(config: Config, announce: Announce) -> tuple[str, Examples]:

@@ -59,7 +59,7 @@ class BatchNorm(nn.Module):
             epsilon=1e-5,
             scale_init=lambda key, shape, dtype=jnp.float32: 1.0 + DCGAN_INIT(key, shape, dtype),
             # Outside a mapped axis (when it is initialised) there is nothing to average over.
-            axis_name=None if self.is_initializing() else self.axis_name,
+            axis_name=None if self.is_initializing() else self.axis_name,  # type: ignore[arg-type]
         )(x)
 
 
