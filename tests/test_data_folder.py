@@ -78,7 +78,11 @@ def test_crop_is_central_and_shrinking_averages(tmp_path):
 def test_modes_that_pillow_would_mangle(tmp_path):
     deep = np.linspace(0, 65_535, 48, dtype=np.uint16).reshape(6, 8)
     write(tmp_path / "deep/a.png", deep)
-    np.testing.assert_array_equal(read(tmp_path / "deep").x[0, ..., 0], deep >> 8)
+    np.testing.assert_array_equal(read(tmp_path / "deep").x[0], (deep >> 8)[..., None])
+
+    veiled = np.stack([GREY[0], np.full_like(GREY[0], 255)], axis=-1)  # grey, with transparency
+    write(tmp_path / "veiled/a.png", veiled)
+    np.testing.assert_array_equal(read(tmp_path / "veiled").x[0], GREY[0][..., None])
 
     clear = np.zeros((6, 8, 4), np.uint8)
     clear[0] = (10, 20, 30, 255)

@@ -119,7 +119,7 @@ def test_own_builder_round_trip(tmp_path, mirror, monkeypatch, read_at_once):
     said = []
     config = Config(source="tfds", dir=tmp_path)
     data = load(config, announce=said.append)
-    np.testing.assert_array_equal(data.x[..., 0], X)
+    np.testing.assert_array_equal(data.x, X[..., None])
     np.testing.assert_array_equal(data.label, LABEL)
     assert data.label.dtype == np.int32
     assert (data.name, data.source) == ("mnist", "tfds")
@@ -211,7 +211,7 @@ def test_tfrecord_is_read_and_its_truncation_noticed(tmp_path, mirror):
     as_tfrecord(folder)
     shutil.rmtree(mirror)
     data = read("mnist", tmp_path)
-    np.testing.assert_array_equal(data.x[..., 0], X)
+    np.testing.assert_array_equal(data.x, X[..., None])
     np.testing.assert_array_equal(data.label, LABEL)
 
     (path,) = folder.glob("*.tfrecord-*")
