@@ -34,9 +34,9 @@ class Config:
 
     out: Path  # where the weights go: npz of float16 arrays
     seed: int = 0  # of weights, order, distortion and dropout
-    epochs: int = 60  # passes over the training digits
+    epochs: int = 60  # passes over the training digits, the first a warm-up: 2 or more
     batch_size: int = 100  # images
-    learning_rate: float = 1e-3  # Adam's, after an epoch of warm-up; then a cosine to zero
+    learning_rate: float = 1e-3  # AdamW's largest; from there a cosine to zero
     dropout: float = 0.3  # share of the 64 features dropped
     shift: float = 1.5  # pixels, the standard deviation of a translation
     turn: float = 0.12  # radians (and shares of the size), the same of rotation and scale

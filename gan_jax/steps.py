@@ -13,12 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gan_jax.objectives import (
-    Objective,
-    discriminator_objective,
-    draw_latents,
-    generator_objective,
-)
+from gan_jax.objectives import Objective, discriminator_objective, draw_latents, generator_objective
 from gan_jax.types import (
     GAN,
     AdversarialLoss,
@@ -204,7 +199,7 @@ def _update(
         model_state=model_state,
         opt_state=opt_state,
     )
-    return updated, metrics, optax.global_norm(gradients)
+    return updated, metrics, optax.tree.norm(gradients)
 
 
 def _varying(tree: PyTree, axis_name: AxisName | None) -> PyTree:
@@ -218,8 +213,9 @@ def _varying(tree: PyTree, axis_name: AxisName | None) -> PyTree:
 
     def cast(leaf: Array) -> Array:
         for name in (axis_name,) if isinstance(axis_name, str) else axis_name:
-            # Refused for what varies already, and for an axis of vmap, which needs no mark.
-            with contextlib.suppress(ValueError):
+            # A ValueError for what varies already; an assertion of JAX's own for an axis of vmap,
+            # which needs no mark.
+            with contextlib.suppress(ValueError, AssertionError):
                 leaf = jax.lax.pcast(leaf, name, to="varying")
         return leaf
 

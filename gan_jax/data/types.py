@@ -8,12 +8,14 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from gan_jax.errors import UserError
+
 Source: TypeAlias = Literal["auto", "tfds", "idx", "embedded", "folder"]
 Channels: TypeAlias = Literal[1, 3]
 Examples: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.int32] | None]
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """The data asked for cannot be had; the message names the flag or file and the remedy."""
 
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-SHA256 = "3c446c2850118817475c180e466af00aff1c926bb5a0016b67d10e0a6f284960"
+SHA256 = "5380af2458f8ea399aed6ea27cc7fdd3e82b4d60de65ca82e28da57431f077d4"
 EXTRACTOR = f"gan_jax digit classifier {SHA256[:8]}"
 
 Weights = Mapping[str, jax.Array]
@@ -48,7 +48,7 @@ def penultimate(weights: Weights, x: jax.Array) -> jax.Array:
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             precision=jax.lax.Precision.HIGHEST,
         )
-        x = jax.nn.relu(x + weights[name + "_bias"])
+        x = jax.nn.relu(x + weights[name + "_bias"][None, None, None])
     x = x.reshape(len(x), -1)
     return jax.nn.relu(_dense(weights, "dense1", x))
 
@@ -98,7 +98,7 @@ def _weights() -> dict[str, NDArray[np.float32]]:
 
 def _dense(weights: Weights, name: str, x: jax.Array) -> jax.Array:
     product = jnp.matmul(x, weights[name], precision=jax.lax.Precision.HIGHEST)
-    return product + weights[name + "_bias"]
+    return product + weights[name + "_bias"][None]
 
 
 _features = jax.jit(penultimate)

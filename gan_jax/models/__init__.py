@@ -2,9 +2,14 @@
 
 from collections.abc import Callable
 
-from gan_jax.models.dcgan import dcgan
-from gan_jax.models.mlp import maxout, mlp
+from gan_jax.models import dcgan, mlp
 from gan_jax.types import GAN
 
-MODELS: dict[str, Callable[..., GAN]] = {"dcgan": dcgan, "mlp": mlp, "maxout": maxout}
+MODELS: dict[str, Callable[..., GAN]] = {
+    "dcgan": dcgan.dcgan,
+    "mlp": mlp.mlp,
+    "maxout": mlp.maxout,
+}
 """Every model by its name, each a function `(shape, *, latent, width, axis_name)`."""
+
+__all__ = ["MODELS", "dcgan", "mlp"]
