@@ -53,9 +53,8 @@ def shard_step(
       UserError: (on a call, before compiling) the devices do not divide the batch.
     """
     devices = jax.devices() if devices is None else devices
-    mesh = jax.sharding.Mesh(np.asarray(devices), (AXIS_NAME,), axis_types=(AxisType.Auto,))
-    whole = NamedSharding(mesh, PartitionSpec())
-    split = NamedSharding(mesh, PartitionSpec(*[None] * batch_axis, AXIS_NAME))
+    whole = _on_every(devices, AXIS_NAME)
+    split = NamedSharding(whole.mesh, PartitionSpec(*[None] * batch_axis, AXIS_NAME))
     # The state's layout is pinned on the way out, so that it comes back in as it went.
     compiled = jax.jit(step, donate_argnums=0 if donate else (), out_shardings=whole)
 
@@ -86,6 +85,7 @@ def pmap_step(
       UserError: (on a call, before compiling) the devices do not divide the batch.
     """
     devices = jax.devices() if devices is None else devices
+    whole = _on_every(devices, axis_name)
     compiled: dict[Any, Step] = {}
 
     def split(leaf: Any) -> Any:
@@ -108,6 +108,8 @@ def pmap_step(
                 devices=devices,
                 donate_argnums=0 if donate else (),
             )
+        # As it comes out, so that the first call's state does not compile the step once more.
+        state = jax.device_put(state, whole)
         return compiled[layout](state, jax.tree.map(split, batch))
 
     return mapped
@@ -124,6 +126,12 @@ def make_step(layout: str, step: Step, *, batch_axis: int = 0) -> Step:
 def num_devices(layout: str) -> int:
     """How many devices a layout named in `AXIS_NAMES` uses."""
     return 1 if layout == "jit" else len(jax.devices())
+
+
+def _on_every(devices: Sequence[jax.Device], axis_name: str) -> NamedSharding:
+    """The sharding of what every device holds whole."""
+    mesh = jax.sharding.Mesh(np.asarray(devices), (axis_name,), axis_types=(AxisType.Auto,))
+    return NamedSharding(mesh, PartitionSpec())
 
 
 def check_divisible(batch: PyTree, batch_axis: int, devices: int) -> None:

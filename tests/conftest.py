@@ -1,0 +1,87 @@
+"""What all tests share: eight CPU devices, no silent rank promotion, no windows, a linear GAN."""
+
+import os
+
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gan_jax import GAN, Network, priors
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def _record(model_state, array):
+    """The last two arrays a network was applied to, for a test to read in its model state."""
+    return {"before": model_state["last"], "last": array}
+
+
+def _linear_generator() -> Network:
+    def init(key, z, label=None):
+        weights = jax.random.normal(key, (z.shape[1], z.shape[1]), z.dtype)
+        blank = jnp.zeros_like(z)
+        params = {"A": weights, "b": jnp.zeros(z.shape[1], z.dtype)}
+        return params, {"before": blank, "last": jnp.copy(blank)}
+
+    def apply(params, model_state, z, label=None, *, train, key=None):
+        return z @ params["A"].T + params["b"][None], _record(model_state, z)
+
+    return Network(init, apply)
+
+
+def _linear_discriminator() -> Network:
+    def init(key, x, label=None):
+        blank = jnp.zeros_like(x)
+        params = {"w": jax.random.normal(key, x.shape[1:], x.dtype), "c": jnp.zeros((), x.dtype)}
+        return params, {"before": blank, "last": jnp.copy(blank)}
+
+    def apply(params, model_state, x, label=None, *, train, key=None):
+        return x @ params["w"] + params["c"], _record(model_state, x)
+
+    return Network(init, apply)
+
+
+@pytest.fixture(scope="session")
+def linear_gan() -> GAN:
+    """x = A z + b against logit = w.x + c, x and z [B, 2]: bare pairs of functions, no Flax.
+
+    Each network's model state holds the last two arrays it was applied to, so that a test sees
+    what a step drew without repeating how it drew it: after a D step, D's are real and fake;
+    after a G step, G's last is z.
+    """
+    return GAN(_linear_generator(), _linear_discriminator(), priors.normal(2))
+
+
+@pytest.fixture
+def slopes():
+    """Each loss's derivatives in the logits, by hand: name -> (real, fake) -> three arrays.
+
+    They are those of D's loss in the real and in the fake logit and of G's loss in the fake one.
+    """
+
+    def sigmoid(t):
+        return 1 / (1 + np.exp(-t))
+
+    def one(t):
+        return np.ones_like(t)
+
+    return {
+        "minimax": lambda r, f: (sigmoid(r) - 1, sigmoid(f), -sigmoid(f)),
+        "non_saturating": lambda r, f: (sigmoid(r) - 1, sigmoid(f), sigmoid(f) - 1),
+        "least_squares": lambda r, f: (r - 1, f, f - 1),
+        "hinge": lambda r, f: (-1.0 * (r < 1), 1.0 * (f > -1), -one(f)),
+        "wasserstein": lambda r, f: (-one(r), one(f), -one(f)),
+    }
+
+
+@pytest.fixture
+def quick_compile():
+    """Spends less on compiling, for tests that compile much and compute little."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)

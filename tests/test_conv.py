@@ -1,0 +1,218 @@
+"""The convolutions against loops, and their derivatives against what autodiff makes of XLA's own.
+
+In float64, where two right ways of computing agree to 1e-10.
+"""
+
+from functools import partial
+from itertools import product
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gan_jax.models import conv as module
+from gan_jax.models.conv import conv, conv_transpose
+
+GEOMETRIES = {
+    "halving": ((6, 4), (4, 4), (2, 2), (1, 1)),
+    "same": ((4, 5), (3, 3), (1, 1), (1, 1)),
+    "remainder": ((8, 7), (3, 2), (2, 3), (1, 0)),  # rows and columns the stride never reaches
+    "gaps": ((7, 8), (2, 1), (3, 2), (0, 0)),  # strides larger than the window
+    "wide padding": ((5, 6), (2, 2), (1, 2), (2, 3)),  # padding larger than the window's edge
+}
+"""(height, width), window, strides, padding."""
+
+pytestmark = pytest.mark.usefixtures("float64", "quick_compile")
+
+
+@pytest.fixture
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+close = partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-10)
+
+
+def draw(*shapes):
+    rng = np.random.default_rng(0)
+    return [jnp.asarray(rng.normal(size=shape)) for shape in shapes]
+
+
+def operands(size, window):
+    """x [2, H, W, 3] and a kernel [kh, kw, 3, 4], which a transposed convolution reads from 4."""
+    return draw((2, *size, 3), (*window, 3, 4))
+
+
+def conv_by_loops(x, kernel, strides, padding):
+    """y[b, i, j, o] = sum over u, v, c of x[b, i s + u - p, j s + v - p, c] kernel[u, v, c, o]."""
+    x = np.pad(x, [(0, 0), *((p, p) for p in padding), (0, 0)])
+    kh, kw = kernel.shape[:2]
+    height, width = (
+        (n - k) // s + 1 for n, k, s in zip(x.shape[1:3], (kh, kw), strides, strict=True)
+    )
+    y = np.zeros((x.shape[0], height, width, kernel.shape[3]))
+    for i, j in np.ndindex(height, width):
+        top, left = i * strides[0], j * strides[1]
+        y[:, i, j] = np.einsum("buvc,uvco->bo", x[:, top : top + kh, left : left + kw], kernel)
+    return y
+
+
+def conv_transpose_by_loops(x, kernel, strides, padding):
+    """Each x[b, i, j] adds its multiple of the kernel at (i s, j s); then the padding is cut."""
+    (kh, kw), (h, w) = kernel.shape[:2], x.shape[1:3]
+    y = np.zeros(
+        (x.shape[0], (h - 1) * strides[0] + kh, (w - 1) * strides[1] + kw, kernel.shape[2])
+    )
+    for i, j in np.ndindex(h, w):
+        top, left = i * strides[0], j * strides[1]
+        y[:, top : top + kh, left : left + kw] += np.einsum("bc,uvoc->buvo", x[:, i, j], kernel)
+    return y[:, padding[0] : y.shape[1] - padding[0], padding[1] : y.shape[2] - padding[1]]
+
+
+def native_conv(x, kernel, *, strides, padding):
+    return jax.lax.conv_general_dilated(
+        x, kernel, strides, [(p, p) for p in padding], dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def native_conv_transpose(x, kernel, *, strides, padding):
+    return jax.lax.conv_transpose(
+        x,
+        kernel,
+        strides,
+        [(k - 1 - p, k - 1 - p) for k, p in zip(kernel.shape[:2], padding, strict=True)],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        transpose_kernel=True,
+    )
+
+
+ALL = list(product([conv, conv_transpose], GEOMETRIES))
+LOOPS = {conv: conv_by_loops, conv_transpose: conv_transpose_by_loops}
+NATIVE = {conv: native_conv, conv_transpose: native_conv_transpose}
+
+
+def arguments(function, geometry):
+    """(x, kernel) and the options of a call."""
+    size, window, strides, padding = GEOMETRIES[geometry]
+    x, kernel = operands(size, window)
+    if function is conv_transpose:
+        x = draw((2, *size, 4))[0]
+    return (x, kernel), {"strides": strides, "padding": padding}
+
+
+@pytest.mark.parametrize(("function", "geometry"), ALL)
+def test_values_are_those_of_loops(function, geometry):
+    inputs, options = arguments(function, geometry)
+    expected = LOOPS[function](*map(np.asarray, inputs), **options)
+    assert min(expected.shape) > 0
+    close(function(*inputs, **options), expected)
+
+
+def derivatives(function, inputs):
+    """First and second derivatives of sum(sin(f(x, w))), in both operands and both nestings."""
+    directions = draw(*(a.shape for a in inputs))
+    gradient = jax.grad(lambda pair: jnp.sum(jnp.sin(function(*pair))))
+    first = gradient(inputs)
+
+    def along(pair):
+        return sum(jnp.sum(g * d) for g, d in zip(gradient(pair), directions, strict=True))
+
+    reverse_over_reverse = jax.grad(along)(inputs)
+    forward_over_reverse = jax.jvp(gradient, (inputs,), (tuple(directions),))[1]
+    forward = jax.jvp(lambda pair: function(*pair), (inputs,), (tuple(directions),))[1]
+    return first, reverse_over_reverse, forward_over_reverse, forward
+
+
+@pytest.mark.parametrize(("function", "geometry"), ALL)
+def test_derivatives_to_second_order_are_those_of_xlas_own(function, geometry):
+    inputs, options = arguments(function, geometry)
+    ours, native = (
+        jax.jit(partial(derivatives, partial(f, **options)))(inputs)
+        for f in (function, NATIVE[function])
+    )
+    jax.tree.map(close, ours, native)
+    close(jax.tree.leaves(ours[1])[0], jax.tree.leaves(ours[2])[0])
+
+
+def test_third_order_too():
+    """d/dt of the second derivative along the same line, sin's own being known: a polynomial.
+
+    f(t) = sum(conv(t x, t w)^2) = t^4 f(1), whose third derivative at 1 is 24 f(1).
+    """
+    inputs, options = arguments(conv_transpose, "halving")
+
+    def f(t):
+        return jnp.sum(jnp.square(conv_transpose(*(t * a for a in inputs), **options)))
+
+    close(jax.jit(jax.grad(jax.grad(jax.grad(f))))(1.0), 24 * f(1.0))
+
+
+@pytest.mark.parametrize("function", [conv, conv_transpose])
+@pytest.mark.parametrize("axes", [(None, 0), (1, None), (0, 3)])
+def test_under_vmap_over_inputs_kernels_or_both(function, axes):
+    """Values and gradients, against one at a time."""
+    inputs, options = arguments(function, "remainder")
+    stacked = [
+        a if axis is None else jnp.stack([a, 2 * a + 1], axis)
+        for a, axis in zip(inputs, axes, strict=True)
+    ]
+    alone = [
+        [a if axis is None else jnp.take(a, i, axis) for a, axis in zip(stacked, axes, strict=True)]
+        for i in range(2)
+    ]
+
+    def both(x, kernel):
+        def loss(*pair):
+            return jnp.sum(jnp.sin(function(*pair, **options)))
+
+        return function(x, kernel, **options), jax.grad(loss, argnums=(0, 1))(x, kernel)
+
+    mapped = jax.jit(jax.vmap(both, in_axes=axes))(*stacked)
+    single = [jax.jit(both)(*pair) for pair in alone]
+    jax.tree.map(close, mapped, jax.tree.map(lambda *leaves: jnp.stack(leaves), *single))
+
+
+@pytest.mark.parametrize("function", [conv, conv_transpose])
+def test_inside_scan_as_outside(function):
+    """Three steps of gradient descent on a kernel, in a compiled loop and one by one."""
+    (x, kernel), options = arguments(function, "halving")
+
+    def descend(w, scale):
+        loss, gradient = jax.value_and_grad(
+            lambda w: jnp.mean(jnp.sin(scale * function(x, w, **options)))
+        )(w)
+        return w - gradient, loss
+
+    scales = jnp.array([1.0, 2.0, 3.0])
+    scanned = jax.jit(partial(jax.lax.scan, descend))(kernel, scales)
+    losses = []
+    for scale in scales:
+        kernel, loss = jax.jit(descend)(kernel, scale)
+        losses.append(loss)
+    jax.tree.map(close, scanned, (kernel, jnp.stack(losses)))
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_the_canonical_form_of_the_kernel_gradient_equals_the_native_one(geometry):
+    size, window, strides, padding = GEOMETRIES[geometry]
+    x, kernel = operands(size, window)
+    (g,) = draw(conv(x, kernel, strides=strides, padding=padding).shape)
+    options = {"strides": strides, "padding": padding, "size": size, "window": window}
+    canonical = module._correlate_canonically(x, g, **options)
+    assert canonical.shape == kernel.shape
+    close(canonical, module._correlate(x, g, **options))
+
+
+@pytest.mark.parametrize(("platform", "transposes"), [("cpu", 3), ("cuda", 0), ("tpu", 0)])
+@pytest.mark.parametrize("function", [conv, conv_transpose])
+def test_only_the_cpu_is_given_the_canonical_form(platform, transposes, function):
+    """Its mark is the exchange of batch and features by hand, of both inputs and the result."""
+    (x, kernel), options = arguments(function, "halving")
+    traced = jax.jit(jax.grad(lambda w: jnp.sum(jnp.sin(function(x, w, **options))))).trace(kernel)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    # A transposed convolution exchanges its kernel's features on every platform.
+    expected = transposes + (function is conv_transpose)
+    assert text.count("stablehlo.transpose") == expected
+    assert ("[f, 0, 1, b]x[i, 0, 1, o]->[0, 1, b, f]" in text) == (platform != "cpu")

@@ -1,0 +1,156 @@
+"""The floors of the house, read from the source: who may import whom, and who knows what."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+FLOORS = [
+    {"types", "errors"},
+    {"keys", "losses", "networks", "priors", "runs", "plots", "parallel", "checkpoint"}
+    | {"models.conv", "data.types", "metrics", "metrics.digits", "metrics.frechet"},
+    {"penalties", "objectives", "models.layers"}
+    | {"data.idx", "data.images", "data.embedded", "data.pipeline"},
+    {"steps", "models.mlp", "models.dcgan", "data.folder", "data.prepare"},
+    {"", "models", "data.tfds"},
+    {"data.sources"},
+    {"data"},
+    {"training"},
+    {"hooks"},
+    {"session"},
+]
+"""The modules of gan_jax from the ground up; "" is the package itself. Each imports from lower
+floors only."""
+
+FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
+
+
+def name_of(path: Path, root: Path = ROOT / "gan_jax") -> str:
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+SOURCES = {name_of(path): path.read_text() for path in (ROOT / "gan_jax").rglob("*.py")}
+EXPERIMENTS = {
+    f"experiments.{name_of(path, ROOT / 'experiments')}": path.read_text()
+    for path in (ROOT / "experiments").rglob("*.py")
+}
+
+
+def imports(source: str) -> set[str]:
+    """All that a source imports, anywhere in it, by full name: `a.b` for `from a import b`."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide the floor they reach for"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def packages(source: str) -> set[str]:
+    """The top-level packages a source imports."""
+    return {name.split(".")[0] for name in imports(source)}
+
+
+def floors_reached(source: str) -> set[str]:
+    """The modules of gan_jax a source imports, by their names in `FLOORS`."""
+    reached = set()
+    for full in imports(source):
+        package, _, name = full.partition(".")
+        if package == "gan_jax":
+            # What is not a module is a name in one.
+            reached.add(name if name in SOURCES else name.rpartition(".")[0])
+    return reached
+
+
+def names(source: str) -> set[str]:
+    """Every identifier in a source, not its strings and comments."""
+    found = set().union(*(full.split(".") for full in imports(source)))
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            found.add(node.attr)
+    return found
+
+
+def test_the_reader_of_imports_sees_them_all():
+    source = """
+import jax.sharding as s
+from gan_jax import losses, from_linen
+def f():
+    from gan_jax.data import idx as other
+    from gan_jax.models.conv import conv
+    import orbax.checkpoint
+    return jax.pmap
+"""
+    assert floors_reached(source) == {"losses", "", "data.idx", "models.conv"}
+    assert packages(source) == {"jax", "gan_jax", "orbax"}
+    assert {"sharding", "pmap", "orbax"} <= names(source)
+
+
+def test_every_module_has_one_floor():
+    assert sum(map(len, FLOORS)) == len(FLOOR)
+    assert {name for name in SOURCES if not name.startswith("theory")} == set(FLOOR)
+
+
+@pytest.mark.parametrize("module", sorted(FLOOR))
+def test_a_module_imports_from_lower_floors_only(module):
+    """So that there is no circle, imports inside functions included."""
+    too_high = {name for name in floors_reached(SOURCES[module]) if FLOOR[name] >= FLOOR[module]}
+    assert not too_high
+
+
+@pytest.mark.parametrize(
+    ("package", "home"), [("orbax", "checkpoint"), ("flax.nnx", None), ("tensorflow", None)]
+)
+def test_a_package_has_one_home(package, home):
+    users = {
+        module
+        for module, source in (SOURCES | EXPERIMENTS).items()
+        if any(f"{name}.".startswith(f"{package}.") for name in imports(source))
+    }
+    assert users == ({home} if home else set())
+
+
+def test_parallel_alone_names_pmap_and_meshes():
+    words = {"pmap", "shard_map", "sharding", "Mesh", "make_mesh", "NamedSharding"}
+    words |= {"PartitionSpec", "AxisType", "distributed", "process_index", "local_devices"}
+    users = {
+        module: names(source) & words
+        for module, source in (SOURCES | EXPERIMENTS).items()
+        if names(source) & words
+    }
+    assert set(users) == {"parallel"}, users
+
+
+def test_theory_reaches_neither_losses_nor_steps():
+    """Not through others either: its word on the code that trains is an outsider's."""
+    reached = {name for name in SOURCES if name.split(".")[0] == "theory"}
+    while further := set().union(*(floors_reached(SOURCES[name]) for name in reached)) - reached:
+        reached |= further
+    assert not reached & {"losses", "steps", "objectives", "penalties"}
+
+
+def test_the_core_needs_none_of_the_extras():
+    """In an interpreter of its own: what the imports bring in, directly or not."""
+    extras = ["orbax", "tqdm", "PIL", "matplotlib", "tensorflow_datasets", "tensorflow"]
+    extras += ["mlxtend", "tensorboardX", "tyro", "array_record"]
+    code = (
+        "import sys, gan_jax, gan_jax.models, gan_jax.parallel, gan_jax.penalties\n"
+        f"print(*[name for name in {extras} if name in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == []
+
+
+@pytest.mark.parametrize("module", sorted(SOURCES | EXPERIMENTS))
+def test_no_module_is_longer_than_300_lines(module):
+    assert len((SOURCES | EXPERIMENTS)[module].splitlines()) <= 300

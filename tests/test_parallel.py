@@ -1,0 +1,281 @@
+"""One pure step under every transformation and on any number of devices: one result.
+
+The networks hold what makes that hard: batch norm, dropout and penalties. The oracle is the
+step compiled for one device. Plain SGD, since Adam hides gradients of a wrong scale.
+"""
+
+from functools import cache, partial
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import gan_jax
+from gan_jax import GAN, Batch, parallel, penalties, priors
+from gan_jax.errors import UserError
+from gan_jax.losses import non_saturating
+from gan_jax.models.layers import BatchNorm, Conv, ConvTranspose, Dropout
+
+NUM_STEPS, BATCH, N_CRITIC = 10, 16, 2
+TX = optax.sgd(0.2)
+AXIS_OF_EXAMPLES = {"discriminator": 0, "generator": 0, "train": 1}
+"""The kinds of step, and where their batches count examples."""
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
+class Generator(nn.Module):
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, z, *, train):
+        x = nn.Dense(4 * 4 * 2)(z).reshape(-1, 4, 4, 2)
+        x = nn.relu(BatchNorm(self.axis_name)(x, train=train))
+        return jnp.tanh(ConvTranspose(1)(x))
+
+
+class Discriminator(nn.Module):
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        x = nn.leaky_relu(BatchNorm(self.axis_name)(Conv(2)(x), train=train), 0.2)
+        x = Dropout(0.3, self.axis_name)(x, train=train)
+        return nn.Dense(1)(x.reshape(x.shape[0], -1))[:, 0]
+
+
+def make_gan(axis_name=None):
+    return GAN(
+        gan_jax.from_linen(Generator(axis_name)),
+        gan_jax.from_linen(Discriminator(axis_name)),
+        priors.normal(3),
+    )
+
+
+def build(kind, axis_name=None):
+    """A pure step of a kind, which raises if it is traced twice."""
+    gan = make_gan(axis_name)
+    at_segment = (partial(penalties.gradient_penalty, axis_name=axis_name), 0.1)
+    d_step = gan_jax.make_discriminator_step(
+        gan,
+        non_saturating,
+        TX,
+        # Once is enough for the second, which takes long to compile.
+        penalties=[(penalties.r1, 0.1), *([at_segment] if kind == "discriminator" else [])],
+        axis_name=axis_name,
+    )
+    g_step = gan_jax.make_generator_step(
+        gan, non_saturating, TX, ema_decay=0.5, axis_name=axis_name
+    )
+    steps = {
+        "discriminator": d_step,
+        "generator": g_step,
+        "train": gan_jax.make_train_step(d_step, g_step, n_critic=N_CRITIC),
+    }
+
+    chex.clear_trace_counter()  # which counts by the function's place in the source
+    return chex.assert_max_traces(steps[kind], n=1)
+
+
+def batches(kind):
+    leading = (NUM_STEPS, N_CRITIC) if kind == "train" else (NUM_STEPS,)
+    x = jax.random.uniform(jax.random.key(1), (*leading, BATCH, 8, 8, 1), minval=-1.0)
+    return Batch(np.asarray(x))
+
+
+@jax.jit
+def first_state(seed):
+    batch = Batch(jnp.zeros((BATCH, 8, 8, 1)))
+    return gan_jax.init(make_gan(), TX, TX, jax.random.key(seed), batch)
+
+
+def run(kind, wrapped, seed=0):
+    """The state and metrics after ten calls of a wrapped step, on the host."""
+    state = first_state(seed)
+    for x in batches(kind).x:
+        state, metrics = wrapped(state, Batch(x))
+    return on_host(state, metrics)
+
+
+def on_host(state, metrics):
+    return jax.device_get((state.replace(key=jax.random.key_data(state.key)), metrics))
+
+
+@cache
+def one_device(kind):
+    """The oracle: three seeds on one device."""
+    step = parallel.jit_step(build(kind))
+    return [run(kind, step, seed) for seed in range(3)]
+
+
+def assert_close(actual, expected):
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=2e-5), actual, expected)
+
+
+def wrap(layout, kind):
+    """The step of a kind, on 8 devices."""
+    axis = AXIS_OF_EXAMPLES[kind]
+    if layout in parallel.AXIS_NAMES:
+        step = build(kind, parallel.AXIS_NAMES[layout])
+        return parallel.make_step(layout, step, batch_axis=axis)
+    if layout == "vmap":  # the batch split over a vmapped axis
+        step = jax.vmap(
+            build(kind, "shards"), in_axes=(None, axis), out_axes=None, axis_name="shards"
+        )
+        compiled = jax.jit(step)
+
+        def split(x):
+            return x.reshape(*x.shape[:axis], 8, -1, *x.shape[axis + 1 :])
+
+        return lambda state, batch: compiled(state, Batch(split(batch.x)))
+    names, sizes = ("rows", "columns"), (4, 2)
+    if "two axes" not in layout:
+        names, sizes = ("devices",), (8,)
+    mesh = jax.make_mesh(sizes, names, axis_types=(AxisType.Auto,) * len(sizes))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    mapped = jax.shard_map(
+        build(kind, names if len(names) > 1 else names[0]),
+        mesh=mesh,
+        in_specs=(PartitionSpec(), PartitionSpec(*[None] * axis, names)),
+        out_specs=PartitionSpec(),
+        check_vma="unchecked" not in layout,
+    )
+    compiled = jax.jit(mapped, donate_argnums=0)
+    return lambda state, batch: compiled(jax.device_put(state, everywhere), batch)
+
+
+LAYOUTS = [
+    *((kind, layout) for kind in AXIS_OF_EXAMPLES for layout in ("shard", "pmap", "shard_map")),
+    # What these add to the others does not depend on the kind of step.
+    ("discriminator", "shard_map, two axes"),
+    ("generator", "shard_map, unchecked"),
+    ("generator", "vmap"),
+]
+
+
+@pytest.mark.parametrize(("kind", "layout"), LAYOUTS)
+def test_eight_devices_do_what_one_does_and_trace_the_step_once(kind, layout):
+    """The whole state and the metrics after ten steps, within 2e-5."""
+    assert jax.device_count() == 8
+    assert_close(run(kind, wrap(layout, kind)), one_device(kind)[0])
+
+
+@pytest.mark.parametrize("kind", AXIS_OF_EXAMPLES)
+def test_the_oracle_moves_far(kind):
+    """Far enough that a wrong scale, mask or statistic would show above 2e-5."""
+    state, _ = one_device(kind)[0]
+    for role in ["discriminator", "generator"]:
+        if kind in (role, "train"):
+            player, before = getattr(state, role), getattr(first_state(0), role)
+            moves = jax.tree.map(lambda a, b: np.abs(a - b).max(), player.params, before.params)
+            assert min(jax.tree.leaves(moves)) > 1e-3
+
+
+@pytest.mark.parametrize("kind", AXIS_OF_EXAMPLES)
+def test_a_scan_of_ten_steps_is_ten_steps(kind):
+    state, metrics = jax.jit(partial(jax.lax.scan, build(kind)))(first_state(0), batches(kind))
+    last = jax.tree.map(lambda leaf: leaf[-1], metrics)
+    assert_close(on_host(state, last), one_device(kind)[0])
+
+
+@pytest.mark.parametrize("kind", AXIS_OF_EXAMPLES)
+def test_an_ensemble_under_vmap_is_each_member_alone(kind):
+    states = jax.vmap(first_state)(jnp.arange(3))
+    step = jax.jit(jax.vmap(build(kind), in_axes=(0, None)))
+    for x in batches(kind).x:
+        states, metrics = step(states, Batch(x))
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *one_device(kind))
+    assert_close(on_host(states, metrics), stacked)
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "num"),
+    [
+        (parallel.pmap_step, 1),
+        (parallel.pmap_step, 4),
+        (parallel.shard_step, 1),
+        (parallel.shard_step, 2),
+        (parallel.shard_step, 4),
+    ],
+)
+def test_the_number_of_devices_does_not_matter(wrapper, num):
+    step = build("generator", parallel.AXIS_NAME if wrapper is parallel.pmap_step else None)
+    wrapped = wrapper(step, devices=jax.devices()[:num])
+    assert_close(run("generator", wrapped), one_device("generator")[0])
+
+
+# What the wrappers promise
+
+
+WRAPPERS = [parallel.jit_step, parallel.pmap_step, parallel.shard_step]
+
+
+def toy_step(state, batch):
+    return jax.tree.map(lambda leaf: leaf + 1, state), {}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("donate", [True, False])
+def test_the_state_passed_in_is_gone_only_if_donated(wrapper, donate):
+    step = wrapper(toy_step, donate=donate)
+    first = {"a": jnp.arange(4.0), "b": jnp.ones((2, 2))}
+    second, _ = step(first, jnp.zeros(8))
+    third, _ = step(second, jnp.zeros(8))
+    for state in (first, second):
+        assert all(leaf.is_deleted() == donate for leaf in jax.tree.leaves(state))
+    np.testing.assert_array_equal(third["a"], np.arange(4.0) + 2)
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS[1:])
+@pytest.mark.parametrize(
+    ("shape", "axis", "nearest"),
+    [((9, 2), 0, "8 or 16"), ((8, 20), 1, "16 or 24"), ((2, 3, 5), 1, "8")],
+)
+def test_a_batch_the_devices_do_not_divide_is_refused_before_tracing(wrapper, shape, axis, nearest):
+    traced = []
+    step = wrapper(lambda state, batch: traced.append(1) or (state, {}), batch_axis=axis)
+    message = f"batch of {shape[axis]} cannot be split over 8 devices: make it {nearest},"
+    with pytest.raises(UserError, match=message):
+        step(jnp.zeros(2), Batch(jnp.zeros(shape)))
+    assert not traced
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS[1:])
+def test_each_device_works_on_its_own_eighth(wrapper):
+    """The examples are split in order; a leaf without that axis goes to every device whole."""
+    shapes = []
+
+    def step(state, batch):
+        shapes.append((batch["x"].shape, batch["scale"].shape))
+        total = jnp.sum(batch["x"] * batch["scale"])
+        if wrapper is parallel.pmap_step:
+            position = 10.0 ** jax.lax.axis_index(parallel.AXIS_NAME)
+            total = jax.lax.psum(total * position, parallel.AXIS_NAME)
+        return state, total
+
+    batch = {"x": jnp.repeat(jnp.arange(1.0, 9.0), 2), "scale": jnp.float32(0.5)}
+    _, total = wrapper(step, donate=False)(jnp.zeros(1), batch)
+    if wrapper is parallel.pmap_step:
+        assert shapes == [((2,), ())]
+        assert total == 87654321
+    else:
+        assert shapes == [((16,), ())]
+        assert total == 36
+
+
+def test_shard_step_keeps_the_state_on_every_device():
+    state, _ = parallel.shard_step(toy_step)(jnp.zeros(3), jnp.zeros((16, 2)))
+    assert len(state.sharding.device_set) == 8
+    assert state.is_fully_replicated
+
+
+@pytest.mark.parametrize(("layout", "num"), [("jit", 1), ("pmap", 8), ("shard", 8)])
+def test_layouts_use_all_devices_but_jit(layout, num):
+    assert parallel.num_devices(layout) == num
+    state, _ = parallel.make_step(layout, toy_step)(jnp.zeros(3), jnp.zeros(8))
+    assert len(state.sharding.device_set) == num
