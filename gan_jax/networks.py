@@ -12,7 +12,8 @@ def from_linen(module: nn.Module) -> Network:
     """The pure functions of a Flax Linen module.
 
     The module is called as `module(x)`, with `label=` and `train=` added if its `__call__` takes
-    arguments of these names: a module without `label` ignores labels. Every collection but
+    arguments of these names (a catch-all `**kwargs` does not count): a module without `label`
+    ignores labels. Every collection but
     `params` is `model_state`. All its random draws come from the step's key.
 
     `nn.Dropout` draws one mask for the batch it sees, so under a mapped axis every shard would
@@ -20,13 +21,12 @@ def from_linen(module: nn.Module) -> Network:
     `nn.BatchNorm` its own `axis_name`.
     """
     parameters = inspect.signature(type(module).__call__).parameters
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
     def accepted(**arguments: Any) -> dict[str, Any]:
         return {
             name: value
             for name, value in arguments.items()
-            if value is not None and (takes_any or name in parameters)
+            if value is not None and name in parameters
         }
 
     def init(key: Array, x: Array, label: Array | None = None) -> tuple[PyTree, PyTree]:

@@ -17,6 +17,7 @@ def dcgan(
     *,
     latent: int = 100,
     width: int = 64,
+    discriminator_norm: bool = True,
     axis_name: AxisName | None = None,
 ) -> GAN:
     """A generator of transposed convolutions against its mirror image; z ~ N(0, I).
@@ -28,6 +29,8 @@ def dcgan(
       shape: [H, W, C] of one image: H = W = 28, 32 or 64.
       latent: the dimensions of z.
       width: the features of the level nearest to the image; each further level has twice as many.
+      discriminator_norm: whether D has batch norm. Without it D judges each image by itself, and
+        a gradient penalty is what it says; with it D compares batches, and trains without one.
       axis_name: the mapped axis, if any, that the batch is split over (for batch norm).
 
     Raises:
@@ -42,7 +45,7 @@ def dcgan(
     widths = tuple(width * 2**level for level in range(_LEVELS[side]))
     return GAN(
         generator=from_linen(_Generator(side, channels, widths[::-1], axis_name)),
-        discriminator=from_linen(_Discriminator(widths, axis_name)),
+        discriminator=from_linen(_Discriminator(widths, discriminator_norm, axis_name)),
         prior=priors.normal(latent),
     )
 
@@ -67,13 +70,14 @@ class _Generator(nn.Module):
 
 class _Discriminator(nn.Module):
     widths: tuple[int, ...]
+    norm: bool
     axis_name: AxisName | None
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         for level, features in enumerate(self.widths):
-            x = Conv(features)(x)
-            if level > 0:
+            x = Conv(features, use_bias=not self.norm)(x)
+            if self.norm and level > 0:
                 x = BatchNorm(self.axis_name)(x, train=train)
             x = nn.leaky_relu(x, 0.2)
         return nn.Dense(1, kernel_init=DCGAN_INIT)(x.reshape(x.shape[0], -1))[:, 0]

@@ -13,12 +13,14 @@ DCGAN_INIT = nn.initializers.normal(0.02)
 
 
 class Conv(nn.Module):
-    """A strided convolution without bias: [B, H, W, I] -> [B, h, w, features].
+    """A strided convolution: [B, H, W, I] -> [B, h, w, features].
 
-    The defaults halve even sizes: a 4x4 kernel, stride 2, padding 1.
+    The defaults halve even sizes: a 4x4 kernel, stride 2, padding 1; and have no bias, as before
+    a batch norm.
     """
 
     features: int
+    use_bias: bool = False
     window: tuple[int, int] = (4, 4)
     strides: tuple[int, int] = (2, 2)
     padding: tuple[int, int] = (1, 1)
@@ -26,7 +28,10 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", DCGAN_INIT, (*self.window, x.shape[-1], self.features))
-        return conv.conv(x, kernel, strides=self.strides, padding=self.padding)
+        y = conv.conv(x, kernel, strides=self.strides, padding=self.padding)
+        if not self.use_bias:
+            return y
+        return y + self.param("bias", nn.initializers.zeros, (1, 1, 1, self.features))
 
 
 class ConvTranspose(nn.Module):

@@ -1,0 +1,48 @@
+"""The notebooks run as they stand, with small settings in place of the cells tagged `parameters`."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+
+SMALL = {
+    "quickstart.ipynb": [
+        """from pathlib import Path
+from experiments import mnist
+from gan_jax import data
+
+every = {"log_every": 10, "sample_every": 10, "checkpoint_every": 10}
+embedded = data.Config(source="embedded")
+config = mnist.Config(workdir=Path("run"), num_steps=20, width=8, data=embedded, **every)""",
+        "ring_steps = 20",
+    ]
+}
+"""Notebook -> what its parameter cells become, in order."""
+
+
+def test_every_notebook_is_here():
+    assert {path.name for path in NOTEBOOKS.glob("*.ipynb")} == SMALL.keys()
+
+
+@pytest.mark.parametrize("name", sorted(SMALL))
+# Jupyter's own libraries warn of one another.
+@pytest.mark.filterwarnings("default")
+def test_notebook_runs(name, tmp_path):
+    notebook = nbformat.read(NOTEBOOKS / name, as_version=4)
+    tagged = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    for cell, source in zip(tagged, SMALL[name], strict=True):
+        cell.source = source
+    client = NotebookClient(
+        notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}
+    )
+    client.execute()
+    pictures = [
+        output
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if any(kind.startswith("image/") for kind in output.get("data", {}))
+    ]
+    assert len(pictures) >= 4
