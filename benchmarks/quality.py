@@ -1,20 +1,24 @@
 """How far generated digits are from held-out ones, beside how far real digits are.
 
-`python -m benchmarks.quality ours=samples.npz pytorch=torch_seed0.npz ...` prints one row for
-real training digits and one per file, an npz with `x` uint8 [N, 28, 28, 1]
-(`experiments.sample` and `benchmarks.torch_dcgan` write such). Every row compares as many images
-with the same held-out digits, so that what the distance owes to the sample size is in every row.
+`python -m benchmarks.quality ours=samples.npz pytorch=torch_seed0.npz ...` prints one row for real
+training digits, one for an untrained generator and one per file, an npz with `x` uint8 [N, 28, 28,
+1] (`experiments.sample` and `benchmarks.torch_dcgan` write such). Every row compares as many
+images with the same held-out digits, so that what the distance owes to the sample size is in every
+row.
 """
 
 import dataclasses
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
+import jax
 import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from gan_jax import data
+from experiments import mnist
+from gan_jax import data, sample
+from gan_jax.data.pipeline import quantize
 from gan_jax.metrics import digits
 from gan_jax.metrics.frechet import frechet_distance, statistics
 
@@ -97,6 +101,12 @@ def load_samples(argument: str, count: int) -> tuple[str, NDArray[np.uint8]]:
     return name, x[:count]
 
 
+def untrained_samples(count: int) -> NDArray[np.uint8]:
+    """What the generator of `experiments.mnist` makes before its first step."""
+    gan, state, _ = mnist.build(mnist.Config())
+    return np.asarray(quantize(sample(gan, state, jax.random.key(0), count)))
+
+
 def main(config: Config) -> list[Row]:
     """Prints the table, real digits first, and returns its rows."""
     samples = [load_samples(argument, config.count) for argument in config.samples]
@@ -106,6 +116,7 @@ def main(config: Config) -> list[Row]:
     if config.export is not None:
         np.savez_compressed(config.export, x=dataset.x)
     samples.insert(0, ("real training digits", dataset.x[: config.count]))
+    samples.append(("untrained generator", untrained_samples(config.count)))
     rows = [measure(config, name, x, dataset.held_out) for name, x in samples]
     print(table(rows, len(dataset.held_out)))
     return rows

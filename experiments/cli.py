@@ -27,3 +27,6 @@ def run(main: Callable[[Config], Any], config: type[Config], description: str) -
     except Interrupted as stop:
         print(f"stopped by {stop}, saved. The same command resumes.", file=sys.stderr)
         sys.exit(128 + stop.signum)
+    except KeyboardInterrupt:  # before training began, or for the second time
+        print("stopped", file=sys.stderr)
+        sys.exit(130)

@@ -6,7 +6,7 @@ curves.png, metrics.jsonl, checkpoints/ and summary.json. The same command resum
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -38,9 +38,9 @@ class Config:
 
     workdir: Path = Path("runs/mnist")
     """The run's folder. A run that is there already is resumed."""
-    num_steps: int = 4000
+    num_steps: int = 5000
     """Updates of the generator."""
-    batch_size: int = 64
+    batch_size: int = 32
     """Real images in a minibatch, and as many fake ones; over all devices."""
     n_critic: int = 1
     """Updates of the discriminator for each one of the generator (k of Algorithm 1)."""
@@ -53,20 +53,22 @@ class Config:
     model: Literal["dcgan", "mlp", "maxout"] = "dcgan"
     """The two networks; maxout is that of the 2014 paper."""
     width: int | None = None
-    """Features of the widest-resolution level (dcgan) or of a layer; None: the model's own."""
-    latent: int = 100
+    """Features of the level nearest to the image (dcgan), or of a layer; None: the model's own."""
+    discriminator_norm: bool = False
+    """Whether dcgan's discriminator has batch norm too, as in the 2016 paper."""
+    latent: int = 32
     """Dimensions of the noise z."""
-    generator_lr: float = 2e-4
+    generator_lr: float = 1e-3
     """Adam's learning rate for the generator."""
-    discriminator_lr: float = 2e-4
+    discriminator_lr: float = 1e-3
     """Adam's learning rate for the discriminator."""
-    b1: float = 0.5
+    b1: float = 0.0
     """Adam's decay of the gradient's mean."""
-    b2: float = 0.999
+    b2: float = 0.99
     """Adam's decay of the gradient's square."""
-    r1: float = 0.0
+    r1: float = 0.5
     """Weight gamma of the R1 penalty, gamma/2 |grad D|^2 on real images; 0: none."""
-    ema_decay: float = 0.999
+    ema_decay: float = 0.998
     """Of the moving average of the generator's weights that samples are drawn with."""
     data: datasets.Config = dataclasses.field(default_factory=datasets.Config)
     """Where the images come from."""
@@ -124,9 +126,16 @@ def build(
     config: Config, axis_name: str | None = None, shape: tuple[int, int, int] = (28, 28, 1)
 ) -> tuple[GAN, TrainState, StepFn]:
     """The networks, the first state and the pure train step, for images of a shape [H, W, C]."""
-    sizes = {} if config.width is None else {"width": config.width}
+    options: dict[str, Any] = {} if config.width is None else {"width": config.width}
+    if config.model == "dcgan":
+        options["discriminator_norm"] = config.discriminator_norm
     try:
-        gan = MODELS[config.model](shape, latent=config.latent, axis_name=axis_name, **sizes)
+        gan = MODELS[config.model](
+            shape,
+            latent=config.latent,
+            axis_name=axis_name,
+            **options,
+        )
     except ValueError as error:
         raise UserError(f"--model {config.model}: {error}") from None
     loss = LOSSES[config.loss]
@@ -160,15 +169,17 @@ def main(config: Config) -> TrainState:
     from gan_jax import session
 
     check(config)
+    session.check_schedule(config.log_every, config.sample_every, config.checkpoint_every)
+    session.check_batch_size(config.batch_size, config.parallel)
     dataset = datasets.load(config.data)
-    shape = dataset.x.shape[1:]
-    gan, state, step = build(config, AXIS_NAMES[config.parallel], shape)
+    session.check_batch_size(config.batch_size, config.parallel, dataset)
     settings = {
         "experiment": "mnist",
         "config": dataclasses.asdict(config),
         "data": session.describe(dataset),
     }
     folder = RunFolder(config.workdir, settings, frozenset(f"config.{name}" for name in FREE))
+    gan, state, step = build(config, AXIS_NAMES[config.parallel], dataset.x.shape[1:])
     return session.train(
         gan,
         state,

@@ -1,7 +1,12 @@
 """Checkpoints of a whole state, verified when read. The only module that knows Orbax."""
 
+import gc
 import hashlib
-from collections.abc import Callable
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +20,7 @@ _POLICIES = ocp.training.save_decision_policies, ocp.training.preservation_polic
 
 
 class CheckpointError(RuntimeError):
-    """There are checkpoints, and none of them can be read."""
+    """A state cannot be saved, or nothing that was saved can be read."""
 
 
 class Checkpoints:
@@ -35,6 +40,8 @@ class Checkpoints:
         self.folder = folder.absolute()
         self._decision = _POLICIES[0].FixedIntervalPolicy(1)
         self._keep = keep
+        self._pending: Any = None
+        self._failed = False
         self._open()
 
     def _open(self) -> None:
@@ -57,17 +64,32 @@ class Checkpoints:
           CheckpointError: the folder already has this step or a later one.
         """
         host = _to_host(state)
-        pending = self._checkpointer.save_async(
-            step, host, custom_metadata={"sha256": _digest(host)}
-        )
-        if pending is None:
+        self.wait()
+        if all(step > saved for saved in self.steps):
+            self._pending = self._checkpointer.save_async(
+                step, host, custom_metadata={"sha256": _digest(host)}
+            )
+        if self._pending is None:
             raise CheckpointError(
                 f"{self.folder} already holds step {max(self.steps)}: step {step} was not saved"
             )
 
     def wait(self) -> None:
-        """Returns when everything begun is safely on disk."""
-        self._checkpointer.wait()
+        """Returns when everything begun is safely on disk.
+
+        Raises:
+          CheckpointError: it could not be saved; the checkpoints before it are still there.
+        """
+        pending, self._pending = self._pending, None
+        try:
+            if pending is not None:
+                pending.result()  # more than waiting: it ends Orbax's thread and has its error
+        except Exception as error:  # whatever a full or failing disk makes its writer raise
+            self._failed = True
+            raise CheckpointError(
+                f"a checkpoint could not be saved in {self.folder} ({_first_line(error)}): make "
+                "room there; the same command resumes from the last one that was"
+            ) from error
 
     def restore(
         self, template: PyTree, announce: Callable[[str], None] = print
@@ -87,37 +109,56 @@ class Checkpoints:
         Raises:
           CheckpointError: nothing that was saved can be read.
         """
+        self.wait()
+        abstract = jax.tree.map(
+            lambda leaf: np.empty(leaf.shape, leaf.dtype), jax.eval_shape(_key_data, template)
+        )
         steps = self.steps
         for step in reversed(steps):
-            try:
-                return step, self._load(step, template)
-            except Exception as error:  # whatever a damaged file makes its reader raise
-                reason = error.__cause__ or error
-                outcome = "passed over" if self._keep is None else self._set_aside(step)
-                announce(
-                    f"checkpoint {step} cannot be read ({type(reason).__name__}: "
-                    f"{_first_line(reason)}): {outcome}"
-                )
+            with _quiet():
+                loaded, reason = self._try_load(step, abstract)
+            if not reason:
+                return step, jax.tree.map(_like, template, loaded)
+            outcome = "passed over" if self._keep is None else self._set_aside(step)
+            announce(f"checkpoint {step} cannot be read ({reason}): {outcome}")
         if steps:
+            remedy = (
+                "put back a good copy, or train again"
+                if self._keep is None
+                else f"put back a good copy of what is now in {self.folder.parent / 'corrupt'}; "
+                "else the same command starts from the beginning"
+            )
             raise CheckpointError(
-                f"none of the checkpoints of steps {steps} in {self.folder} can be read; "
-                "once they are out of that folder, the same command starts from the beginning"
+                f"none of the checkpoints of steps {steps} in {self.folder} can be read: {remedy}"
             )
         return None
 
     def close(self) -> None:
         """Waits for the last save and lets go of the folder."""
-        self._checkpointer.close()
+        try:
+            self.wait()
+        finally:
+            with suppress(Exception) if self._failed else nullcontext():
+                self._checkpointer.close()  # raises once more what failed
 
-    def _load(self, step: int, template: PyTree) -> PyTree:
-        abstract = jax.tree.map(
-            lambda leaf: np.empty(leaf.shape, leaf.dtype), jax.eval_shape(_key_data, template)
-        )
+    def _try_load(self, step: int, abstract: PyTree) -> tuple[PyTree, str]:
+        """What was saved and "", or None and what is wrong with it."""
+        try:
+            return self._load(step, abstract), ""
+        except Exception as error:  # whatever a damaged file makes its reader raise
+            cause = error.__cause__ or error
+            reason = f"{type(cause).__name__}: {_first_line(cause)}"
+        # Orbax abandons its other reads when one fails. Let them end while that is not reported.
+        time.sleep(0.2)
+        gc.collect()
+        return None, reason
+
+    def _load(self, step: int, abstract: PyTree) -> PyTree:
         loaded = self._checkpointer.load(step, abstract)
         expected = (self._checkpointer.metadata(step).custom_metadata or {}).get("sha256")
         if _digest(loaded) != expected:
             raise ValueError("its contents are not those that were saved")
-        return jax.tree.map(_like, template, loaded)
+        return loaded
 
     def _set_aside(self, step: int) -> str:
         corrupt = self.folder.parent / "corrupt"
@@ -126,6 +167,22 @@ class Checkpoints:
         self._checkpointer.close()
         self._open()
         return f"moved to {kept}"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps what Orbax and its threads say of a damaged file from the user: `restore` says it."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    before = sys.unraisablehook, [logger.disabled for logger in loggers]
+    sys.unraisablehook = lambda _: None
+    for logger in loggers:
+        logger.disabled = True
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before[0]
+        for logger, disabled in zip(loggers, before[1], strict=True):
+            logger.disabled = disabled
 
 
 def _is_key(leaf: Any) -> bool:
@@ -142,9 +199,8 @@ def _to_host(tree: PyTree) -> PyTree:
 
 def _like(template: Any, saved: np.ndarray) -> Any:
     if _is_key(template):
-        return jax.random.wrap_key_data(
-            jax.numpy.asarray(saved), impl=jax.random.key_impl(template)
-        )
+        impl = jax.random.key_impl(jax.numpy.empty((), template.dtype))
+        return jax.random.wrap_key_data(jax.numpy.asarray(saved), impl=impl)
     return jax.numpy.asarray(saved)
 
 

@@ -16,7 +16,8 @@ Record = dict[str, Any]
 class RunFolder:
     """`config.json`, `metrics.jsonl`, `samples/`, `checkpoints/` and `summary.json` of one run.
 
-    A folder is made by the first run in it, and goes on only with the same settings.
+    A folder goes on only with the settings of the first run in it. Nothing is written before
+    `create`.
 
     Args:
       path: of the folder.
@@ -29,32 +30,40 @@ class RunFolder:
 
     def __init__(self, path: Path, settings: Record, free: frozenset[str] = frozenset()) -> None:
         self.path = path.absolute()
-        settings = json.loads(json.dumps(settings, default=str))
-        config = self.path / "config.json"
-        if config.exists():
-            _check_same(self.path, read_config(self.path), settings, free)
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        self._settings = json.loads(json.dumps(settings, default=str))
+        self._config = self.path / "config.json"
+        if self._config.exists():
+            _check_same(self.path, read_config(self.path), self._settings, free)
+        elif self.path.exists() and not _is_blank(self.path):
             raise UserError(
                 f"--workdir {path} exists and is not a run's folder (it has no config.json): "
                 "choose another, or empty it yourself"
             )
         self.samples = self.path / "samples"
-        self.samples.mkdir(parents=True, exist_ok=True)
         self.checkpoints = self.path / "checkpoints"
         self._metrics = self.path / "metrics.jsonl"
-        write_json(config, settings)
+
+    def create(self) -> None:
+        """Makes the folder, or notes the free settings of this visit."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not self._config.exists() or read_config(self.path) != self._settings:
+            write_json(self._config, self._settings)  # first: without it the rest is not a run's
+        self.samples.mkdir(exist_ok=True)
 
     def is_complete(self, step: int) -> bool:
         """Whether a visit ended at this step and left its summary."""
-        summary = self.path / "summary.json"
-        return summary.exists() and json.loads(summary.read_text())["step"] == step
+        try:
+            summary = json.loads((self.path / "summary.json").read_text())
+            return bool(summary["step"] == step)
+        except (FileNotFoundError, ValueError, KeyError, TypeError):  # none, or a damaged one
+            return False
 
     def metrics(self) -> list[Record]:
         """The records logged so far; a line cut off by a crash is left out."""
         if not self._metrics.exists():
             return []
         records = []
-        for line in self._metrics.read_text().splitlines():
+        for line in self._metrics.read_text(errors="replace").splitlines():
             try:
                 records.append(json.loads(line))
             except json.JSONDecodeError:
@@ -99,6 +108,11 @@ def read_config(path: Path) -> Record:
     if not isinstance(settings, dict):
         raise UserError(f"{file} is damaged (no JSON object): restore it, or use a new folder")
     return settings
+
+
+def _is_blank(path: Path) -> bool:
+    """Whether a path is a folder with nothing in it but, at most, a `config.json` cut short."""
+    return path.is_dir() and all(entry.name == "config.json.tmp" for entry in path.iterdir())
 
 
 def write_json(path: Path, value: Record) -> None:

@@ -66,13 +66,9 @@ def train(
       UserError: bad input, before anything is compiled; or training left the finite numbers.
       Interrupted: a signal ended the run early; it can be resumed.
     """
-    for name, every in (("sample_every", sample_every), ("checkpoint_every", checkpoint_every)):
-        if every % log_every:
-            raise UserError(
-                f"--{name.replace('_', '-')} must be a multiple of --log-every ({log_every}), "
-                f"got {every}"
-            )
-    parallel.check_batch_size(batch_size, parallel.num_devices(layout))
+    check_schedule(log_every, sample_every, checkpoint_every)
+    check_batch_size(batch_size, layout, dataset)
+    folder.create()
 
     with ExitStack() as stack:
         checkpoints = stack.enter_context(
@@ -122,6 +118,28 @@ def train(
 
     _finish(folder, dataset, max(start, num_steps), announce)
     return jax.device_put(state, jax.devices()[0])
+
+
+def check_schedule(log_every: int, sample_every: int, checkpoint_every: int) -> None:
+    """Raises `UserError` unless the grids and the checkpoints fall on ends of chunks."""
+    for name, every in (("sample", sample_every), ("checkpoint", checkpoint_every)):
+        if every % log_every:
+            raise UserError(
+                f"--{name}-every must be a multiple of --log-every ({log_every}), got {every}"
+            )
+
+
+def check_batch_size(batch_size: int, layout: str, dataset: Dataset | None = None) -> None:
+    """Raises `UserError` unless the devices divide a batch, and the data set has enough for one."""
+    try:
+        parallel.check_batch_size(batch_size, parallel.num_devices(layout))
+    except UserError as error:
+        raise UserError(f"--batch-size {batch_size}: {error} (--parallel jit)") from None
+    if dataset is not None and batch_size > len(dataset.x):
+        raise UserError(
+            f"--batch-size {batch_size} is more than the {len(dataset.x)} images of "
+            f"{dataset.name} ({dataset.source}): make it smaller, or use more images"
+        )
 
 
 def describe(dataset: Dataset) -> Record:

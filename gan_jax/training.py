@@ -109,7 +109,7 @@ def run(
     Raises:
       Interrupted: SIGINT or SIGTERM came; the hooks have seen the last chunk.
     """
-    step, unfinished = start, list[Finish]()
+    step, stop, unfinished = start, False, list[Finish]()
     with _signals() as received:
         while step < num_steps:
             num = min(chunk_length - step % chunk_length, num_steps - step)
@@ -117,16 +117,17 @@ def run(
             step += num
             for finish in unfinished:
                 finish()
-            last = step == num_steps or bool(received)
+            stop = bool(received)  # asked once: a signal during the hooks is for the next chunk
+            last = stop or step == num_steps
             metrics = {name: values[:num] for name, values in metrics.items()}
             unfinished = [
                 hook.start(step, state, metrics) for hook in hooks if last or step % hook.every == 0
             ]
-            if received:
+            if stop:
                 break
         for finish in unfinished:
             finish()
-        if received and step < num_steps:
+        if stop and step < num_steps:
             raise Interrupted(received[0], step)
     return state
 

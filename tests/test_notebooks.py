@@ -1,4 +1,4 @@
-"""The notebooks run as they stand, with small settings in place of the cells tagged `parameters`."""
+"""The notebooks run, with small settings in place of the cells tagged `parameters`."""
 
 from pathlib import Path
 
@@ -35,9 +35,7 @@ def test_notebook_runs(name, tmp_path):
     tagged = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
     for cell, source in zip(tagged, SMALL[name], strict=True):
         cell.source = source
-    client = NotebookClient(
-        notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}
-    )
+    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
     client.execute()
     pictures = [
         output

@@ -1,0 +1,95 @@
+"""Runs small enough for every test: an MLP of 16 units on forty 8x8 images."""
+
+import contextlib
+import hashlib
+import struct
+
+import jax
+import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
+
+from experiments import mnist
+from gan_jax import data
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
+
+
+def write_idx(folder, images=IMAGES):
+    """A folder of one IDX file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    header = struct.pack(">HBB3I", 0, 8, 3, *images.shape)
+    (folder / "train-images-idx3-ubyte").write_bytes(header + images.tobytes())
+    return folder
+
+
+def config(workdir, idx, **changes):
+    """A run of 6 steps that logs, draws and saves every 2."""
+    settings = {
+        "model": "mlp",
+        "width": 16,
+        "latent": 4,
+        "batch_size": 8,
+        "num_steps": 6,
+        "log_every": 2,
+        "sample_every": 2,
+        "checkpoint_every": 2,
+        "parallel": "jit",
+        "data": data.Config(source="idx", dir=idx),
+    }
+    return mnist.Config(workdir=workdir, **{**settings, **changes})
+
+
+def flags(settings):
+    """The command line that gives these settings."""
+    return [
+        part
+        for name, value in (
+            ("workdir", settings.workdir),
+            *((name, getattr(settings, name)) for name in ("model", "width", "latent")),
+            *((name, getattr(settings, name)) for name in ("batch_size", "num_steps", "parallel")),
+            *((f"{what}_every", getattr(settings, f"{what}_every")) for what in _CADENCES),
+            ("data.source", settings.data.source),
+            ("data.dir", settings.data.dir),
+        )
+        for part in (f"--{name.replace('_', '-')}", str(value))
+    ]
+
+
+_CADENCES = ("log", "sample", "checkpoint")
+
+
+def digest(state):
+    """The bits of a state."""
+    sha = hashlib.sha256()
+    for leaf in jax.tree.leaves(state):
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        sha.update(f"{leaf.dtype}{leaf.shape}".encode() + np.asarray(leaf).tobytes())
+    return sha.hexdigest()
+
+
+def snapshot(folder):
+    """Everything below a folder: path -> (when it was changed, its contents)."""
+    return {
+        path.relative_to(folder): (path.stat().st_mtime_ns, path.is_file() and path.read_bytes())
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+@contextlib.contextmanager
+def shared_compilations(folder):
+    """Programs compiled before are read back from a folder: most of a small run is compiling."""
+    names = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: jax.config.read(name) for name in names}
+    try:
+        for name, value in names.items():
+            jax.config.update(name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()

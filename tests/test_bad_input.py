@@ -1,0 +1,255 @@
+"""Bad input: each case ends, before any long work, in a message that says what to mend.
+
+Every case goes through the command line's own `run`, so that a user sees `error: ...` and no
+traceback.
+"""
+
+import dataclasses
+import gzip
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_runs import IMAGES, config, flags, write_idx
+
+from experiments import cli, mnist, sample
+from gan_jax import parallel
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_compiled(monkeypatch):
+    """Bad input must be refused before a step is built for any layout."""
+
+    def refuse(*_args, **_options):
+        raise AssertionError("the step was about to be compiled")
+
+    monkeypatch.setattr(parallel, "make_step", refuse)
+
+
+@pytest.fixture
+def idx(tmp_path):
+    return write_idx(tmp_path / "idx")
+
+
+@pytest.fixture
+def message(monkeypatch, capsys):
+    """What a command says on its way out, whitespace and tyro's box folded."""
+
+    def run(module, *arguments):
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.run(module.main, module.Config, "")
+        printed = capsys.readouterr()
+        assert stop.value.code not in (0, None)
+        said = stop.value.code if isinstance(stop.value.code, str) else printed.err
+        assert "Traceback" not in said
+        return " ".join(said.replace("│", " ").split())
+
+    return run
+
+
+FLAGS = {
+    "num_steps": ("--num-steps 0", "--num-steps must be at least 1, got 0"),
+    "batch_size": ("--batch-size 0", "--batch-size must be at least 1, got 0"),
+    "n_critic": ("--n-critic -1", "--n-critic must be at least 1, got -1"),
+    "latent": ("--latent 0", "--latent must be at least 1, got 0"),
+    "width": ("--width 0", "--width must be at least 1, got 0"),
+    "seed": ("--seed -1", "--seed must be at least 0, got -1"),
+    "large seed": ("--seed 4294967296", "--seed must be below 2**32, got 4294967296"),
+    "rate": ("--generator-lr 0", "--generator-lr must be above 0, got 0.0"),
+    "rate nan": ("--discriminator-lr nan", "--discriminator-lr must be above 0, got nan"),
+    "b1": ("--b1 1", "--b1 must be in [0, 1), got 1.0"),
+    "b2": ("--b2 -0.1", "--b2 must be in [0, 1), got -0.1"),
+    "ema": ("--ema-decay 1.5", "--ema-decay must be in [0, 1), got 1.5"),
+    "r1": ("--r1 -1", "--r1 must be at least 0, got -1.0"),
+    "r1 nan": ("--r1 nan", "--r1 must be at least 0, got nan"),
+    "log_every": ("--log-every 0", "--log-every must be at least 1, got 0"),
+    "sample_every": ("--sample-every 3", "--sample-every must be a multiple of --log-every (2)"),
+    "checkpoint_every": ("--checkpoint-every 5", "must be a multiple of --log-every (2), got 5"),
+    "keep": ("--keep-checkpoints 0", "--keep-checkpoints must be at least 1, got 0"),
+    "loss": ("--loss hinges", "invalid choice 'hinges'"),
+    "model": ("--model vae", "invalid choice 'vae'"),
+    "parallel": ("--parallel tpu", "invalid choice 'tpu'"),
+    "no number": ("--batch-size many", "invalid literal for int() with base 10: 'many'"),
+    "no flag": ("--batchsize 4", "Unrecognized options: --batchsize"),
+    "devices": (
+        "--parallel shard --batch-size 12",
+        "--batch-size 12: a batch of 12 cannot be split over 8 devices: make it 8 or 16",
+    ),
+    "small data": (
+        "--batch-size 48",
+        "--batch-size 48 is more than the 40 images of mnist (idx): make it smaller",
+    ),
+    "held out": ("--data.held-out 40", "--data.held-out 40 leaves nothing of 40 images"),
+    "dcgan": ("--model dcgan", "--model dcgan: dcgan takes images of 28, 32, 64 pixels, got 8x8"),
+    "source": ("--data.source disk", "invalid choice 'disk'"),
+}
+"""Case -> (flags added to a good command, what is said)."""
+
+
+@pytest.mark.parametrize("case", sorted(FLAGS))
+def test_flags(case, message, tmp_path, idx):
+    added, expected = FLAGS[case]
+    said = message(mnist, *flags(config(tmp_path / "run", idx)), *added.split())
+    # tyro marks its choices up in its own way
+    assert expected.replace("'", "") in said.replace("'", ""), said
+    assert not (tmp_path / "run").exists(), "a refused run leaves nothing behind"
+
+
+def png(path, size=(8, 8), damage=False):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.resize(IMAGES, size)).save(path)
+    if damage:
+        path.write_bytes(path.read_bytes()[:60])
+
+
+def truncated(folder):
+    file = write_idx(folder) / "train-images-idx3-ubyte"
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def not_gzip(folder):
+    write_idx(folder)
+    (folder / "train-images-idx3-ubyte").rename(folder / "train-images-idx3-ubyte.gz")
+
+
+def cut_gzip(folder):
+    file = write_idx(folder) / "train-images-idx3-ubyte"
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(file.read_bytes())[:-20])
+    file.unlink()
+
+
+def wrong_magic(folder):
+    file = write_idx(folder) / "train-images-idx3-ubyte"
+    file.write_bytes(b"PNG!" + file.read_bytes()[4:])
+
+
+def mixed(folder):
+    png(folder / "a.png")
+    png(folder / "b.png", (9, 8))
+
+
+FILES = {
+    "idx without dir": ("idx", None, ["--data.dir"]),
+    "no such folder": ("idx", lambda folder: None, ["--data.dir", "files"]),
+    "idx truncated": ("idx", truncated, ["train-images-idx3-ubyte", "truncated"]),
+    "idx not gzip": ("idx", not_gzip, ["train-images-idx3-ubyte.gz", "gzip"]),
+    "idx cut gzip": ("idx", cut_gzip, ["train-images-idx3-ubyte.gz"]),
+    "idx magic": ("idx", wrong_magic, ["train-images-idx3-ubyte", "wrong magic number"]),
+    "empty folder": ("folder", lambda folder: folder.mkdir(), ["files", "no image"]),
+    "folder is a file": ("folder", lambda folder: folder.write_text("x"), ["files", "folder"]),
+    "damaged image": ("folder", lambda folder: png(folder / "a.png", damage=True), ["a.png"]),
+    "mixed sizes": ("folder", mixed, ["a.png", "b.png", "--data.size"]),
+}
+"""Case -> (source, what makes the folder `files`, what must be named)."""
+
+
+@pytest.mark.parametrize("case", sorted(FILES))
+def test_files(case, message, tmp_path, idx):
+    source, make, names = FILES[case]
+    added = ["--data.source", source]
+    settings = flags(config(tmp_path / "run", idx))
+    at = settings.index("--data.source")
+    if make is not None:
+        make(tmp_path / "files")
+        added += ["--data.dir", str(tmp_path / "files")]
+    said = message(mnist, *settings[:at], *added)
+    assert said.startswith("error: ")
+    for name in names:
+        assert name in said, said
+    assert not (tmp_path / "run").exists()
+
+
+def made_run(folder, idx, **changes):
+    """A folder as a run with these settings would begin it."""
+    from gan_jax import data, session
+    from gan_jax.runs import RunFolder
+
+    settings = config(folder, idx, **changes)
+    record = {
+        "experiment": "mnist",
+        "config": dataclasses.asdict(settings),
+        "data": session.describe(data.load(settings.data)),
+    }
+    RunFolder(folder, record).create()
+    return settings
+
+
+def test_a_folder_of_something_else_is_not_taken(message, tmp_path, idx):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("years of work")
+    said = message(mnist, *flags(config(tmp_path / "run", idx)))
+    assert "run exists and is not a run's folder (it has no config.json)" in said
+    assert (tmp_path / "run" / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_workdir_that_is_a_file(message, tmp_path, idx):
+    (tmp_path / "run").write_text("precious")
+    assert "not a run's folder" in message(mnist, *flags(config(tmp_path / "run", idx)))
+    assert (tmp_path / "run").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("loss", "hinge", "config.loss: 'hinge' there, 'non_saturating' asked for"),
+        ("seed", 7, "config.seed: 7 there, 0 asked for"),
+        ("parallel", "pmap", "config.parallel: 'pmap' there, 'jit' asked for"),
+    ],
+)
+def test_a_run_with_other_settings(name, value, said, message, tmp_path, idx):
+    made_run(tmp_path / "run", idx, **{name: value})
+    assert said in message(mnist, *flags(config(tmp_path / "run", idx)))
+
+
+def test_a_run_on_other_data(message, tmp_path, idx):
+    made_run(tmp_path / "run", idx)
+    write_idx(idx, IMAGES[::-1])
+    assert "data.sha256: " in message(mnist, *flags(config(tmp_path / "run", idx)))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "\udcff"])
+def test_a_damaged_config(text, message, tmp_path, idx):
+    made_run(tmp_path / "run", idx)
+    (tmp_path / "run" / "config.json").write_bytes(text.encode(errors="surrogateescape"))
+    said = message(mnist, *flags(config(tmp_path / "run", idx)))
+    assert "config.json is damaged" in said
+    assert "restore it, or use a new folder" in said
+
+
+def test_checkpoints_that_cannot_be_read(message, tmp_path, idx):
+    made_run(tmp_path / "run", idx)
+    empty = tmp_path / "run" / "checkpoints" / "4"
+    empty.mkdir(parents=True)
+    said = message(mnist, *flags(config(tmp_path / "run", idx)))
+    assert "can be read" in said
+    assert "corrupt" in said
+
+
+SAMPLE = {
+    "no run": (["--run", "nowhere"], "nowhere is not a run's folder: it has no config.json"),
+    "no flag": ([], "--run"),
+    "num": (["--run", "run", "--num", "0"], "--num must be at least 1, got 0"),
+    "seed": (["--run", "run", "--seed", "-1"], "--seed must be in [0, 2**32), got -1"),
+    "suffix": (["--run", "run", "--out", "x.png"], "--out must end in .npz, got x.png"),
+    "exists": (["--run", "run", "--out", "old.npz"], "old.npz exists: choose another --out"),
+    "folder": (["--run", "run", "--out", "no/x.npz"], "--out: there is no folder"),
+    "no checkpoint": (["--run", "run"], "run has no checkpoint yet: let the run go on"),
+    "other version": (["--run", "odd"], "config.json is not that of a run of this version"),
+}
+"""Case -> (flags of `experiments.sample`, what is said)."""
+
+
+@pytest.mark.parametrize("case", sorted(SAMPLE))
+def test_sample(case, message, tmp_path, idx, monkeypatch):
+    made_run(tmp_path / "run", idx)
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "config.json").write_text(json.dumps({"experiment": "other"}))
+    (tmp_path / "old.npz").write_text("kept")
+    monkeypatch.chdir(tmp_path)
+    arguments, expected = SAMPLE[case]
+    assert expected in message(sample, *arguments)
+    assert Path("old.npz").read_text() == "kept"

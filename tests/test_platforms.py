@@ -1,0 +1,21 @@
+"""The whole program lowers for a GPU and a TPU, on a machine that has neither."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import mnist
+from gan_jax.training import Work, make_chunk
+from gan_jax.types import Batch
+
+
+@pytest.mark.parametrize("model", ["dcgan", "maxout", "mlp"])
+def test_a_fused_chunk_lowers_for_every_platform(model):
+    _, state, step = mnist.build(mnist.Config(model=model, width=8))
+    work = Work(Batch(jnp.zeros((3, 1, 4, 28, 28, 1), jnp.uint8)), np.int32(3))
+    traced = jax.jit(make_chunk(step), donate_argnums=0).trace(state, work)
+    for platform in ("cpu", "cuda", "tpu"):
+        lowered = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert "stablehlo.while" in lowered
+        assert ("stablehlo.convolution" in lowered) == (model == "dcgan")
