@@ -149,7 +149,7 @@ class Checkpoints:
             cause = error.__cause__ or error
             reason = f"{type(cause).__name__}: {_first_line(cause)}"
         # Orbax abandons its other reads when one fails. Let them end while that is not reported.
-        time.sleep(0.2)
+        time.sleep(0.1)
         gc.collect()
         return None, reason
 

@@ -1,0 +1,44 @@
+"""What the README shows a reader to type."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import numpy as np
+
+from experiments import mnist, sample
+from gan_jax import data
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def test_the_steps_in_your_own_pipeline(capsys):
+    """The README's own lines, with fewer steps, which is enough to move towards the data."""
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    shorter = code.replace("range(3000)", "range(300)").replace("(gan, loss, tx)\n", _QUICKLY)
+    assert shorter.count("range(300)") == 1
+    names: dict = {}
+    exec(shorter, names)
+    value, mean = re.fullmatch(r"(\S+) \[(.*)\]\n", capsys.readouterr().out).groups()
+    assert -2 < float(value) < 0
+    assert np.linalg.norm(np.array(mean.split(), float) - 2.0) < 1.5 < np.linalg.norm([2.0, 2.0])
+
+
+_QUICKLY = "(gan, loss, tx, ema_decay=0.9)\n"
+
+
+def test_every_flag_is_one_of_the_experiments():
+    named = set(re.findall(r"--([a-z][a-z.-]*)", README)) - {"help"}
+    known = {
+        prefix + field.name.replace("_", "-")
+        for prefix, config in (("", mnist.Config), ("", sample.Config), ("data.", data.Config))
+        for field in dataclasses.fields(config)
+    }
+    assert named <= known, named - known
+
+
+def test_every_file_it_links_to_is_there():
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert links
+    for link in links:
+        assert (Path(__file__).parents[1] / link).exists(), link
