@@ -35,8 +35,9 @@ class Progress:
         self._bar = tqdm(
             total=num_steps, initial=start, unit="step", disable=None, dynamic_ncols=True
         )
-        self._start, self._num_steps = start, num_steps
-        self._began = self._printed = time.monotonic()
+        self._num_steps = num_steps
+        self._first: tuple[int, float] | None = None
+        self._printed = 0.0
 
     def update(self, step: int, record: dict[str, float]) -> None:
         """Shows the figures a GAN user watches."""
@@ -50,14 +51,20 @@ class Progress:
             self._bar.update(step - self._bar.n)
             return
         now = time.monotonic()
+        if self._first is None:
+            self._first = step, now  # what came before was compiling: no measure of what is left
         if now - self._printed >= 10 or step == self._num_steps:
             self._printed = now
-            rate = (step - self._start) / max(now - self._began, 1e-9)
-            left = time.strftime("%H:%M:%S", time.gmtime((self._num_steps - step) / rate))
-            print(
-                f"step {step}/{self._num_steps}  {rate:.1f} steps/s  ETA {left}  {figures}",
-                flush=True,
+            done, seconds = step - self._first[0], now - self._first[1]
+            pace = (
+                f"{done / seconds:.1f} steps/s  ETA {self._left(step, done / seconds)}  "
+                if done
+                else ""
             )
+            print(f"step {step}/{self._num_steps}  {pace}{figures}", flush=True)
+
+    def _left(self, step: int, rate: float) -> str:
+        return time.strftime("%H:%M:%S", time.gmtime((self._num_steps - step) / rate))
 
     def say(self, message: str) -> None:
         """Prints a line above the bar."""

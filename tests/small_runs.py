@@ -78,13 +78,18 @@ def snapshot(folder):
 
 @contextlib.contextmanager
 def shared_compilations(folder):
-    """Programs compiled before are read back from a folder: most of a small run is compiling."""
+    """Compiles with little effort, and what was compiled before is read back from a folder.
+
+    Most of a small run is compiling.
+    """
     names = {
         "jax_compilation_cache_dir": str(folder),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
+        "jax_disable_most_optimizations": True,
     }
-    before = {name: jax.config.read(name) for name in names}
+    before = {name: jax.config.values[name] for name in names}
+    compilation_cache.reset_cache()
     try:
         for name, value in names.items():
             jax.config.update(name, value)

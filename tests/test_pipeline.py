@@ -1,0 +1,62 @@
+"""The stream of training images."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gan_jax.data import Dataset
+from gan_jax.data.pipeline import dequantize, make_batches, order, quantize
+
+KEY = jax.random.key(0)
+COUNT = 7
+
+
+def stream(key, start, num):
+    return np.asarray(order(key, start, num, COUNT))
+
+
+def test_every_epoch_is_a_permutation_of_its_own():
+    epochs = stream(KEY, 0, 5 * COUNT).reshape(5, COUNT)
+    np.testing.assert_array_equal(np.sort(epochs), np.tile(np.arange(COUNT), (5, 1)))
+    assert len({tuple(epoch) for epoch in epochs}) == 5
+
+
+@pytest.mark.parametrize("num", [1, 3, COUNT, COUNT + 1, 3 * COUNT])
+def test_a_stream_is_the_same_however_it_is_cut(num):
+    whole = stream(KEY, 0, 6 * COUNT)
+    for start in range(6 * COUNT - num + 1):
+        np.testing.assert_array_equal(stream(KEY, start, num), whole[start : start + num])
+
+
+def test_another_key_is_another_order():
+    assert (stream(KEY, 0, 5 * COUNT) != stream(jax.random.key(1), 0, 5 * COUNT)).any()
+
+
+@pytest.mark.parametrize("label", [None, np.arange(COUNT, dtype=np.int32)])
+@pytest.mark.parametrize("limit", [0, 2**30], ids=["host", "resident"])
+def test_batches_are_the_images_in_the_order_of_the_stream(label, limit):
+    x = np.random.default_rng(0).integers(0, 256, (COUNT, 2, 3, 1), dtype=np.uint8)
+    batches = make_batches(
+        Dataset(x, label, "noise", "idx", x[:0]), KEY, (2, 3), resident_limit=limit
+    )
+    for start in (0, 6, 12):
+        batch, index = batches(start), stream(KEY, start, 6).reshape(2, 3)
+        np.testing.assert_array_equal(batch.x, x[index])
+        assert batch.x.dtype == np.uint8
+        assert isinstance(batch.x, jax.Array if limit else np.ndarray)
+        if label is None:
+            assert batch.label is None
+        else:
+            np.testing.assert_array_equal(batch.label, index)
+
+
+def test_pixels_survive_the_way_to_floats_and_back():
+    pixels = np.arange(256, dtype=np.uint8)
+    floats = dequantize(jnp.asarray(pixels))
+    np.testing.assert_allclose(floats, np.linspace(-1, 1, 256), atol=1e-6)
+    np.testing.assert_array_equal(quantize(floats), pixels)
+
+
+def test_floats_beyond_the_range_are_clipped():
+    np.testing.assert_array_equal(quantize(jnp.array([-7.0, -1.0, 1.0, 7.0])), [0, 0, 255, 255])

@@ -1,0 +1,65 @@
+"""Pictures."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gan_jax import plots
+
+
+def pixels(picture, factor):
+    return np.asarray(picture)[::factor, ::factor]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_grid_shows_each_image_in_its_cell(channels):
+    images = np.random.default_rng(0).integers(0, 256, (5, 4, 6, channels), dtype=np.uint8)
+    picture = plots.grid(images, columns=3, height=24)
+    assert picture.size == (3 * 6 * 3, 2 * 4 * 3)  # enlarged three times
+    small = pixels(picture, 3).reshape(2 * 4, 3 * 6, channels)
+    for i, image in enumerate(images):
+        row, column = divmod(i, 3)
+        np.testing.assert_array_equal(small[row * 4 :, column * 6 :][:4, :6], image)
+    assert not small[4:, 12:].any()  # the cell left over
+
+
+@pytest.mark.parametrize(("num", "columns"), [(1, 1), (4, 2), (10, 4), (64, 8)])
+def test_a_grid_is_as_square_as_its_number_allows(num, columns):
+    picture = plots.grid(np.zeros((num, 2, 2, 1), np.uint8), height=1)
+    assert picture.width == 2 * columns
+
+
+def save_grids(folder, count):
+    paths = [folder / f"{i:04d}.png" for i in range(count)]
+    for i, path in enumerate(paths):
+        Image.new("L", (20, 10), i).save(path)
+    return paths
+
+
+@pytest.mark.parametrize(("count", "frames", "strip"), [(1, 1, 1), (3, 3, 3), (200, 60, 6)])
+def test_a_history_goes_from_the_first_grid_to_the_last(tmp_path, count, frames, strip):
+    gif, png = tmp_path / "a.gif", tmp_path / "a.png"
+    plots.history(save_grids(tmp_path, count), gif, png)
+    with Image.open(gif) as animation:
+        assert animation.n_frames == frames
+        assert animation.info.get("loop", 0) == 0
+        for frame, grey in ((0, 0), (frames - 1, count - 1)):
+            animation.seek(frame)
+            assert np.asarray(animation.convert("L")).flat[0] == pytest.approx(grey, abs=1)
+    with Image.open(png) as picture:
+        assert picture.size == (20 * strip + 12 * (strip - 1), 10)
+        assert picture.getpixel((0, 0)) == 0
+        assert picture.getpixel((picture.width - 1, 9)) == count - 1
+
+
+def test_the_curves_of_a_run_change_with_its_records(tmp_path):
+    names = "value", "discriminator_loss", "generator_loss", "real_accuracy", "fake_accuracy"
+    pictures = []
+    for last in (0.5, 0.9):
+        file = tmp_path / f"{last}.png"
+        records = [{"step": step, **dict.fromkeys(names, y)} for step, y in ((1, 0.5), (2, last))]
+        plots.curves(records, file)
+        with Image.open(file) as picture:
+            pictures.append(np.asarray(picture.convert("L")))
+    assert pictures[0].shape == pictures[1].shape == (770, 770)
+    assert (pictures[0] != pictures[1]).any()

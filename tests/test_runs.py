@@ -1,0 +1,132 @@
+"""The folder of a run: what it refuses, and what it remembers."""
+
+import json
+
+import jax
+import pytest
+
+from gan_jax.errors import UserError
+from gan_jax.runs import RunFolder, read_config
+
+SETTINGS = {"experiment": "mnist", "config": {"lr": 0.1, "steps": 5, "dir": None}}
+FREE = frozenset({"config.steps"})
+
+
+def changed(**config):
+    return {**SETTINGS, "config": {**SETTINGS["config"], **config}}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = RunFolder(tmp_path / "deep" / "run", SETTINGS, FREE)
+    folder.create()
+    return folder
+
+
+def test_nothing_is_written_before_create(tmp_path):
+    RunFolder(tmp_path / "run", SETTINGS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_remembers_its_settings(folder):
+    assert read_config(folder.path) == SETTINGS
+
+
+def test_the_same_settings_change_nothing(folder):
+    config = folder.path / "config.json"
+    before = config.stat().st_mtime_ns
+    RunFolder(folder.path, SETTINGS, FREE).create()
+    assert config.stat().st_mtime_ns == before
+
+
+def test_free_settings_may_change_and_are_remembered(folder):
+    RunFolder(folder.path, changed(steps=9), FREE).create()
+    assert read_config(folder.path) == changed(steps=9)
+
+
+def test_other_settings_are_refused_naming_each_difference(folder):
+    other = {**changed(lr=0.2, dir="x", steps=9), "new": True}
+    with pytest.raises(UserError) as refused:
+        RunFolder(folder.path, other, FREE)
+    lines = str(refused.value).splitlines()
+    assert str(folder.path) in lines[0]
+    assert lines[1:-1] == [
+        "  config.dir: None there, 'x' asked for",
+        "  config.lr: 0.1 there, 0.2 asked for",
+        "  new: None there, True asked for",
+    ]
+    assert "another --workdir" in lines[-1]
+    assert read_config(folder.path) == SETTINGS
+
+
+def test_an_empty_folder_may_become_a_run(tmp_path):
+    RunFolder(tmp_path, SETTINGS).create()
+    assert read_config(tmp_path) == SETTINGS
+
+
+def test_a_folder_whose_first_visit_was_killed_at_its_first_write_may_too(tmp_path):
+    (tmp_path / "config.json.tmp").write_text('{"exper')
+    RunFolder(tmp_path, SETTINGS).create()
+    assert read_config(tmp_path) == SETTINGS
+
+
+@pytest.mark.parametrize("name", ["thesis.tex", ".hidden", "metrics.jsonl"])
+def test_a_folder_with_something_else_in_it_is_refused(tmp_path, name):
+    (tmp_path / name).write_text("years of work")
+    with pytest.raises(UserError, match=f"{tmp_path} exists and is not a run's folder"):
+        RunFolder(tmp_path, SETTINGS)
+
+
+def test_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is not a run's folder"):
+        RunFolder(tmp_path / "file", SETTINGS)
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"experiment": "mn', b"[1]", b"\xff\xfe"])
+def test_a_damaged_config_is_named(folder, damage):
+    config = folder.path / "config.json"
+    config.write_bytes(damage)
+    with pytest.raises(UserError, match=f"{config} is damaged.*use a new folder"):
+        RunFolder(folder.path, SETTINGS, FREE)
+
+
+def test_records_come_back_in_order(folder):
+    assert folder.metrics() == []
+    for step in (2, 4):
+        folder.log({"step": step, "value": -1.5})
+    assert folder.metrics() == [{"step": 2, "value": -1.5}, {"step": 4, "value": -1.5}]
+
+
+@pytest.mark.parametrize("tail", ['{"step": 6, "val', "\0\0\0", "\n\n"])
+def test_a_record_cut_off_by_a_crash_is_dropped(folder, tail):
+    for step in (2, 4):
+        folder.log({"step": step})
+    with (folder.path / "metrics.jsonl").open("a") as file:
+        file.write(tail)
+    assert folder.rewind(100) == [{"step": 2}, {"step": 4}]
+    folder.log({"step": 6})
+    assert folder.metrics() == [{"step": 2}, {"step": 4}, {"step": 6}]
+
+
+def test_rewinding_drops_what_will_be_made_again(folder):
+    for step in (2, 4, 6):
+        folder.log({"step": step})
+    assert folder.rewind(4) == [{"step": 2}, {"step": 4}]
+    assert folder.metrics() == [{"step": 2}, {"step": 4}]
+
+
+def test_a_summary_names_versions_and_devices_and_marks_its_step(folder):
+    assert not folder.is_complete(4)
+    folder.summarise({"step": 4})
+    summary = json.loads((folder.path / "summary.json").read_text())
+    assert summary["versions"]["jax"] == jax.__version__
+    assert len(summary["devices"]) == jax.device_count()
+    assert folder.is_complete(4)
+    assert not folder.is_complete(6)
+
+
+@pytest.mark.parametrize("damage", ["", "[4]", '{"step"', "{}"])
+def test_a_damaged_summary_is_none(folder, damage):
+    (folder.path / "summary.json").write_text(damage)
+    assert not folder.is_complete(4)
