@@ -29,7 +29,7 @@ from gan_jax.hooks import NonFinite
 
 @pytest.fixture(autouse=True, scope="module")
 def compiled(tmp_path_factory):
-    with shared_compilations(tmp_path_factory.mktemp("compiled")):
+    with shared_compilations(tmp_path_factory.getbasetemp() / "compiled"):
         yield
 
 
@@ -164,6 +164,16 @@ def test_a_complete_run_says_so_and_touches_nothing(done, idx, capsys):
     assert "complete at step 6" in capsys.readouterr().out
     assert digest(state) == bits
     assert snapshot(folder) == before
+
+
+def test_from_a_corrupt_checkpoint_it_falls_back_to_the_same_end(done, idx, tmp_path, capsys):
+    folder = shutil.copytree(done[0], tmp_path / "run")
+    shutil.rmtree(folder / "checkpoints" / "6" / "state")
+    assert digest(mnist.main(config(folder, idx))) == done[1]
+    said = capsys.readouterr().out
+    assert "checkpoint 6 cannot be read" in said
+    assert "resuming from step 4" in said
+    assert records(folder) == records(done[0])
 
 
 def test_a_run_killed_before_its_summary_gets_it_without_training(done, idx, tmp_path, monkeypatch):

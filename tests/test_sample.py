@@ -13,7 +13,7 @@ from experiments import mnist, sample
 
 @pytest.fixture(autouse=True, scope="module")
 def compiled(tmp_path_factory):
-    with shared_compilations(tmp_path_factory.mktemp("compiled")):
+    with shared_compilations(tmp_path_factory.getbasetemp() / "compiled"):
         yield
 
 
