@@ -1,15 +1,21 @@
 """The command line that every experiment shares."""
 
+import dataclasses
 import sys
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
+from tqdm import tqdm
 
 from gan_jax.errors import UserError
+from gan_jax.runs import Record, RunFolder
 
 Config = TypeVar("Config")
+Item = TypeVar("Item")
 
 
 def run(main: Callable[[Config], Any], config: type[Config], description: str) -> None:
@@ -30,3 +36,39 @@ def run(main: Callable[[Config], Any], config: type[Config], description: str) -
     except KeyboardInterrupt:  # before training began, or for the second time
         print("stopped", file=sys.stderr)
         sys.exit(130)
+
+
+def record(name: str, config: Any, work: Callable[[Path], Record]) -> Record:
+    """Runs a short experiment into `config.workdir` once: what it returns is the `summary.json`.
+
+    A folder that has its summary is left as it is; one with other settings is refused.
+
+    Args:
+      name: of the experiment.
+      config: a dataclass with a `workdir`.
+      work: given the folder, draws its pictures there and returns its figures.
+    """
+    settings = {"experiment": name, "config": dataclasses.asdict(config)}
+    folder = RunFolder(config.workdir, settings, frozenset({"config.workdir"}))
+    if done := folder.summary():
+        print(f"{folder.path} is complete: look at its pictures, or choose another --workdir")
+        return done
+    folder.create()
+    start = time.monotonic()
+    figures = work(folder.path)
+    summary = folder.summarise({**figures, "wall_seconds": time.monotonic() - start})
+    print(f"done: look at the pictures in {folder.path}, and at summary.json for the figures")
+    return summary
+
+
+def track(items: Sequence[Item], what: str) -> Iterator[Item]:
+    """Goes through items with a bar on a terminal, and a line every ten seconds elsewhere."""
+    bar = tqdm(items, desc=what, disable=None, dynamic_ncols=True)
+    start = printed = time.monotonic()
+    for number, item in enumerate(bar, start=1):
+        yield item
+        now = time.monotonic()
+        if bar.disable and (now - printed >= 10 or number == len(items)):
+            printed = now
+            left = (now - start) * (len(items) - number) / number
+            print(f"{what}: {number}/{len(items)}  ETA {left:.0f} s", flush=True)

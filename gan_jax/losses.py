@@ -10,10 +10,14 @@ which stay finite, with finite gradients, at any size of logit. Each value of th
 -1.3862943649291992
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 from gan_jax.types import AdversarialLoss, Array
+
+_LOG_2 = jnp.log(2.0).item()
 
 
 def _cross_entropy(real_logits: Array, fake_logits: Array) -> Array:
@@ -71,6 +75,52 @@ hinge = AdversarialLoss(_hinge_discriminator, _raise_logit)
 
 wasserstein = AdversarialLoss(_wasserstein_discriminator, _raise_logit)
 """E[D(fake)] - E[D(real)] (Arjovsky et al. 2017): wants a Lipschitz D, so a penalty."""
+
+
+def f_divergence(name: str, *, non_saturating: bool = False) -> AdversarialLoss:
+    """The game of an f-GAN: D raises E_p[T] - E_q[f*(T)] towards D_f(p, q), and G lowers it.
+
+    D's output v becomes the critic T = g(v) by the activation of Nowozin et al. 2016 (table 2; for
+    Neyman and total variation, of the appendix, the increasing form). At the optimum v is
+    log(p/q) for reverse_kl, js and gan, 1 + log(p/q) for kl, 2 (p/q - 1) for pearson, twice
+    log(p/q) for neyman, half of it for squared_hellinger, and infinite for total_variation.
+    The exponentials are exact, not clipped: under kl, reverse_kl, neyman and squared_hellinger
+    a logit beyond 80 overflows float32.
+
+    Args:
+      name: kl, reverse_kl, pearson, neyman, squared_hellinger, js, gan (which is `minimax`) or
+        total_variation.
+      non_saturating: whether G raises E_q[T] in place of E_q[f*(T)] (Nowozin et al. 2016, section
+        3.2), as `non_saturating` does for gan.
+
+    Raises:
+      ValueError: another name.
+    """
+    if name not in _F_DIVERGENCES:
+        raise ValueError(f"name must be one of {', '.join(_F_DIVERGENCES)}, got {name!r}")
+    critic, conjugate = _F_DIVERGENCES[name]
+
+    def discriminator(real_logits: Array, fake_logits: Array) -> Array:
+        return conjugate(fake_logits) - critic(real_logits)
+
+    def generator(real_logits: Array, fake_logits: Array) -> Array:
+        del real_logits
+        return -critic(fake_logits) if non_saturating else -conjugate(fake_logits)
+
+    return AdversarialLoss(discriminator, generator)
+
+
+_F_DIVERGENCES: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
+    "kl": (lambda v: v, lambda v: jnp.exp(v - 1)),
+    "reverse_kl": (lambda v: -jnp.exp(-v), lambda v: v - 1),
+    "pearson": (lambda v: v, lambda v: jnp.square(v) / 4 + v),
+    "neyman": (lambda v: -jnp.expm1(-v), lambda v: -2 * jnp.expm1(-v / 2)),
+    "squared_hellinger": (lambda v: -jnp.expm1(-v), jnp.expm1),
+    "js": (lambda v: _LOG_2 - jax.nn.softplus(-v), lambda v: jax.nn.softplus(v) - _LOG_2),
+    "gan": (lambda v: -jax.nn.softplus(-v), jax.nn.softplus),
+    "total_variation": (lambda v: jnp.tanh(v) / 2, lambda v: jnp.tanh(v) / 2),
+}
+"""g(v) and f*(g(v)), simplified by hand so that neither passes through a rounded log of zero."""
 
 LOSSES: dict[str, AdversarialLoss] = {
     "minimax": minimax,

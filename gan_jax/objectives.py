@@ -5,6 +5,7 @@ frozen in G's objective and G in D's. Nothing is cut by `stop_gradient`, so that
 through a step (unrolled GANs, hyper-gradients) are right.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -25,6 +26,7 @@ from gan_jax.types import (
     Penalty,
     PlayerState,
     PyTree,
+    TrainState,
 )
 
 LOG_4 = 2.0 * jnp.log(2.0).item()
@@ -137,3 +139,37 @@ def generator_objective(
         return adversarial, ({"generator_loss": adversarial}, model_state)
 
     return objective
+
+
+def player_losses(
+    gan: GAN,
+    loss: AdversarialLoss,
+    state: TrainState,
+    batch: Batch,
+    key: Array,
+    *,
+    penalties: Sequence[tuple[Penalty, float]] = (),
+) -> tuple[Callable[[PyTree, PyTree], Array], Callable[[PyTree, PyTree], Array]]:
+    """Both objectives as functions `(generator_params, discriminator_params) -> []`.
+
+    The game around a point of training, for `gan_jax.theory`: its vector field, the eigenvalues
+    of that field's Jacobian. Generator's first; batch, noise and model state are held fixed.
+    """
+    of_generator = generator_objective(gan, loss)
+    of_discriminator = discriminator_objective(gan, loss, penalties)
+
+    def at(theta: PyTree, psi: PyTree) -> tuple[PlayerState, PlayerState]:
+        return (
+            dataclasses.replace(state.generator, params=theta),
+            dataclasses.replace(state.discriminator, params=psi),
+        )
+
+    def generator_loss(theta: PyTree, psi: PyTree) -> Array:
+        generator, discriminator = at(theta, psi)
+        return of_generator(theta, generator, discriminator, batch, key)[0]
+
+    def discriminator_loss(theta: PyTree, psi: PyTree) -> Array:
+        generator, discriminator = at(theta, psi)
+        return of_discriminator(psi, discriminator, generator, batch, key)[0]
+
+    return generator_loss, discriminator_loss

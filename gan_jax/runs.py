@@ -48,15 +48,18 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         if not self._config.exists() or read_config(self.path) != self._settings:
             write_json(self._config, self._settings)  # first: without it the rest is not a run's
-        self.samples.mkdir(exist_ok=True)
 
     def is_complete(self, step: int) -> bool:
         """Whether a visit ended at this step and left its summary."""
+        return self.summary().get("step") == step
+
+    def summary(self) -> Record:
+        """What `summarise` wrote; empty if it has not, or if the file is damaged."""
         try:
             summary = json.loads((self.path / "summary.json").read_text())
-            return bool(summary["step"] == step)
-        except (FileNotFoundError, ValueError, KeyError, TypeError):  # none, or a damaged one
-            return False
+        except (FileNotFoundError, ValueError):
+            return {}
+        return summary if isinstance(summary, dict) else {}
 
     def metrics(self) -> list[Record]:
         """The records logged so far; a line cut off by a crash is left out."""
@@ -82,14 +85,14 @@ class RunFolder:
         with self._metrics.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
-    def summarise(self, summary: Record) -> None:
-        """Writes `summary.json`, with the versions and the devices at hand added."""
+    def summarise(self, summary: Record) -> Record:
+        """Writes `summary.json`, the versions and the devices at hand added: all it returns."""
         names = ("gan-jax", "jax", "jaxlib", "flax", "optax", "numpy")
         devices = [f"{device.platform}:{device.device_kind}" for device in jax.devices()]
         versions = {name: importlib.metadata.version(name) for name in names}
-        write_json(
-            self.path / "summary.json", {**summary, "devices": devices, "versions": versions}
-        )
+        whole = {**summary, "devices": devices, "versions": versions}
+        write_json(self.path / "summary.json", whole)
+        return whole
 
 
 def read_config(path: Path) -> Record:

@@ -69,6 +69,7 @@ def train(
     check_schedule(log_every, sample_every, checkpoint_every)
     check_batch_size(batch_size, layout, dataset)
     folder.create()
+    folder.samples.mkdir(exist_ok=True)
 
     with ExitStack() as stack:
         checkpoints = stack.enter_context(

@@ -1,4 +1,4 @@
-"""Pictures: grids of samples, their history, and the curves of a run."""
+"""Grids of samples, and the history of a run in pictures."""
 
 import math
 from collections.abc import Sequence
@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-
-LOG_4 = math.log(4.0)
 
 
 def grid(images: np.ndarray, *, columns: int | None = None, height: int = 560) -> Image.Image:
@@ -39,7 +37,7 @@ def history(grids: Sequence[Path], gif: Path, strip: Path, *, most: int = 60) ->
       most: frames in the animation, at the most.
     """
     chosen = [grids[i] for i in _spread(len(grids), most)]
-    frames = [Image.open(path).convert("P") for path in chosen]
+    frames = [Image.open(path).convert("P", palette=Image.Palette.ADAPTIVE) for path in chosen]
     durations = [120] * (len(frames) - 1) + [2000]
     frames[0].save(gif, save_all=True, append_images=frames[1:], duration=durations, loop=0)
 
@@ -55,32 +53,3 @@ def history(grids: Sequence[Path], gif: Path, strip: Path, *, most: int = 60) ->
 def _spread(count: int, most: int) -> list[int]:
     """At most `most` of `count` indices, evenly spread, the first and last among them."""
     return sorted({round(i) for i in np.linspace(0, count - 1, min(count, most))})
-
-
-def curves(records: Sequence[dict[str, float]], file: Path) -> None:
-    """The figures of a run over its steps: V with its optimum, both losses, both accuracies."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 7), layout="constrained")
-    FigureCanvasAgg(figure)
-    value, losses, accuracies = figure.subplots(3, 1, sharex=True)
-    steps = [record["step"] for record in records]
-
-    def draw(axes: object, names: Sequence[str]) -> None:
-        for name in names:
-            axes.plot(steps, [r[name] for r in records], label=name.replace("_", " "), lw=1)  # type: ignore[attr-defined]
-
-    draw(value, ["value"])
-    value.axhline(-LOG_4, color="black", ls="--", lw=1, label="optimum, -log 4")
-    value.set_ylabel("V(D, G), nats")
-    draw(losses, ["discriminator_loss", "generator_loss"])
-    losses.set_ylabel("loss")
-    draw(accuracies, ["real_accuracy", "fake_accuracy"])
-    accuracies.axhline(0.5, color="black", ls="--", lw=1, label="cannot tell")
-    accuracies.set_ylabel("accuracy of D")
-    accuracies.set_xlabel("updates of G")
-    for axes in (value, losses, accuracies):
-        axes.legend(loc="best", fontsize=8)
-        axes.grid(alpha=0.3)
-    figure.savefig(file, dpi=110)

@@ -1,0 +1,6 @@
+"""Pictures: of samples, and of figures over steps."""
+
+from gan_jax.plots.charts import LOG_4, chart, curves
+from gan_jax.plots.images import grid, history
+
+__all__ = ["LOG_4", "chart", "curves", "grid", "history"]

@@ -1,0 +1,171 @@
+"""f-divergences D_f(p, q) = E_q[f(p/q)] and their variational form.
+
+f is convex with, but for `gan`, f(1) = 0. Its conjugate f*(t) = sup_u (u t - f(u)) gives, for any
+critic T, the bound E_p[T] - E_q[f*(T)] <= D_f, tight at T* = f'(p/q) (Nguyen, Wainwright and
+Jordan 2010; Nowozin, Cseke and Tomioka 2016, equation 4). All in nats, natural logarithms.
+
+Densities are given by their logarithms `log_p`, `log_q` [N] at nodes with `weights` [N], ones for
+a probability vector. Zeros (log -inf) are exact: a divergence is what its definition gives there,
++inf if that is infinite, never NaN.
+
+>>> import jax.numpy as jnp
+>>> log_p, log_q = jnp.log(jnp.array([[0.5, 0.3, 0.2], [0.2, 0.3, 0.5]]))
+>>> print(f"{js_divergence(log_p, log_q, jnp.ones(3)):.6f}")
+0.066414
+>>> left, right = jnp.log(jnp.array([[1.0, 0.0], [0.0, 1.0]]))
+>>> print(js_divergence(left, right, jnp.ones(2)), kl_divergence(left, right, jnp.ones(2)))
+0.6931472 inf
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gan_jax.theory.optimum import optimal_logit
+from gan_jax.theory.quadrature import expectation, integral, times
+from gan_jax.types import Array
+
+LOG_2 = jnp.log(2.0).item()
+
+
+class FDivergence(NamedTuple):
+    """One member of the family, elementwise functions of arrays of any shape.
+
+    Attributes:
+      perspective: `(log_p, log_q) -> q f(p/q)`, the integrand, exact where p or q is 0.
+      conjugate: f*(t), +inf outside its domain.
+      optimal_critic: T* = f'(u) as a function of log u = log p - log q.
+      activation: g with g(R) inside the domain of f*, increasing: a network's free output v
+        becomes the critic T = g(v) (Nowozin et al. 2016, table 2; for Neyman and total variation,
+        which only the appendix has, in its increasing form).
+    """
+
+    perspective: Callable[[Array, Array], Array]
+    conjugate: Callable[[Array], Array]
+    optimal_critic: Callable[[Array], Array]
+    activation: Callable[[Array], Array]
+
+    def f(self, u: Array) -> Array:
+        """f(u) for u >= 0, its limit at 0."""
+        return self.perspective(jnp.log(u), jnp.zeros_like(u))
+
+
+def _kl(log_p: Array, log_q: Array) -> Array:
+    """u log u."""
+    return times(log_p, optimal_logit(log_p, log_q))
+
+
+def _pearson(log_p: Array, log_q: Array) -> Array:
+    """(u - 1)^2, as max(p, q)^2 / q (1 - min / max)^2: no overflow before the result's own."""
+    distance = jnp.abs(optimal_logit(log_p, log_q))
+    return times(2 * jnp.maximum(log_p, log_q) - log_q, jnp.square(jnp.expm1(-distance)))
+
+
+def _squared_hellinger(log_p: Array, log_q: Array) -> Array:
+    """(sqrt u - 1)^2."""
+    return jnp.square(jnp.exp(log_p / 2) - jnp.exp(log_q / 2))
+
+
+def _gan(log_p: Array, log_q: Array) -> Array:
+    """u log u - (u + 1) log(u + 1)."""
+    logit = optimal_logit(log_p, log_q)
+    real = times(log_p, jax.nn.log_sigmoid(logit))
+    return real + times(log_q, jax.nn.log_sigmoid(-logit))
+
+
+def _js(log_p: Array, log_q: Array) -> Array:
+    """u log u - (u + 1) log((u + 1) / 2)."""
+    logit = optimal_logit(log_p, log_q)
+    real = times(log_p, LOG_2 + jax.nn.log_sigmoid(logit))
+    return real + times(log_q, LOG_2 + jax.nn.log_sigmoid(-logit))
+
+
+def _where(inside: Array, function: Callable[[Array], Array], t: Array, safe: float) -> Array:
+    """function(t) inside the domain of a conjugate and +inf outside, where `safe` stands in."""
+    return jnp.where(inside, function(jnp.where(inside, t, safe)), jnp.inf)
+
+
+F_DIVERGENCES: dict[str, FDivergence] = {
+    "kl": FDivergence(
+        perspective=_kl,
+        conjugate=lambda t: jnp.exp(t - 1),
+        optimal_critic=lambda log_u: 1 + log_u,
+        activation=lambda v: v,
+    ),
+    "reverse_kl": FDivergence(
+        perspective=lambda log_p, log_q: _kl(log_q, log_p),
+        conjugate=lambda t: _where(t < 0, lambda t: -1 - jnp.log(-t), t, -1.0),
+        optimal_critic=lambda log_u: -jnp.exp(-log_u),
+        activation=lambda v: -jnp.exp(-v),
+    ),
+    "pearson": FDivergence(
+        perspective=_pearson,
+        conjugate=lambda t: jnp.square(t) / 4 + t,
+        optimal_critic=lambda log_u: 2 * jnp.expm1(log_u),
+        activation=lambda v: v,
+    ),
+    "neyman": FDivergence(
+        perspective=lambda log_p, log_q: _pearson(log_q, log_p),
+        conjugate=lambda t: _where(t <= 1, lambda t: 2 - 2 * jnp.sqrt(1 - t), t, 0.0),
+        optimal_critic=lambda log_u: -jnp.expm1(-2 * log_u),
+        activation=lambda v: -jnp.expm1(-v),
+    ),
+    "squared_hellinger": FDivergence(
+        perspective=_squared_hellinger,
+        conjugate=lambda t: _where(t < 1, lambda t: t / (1 - t), t, 0.0),
+        optimal_critic=lambda log_u: -jnp.expm1(-log_u / 2),
+        activation=lambda v: -jnp.expm1(-v),
+    ),
+    "js": FDivergence(
+        perspective=_js,
+        conjugate=lambda t: _where(t < LOG_2, lambda t: -jnp.log(2 - jnp.exp(t)), t, 0.0),
+        optimal_critic=lambda log_u: LOG_2 + jax.nn.log_sigmoid(log_u),
+        activation=lambda v: LOG_2 + jax.nn.log_sigmoid(v),
+    ),
+    "gan": FDivergence(
+        perspective=_gan,
+        conjugate=lambda t: _where(t < 0, lambda t: -jnp.log(-jnp.expm1(t)), t, -1.0),
+        optimal_critic=jax.nn.log_sigmoid,
+        activation=jax.nn.log_sigmoid,
+    ),
+    "total_variation": FDivergence(
+        perspective=lambda log_p, log_q: jnp.abs(jnp.exp(log_p) - jnp.exp(log_q)) / 2,
+        conjugate=lambda t: _where(jnp.abs(t) <= 0.5, lambda t: t, t, 0.0),
+        optimal_critic=lambda log_u: jnp.sign(log_u) / 2,
+        activation=lambda v: jnp.tanh(v) / 2,
+    ),
+}
+"""The eight of Nowozin et al. 2016 by name. Roles: `kl` is KL(p, q), `pearson` has q in the
+denominator, `js` is twice the Jensen-Shannon divergence, and `gan` is it less log 4."""
+
+
+def f_divergence(name: str, log_p: Array, log_q: Array, weights: Array) -> Array:
+    """D_f(p, q) = E_q[f(p/q)]: three [N] -> []. `name` is one of `F_DIVERGENCES`.
+
+    Mass of p where q is zero counts f(u)/u at infinity for each unit, as the definition has it.
+    """
+    return integral(F_DIVERGENCES[name].perspective(log_p, log_q), weights)
+
+
+def variational_bound(
+    name: str, critic: Array, log_p: Array, log_q: Array, weights: Array
+) -> Array:
+    """E_p[T] - E_q[f*(T)] <= D_f(p, q), with equality at T*: four [N] -> [].
+
+    Where p/q is so large that T* rounds to the end of the domain of f*, f* is not finite there and
+    the bound is -inf, if q has mass there still.
+    """
+    conjugate = F_DIVERGENCES[name].conjugate(critic)
+    return expectation(log_p, critic, weights) - expectation(log_q, conjugate, weights)
+
+
+def kl_divergence(log_p: Array, log_q: Array, weights: Array) -> Array:
+    """KL(p, q) = E_p[log p - log q], in [0, inf]: three [N] -> []."""
+    return f_divergence("kl", log_p, log_q, weights)
+
+
+def js_divergence(log_p: Array, log_q: Array, weights: Array) -> Array:
+    """JSD(p, q) = (KL(p, m) + KL(q, m)) / 2, m = (p + q) / 2, in [0, log 2]: three [N] -> []."""
+    return f_divergence("js", log_p, log_q, weights) / 2

@@ -1,0 +1,174 @@
+"""Two-player games as vector fields: where they rest, and whether they come to rest there.
+
+A game is two losses, each a function of both players' parameters (any pytrees). The players follow
+the field v = (-dL_G/dtheta, -dL_D/dpsi). Near an equilibrium, a zero of v, the eigenvalues of its
+Jacobian decide: all real parts negative, and gradient descent converges for a small enough step
+(Mescheder, Geiger and Nowozin 2018, section 2).
+
+>>> import jax.numpy as jnp
+>>> game = dirac_gan("r1", 1.0)
+>>> print(game_eigenvalues(game, jnp.float32(0.0), jnp.float32(0.0)).round(3))
+[-0.5+0.j -0.5+0.j]
+>>> print(local_convergence(game_eigenvalues(game, jnp.float32(0.0), jnp.float32(0.0))))
+converges
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from gan_jax.theory.quadrature import standard_normal
+from gan_jax.types import Array, PyTree
+
+Loss = Callable[[PyTree, PyTree], Array]
+Losses = tuple[Loss, Loss]
+
+
+class Game(NamedTuple):
+    """What each player minimises: `(generator_params, discriminator_params) -> []`.
+
+    Any pair of such functions will do, such as the library's own `objectives.player_losses`.
+    """
+
+    generator: Loss
+    discriminator: Loss
+
+
+def vector_field(
+    game: Losses, generator_params: PyTree, discriminator_params: PyTree
+) -> tuple[PyTree, PyTree]:
+    """v = (-dL_G/dtheta, -dL_D/dpsi), each shaped as that player's parameters."""
+    generator_loss, discriminator_loss = game
+    gradients = (
+        jax.grad(generator_loss, 0)(generator_params, discriminator_params),
+        jax.grad(discriminator_loss, 1)(generator_params, discriminator_params),
+    )
+    negative: tuple[PyTree, PyTree] = jax.tree.map(jnp.negative, gradients)
+    return negative
+
+
+def game_jacobian(game: Losses, generator_params: PyTree, discriminator_params: PyTree) -> Array:
+    """dv / d(theta, psi), [P, P] for P parameters in all, the generator's first."""
+    flat, unravel = ravel_pytree((generator_params, discriminator_params))
+    return jax.jacfwd(lambda params: ravel_pytree(vector_field(game, *unravel(params)))[0])(flat)
+
+
+def game_eigenvalues(
+    game: Losses, generator_params: PyTree, discriminator_params: PyTree
+) -> np.ndarray:
+    """The eigenvalues of `game_jacobian`: complex [P], by falling real part. Not for tracing."""
+    jacobian = game_jacobian(game, generator_params, discriminator_params)
+    values = np.linalg.eigvals(np.asarray(jacobian)).astype(complex)
+    return values[np.lexsort((-values.imag, -values.real))]
+
+
+def local_convergence(eigenvalues: np.ndarray, tolerance: float = 1e-6) -> str:
+    """What the eigenvalues of the field's Jacobian at an equilibrium say of the flow next to it.
+
+    Returns:
+      "converges" if every real part is below -tolerance, "diverges" if any is above tolerance,
+      else "undecided": where the real part is zero the flow turns, and simultaneous gradient
+      descent with any constant step h spirals out, by |1 + h lambda| > 1 a step.
+    """
+    real = np.real(eigenvalues)
+    if np.all(real < -tolerance):
+        return "converges"
+    return "diverges" if np.any(real > tolerance) else "undecided"
+
+
+def consensus(game: Losses, weight: float) -> Game:
+    """Both players also minimise `weight` |v|^2 / 2 (Mescheder, Nowozin and Geiger 2017)."""
+    generator_loss, discriminator_loss = game
+
+    def energy(generator_params: PyTree, discriminator_params: PyTree) -> Array:
+        flat, _ = ravel_pytree(vector_field(game, generator_params, discriminator_params))
+        return weight / 2 * jnp.sum(jnp.square(flat))
+
+    return Game(
+        lambda theta, psi: generator_loss(theta, psi) + energy(theta, psi),
+        lambda theta, psi: discriminator_loss(theta, psi) + energy(theta, psi),
+    )
+
+
+bilinear = Game(lambda x, y: jnp.sum(x * y), lambda x, y: -jnp.sum(x * y))
+"""min over x, max over y of x y: the equilibrium is (0, 0), the eigenvalues are +-i."""
+
+
+def _pull(logit: Array) -> Array:
+    """E[-log(1 - D)] of D's loss on a fake, up to sign G's of the minimax game."""
+    return jax.nn.softplus(logit)
+
+
+_DIRAC = {
+    "minimax": Game(lambda t, p: -_pull(p * t), lambda t, p: _pull(p * t)),
+    "non_saturating": Game(lambda t, p: _pull(-p * t), lambda t, p: _pull(p * t)),
+    "wasserstein": Game(lambda t, p: -p * t, lambda t, p: p * t),
+}
+
+DIRAC_GANS = (*_DIRAC, "wgan_gp", "instance_noise", "r1", "r2", "consensus")
+"""The Dirac-GANs of Mescheder et al. 2018, section 3."""
+
+
+def dirac_gan(name: str, strength: float = 1.0) -> Game:
+    """Data at 0, the generator at theta, D(x) = sigmoid(psi x): a game of two scalars.
+
+    The smallest GAN there is, by hand (Mescheder et al. 2018, definition 2.1). Their D is large
+    on fakes; here, as everywhere in this library, it is large on real samples: their psi is -psi.
+
+    Args:
+      name: one of `DIRAC_GANS`. The last five add to the minimax game ("wgan_gp" to Wasserstein's).
+      strength: gamma of "r1" and "r2" (each is gamma/2 psi^2: D is linear), "wgan_gp"
+        (gamma/2 (|psi| - 1)^2) and "consensus" (gamma/2 |v|^2); sigma of "instance_noise", the
+        standard deviation of the noise on data and samples. Of no effect on the others.
+    """
+    if name in _DIRAC:
+        return _DIRAC[name]
+    plain = _DIRAC["minimax"]
+    if name == "consensus":
+        return consensus(plain, strength)
+    if name == "instance_noise":
+        nodes, weights = standard_normal(31)
+
+        def mean(function: Callable[[Array], Array]) -> Array:
+            return jnp.sum(weights * function(strength * nodes))
+
+        return Game(
+            lambda t, p: -mean(lambda noise: _pull(p * (t + noise))),
+            lambda t, p: mean(lambda noise: _pull(p * (t + noise)) + _pull(-p * noise)),
+        )
+    if name in ("r1", "r2"):
+        return Game(plain.generator, lambda t, p: plain.discriminator(t, p) + strength / 2 * p**2)
+    if name == "wgan_gp":
+        base = _DIRAC["wasserstein"]
+        return Game(
+            base.generator,
+            lambda t, p: base.discriminator(t, p) + strength / 2 * (jnp.abs(p) - 1) ** 2,
+        )
+    raise ValueError(f"name must be one of {', '.join(DIRAC_GANS)}, got {name!r}")
+
+
+def dirac_eigenvalues(name: str, strength: float = 1.0) -> np.ndarray:
+    """Those of the Dirac-GAN's Jacobian at (0, 0), in closed form: complex [2].
+
+    Mescheder et al. 2018, sections 2 to 4. Arguments as for `dirac_gan`.
+
+    Raises:
+      ValueError: for "wgan_gp", whose field jumps at psi = 0: there is no Jacobian.
+    """
+    half, turn = {
+        "minimax": (0.0, -1 / 4),
+        "non_saturating": (0.0, -1 / 4),
+        "wasserstein": (0.0, -1.0),
+        "r1": (-strength / 2, strength**2 / 4 - 1 / 4),
+        "r2": (-strength / 2, strength**2 / 4 - 1 / 4),
+        "instance_noise": (-(strength**2) / 4, strength**4 / 16 - 1 / 4),
+        "consensus": (-strength / 4, -1 / 4),
+    }.get(name, (np.nan, np.nan))
+    if np.isnan(half):
+        raise ValueError(f"the field of {name!r} has no Jacobian at the equilibrium")
+    root = np.sqrt(complex(turn))
+    return np.array([half + root, half - root])

@@ -1,0 +1,51 @@
+"""The value of the game and its optimum: V(D, G), D*, C(G) (Goodfellow et al. 2014, section 4).
+
+p is the density of the data, q that of the generator's samples, both given by their logarithms
+`log_p`, `log_q` [N] at nodes with `weights` [N] (ones for a probability vector). D is given by its
+logit, D = sigmoid(logit). Logarithms are natural, so all is in nats.
+
+>>> import jax.numpy as jnp
+>>> log_p, log_q = jnp.log(jnp.array([[0.5, 0.3, 0.2], [0.2, 0.3, 0.5]]))
+>>> print(optimal_discriminator(log_p, log_q).round(4))
+[0.7143 0.5    0.2857]
+>>> print(criterion(log_p, log_q, jnp.ones(3)).round(6), criterion(log_p, log_p, jnp.ones(3)))
+-1.253466 -1.3862944
+"""
+
+import jax
+import jax.numpy as jnp
+
+from gan_jax.theory.quadrature import expectation
+from gan_jax.types import Array
+
+
+def optimal_logit(log_p: Array, log_q: Array) -> Array:
+    """logit D* = log p - log q, infinite where one of them is zero: [...], [...] -> [...].
+
+    Where both are zero every D is as good as any other; the answer is then 0, which is D = 1/2.
+    """
+    nowhere = (log_p == -jnp.inf) & (log_q == -jnp.inf)
+    return jnp.where(nowhere, 0.0, log_p) - jnp.where(nowhere, 0.0, log_q)
+
+
+def optimal_discriminator(log_p: Array, log_q: Array) -> Array:
+    """D* = p / (p + q), the maximum of V over D (Goodfellow et al. 2014, proposition 1)."""
+    return jax.nn.sigmoid(optimal_logit(log_p, log_q))
+
+
+def value(logit: Array, log_p: Array, log_q: Array, weights: Array) -> Array:
+    """V(D, G) = E_p[log D] + E_q[log(1 - D)], at most C(G): four [N] -> [].
+
+    -inf if D is sure, and wrong, somewhere with mass (Goodfellow et al. 2014, equation 1).
+    """
+    real = expectation(log_p, jax.nn.log_sigmoid(logit), weights)
+    return real + expectation(log_q, jax.nn.log_sigmoid(-logit), weights)
+
+
+def criterion(log_p: Array, log_q: Array, weights: Array) -> Array:
+    """C(G) = max over D of V(D, G) = 2 JSD(p, q) - log 4: three [N] -> [].
+
+    In [-log 4, 0]: the lower end if and only if p = q, the upper one for disjoint supports
+    (Goodfellow et al. 2014, theorem 1).
+    """
+    return value(optimal_logit(log_p, log_q), log_p, log_q, weights)
