@@ -10,6 +10,7 @@ which stay finite, with finite gradients, at any size of logit. Each value of th
 -1.3862943649291992
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 
 from gan_jax.types import AdversarialLoss, Array
 
-_LOG_2 = jnp.log(2.0).item()
+_LOG_2 = math.log(2.0)
 
 
 def _cross_entropy(real_logits: Array, fake_logits: Array) -> Array:

@@ -6,6 +6,7 @@ through a step (unrolled GANs, hyper-gradients) are right.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -29,7 +30,7 @@ from gan_jax.types import (
     TrainState,
 )
 
-LOG_4 = 2.0 * jnp.log(2.0).item()
+LOG_4 = math.log(4.0)
 
 Objective = Callable[[PyTree, PlayerState, PlayerState, Batch, Array], tuple[Array, Any]]
 """`(params, player, opponent, batch, key) -> (loss, (metrics, model_state))`, the last two the

@@ -17,6 +17,7 @@ a probability vector. Zeros (log -inf) are exact: a divergence is what its defin
 0.6931472 inf
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ from gan_jax.theory.optimum import optimal_logit
 from gan_jax.theory.quadrature import expectation, integral, times
 from gan_jax.types import Array
 
-LOG_2 = jnp.log(2.0).item()
+LOG_2 = math.log(2.0)
 
 
 class FDivergence(NamedTuple):

@@ -47,9 +47,9 @@ def branched_log_prob(
 ) -> Array:
     """log p_g(x) of any smooth G of one variable, the sum of all z with G(z) = x: -> [N].
 
-    p_g(x) = sum over the branches of p_z(z) / |G'(z)|; -inf where no z leads to x. Each branch is
-    bracketed between two neighbours of the grid `z` and found by bisection, so two that are
-    closer than the grid, next to a fold, are missed.
+    p_g(x) = sum over the branches of p_z(z) / |G'(z)|; -inf where no z leads to x. Between two
+    neighbours of the grid `z` at most one fold of G is looked for; no branch is missed then. Folds
+    and branches are found by bisection, to rounding.
 
     Args:
       fn: one point z [1] -> x [1].
@@ -58,29 +58,40 @@ def branched_log_prob(
       prior_log_prob: log p_z of one point or of many.
       num_branches: how many z to look for; where there are more, the answer is NaN.
     """
-    ends = jax.vmap(fn)(z)[:, 0]
-    above = ends[None] > x
-    crossing = above[:, 1:] != above[:, :-1]  # [N, M - 1]
-    found, cell = jax.lax.top_k(crossing.astype(jnp.int32), num_branches)
-
-    def bisect(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bracket
-        middle = (low + high) / 2
-        same = (at(middle) > x) == above_low
-        return jnp.where(same, middle, low), jnp.where(same, high, middle)
 
     def at(points: Array) -> Array:
-        return jax.vmap(jax.vmap(lambda point: fn(point[None])[0]))(points)
+        return jax.vmap(lambda point: fn(point[None])[0])(points.ravel()).reshape(points.shape)
 
-    low, high = z[cell, 0], z[cell + 1, 0]
-    above_low = jnp.take_along_axis(above, cell, axis=1)
-    steps = jnp.finfo(x.dtype).nmant + 1  # as many as halve a cell down to rounding
-    low, high = jax.lax.fori_loop(0, steps, bisect, (low, high))
+    def slope(points: Array) -> Array:
+        return jax.vmap(jax.grad(lambda point: fn(point[None])[0]))(points)
 
-    roots = ((low + high) / 2).reshape(-1, 1)
-    parts = pushforward_log_prob(fn, roots, prior_log_prob).reshape(low.shape)
+    # With the folds among its nodes, G is monotone between neighbours.
+    nodes = z[:, 0]
+    folds = _bisect(lambda points: slope(points) > 0, nodes[:-1], nodes[1:])
+    nodes = jnp.append(jnp.stack([nodes[:-1], folds], axis=1).ravel(), nodes[-1])
+
+    above = at(nodes)[None] > x
+    crossing = above[:, 1:] != above[:, :-1]  # [N, 2 M - 2]
+    found, cell = jax.lax.top_k(crossing.astype(jnp.int32), num_branches)
+    roots = _bisect(lambda points: at(points) > x, nodes[cell], nodes[cell + 1])
+    parts = pushforward_log_prob(fn, roots.reshape(-1, 1), prior_log_prob).reshape(roots.shape)
     log_prob = jax.nn.logsumexp(jnp.where(found == 1, parts, -jnp.inf), axis=1)
     return jnp.where(jnp.sum(crossing, axis=1) <= num_branches, log_prob, jnp.nan)
+
+
+def _bisect(positive: Callable[[Array], Array], low: Array, high: Array) -> Array:
+    """Where `positive` changes between `low` and `high`, elementwise; if it does not, any point."""
+    at_low = positive(low)
+
+    def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bracket
+        middle = (low + high) / 2
+        same = positive(middle) == at_low
+        return jnp.where(same, middle, low), jnp.where(same, high, middle)
+
+    steps = jnp.finfo(low.dtype).nmant + 1  # as many as halve a cell down to rounding
+    low, high = jax.lax.fori_loop(0, steps, halve, (low, high))
+    return (low + high) / 2
 
 
 def _of_many(log_prob: LogProb, z: Array) -> Array:
