@@ -1,15 +1,19 @@
-"""Runs small enough for every test: an MLP of 16 units on forty 8x8 images."""
+"""Runs small enough for every test: an MLP of 16 units on forty 8x8 images; and short ones."""
 
 import contextlib
+import dataclasses
 import hashlib
+import json
 import struct
 
 import jax
 import numpy as np
+import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from experiments import mnist
 from gan_jax import data
+from gan_jax.errors import UserError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
 
@@ -74,6 +78,25 @@ def snapshot(folder):
         path.relative_to(folder): (path.stat().st_mtime_ns, path.is_file() and path.read_bytes())
         for path in sorted(folder.rglob("*"))
     }
+
+
+def assert_kept(experiment, config, summary, **other):
+    """A finished short experiment has its pictures, is left alone, and refuses other settings."""
+    assert json.loads((config.workdir / "summary.json").read_text()) == summary
+    assert all((config.workdir / name).stat().st_size > 5_000 for name in summary["pictures"])
+    before = snapshot(config.workdir)
+    assert experiment.main(config) == summary
+    (name,) = other
+    with pytest.raises(UserError, match=rf"config\.{name}: .* there, .* asked for"):
+        experiment.main(dataclasses.replace(config, **other))
+    assert snapshot(config.workdir) == before
+
+
+def assert_refused(experiment, message, workdir, **settings):
+    """Bad settings end in this message, before anything is written."""
+    with pytest.raises(UserError, match=message):
+        experiment.main(experiment.Config(workdir=workdir, **settings))
+    assert not workdir.exists()
 
 
 @contextlib.contextmanager

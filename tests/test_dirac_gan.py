@@ -1,18 +1,16 @@
 """The Dirac-GAN experiment: its table, its folder, its flags."""
 
-import json
-
 import numpy as np
 import pytest
+from small_runs import assert_kept, assert_refused
 
 from experiments import dirac_gan
-from gan_jax.errors import UserError
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("dirac") / "run"
-    return folder, dirac_gan.main(dirac_gan.Config(workdir=folder))
+    config = dirac_gan.Config(workdir=tmp_path_factory.mktemp("dirac") / "run")
+    return config, dirac_gan.main(config)
 
 
 def test_what_converges_is_what_the_paper_says_converges(finished):
@@ -33,15 +31,8 @@ def test_the_unregularised_gan_grows_at_the_known_rate(finished):
     assert 1 < row["alternating"] < 2
 
 
-def test_the_folder_holds_what_the_summary_names_and_is_kept(finished):
-    folder, summary = finished
-    assert json.loads((folder / "summary.json").read_text()) == summary
-    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert {folder / name for name in summary["pictures"]} <= before.keys()
-    assert dirac_gan.main(dirac_gan.Config(workdir=folder)) == summary
-    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
-    with pytest.raises(UserError, match=r"config.gamma: 1.0 there, 2.0 asked for"):
-        dirac_gan.main(dirac_gan.Config(workdir=folder, gamma=2.0))
+def test_the_folder_is_kept(finished):
+    assert_kept(dirac_gan, *finished, gamma=2.0)
 
 
 @pytest.mark.parametrize(
@@ -55,6 +46,4 @@ def test_the_folder_holds_what_the_summary_names_and_is_kept(finished):
     ],
 )
 def test_bad_flags(settings, message, tmp_path):
-    with pytest.raises(UserError, match=message):
-        dirac_gan.main(dirac_gan.Config(workdir=tmp_path / "run", **settings))
-    assert not (tmp_path / "run").exists()
+    assert_refused(dirac_gan, message, tmp_path / "run", **settings)
