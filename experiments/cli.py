@@ -38,6 +38,25 @@ def run(main: Callable[[Config], Any], config: type[Config], description: str) -
         sys.exit(130)
 
 
+def flag(name: str) -> str:
+    """The flag of a field: `num_steps` is --num-steps."""
+    return "--" + name.replace("_", "-")
+
+
+def check_at_least(config: Any, **least: float) -> None:
+    """Raises `UserError` unless each field named is finite and at least so much."""
+    for name, low in least.items():
+        if not low <= getattr(config, name) < float("inf"):
+            raise UserError(f"{flag(name)} must be at least {low}, got {getattr(config, name)}")
+
+
+def check_above_zero(config: Any, *names: str) -> None:
+    """Raises `UserError` unless each field named is finite and above 0."""
+    for name in names:
+        if not 0 < getattr(config, name) < float("inf"):
+            raise UserError(f"{flag(name)} must be above 0, got {getattr(config, name)}")
+
+
 def record(name: str, config: Any, work: Callable[[Path], Record]) -> Record:
     """Runs a short experiment into `config.workdir` once: what it returns is the `summary.json`.
 

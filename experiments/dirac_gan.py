@@ -122,12 +122,8 @@ def trajectory(update: Update, start: Players, num_steps: int) -> np.ndarray:
 
 def check(config: Config) -> None:
     """Raises `UserError` for values that no run could use."""
-    for name, low in (("num_steps", 1), ("gamma", 0), ("sigma", 0)):
-        if not low <= getattr(config, name) < float("inf"):
-            flag = name.replace("_", "-")
-            raise UserError(f"--{flag} must be at least {low}, got {getattr(config, name)}")
-    if not 0 < config.step_size < float("inf"):
-        raise UserError(f"--step-size must be above 0, got {config.step_size}")
+    cli.check_at_least(config, num_steps=1, gamma=0, sigma=0)
+    cli.check_above_zero(config, "step_size")
     if not 0 < np.hypot(config.theta, config.psi) < float("inf"):
         raise UserError("--theta and --psi both 0 is the equilibrium: start somewhere else")
 

@@ -97,29 +97,16 @@ FREE = frozenset(
 
 def check(config: Config) -> None:
     """Raises `UserError` for values that no run could use."""
-    at_least = {
-        **dict.fromkeys(("num_steps", "batch_size", "n_critic", "latent", "log_every"), 1),
-        **dict.fromkeys(("sample_every", "checkpoint_every", "keep_checkpoints"), 1),
-        **dict.fromkeys(("r1", "seed"), 0),
-    }
-    if config.width is not None:
-        at_least["width"] = 1
-    for name, least in at_least.items():
-        value = getattr(config, name)
-        if not least <= value < float("inf"):
-            raise UserError(f"{_flag(name)} must be at least {least}, got {value}")
-    for name in ("generator_lr", "discriminator_lr"):
-        if not 0 < getattr(config, name) < float("inf"):
-            raise UserError(f"{_flag(name)} must be above 0, got {getattr(config, name)}")
+    counts = ["num_steps", "batch_size", "n_critic", "latent", "log_every", "sample_every"]
+    counts += ["checkpoint_every", "keep_checkpoints"]
+    counts += ["width"] if config.width is not None else []
+    cli.check_at_least(config, **dict.fromkeys(counts, 1), r1=0, seed=0)
+    cli.check_above_zero(config, "generator_lr", "discriminator_lr")
     for name in ("b1", "b2", "ema_decay"):
         if not 0 <= getattr(config, name) < 1:
-            raise UserError(f"{_flag(name)} must be in [0, 1), got {getattr(config, name)}")
+            raise UserError(f"{cli.flag(name)} must be in [0, 1), got {getattr(config, name)}")
     if config.seed >= 2**32:
         raise UserError(f"--seed must be below 2**32, got {config.seed}")
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def build(

@@ -95,16 +95,11 @@ def make_cycle(d_step: StepFn, g_step: StepFn, num: Array | int) -> StepFn:
 
 def check(config: Config) -> None:
     """Raises `UserError` for values that no run could use."""
-    for name in ("num_cycles", "freeze_after", "frozen_steps", "seeds", "batch_size", "width"):
-        if getattr(config, name) < 1:
-            flag = name.replace("_", "-")
-            raise UserError(f"--{flag} must be at least 1, got {getattr(config, name)}")
+    counts = ("num_cycles", "freeze_after", "frozen_steps", "seeds", "batch_size", "width")
+    cli.check_at_least(config, **dict.fromkeys(counts, 1), r1=0)
+    cli.check_above_zero(config, "learning_rate")
     if not config.generator_steps or min(config.generator_steps) < 1:
         raise UserError(f"--generator-steps must all be at least 1, got {config.generator_steps}")
-    if not 0 < config.learning_rate < float("inf"):
-        raise UserError(f"--learning-rate must be above 0, got {config.learning_rate}")
-    if not 0 <= config.r1 < float("inf"):
-        raise UserError(f"--r1 must be at least 0, got {config.r1}")
 
 
 def main(config: Config) -> Record:
