@@ -57,6 +57,13 @@ def check_above_zero(config: Any, *names: str) -> None:
             raise UserError(f"{flag(name)} must be above 0, got {getattr(config, name)}")
 
 
+def check_seed(config: Any) -> None:
+    """Raises `UserError` unless the field `seed` is in [0, 2**32)."""
+    check_at_least(config, seed=0)
+    if config.seed >= 2**32:
+        raise UserError(f"--seed must be below 2**32, got {config.seed}")
+
+
 def record(name: str, config: Any, work: Callable[[Path], Record]) -> Record:
     """Runs a short experiment into `config.workdir` once: what it returns is the `summary.json`.
 

@@ -100,13 +100,12 @@ def check(config: Config) -> None:
     counts = ["num_steps", "batch_size", "n_critic", "latent", "log_every", "sample_every"]
     counts += ["checkpoint_every", "keep_checkpoints"]
     counts += ["width"] if config.width is not None else []
-    cli.check_at_least(config, **dict.fromkeys(counts, 1), r1=0, seed=0)
+    cli.check_at_least(config, **dict.fromkeys(counts, 1), r1=0)
+    cli.check_seed(config)
     cli.check_above_zero(config, "generator_lr", "discriminator_lr")
     for name in ("b1", "b2", "ema_decay"):
         if not 0 <= getattr(config, name) < 1:
             raise UserError(f"{cli.flag(name)} must be in [0, 1), got {getattr(config, name)}")
-    if config.seed >= 2**32:
-        raise UserError(f"--seed must be below 2**32, got {config.seed}")
 
 
 def build(

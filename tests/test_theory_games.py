@@ -96,6 +96,13 @@ def test_the_field_of_the_paper(theta, psi):
     np.testing.assert_allclose(made, expected, rtol=1e-12)
 
 
+def test_the_non_saturating_dirac_gan_circles_at_a_known_radius():
+    """Inwards r^4 / 8 and outwards h r^2 / 4, averaged over a turn, are equal at r^2 = 2 h."""
+    game = experiment.library_game("non_saturating", experiment.Config())
+    path = experiment.trajectory(simultaneous(game, 0.05), (np.array(1.0), np.array(0.0)), 20_000)
+    np.testing.assert_allclose(np.mean(np.sum(path[-5000:] ** 2, axis=1)), 0.1, rtol=0.02)
+
+
 def test_instance_noise_against_draws():
     """E over noise of D's loss, by a million draws."""
     noise = np.random.default_rng(0).normal(size=(2, 1_000_000)) * 0.8

@@ -1,0 +1,300 @@
+"""A better discriminator leaves the generator less to learn from: the vanishing gradient.
+
+Arjovsky and Bottou 2017, figures 2 and 3, theorem 2.4. G is frozen and D trained from scratch. On
+digits: the norm of the gradient of both losses in G's parameters. In the plane, where D* is known:
+that norm under the theorem's bound. Writes to --workdir: digits.png, bound.png and summary.json.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+
+from experiments import cli
+from gan_jax import (
+    GAN,
+    AdversarialLoss,
+    Batch,
+    TrainState,
+    init,
+    losses,
+    make_discriminator_step,
+    make_generator_step,
+    make_train_step,
+)
+from gan_jax import data as datasets
+from gan_jax.data.pipeline import dequantize, make_batches
+from gan_jax.data.synthetic import Distribution, feed
+from gan_jax.errors import UserError
+from gan_jax.models.mlp import mlp
+from gan_jax.plots.charts import chart
+from gan_jax.runs import Record
+from gan_jax.types import Array, PyTree, StepFn
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """How long G is trained, how long D is trained against it, and what is measured on."""
+
+    workdir: Path = Path("runs/vanishing_gradient")
+    """The run's folder. A run that is there already is left alone."""
+    epochs: tuple[int, ...] = (1, 5, 25)
+    """Passes over the digits after which G is frozen, in rising order."""
+    num_steps: int = 3000
+    """Updates of each discriminator against a frozen generator."""
+    width: int = 256
+    """Units in each of the two hidden layers of G and of D on digits."""
+    batch_size: int = 128
+    """Real samples in each update, and as many fake ones."""
+    learning_rate: float = 1e-3
+    """Adam's, for the discriminator that is trained from scratch."""
+    num_minibatches: int = 16
+    """Minibatches of 64 fixed z each that gradients are measured on."""
+    seed: int = 0
+    """Of the weights, the noise and the order of the data."""
+
+
+CHUNK = 10
+"""Updates of D in one compiled program; it is measured between two of these."""
+
+
+def circle(radius: float) -> Distribution:
+    """Uniform on a circle in the plane, where it has no density: `log_prob` is NaN."""
+
+    def sample(key: Array, num: int) -> Array:
+        turn = 2 * jnp.pi * jax.random.uniform(key, (num,))
+        return radius * jnp.stack([jnp.cos(turn), jnp.sin(turn)], axis=1)
+
+    return Distribution(sample, lambda x: jnp.full(len(x), jnp.nan), np.zeros((1, 2)))
+
+
+def gradient(gan: GAN, loss: AdversarialLoss, theta: PyTree, psi: PyTree, z: Array) -> Array:
+    """d/dtheta of the mean of G's loss over z [B, L], as one vector [P]."""
+
+    def mean_loss(theta: PyTree) -> Array:
+        x, _ = gan.generator.apply(theta, {}, z, train=False)
+        logits, _ = gan.discriminator.apply(psi, {}, x, train=False)
+        return jnp.mean(loss.generator(logits, logits))  # neither loss reads real logits
+
+    return ravel_pytree(jax.grad(mean_loss)(theta))[0]
+
+
+@partial(jax.jit, static_argnums=0)
+def measure(gan: GAN, theta: PyTree, psi: PyTree, z: Array) -> dict[str, Array]:
+    """Norms of G's gradients over all of z [M, B, L], and their spread over the M minibatches.
+
+    `variance` is the trace of the covariance of the non-saturating minibatch gradient, unbiased;
+    `relative_deviation` its square root over that gradient's norm.
+    """
+
+    def over(loss: AdversarialLoss) -> Array:
+        return jax.lax.map(lambda part: gradient(gan, loss, theta, psi, part), z)
+
+    many = over(losses.non_saturating)
+    norm, variance = jnp.linalg.norm(jnp.mean(many, axis=0)), jnp.sum(jnp.var(many, 0, ddof=1))
+    return {
+        "saturating": jnp.linalg.norm(jnp.mean(over(losses.minimax), axis=0)),
+        "non_saturating": norm,
+        "variance": variance,
+        "relative_deviation": jnp.sqrt(variance) / norm,
+    }
+
+
+@partial(jax.jit, static_argnums=0)
+def bound(gan: GAN, theta: PyTree, psi: PyTree, z: Array) -> dict[str, Array]:
+    """The saturating gradient's norm over z [N, L] and theorem 2.4's bound M eps / (1 - eps).
+
+    For D* = 0 with no slope around every fake: eps = max of D + |dD/dx| over the fakes, and M^2 =
+    mean of |dG(z)/dtheta|^2, in the spectral norm. inf where eps >= 1 and there is no bound.
+    """
+
+    def made(theta: PyTree, z: Array) -> Array:
+        return gan.generator.apply(theta, {}, z[None], train=False)[0][0]
+
+    def probability(x: Array) -> Array:
+        return jax.nn.sigmoid(gan.discriminator.apply(psi, {}, x[None], train=False)[0][0])
+
+    def squared_slope(z: Array) -> Array:
+        columns = [jax.grad(lambda t, i=i: made(t, z)[i])(theta) for i in range(2)]
+        rows = jnp.stack([ravel_pytree(column)[0] for column in columns])
+        return jnp.linalg.eigvalsh(rows @ rows.T)[-1]
+
+    d, slope = jax.vmap(jax.value_and_grad(probability))(jax.vmap(made, (None, 0))(theta, z))
+    eps = jnp.max(d + jnp.linalg.norm(slope, axis=1))
+    factor = jnp.sqrt(jnp.mean(jax.lax.map(squared_slope, z)))
+    norm = jnp.linalg.norm(gradient(gan, losses.minimax, theta, psi, z))
+    return {
+        "norm": norm,
+        "bound": jnp.where(eps < 1, factor * eps / (1 - eps), jnp.inf),
+        "eps": eps,
+    }
+
+
+def follow(
+    advance: Callable[[TrainState, int], TrainState],
+    state: TrainState,
+    figures: Callable[[PyTree, PyTree], dict[str, Array]],
+    num_steps: int,
+    what: str,
+) -> dict[str, list[float]]:
+    """Trains D by `advance`, CHUNK updates a call, and measures it about 30 times on the way.
+
+    Returns:
+      The columns of a table: `step` and every figure, from D's first weights to its last.
+    """
+    num = num_steps // CHUNK
+    due = {0, *np.geomspace(1, num, 30).round().astype(int).tolist()}
+    records = []
+    for i in cli.track(range(num + 1), what):
+        if i in due:
+            made = figures(state.generator.params, state.discriminator.params)
+            records.append({"step": float(i * CHUNK), **{n: float(x) for n, x in made.items()}})
+        if i < num:
+            state = advance(state, i)
+    return {name: [record[name] for record in records] for name in records[0]}
+
+
+def on_digits(config: Config) -> dict[int, dict[str, list[float]]]:
+    """Epochs of G's training -> what `measure` says while D is trained against that G."""
+    dataset = datasets.load(datasets.Config(source="embedded"))
+    gan = mlp(dataset.x.shape[1:], width=config.width)
+    keys = jax.random.split(jax.random.key(config.seed), 5)
+    z = gan.prior(keys[0], config.num_minibatches * 64).reshape(config.num_minibatches, 64, -1)
+    slow, fast = optax.adam(2e-4, b1=0.5), optax.adam(config.learning_rate)  # DCGAN's; from scratch
+    make = partial(make_discriminator_step, gan, losses.non_saturating)
+    both = make_train_step(make(slow), make_generator_step(gan, losses.non_saturating, slow))
+
+    def scan(step: StepFn) -> Callable[[TrainState, Batch], TrainState]:
+        def body(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+            return step(state, batch._replace(x=dequantize(batch.x)))
+
+        return jax.jit(lambda state, stack: jax.lax.scan(body, state, stack)[0], donate_argnums=0)
+
+    size, per_epoch = config.batch_size, len(dataset.x) // config.batch_size
+    epochs = make_batches(dataset, keys[1], (per_epoch, 1, size))
+    chunks = make_batches(dataset, keys[2], (CHUNK, size))
+    train_both, train_discriminator = scan(both), scan(make(fast))
+    example = Batch(jnp.zeros((2, *dataset.x.shape[1:])))
+    state, tables = jax.jit(partial(init, gan, slow, slow, batch=example))(keys[3]), {}
+    fresh = jax.jit(partial(init, gan, slow, fast, batch=example))(keys[4])
+    for before, epoch in itertools.pairwise((0, *config.epochs)):
+        for made in range(before, epoch):
+            state = train_both(state, epochs(made * per_epoch * size))
+        # A copy: the steps consume the state they are given.
+        frozen = jax.tree.map(jnp.copy, dataclasses.replace(fresh, generator=state.generator))
+        tables[epoch] = follow(
+            lambda state, i: train_discriminator(state, chunks(i * CHUNK * size)),
+            frozen,
+            lambda theta, psi: measure(gan, theta, psi, z),
+            config.num_steps,
+            f"D against the G of epoch {epoch}",
+        )
+    return tables
+
+
+def in_the_plane(config: Config) -> dict[str, list[float]]:
+    """What `bound` says while D is trained on a circle and on a G bounded to a square inside it."""
+    gan, tx = mlp((2,), latent=2, width=64), optax.adam(config.learning_rate)
+    keys = jax.random.split(jax.random.key(config.seed), 2)
+    example = Batch(jnp.zeros((2, 2)))
+    state = jax.jit(partial(init, gan, optax.identity(), tx, batch=example))(keys[0])
+    step = make_discriminator_step(gan, losses.minimax, tx)
+    fed = feed(step, circle(3.0), (config.batch_size,))
+    chunk = jax.jit(partial(jax.lax.scan, fed, length=CHUNK), donate_argnums=0)
+    z = gan.prior(keys[1], 1024)
+    return follow(
+        lambda state, _: chunk(state)[0],
+        state,
+        lambda theta, psi: bound(gan, theta, psi, z),
+        config.num_steps,
+        "D on disjoint supports",
+    )
+
+
+def main(config: Config) -> Record:
+    """Measures on digits and in the plane; returns the summary."""
+    cli.check_at_least(config, num_steps=CHUNK, width=1, batch_size=1, num_minibatches=2)
+    cli.check_above_zero(config, "learning_rate")
+    cli.check_seed(config)
+    if config.batch_size > 5000:
+        raise UserError(f"--batch-size must be at most 5000, the digits, got {config.batch_size}")
+    if config.num_steps % CHUNK:
+        raise UserError(f"--num-steps must be a multiple of {CHUNK}, got {config.num_steps}")
+    if not config.epochs or sorted({0, *config.epochs}) != [0, *config.epochs]:
+        raise UserError(f"--epochs must be above 0 and rise, such as 1 5 25, got {config.epochs}")
+    return cli.record("vanishing_gradient", config, partial(_work, config))
+
+
+def _work(config: Config, folder: Path) -> Record:
+    tables, plane = on_digits(config), in_the_plane(config)
+    _draw_digits(tables, folder / "digits.png")
+    _draw_bound(plane, folder / "bound.png")
+    digits: Record = {}
+    for epoch, table in tables.items():
+        ends = {n: {"start": x[0], "end": x[-1]} for n, x in table.items() if n != "step"}
+        fall = np.log10(ends["saturating"]["start"] / ends["saturating"]["end"])
+        digits[str(epoch)] = ends | {"orders_of_magnitude_saturating_fell": float(fall)}
+    rows = zip(plane["norm"], plane["bound"], plane["eps"], strict=True)
+    held = [(norm, limit) for norm, limit, eps in rows if eps < 1]
+    return {
+        "digits_by_epochs_of_G": digits,
+        "plane": {
+            **{n: {"start": plane[n][0], "end": plane[n][-1]} for n in ("norm", "eps")},
+            "measured": len(plane["eps"]),
+            "measured_where_eps_below_1": len(held),
+            "bound_respected": all(norm <= limit for norm, limit in held),
+            "smallest_bound_over_norm": min((b / n for n, b in held), default=None),
+        },
+        "protocol": f"seed {config.seed}, {config.num_steps} updates of D, batch "
+        f"{config.batch_size}; digits: the embedded 5000, norms over {config.num_minibatches} x 64 "
+        "fixed z, variance over these minibatches; plane: 1024 fixed z, float32",
+        "pictures": ["digits.png", "bound.png"],
+    }
+
+
+def _draw_digits(tables: dict[int, dict[str, list[float]]], file: Path) -> None:
+    titles = {
+        "saturating": "log(1 - D): the gradient vanishes as D learns",
+        "non_saturating": "-log D: the gradient grows instead ...",
+        "variance": "... and so does its variance",
+        "relative_deviation": "Relative to its size the noise stays as it was",
+    }
+    labels = ("norm of G's gradient", "norm of G's gradient", "trace of covariance")
+    figure, grid = chart(2, 2, size=(12, 8), sharex=True)
+    for axes, (name, title), label in zip(
+        grid.ravel(), titles.items(), (*labels, "standard deviation / norm"), strict=True
+    ):
+        for epoch, table in tables.items():
+            axes.plot(table["step"], table[name], ".-", label=f"{epoch}")
+        axes.set(title=title, ylabel=label, yscale="log")
+        axes.set_xscale("symlog", linthresh=CHUNK)
+        axes.grid(alpha=0.3)
+    grid[1, 1].set(yscale="linear", ylim=(0, None))
+    grid[0, 0].legend(title="G frozen after epoch", ncols=3, fontsize=9)
+    for axes in grid[1]:
+        axes.set_xlabel("updates of D, trained from scratch")
+    figure.savefig(file, dpi=110)
+
+
+def _draw_bound(table: dict[str, list[float]], file: Path) -> None:
+    figure, axes = chart(size=(8, 5))
+    limit = np.where(np.isfinite(table["bound"]), table["bound"], np.nan)
+    axes.loglog(table["step"][1:], table["eps"][1:], "k:", label="eps = max (D + |dD/dx|) on fakes")
+    axes.loglog(table["step"][1:], limit[1:], "C1--", label="bound M eps / (1 - eps), if eps < 1")
+    axes.loglog(table["step"][1:], table["norm"][1:], "C0", label="|d/dtheta E log(1 - D(G(z)))|")
+    axes.set(title="Disjoint supports: as D nears D*, G's gradient must die")
+    axes.set(xlabel="updates of D", ylabel="norm of G's gradient; eps")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(file, dpi=110)
+
+
+if __name__ == "__main__":
+    cli.run(main, Config, __doc__ or "")
