@@ -4,11 +4,13 @@ import os
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")  # what is compiled here is not kept
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_runs import compiled_in_a_hurry
 
 from gan_jax import GAN, Network, priors
 
@@ -81,7 +83,5 @@ def slopes():
 @pytest.fixture
 def quick_compile():
     """Spends less on compiling, for tests that compile much and compute little."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    with compiled_in_a_hurry():
+        yield

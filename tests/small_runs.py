@@ -92,11 +92,22 @@ def assert_kept(experiment, config, summary, **other):
     assert snapshot(config.workdir) == before
 
 
-def assert_refused(experiment, message, workdir, **settings):
+def assert_refused(experiment, config, message):
     """Bad settings end in this message, before anything is written."""
     with pytest.raises(UserError, match=message):
-        experiment.main(experiment.Config(workdir=workdir, **settings))
-    assert not workdir.exists()
+        experiment.main(config)
+    assert not config.workdir.exists()
+
+
+@contextlib.contextmanager
+def compiled_in_a_hurry():
+    """Spends less on compiling, for runs that compile much and compute little."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
 
 
 @contextlib.contextmanager

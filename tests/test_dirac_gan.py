@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from small_runs import assert_kept, assert_refused
+from small_runs import assert_kept, assert_refused, compiled_in_a_hurry
 
 from experiments import dirac_gan
 
@@ -10,7 +10,8 @@ from experiments import dirac_gan
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     config = dirac_gan.Config(workdir=tmp_path_factory.mktemp("dirac") / "run")
-    return config, dirac_gan.main(config)
+    with compiled_in_a_hurry():
+        return config, dirac_gan.main(config)
 
 
 def test_what_converges_is_what_the_paper_says_converges(finished):
@@ -46,4 +47,5 @@ def test_the_folder_is_kept(finished):
     ],
 )
 def test_bad_flags(settings, message, tmp_path):
-    assert_refused(dirac_gan, message, tmp_path / "run", **settings)
+    config = dirac_gan.Config(workdir=tmp_path / "run", **settings)
+    assert_refused(dirac_gan, config, message)

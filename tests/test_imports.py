@@ -14,10 +14,10 @@ FLOORS = [
     {"keys", "losses", "networks", "priors", "runs", "parallel", "checkpoint"}
     | {"models.conv", "data.types", "metrics", "metrics.digits", "metrics.frechet"}
     | {"plots.images", "plots.charts", "theory.quadrature", "data.synthetic", "metrics.modes"},
-    {"penalties", "objectives", "models.layers", "plots"}
+    {"penalties", "objectives", "models.layers", "plots.demonstration"}
     | {"theory.optimum", "theory.pushforward", "theory.games"}
     | {"data.idx", "data.images", "data.embedded", "data.pipeline"},
-    {"steps", "models.mlp", "models.dcgan", "data.folder", "data.prepare"}
+    {"steps", "models.mlp", "models.dcgan", "data.folder", "data.prepare", "plots"}
     | {"theory.divergences", "theory.updates"},
     {"", "models", "data.tfds", "theory"},
     {"data.sources"},

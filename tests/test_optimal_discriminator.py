@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from scipy import integrate, stats
-from small_runs import assert_kept, assert_refused
+from small_runs import assert_kept, assert_refused, compiled_in_a_hurry
 
 from experiments import optimal_discriminator
 from experiments.optimal_discriminator import CASES, Config, exact, main, sampled
@@ -90,7 +90,8 @@ def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(optimal_discriminator, "CASES", {name: CASES[name] for name in TRAINED})
         config = Config(tmp_path_factory.mktemp("run") / "made", **TINY)
-        yield config, main(config)
+        with compiled_in_a_hurry():
+            yield config, main(config)
 
 
 @pytest.mark.parametrize(
@@ -134,4 +135,5 @@ def test_the_folder_is_kept(run):
     ],
 )
 def test_bad_flags(tmp_path, name, value, message):
-    assert_refused(optimal_discriminator, message, tmp_path / "run", **{**TINY, name: value})
+    config = Config(tmp_path / "run", **{**TINY, name: value})
+    assert_refused(optimal_discriminator, config, message)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from small_runs import assert_kept, assert_refused
+from small_runs import assert_kept, assert_refused, compiled_in_a_hurry
 
 import gan_jax
 from experiments import synchronisation
@@ -41,7 +41,8 @@ def finished(tmp_path_factory):
         batch_size=64,
         width=32,
     )
-    return config, synchronisation.main(config)
+    with compiled_in_a_hurry():
+        return config, synchronisation.main(config)
 
 
 def test_g_collapses_when_d_does_not_keep_step(finished):
@@ -71,7 +72,8 @@ def test_the_folder_is_kept(finished):
     ],
 )
 def test_bad_flags(settings, message, tmp_path):
-    assert_refused(synchronisation, message, tmp_path / "run", **settings)
+    config = synchronisation.Config(workdir=tmp_path / "run", **settings)
+    assert_refused(synchronisation, config, message)
 
 
 def test_the_sample_is_the_states_own():

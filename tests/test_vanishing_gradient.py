@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from small_runs import assert_kept, assert_refused
+from small_runs import assert_kept, assert_refused, compiled_in_a_hurry
 
 from experiments import vanishing_gradient
 from experiments.vanishing_gradient import Config, bound, main, measure
@@ -15,11 +15,9 @@ TINY = {"epochs": (1,), "num_steps": 150, "width": 64, "num_minibatches": 3, "le
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """The settings and the summary of a short run, compiled in a hurry."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
     config = Config(tmp_path_factory.mktemp("run") / "made", **TINY)
-    yield config, main(config)
-    jax.config.update("jax_disable_most_optimizations", before)
+    with compiled_in_a_hurry():
+        return config, main(config)
 
 
 @pytest.fixture
@@ -167,4 +165,5 @@ def test_the_folder_is_kept(run):
     ],
 )
 def test_bad_flags(tmp_path, name, value, message):
-    assert_refused(vanishing_gradient, message, tmp_path / "run", **{**TINY, name: value})
+    config = Config(tmp_path / "run", **{**TINY, name: value})
+    assert_refused(vanishing_gradient, config, message)

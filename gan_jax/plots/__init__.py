@@ -1,6 +1,16 @@
 """Pictures: of samples, and of figures over steps."""
 
 from gan_jax.plots.charts import LOG_4, chart, curves
+from gan_jax.plots.demonstration import Moment, convergence, moments
 from gan_jax.plots.images import grid, history
 
-__all__ = ["LOG_4", "chart", "curves", "grid", "history"]
+__all__ = [
+    "LOG_4",
+    "Moment",
+    "chart",
+    "convergence",
+    "curves",
+    "grid",
+    "history",
+    "moments",
+]

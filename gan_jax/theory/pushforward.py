@@ -65,9 +65,11 @@ def branched_log_prob(
     def slope(points: Array) -> Array:
         return jax.vmap(jax.grad(lambda point: fn(point[None])[0]))(points)
 
-    # With the folds among its nodes, G is monotone between neighbours.
-    nodes = z[:, 0]
+    # With the folds among its nodes, G is monotone between neighbours. A cell without one has its
+    # middle there, not the end that bisection would run to: next to a node rounding is no order.
+    nodes, rising = z[:, 0], slope(z[:, 0]) > 0
     folds = _bisect(lambda points: slope(points) > 0, nodes[:-1], nodes[1:])
+    folds = jnp.where(rising[1:] == rising[:-1], (nodes[:-1] + nodes[1:]) / 2, folds)
     nodes = jnp.append(jnp.stack([nodes[:-1], folds], axis=1).ravel(), nodes[-1])
 
     above = at(nodes)[None] > x
