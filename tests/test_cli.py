@@ -1,0 +1,43 @@
+"""What all experiments share on the command line."""
+
+from pathlib import Path
+
+import jax
+import pytest
+
+from experiments import cli
+
+
+@pytest.fixture
+def _restored():
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: jax.config.values[name] for name in names}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.mark.usefixtures("_restored")
+def test_compilations_are_kept_in_the_users_cache_folder(monkeypatch, tmp_path):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cli.keep_compilations()
+    assert jax.config.values["jax_compilation_cache_dir"] == str(tmp_path / "gan_jax")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    cli.keep_compilations()
+    expected = Path.home() / ".cache" / "gan_jax"
+    assert jax.config.values["jax_compilation_cache_dir"] == str(expected)
+
+
+@pytest.mark.usefixtures("_restored")
+@pytest.mark.parametrize("chosen", ["", "elsewhere"])
+def test_jaxs_own_variable_has_the_last_word(monkeypatch, chosen):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", chosen)
+    before = jax.config.values["jax_compilation_cache_dir"]
+    cli.keep_compilations()
+    assert jax.config.values["jax_compilation_cache_dir"] == before
+
+
+def test_tracking_goes_through_everything_and_says_so(capsys):
+    assert list(cli.track([3, 1, 2], "numbers")) == [3, 1, 2]
+    assert "numbers: 3/3" in capsys.readouterr().out
