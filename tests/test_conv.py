@@ -195,24 +195,40 @@ def test_inside_scan_as_outside(function):
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_the_canonical_form_of_the_kernel_gradient_equals_the_native_one(geometry):
+def test_the_forms_for_the_cpu_equal_the_native_ones(geometry):
     size, window, strides, padding = GEOMETRIES[geometry]
     x, kernel = operands(size, window)
     (g,) = draw(conv(x, kernel, strides=strides, padding=padding).shape)
     options = {"strides": strides, "padding": padding, "size": size, "window": window}
-    canonical = module._correlate_canonically(x, g, **options)
-    assert canonical.shape == kernel.shape
-    close(canonical, module._correlate(x, g, **options))
+    expected = module._correlate(x, g, **options)
+    close(module._correlate_canonically(x, g, **options), expected)
+    if all(k % s == 0 for k, s in zip(window, strides, strict=True)):
+        close(module._correlate_by_product(x, g, **options), expected)
+        close(
+            module._convolve_by_product(x, kernel, **options),
+            module._convolve(x, kernel, **options),
+        )
+        made = module._transpose_by_product(g, kernel, **options)
+        assert made.shape == x.shape
+        close(made, module._transpose(g, kernel, **options))
 
 
-@pytest.mark.parametrize(("platform", "transposes"), [("cpu", 3), ("cuda", 0), ("tpu", 0)])
+def test_some_windows_are_divided_and_some_are_not():
+    divided = {
+        all(k % s == 0 for k, s in zip(window, strides, strict=True))
+        for _, window, strides, _ in GEOMETRIES.values()
+    }
+    assert divided == {True, False}
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
 @pytest.mark.parametrize("function", [conv, conv_transpose])
-def test_only_the_cpu_is_given_the_canonical_form(platform, transposes, function):
-    """Its mark is the exchange of batch and features by hand, of both inputs and the result."""
+def test_only_the_cpu_is_given_matrix_products(platform, function):
+    """For a window that the strides divide: two maps of the three, and no convolution there."""
     (x, kernel), options = arguments(function, "halving")
     traced = jax.jit(jax.grad(lambda w: jnp.sum(jnp.sin(function(x, w, **options))))).trace(kernel)
     text = traced.lower(lowering_platforms=(platform,)).as_text()
-    # A transposed convolution exchanges its kernel's features on every platform.
-    expected = transposes + (function is conv_transpose)
-    assert text.count("stablehlo.transpose") == expected
-    assert ("[f, 0, 1, b]x[i, 0, 1, o]->[0, 1, b, f]" in text) == (platform != "cpu")
+    products, convolutions = (
+        text.count(f"stablehlo.{op}") for op in ("dot_general", "convolution")
+    )
+    assert (products, convolutions) == ((2, 0) if platform == "cpu" else (0, 2))

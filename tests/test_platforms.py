@@ -18,4 +18,6 @@ def test_a_fused_chunk_lowers_for_every_platform(model):
     for platform in ("cpu", "cuda", "tpu"):
         lowered = traced.lower(lowering_platforms=(platform,)).as_text()
         assert "stablehlo.while" in lowered
-        assert ("stablehlo.convolution" in lowered) == (model == "dcgan")
+        # On a CPU convolutions are matrix products.
+        expected = model == "dcgan" and platform != "cpu"
+        assert ("stablehlo.convolution" in lowered) == expected

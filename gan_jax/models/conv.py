@@ -13,8 +13,9 @@ with each other as derivatives, so that both modes of differentiation, at any or
 but these three.
 """
 
+import itertools
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -120,6 +121,79 @@ def _correlate_canonically(
     return kernel.transpose(1, 2, 0, 3)
 
 
+# On a CPU each of the three maps is one matrix product, faster than XLA's own convolutions there.
+# They are written for windows that the strides divide, as 4x4 by 2x2: a window is then made of
+# whole tiles of stride x stride pixels, and windows share or add up tiles, not pixels. XLA makes
+# the windows of an array once for all the products of a step that they are in.
+
+
+def _tiling(strides: Pair, window: Pair) -> Pair:
+    """Tiles in a window."""
+    return window[0] // strides[0], window[1] // strides[1]
+
+
+def _windows(x: Array, *, strides: Pair, padding: Pair, size: Pair, window: Pair) -> Array:
+    """The windows of x, tile by tile: [B, H, W, I] -> [B, h, w, tiles * stride * stride * I]."""
+    (sh, sw), (mh, mw) = strides, _tiling(strides, window)
+    h, w = _output_size(strides, padding, size, window)
+    rows, columns = h + mh - 1, w + mw - 1
+    ends = (rows * sh - size[0] - padding[0], columns * sw - size[1] - padding[1])
+    margins = [(0, 0, 0), *((p, e, 0) for p, e in zip(padding, ends, strict=True)), (0, 0, 0)]
+    x = jax.lax.pad(x, jnp.zeros((), x.dtype), margins)
+    x = x.reshape(-1, rows, sh, columns, sw, x.shape[3]).transpose(0, 1, 3, 2, 4, 5)
+    x = x.reshape(*x.shape[:3], -1)
+    corners = itertools.product(range(mh), range(mw))
+    return jnp.concatenate([x[:, i : i + h, j : j + w] for i, j in corners], axis=3)
+
+
+def _output_size(strides: Pair, padding: Pair, size: Pair, window: Pair) -> Pair:
+    h, w = (
+        (n + 2 * p - k) // s + 1 for n, p, k, s in zip(size, padding, window, strides, strict=True)
+    )
+    return h, w
+
+
+def _matrix(kernel: Array, strides: Pair) -> Array:
+    """The kernel in the order of `_windows`: [kh, kw, I, O] -> [tiles * stride * stride * I, O]."""
+    (sh, sw), (mh, mw) = strides, _tiling(strides, (kernel.shape[0], kernel.shape[1]))
+    split = kernel.reshape(mh, sh, mw, sw, *kernel.shape[2:])
+    return split.transpose(0, 2, 1, 3, 4, 5).reshape(-1, kernel.shape[3])
+
+
+def _convolve_by_product(x: Array, w: Array, **geometry: Any) -> Array:
+    return _windows(x, **geometry) @ _matrix(w, geometry["strides"])
+
+
+def _transpose_by_product(
+    g: Array, w: Array, *, strides: Pair, padding: Pair, size: Pair, window: Pair
+) -> Array:
+    (sh, sw), (mh, mw) = strides, _tiling(strides, window)
+    height, width, features = g.shape[1], g.shape[2], w.shape[2]
+    parts = (g @ _matrix(w, strides).T).reshape(*g.shape[:3], mh * mw, sh * sw * features)
+    whole = reduce(
+        jnp.add,
+        (
+            jnp.pad(parts[:, :, :, tile], ((0, 0), (i, mh - 1 - i), (j, mw - 1 - j), (0, 0)))
+            for tile, (i, j) in enumerate(itertools.product(range(mh), range(mw)))
+        ),
+    )
+    rows, columns = height + mh - 1, width + mw - 1
+    whole = whole.reshape(-1, rows, columns, sh, sw, features).transpose(0, 1, 3, 2, 4, 5)
+    whole = whole.reshape(-1, rows * sh, columns * sw, features)
+    ends = (size[0] + padding[0] - rows * sh, size[1] + padding[1] - columns * sw)
+    margins = [(0, 0, 0), *((-p, e, 0) for p, e in zip(padding, ends, strict=True)), (0, 0, 0)]
+    return jax.lax.pad(whole, jnp.zeros((), g.dtype), margins)
+
+
+def _correlate_by_product(x: Array, g: Array, **geometry: Any) -> Array:
+    """With g on the left, transposed: XLA multiplies by a tall transposed x at half the speed."""
+    strides, window = geometry["strides"], geometry["window"]
+    windows = _windows(x, **geometry)
+    product = g.reshape(-1, g.shape[3]).T @ windows.reshape(-1, windows.shape[3])
+    split = product.reshape(g.shape[3], *_tiling(strides, window), *strides, x.shape[3])
+    return split.transpose(1, 3, 2, 4, 5, 0).reshape(*window, x.shape[3], g.shape[3])
+
+
 def _bilinear(name: str, implementation: Callable[..., Array]) -> Primitive:
     """A primitive for a bilinear map of two arrays; its derivatives are set below."""
     primitive = Primitive(name)
@@ -146,11 +220,26 @@ def _bilinear(name: str, implementation: Callable[..., Array]) -> Primitive:
 _forward = _bilinear("gan_conv", _convolve)
 _input_gradient = _bilinear("gan_conv_input_gradient", _transpose)
 _kernel_gradient = _bilinear("gan_conv_kernel_gradient", _correlate)
-mlir.register_lowering(
-    _kernel_gradient,
-    mlir.lower_fun(_correlate_canonically, multiple_results=False),
-    platform="cpu",
-)
+
+
+def _on_cpu(
+    primitive: Primitive, by_product: Callable[..., Array], native: Callable[..., Array]
+) -> None:
+    """Lowers to a matrix product where the strides divide the window, else to a convolution."""
+
+    def implementation(x: Array, y: Array, **geometry: Any) -> Array:
+        divided = all(
+            k % s == 0 for k, s in zip(geometry["window"], geometry["strides"], strict=True)
+        )
+        return (by_product if divided else native)(x, y, **geometry)
+
+    rule = mlir.lower_fun(implementation, multiple_results=False)
+    mlir.register_lowering(primitive, rule, platform="cpu")
+
+
+_on_cpu(_forward, _convolve_by_product, _convolve)
+_on_cpu(_input_gradient, _transpose_by_product, _transpose)
+_on_cpu(_kernel_gradient, _correlate_by_product, _correlate_canonically)
 
 ad.defbilinear(
     _forward,
