@@ -47,8 +47,7 @@ def main(config: Config) -> np.ndarray:
     from gan_jax.checkpoint import Checkpoints
     from gan_jax.runs import read_config
 
-    if config.num < 1:
-        raise UserError(f"--num must be at least 1, got {config.num}")
+    cli.check_at_least(config, num=1)
     if not 0 <= config.seed < 2**32:
         raise UserError(f"--seed must be in [0, 2**32), got {config.seed}")
     if config.out.suffix != ".npz":
