@@ -184,6 +184,8 @@ def test_a_reader_changes_nothing(copy, damaged):
 def test_no_thread_is_left(tmp_path):
     before = set(threading.enumerate())
     save(tmp_path / "checkpoints", 1, 2, 3)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(timeout=60)  # Orbax tells its last one to end, and does not wait for that
     assert set(threading.enumerate()) <= before
 
 
