@@ -11,6 +11,8 @@ ROOT = Path(__file__).parents[1]
 
 FLOORS = [
     {"types", "errors"},
+    {"models.conv_native"},
+    {"models.conv_cpu"},
     {"keys", "losses", "networks", "priors", "runs", "parallel", "checkpoint"}
     | {"models.conv", "data.types", "metrics", "metrics.digits", "metrics.frechet"}
     | {"plots.images", "plots.charts", "theory.quadrature", "data.synthetic", "metrics.modes"},

@@ -13,9 +13,8 @@ with each other as derivatives, so that both modes of differentiation, at any or
 but these three; GPU and TPU compilers are given them as convolutions, a CPU as matrix products.
 """
 
-import itertools
 from collections.abc import Callable
-from functools import partial, reduce
+from functools import partial
 from typing import Any
 
 import jax
@@ -23,10 +22,9 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from gan_jax.models import conv_cpu, conv_native
+from gan_jax.models.conv_native import Geometry, Pair
 from gan_jax.types import Array
-
-Pair = tuple[int, int]
-_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
 def conv(x: Array, kernel: Array, *, strides: Pair, padding: Pair) -> Array:
@@ -37,9 +35,8 @@ def conv(x: Array, kernel: Array, *, strides: Pair, padding: Pair) -> Array:
       kernel: [kh, kw, I, O].
       strides, padding: along height and width; zeros are added on both sides.
     """
-    return _forward.bind(
-        x, kernel, strides=strides, padding=padding, size=x.shape[1:3], window=kernel.shape[:2]
-    )
+    size, window = (x.shape[1], x.shape[2]), (kernel.shape[0], kernel.shape[1])
+    return _forward.bind(x, kernel, geometry=Geometry(size, window, strides, padding))
 
 
 def conv_transpose(x: Array, kernel: Array, *, strides: Pair, padding: Pair) -> Array:
@@ -52,194 +49,80 @@ def conv_transpose(x: Array, kernel: Array, *, strides: Pair, padding: Pair) -> 
       kernel: [kh, kw, O, I], note the order: the kernel of the convolution it transposes.
       strides, padding: those of that convolution.
     """
-    window = kernel.shape[:2]
-    size = tuple(
+    window = kernel.shape[0], kernel.shape[1]
+    height, width = (
         (n - 1) * s + k - 2 * p
         for n, s, k, p in zip(x.shape[1:3], strides, window, padding, strict=True)
     )
     return _input_gradient.bind(
-        x, kernel, strides=strides, padding=padding, size=size, window=window
+        x, kernel, geometry=Geometry((height, width), window, strides, padding)
     )
 
 
-def _convolve(x: Array, w: Array, *, strides: Pair, padding: Pair, **_: Any) -> Array:
-    return jax.lax.conv_general_dilated(
-        x, w, strides, [(p, p) for p in padding], dimension_numbers=_DIMENSIONS
-    )
+Map = Callable[[Array, Array, Geometry], Array]
 
 
-def _remainders(strides: Pair, padding: Pair, size: Pair, window: Pair) -> list[int]:
-    """The rows and columns at the end that the stride never reaches."""
-    return [(n + 2 * p - k) % s for n, p, k, s in zip(size, padding, window, strides, strict=True)]
+def _bilinear(name: str, native: Map, cpu: Map, *, by_example: bool) -> Primitive:
+    """A primitive for a bilinear map of two arrays; its derivatives are set below.
 
-
-def _transpose(
-    g: Array, w: Array, *, strides: Pair, padding: Pair, size: Pair, window: Pair
-) -> Array:
-    unreached = _remainders(strides, padding, size, window)
-    return jax.lax.conv_general_dilated(
-        g,
-        jnp.flip(w, (0, 1)).swapaxes(2, 3),
-        (1, 1),
-        [(k - 1 - p, k - 1 - p + r) for k, p, r in zip(window, padding, unreached, strict=True)],
-        lhs_dilation=strides,
-        dimension_numbers=_DIMENSIONS,
-    )
-
-
-def _correlate(
-    x: Array, g: Array, *, strides: Pair, padding: Pair, size: Pair, window: Pair
-) -> Array:
-    """The kernel gradient as autodiff writes it, the form GPU and TPU compilers look for."""
-    unreached = _remainders(strides, padding, size, window)
-    return jax.lax.conv_general_dilated(
-        x,
-        g,
-        (1, 1),
-        [(p, p - r) for p, r in zip(padding, unreached, strict=True)],
-        rhs_dilation=strides,
-        dimension_numbers=("CHWN", "IHWO", "HWNC"),
-    )
-
-
-def _correlate_canonically(
-    x: Array, g: Array, *, strides: Pair, padding: Pair, size: Pair, window: Pair
-) -> Array:
-    """The same in canonical layout, batch and features exchanged by hand.
-
-    XLA's CPU backend makes this rewrite itself, but not inside a loop.
+    Args:
+      name: of the primitive, in jaxprs.
+      native, cpu: how it is computed elsewhere, and on a CPU.
+      by_example: whether each example of the first array makes one of the result.
     """
-    unreached = _remainders(strides, padding, size, window)
-    kernel = jax.lax.conv_general_dilated(
-        x.transpose(3, 1, 2, 0),
-        g.transpose(1, 2, 0, 3),
-        (1, 1),
-        [(p, p - r) for p, r in zip(padding, unreached, strict=True)],
-        rhs_dilation=strides,
-        dimension_numbers=_DIMENSIONS,
-    )
-    return kernel.transpose(1, 2, 0, 3)
-
-
-# On a CPU each of the three maps is one matrix product, faster than XLA's own convolutions there.
-# They are written for windows that the strides divide, as 4x4 by 2x2: a window is then made of
-# whole tiles of stride x stride pixels, and windows share or add up tiles, not pixels. XLA makes
-# the windows of an array once for all the products of a step that they are in.
-
-
-def _tiling(strides: Pair, window: Pair) -> Pair:
-    """Tiles in a window."""
-    return window[0] // strides[0], window[1] // strides[1]
-
-
-def _windows(x: Array, *, strides: Pair, padding: Pair, size: Pair, window: Pair) -> Array:
-    """The windows of x, tile by tile: [B, H, W, I] -> [B, h, w, tiles * stride * stride * I]."""
-    (sh, sw), (mh, mw) = strides, _tiling(strides, window)
-    h, w = _output_size(strides, padding, size, window)
-    rows, columns = h + mh - 1, w + mw - 1
-    ends = (rows * sh - size[0] - padding[0], columns * sw - size[1] - padding[1])
-    margins = [(0, 0, 0), *((p, e, 0) for p, e in zip(padding, ends, strict=True)), (0, 0, 0)]
-    x = jax.lax.pad(x, jnp.zeros((), x.dtype), margins)
-    x = x.reshape(-1, rows, sh, columns, sw, x.shape[3]).transpose(0, 1, 3, 2, 4, 5)
-    x = x.reshape(*x.shape[:3], -1)
-    corners = itertools.product(range(mh), range(mw))
-    return jnp.concatenate([x[:, i : i + h, j : j + w] for i, j in corners], axis=3)
-
-
-def _output_size(strides: Pair, padding: Pair, size: Pair, window: Pair) -> Pair:
-    h, w = (
-        (n + 2 * p - k) // s + 1 for n, p, k, s in zip(size, padding, window, strides, strict=True)
-    )
-    return h, w
-
-
-def _matrix(kernel: Array, strides: Pair) -> Array:
-    """The kernel in the order of `_windows`: [kh, kw, I, O] -> [tiles * stride * stride * I, O]."""
-    (sh, sw), (mh, mw) = strides, _tiling(strides, (kernel.shape[0], kernel.shape[1]))
-    split = kernel.reshape(mh, sh, mw, sw, *kernel.shape[2:])
-    return split.transpose(0, 2, 1, 3, 4, 5).reshape(-1, kernel.shape[3])
-
-
-def _convolve_by_product(x: Array, w: Array, **geometry: Any) -> Array:
-    return _windows(x, **geometry) @ _matrix(w, geometry["strides"])
-
-
-def _transpose_by_product(
-    g: Array, w: Array, *, strides: Pair, padding: Pair, size: Pair, window: Pair
-) -> Array:
-    (sh, sw), (mh, mw) = strides, _tiling(strides, window)
-    height, width, features = g.shape[1], g.shape[2], w.shape[2]
-    parts = (g @ _matrix(w, strides).T).reshape(*g.shape[:3], mh * mw, sh * sw * features)
-    whole = reduce(
-        jnp.add,
-        (
-            jnp.pad(parts[:, :, :, tile], ((0, 0), (i, mh - 1 - i), (j, mw - 1 - j), (0, 0)))
-            for tile, (i, j) in enumerate(itertools.product(range(mh), range(mw)))
-        ),
-    )
-    rows, columns = height + mh - 1, width + mw - 1
-    whole = whole.reshape(-1, rows, columns, sh, sw, features).transpose(0, 1, 3, 2, 4, 5)
-    whole = whole.reshape(-1, rows * sh, columns * sw, features)
-    ends = (size[0] + padding[0] - rows * sh, size[1] + padding[1] - columns * sw)
-    margins = [(0, 0, 0), *((-p, e, 0) for p, e in zip(padding, ends, strict=True)), (0, 0, 0)]
-    return jax.lax.pad(whole, jnp.zeros((), g.dtype), margins)
-
-
-def _correlate_by_product(x: Array, g: Array, **geometry: Any) -> Array:
-    """With g on the left, transposed: XLA multiplies by a tall transposed x at half the speed."""
-    strides, window = geometry["strides"], geometry["window"]
-    windows = _windows(x, **geometry)
-    product = g.reshape(-1, g.shape[3]).T @ windows.reshape(-1, windows.shape[3])
-    split = product.reshape(g.shape[3], *_tiling(strides, window), *strides, x.shape[3])
-    return split.transpose(1, 3, 2, 4, 5, 0).reshape(*window, x.shape[3], g.shape[3])
-
-
-def _bilinear(name: str, implementation: Callable[..., Array]) -> Primitive:
-    """A primitive for a bilinear map of two arrays; its derivatives are set below."""
     primitive = Primitive(name)
 
-    @partial(jax.jit, static_argnames=("strides", "padding", "size", "window"))
-    def evaluate(x: Array, y: Array, **geometry: Any) -> Array:
-        return primitive.bind(x, y, **geometry)
+    @partial(jax.jit, static_argnums=2)
+    def evaluate(x: Array, y: Array, geometry: Geometry) -> Array:
+        return primitive.bind(x, y, geometry=geometry)
 
-    def abstract_eval(x: Any, y: Any, **geometry: Any) -> Any:
+    def abstract_eval(x: Any, y: Any, *, geometry: Geometry) -> Any:
         shapes = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (x, y))
-        made = jax.eval_shape(partial(implementation, **geometry), *shapes)
+        made = jax.eval_shape(lambda x, y: native(x, y, geometry), *shapes)
         return x.update(shape=made.shape, dtype=made.dtype)
 
-    def batch(arguments: Any, axes: Any, **geometry: Any) -> tuple[Array, int]:
-        return jax.vmap(partial(implementation, **geometry), in_axes=axes)(*arguments), 0
+    def batch(arguments: Any, axes: Any, *, geometry: Geometry) -> tuple[Array, int]:
+        """One larger batch if that is what it is; else in turn on a CPU, each keeps it busy."""
 
-    primitive.def_impl(evaluate)
+        def in_turn(*arguments: Array) -> Array:
+            pairs = [
+                jnp.broadcast_to(a, (count, *a.shape)) if axis is None else jnp.moveaxis(a, axis, 0)
+                for a, axis in zip(arguments, axes, strict=True)
+            ]
+            return jax.lax.map(lambda pair: primitive.bind(*pair, geometry=geometry), pairs)
+
+        count = next(
+            a.shape[axis] for a, axis in zip(arguments, axes, strict=True) if axis is not None
+        )
+        if by_example and axes[1] is None:
+            x = jnp.moveaxis(arguments[0], axes[0], 0)
+            made = primitive.bind(x.reshape(-1, *x.shape[2:]), arguments[1], geometry=geometry)
+            return made.reshape(count, -1, *made.shape[1:]), 0
+        at_once = jax.vmap(lambda x, y: native(x, y, geometry), in_axes=axes)
+        return jax.lax.platform_dependent(*arguments, cpu=in_turn, default=at_once), 0
+
+    primitive.def_impl(lambda x, y, *, geometry: evaluate(x, y, geometry))
     primitive.def_abstract_eval(abstract_eval)
     batching.primitive_batchers[primitive] = batch
-    mlir.register_lowering(primitive, mlir.lower_fun(implementation, multiple_results=False))
+    for implementation, platform in ((native, None), (cpu, "cpu")):
+        rule = mlir.lower_fun(implementation, multiple_results=False)
+        mlir.register_lowering(primitive, rule, platform=platform)
     return primitive
 
 
-_forward = _bilinear("gan_conv", _convolve)
-_input_gradient = _bilinear("gan_conv_input_gradient", _transpose)
-_kernel_gradient = _bilinear("gan_conv_kernel_gradient", _correlate)
-
-
-def _on_cpu(
-    primitive: Primitive, by_product: Callable[..., Array], native: Callable[..., Array]
-) -> None:
-    """Lowers to a matrix product where the strides divide the window, else to a convolution."""
-
-    def implementation(x: Array, y: Array, **geometry: Any) -> Array:
-        divided = all(
-            k % s == 0 for k, s in zip(geometry["window"], geometry["strides"], strict=True)
-        )
-        return (by_product if divided else native)(x, y, **geometry)
-
-    rule = mlir.lower_fun(implementation, multiple_results=False)
-    mlir.register_lowering(primitive, rule, platform="cpu")
-
-
-_on_cpu(_forward, _convolve_by_product, _convolve)
-_on_cpu(_input_gradient, _transpose_by_product, _transpose)
-_on_cpu(_kernel_gradient, _correlate_by_product, _correlate_canonically)
+_forward = _bilinear("gan_conv", conv_native.forward, conv_cpu.forward, by_example=True)
+_input_gradient = _bilinear(
+    "gan_conv_input_gradient",
+    conv_native.input_gradient,
+    conv_cpu.input_gradient,
+    by_example=True,
+)
+_kernel_gradient = _bilinear(
+    "gan_conv_kernel_gradient",
+    conv_native.kernel_gradient,
+    conv_cpu.kernel_gradient,
+    by_example=False,
+)
 
 ad.defbilinear(
     _forward,
