@@ -5,6 +5,7 @@ curves.png, metrics.jsonl, checkpoints/ and summary.json. The same command resum
 """
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,8 @@ from gan_jax import (
     make_discriminator_step,
     make_generator_step,
     make_train_step,
+    mixed_precision,
+    rematerialised,
 )
 from gan_jax import data as datasets
 from gan_jax.errors import UserError
@@ -74,6 +77,12 @@ class Config:
     """Where the images come from."""
     parallel: Literal["shard", "jit", "pmap"] = "shard"
     """shard: all devices, by sharded jit; pmap: all devices, by pmap; jit: one device."""
+    accumulate: int = 1
+    """In how many parts a batch is taken, for memory: the gradients are those of the whole."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What the networks compute in; weights, statistics and losses stay float32."""
+    rematerialise: bool = False
+    """Whether to compute activations again rather than keep them: less memory, more time."""
     log_every: int = 50
     """Steps between two records, and in one compiled chunk."""
     sample_every: int = 200
@@ -98,7 +107,7 @@ FREE = frozenset(
 def check(config: Config) -> None:
     """Raises `UserError` for values that no run could use."""
     counts = ["num_steps", "batch_size", "n_critic", "latent", "log_every", "sample_every"]
-    counts += ["checkpoint_every", "keep_checkpoints"]
+    counts += ["checkpoint_every", "keep_checkpoints", "accumulate"]
     counts += ["width"] if config.width is not None else []
     cli.check_at_least(config, **dict.fromkeys(counts, 1), r1=0)
     cli.check_seed(config)
@@ -124,7 +133,12 @@ def build(
         )
     except ValueError as error:
         raise UserError(f"--model {config.model}: {error}") from None
+    if config.precision == "bfloat16":
+        gan = mixed_precision(gan)
+    if config.rematerialise:
+        gan = rematerialised(gan)
     loss = LOSSES[config.loss]
+    shared: dict[str, Any] = {"accumulate": config.accumulate, "axis_name": axis_name}
     generator_tx = optax.adam(config.generator_lr, b1=config.b1, b2=config.b2)
     discriminator_tx = optax.adam(config.discriminator_lr, b1=config.b1, b2=config.b2)
 
@@ -142,9 +156,9 @@ def build(
             loss,
             discriminator_tx,
             penalties=[(r1, config.r1 / 2)] if config.r1 else [],
-            axis_name=axis_name,
+            **shared,
         ),
-        make_generator_step(gan, loss, generator_tx, ema_decay=ema_decay, axis_name=axis_name),
+        make_generator_step(gan, loss, generator_tx, ema_decay=ema_decay, **shared),
         n_critic=config.n_critic,
     )
     return gan, state, step
@@ -156,9 +170,12 @@ def main(config: Config) -> TrainState:
 
     check(config)
     session.check_schedule(config.log_every, config.sample_every, config.checkpoint_every)
-    session.check_batch_size(config.batch_size, config.parallel)
+    sizes = partial(
+        session.check_batch_size, config.batch_size, config.parallel, accumulate=config.accumulate
+    )
+    sizes()
     dataset = datasets.load(config.data)
-    session.check_batch_size(config.batch_size, config.parallel, dataset)
+    sizes(dataset)
     settings = {
         "experiment": "mnist",
         "config": dataclasses.asdict(config),

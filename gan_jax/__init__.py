@@ -5,7 +5,7 @@ A GAN is two pure networks, a prior, a loss and two optimizers; a training step 
 """
 
 from gan_jax import losses, penalties, priors
-from gan_jax.networks import from_linen
+from gan_jax.networks import from_linen, mixed_precision, rematerialised
 from gan_jax.steps import (
     init,
     make_discriminator_step,
@@ -28,7 +28,9 @@ __all__ = [
     "make_discriminator_step",
     "make_generator_step",
     "make_train_step",
+    "mixed_precision",
     "penalties",
     "priors",
+    "rematerialised",
     "sample",
 ]

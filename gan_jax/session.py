@@ -130,12 +130,21 @@ def check_schedule(log_every: int, sample_every: int, checkpoint_every: int) -> 
             )
 
 
-def check_batch_size(batch_size: int, layout: str, dataset: Dataset | None = None) -> None:
-    """Raises `UserError` unless the devices divide a batch, and the data set has enough for one."""
+def check_batch_size(
+    batch_size: int, layout: str, dataset: Dataset | None = None, *, accumulate: int = 1
+) -> None:
+    """Raises `UserError` unless the devices divide a batch, the parts it is taken in divide what
+    each device has of it, and the data set has enough for one."""
+    devices = parallel.num_devices(layout)
     try:
-        parallel.check_batch_size(batch_size, parallel.num_devices(layout))
+        parallel.check_batch_size(batch_size, devices)
     except UserError as error:
         raise UserError(f"--batch-size {batch_size}: {error} (--parallel jit)") from None
+    if (batch_size // devices) % accumulate:
+        raise UserError(
+            f"--accumulate must divide the {batch_size // devices} images of a batch that a "
+            f"device has, got {accumulate}"
+        )
     if dataset is not None and batch_size > len(dataset.x):
         raise UserError(
             f"--batch-size {batch_size} is more than the {len(dataset.x)} images of "

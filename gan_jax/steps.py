@@ -5,7 +5,6 @@ Unjitted and free of side effects, so that the caller composes: `jax.jit(step)`,
 `gan_jax.parallel` for several devices.
 """
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 
@@ -13,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gan_jax.objectives import Objective, discriminator_objective, draw_latents, generator_objective
+from gan_jax.objectives import discriminator_objective, draw_latents, generator_objective
 from gan_jax.types import (
     GAN,
     AdversarialLoss,
@@ -24,10 +23,10 @@ from gan_jax.types import (
     Network,
     Penalty,
     PlayerState,
-    PyTree,
     StepFn,
     TrainState,
 )
+from gan_jax.update import update
 
 _DISCRIMINATOR, _GENERATOR = 0, 1
 """What the roles fold into the state's key."""
@@ -98,6 +97,7 @@ def make_discriminator_step(
     tx: optax.GradientTransformation,
     *,
     penalties: Sequence[tuple[Penalty, float]] = (),
+    accumulate: int = 1,
     axis_name: AxisName | None = None,
 ) -> StepFn:
     """One update of D on a real batch [B, ...] and B fresh fakes, G frozen.
@@ -107,24 +107,32 @@ def make_discriminator_step(
       loss: the adversarial loss.
       tx: D's optimizer, the one given to `init`.
       penalties: pairs of a penalty and its weight.
+      accumulate: in how many parts the batch is taken, one after the other, their gradients
+        averaged: the memory of a part, the update of the whole. All draws are those of the whole
+        batch. What compares examples sees its part only: batch norm, a loss of batch means.
       axis_name: the mapped axis (of `pmap` or `shard_map`) the batch is split over; gradients,
         metrics and model state are averaged over it. B is then the number on one device.
 
     Returns:
       A pure step. Metrics: those of `objectives.discriminator_objective` and
       `discriminator_gradient_norm`, all measured before the update.
+
+    Raises:
+      ValueError: `accumulate` < 1, or (from the step) it does not divide the batch.
     """
+    _check_at_least_one(accumulate=accumulate)
     objective = discriminator_objective(gan, loss, penalties, axis_name)
 
     def discriminator_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        player, metrics, norm = _update(
+        player, metrics, norm = update(
             objective,
             tx,
             state.discriminator,
             state.generator,
             batch,
             jax.random.fold_in(state.key, _DISCRIMINATOR),
-            axis_name,
+            parts=accumulate,
+            axis_name=axis_name,
         )
         return (
             dataclasses.replace(state, discriminator=player),
@@ -140,12 +148,13 @@ def make_generator_step(
     tx: optax.GradientTransformation,
     *,
     ema_decay: float | Callable[[Array], Array] = 0.999,
+    accumulate: int = 1,
     axis_name: AxisName | None = None,
 ) -> StepFn:
     """One update of G on B fresh fakes, D frozen, then of the moving average of its weights.
 
     Args:
-      gan, loss, axis_name: as for `make_discriminator_step`.
+      gan, loss, accumulate, axis_name: as for `make_discriminator_step`.
       tx: G's optimizer, the one given to `init`.
       ema_decay: in [0, 1): ema <- ema_decay * ema + (1 - ema_decay) * params after each update;
         or a schedule, a function of the number of updates made before this one.
@@ -153,18 +162,23 @@ def make_generator_step(
     Returns:
       A pure step. It reads the real batch [B, ...] for its size, its labels and, if the loss is
       relativistic, its logits. Metrics: `generator_loss`, `generator_gradient_norm`.
+
+    Raises:
+      ValueError: as for `make_discriminator_step`.
     """
+    _check_at_least_one(accumulate=accumulate)
     objective = generator_objective(gan, loss, axis_name)
 
     def generator_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        player, metrics, norm = _update(
+        player, metrics, norm = update(
             objective,
             tx,
             state.generator,
             state.discriminator,
             batch,
             jax.random.fold_in(state.key, _GENERATOR),
-            axis_name,
+            parts=accumulate,
+            axis_name=axis_name,
         )
         decay = ema_decay(state.generator.step) if callable(ema_decay) else ema_decay
         ema_params = optax.incremental_update(player.params, state.ema_params, 1.0 - decay)
@@ -176,62 +190,10 @@ def make_generator_step(
     return generator_step
 
 
-def _update(
-    objective: Objective,
-    tx: optax.GradientTransformation,
-    player: PlayerState,
-    opponent: PlayerState,
-    batch: Batch,
-    key: Array,
-    axis_name: AxisName | None,
-) -> tuple[PlayerState, Metrics, Array]:
-    """One step of a player down its objective: (the player, its metrics, its gradient's norm)."""
-    key = jax.random.fold_in(key, player.step)
-    local, opponent = _varying((player, opponent), axis_name)
-    gradients, (metrics, model_state) = jax.grad(objective, has_aux=True)(
-        local.params, local, opponent, batch, key
-    )
-    gradients, metrics, model_state = _mean((gradients, metrics, model_state), axis_name)
-    updates, opt_state = tx.update(gradients, player.opt_state, player.params)
-    updated = PlayerState(
-        step=player.step + 1,
-        params=optax.apply_updates(player.params, updates),
-        model_state=model_state,
-        opt_state=opt_state,
-    )
-    return updated, metrics, optax.tree.norm(gradients)
-
-
-def _varying(tree: PyTree, axis_name: AxisName | None) -> PyTree:
-    """Marks what every shard holds alike as each shard's own, so that its gradient is too.
-
-    Inside `shard_map(check_vma=True)` the gradient of a replicated array is already summed over
-    the shards, and averaging it would count each shard once too often, without a word.
-    """
-    if axis_name is None:
-        return tree
-
-    def cast(leaf: Array) -> Array:
-        for name in (axis_name,) if isinstance(axis_name, str) else axis_name:
-            # A ValueError for what varies already; an assertion of JAX's own for an axis of vmap,
-            # which needs no mark.
-            with contextlib.suppress(ValueError, AssertionError):
-                leaf = jax.lax.pcast(leaf, name, to="varying")
-        return leaf
-
-    return jax.tree.map(cast, tree)
-
-
-def _mean(tree: PyTree, axis_name: AxisName | None) -> PyTree:
-    """The mean over the mapped axis of every leaf; counters, equal everywhere, stay integers."""
-    if axis_name is None:
-        return tree
-
-    def mean(leaf: Array) -> Array:
-        inexact = jnp.issubdtype(leaf.dtype, jnp.inexact)
-        return (jax.lax.pmean if inexact else jax.lax.pmax)(leaf, axis_name)
-
-    return jax.tree.map(mean, tree)
+def _check_at_least_one(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}")
 
 
 def make_train_step(
@@ -250,8 +212,7 @@ def make_train_step(
     Raises:
       ValueError: `n_critic` < 1, or (from the step) another leading dimension than `n_critic`.
     """
-    if n_critic < 1:
-        raise ValueError(f"n_critic must be at least 1, got {n_critic}")
+    _check_at_least_one(n_critic=n_critic)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         if batch.x.shape[0] != n_critic:

@@ -19,8 +19,9 @@ FLOORS = [
     {"penalties", "objectives", "models.layers", "plots.demonstration"}
     | {"theory.optimum", "theory.pushforward", "theory.games"}
     | {"data.idx", "data.images", "data.embedded", "data.pipeline"},
-    {"steps", "models.mlp", "models.dcgan", "data.folder", "data.prepare", "plots"}
+    {"update", "models.mlp", "models.dcgan", "data.folder", "data.prepare", "plots"}
     | {"theory.divergences", "theory.updates"},
+    {"steps"},
     {"", "models", "data.tfds", "theory"},
     {"data.sources"},
     {"data"},

@@ -20,7 +20,7 @@ is that of the plain way. The maps are each other's transposes, and so are the l
 
 import itertools
 from collections.abc import Callable
-from functools import reduce
+from functools import reduce, wraps
 from typing import Any
 
 import jax
@@ -34,6 +34,18 @@ _THICK = 32
 """Features on either side from which the products are worth Winograd's additions."""
 
 
+def _at_least_single(function: Callable[..., Array]) -> Callable[[Array, Array, Geometry], Array]:
+    """Half-precision arrays go through float32: a CPU has no faster way to multiply them."""
+
+    @wraps(function)
+    def widened(x: Array, y: Array, geometry: Geometry) -> Array:
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        return function(x.astype(wide), y.astype(wide), geometry).astype(x.dtype)
+
+    return widened
+
+
+@_at_least_single
 def forward(x: Array, kernel: Array, geometry: Geometry) -> Array:
     """As `conv_native.forward`."""
     if _is_winograd(geometry, *kernel.shape[2:]):
@@ -45,6 +57,7 @@ def forward(x: Array, kernel: Array, geometry: Geometry) -> Array:
     return conv_native.forward(x, kernel, geometry)
 
 
+@_at_least_single
 def input_gradient(g: Array, kernel: Array, geometry: Geometry) -> Array:
     """As `conv_native.input_gradient`."""
     if _is_winograd(geometry, *kernel.shape[2:]):
@@ -57,6 +70,7 @@ def input_gradient(g: Array, kernel: Array, geometry: Geometry) -> Array:
     return conv_native.input_gradient(g, kernel, geometry)
 
 
+@_at_least_single
 def kernel_gradient(x: Array, g: Array, geometry: Geometry) -> Array:
     """As `conv_native.kernel_gradient`.
 

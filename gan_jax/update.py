@@ -1,0 +1,139 @@
+"""One update of one player: its gradient, over parts of a batch and devices, and its optimizer."""
+
+import contextlib
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gan_jax.keys import part
+from gan_jax.objectives import Objective
+from gan_jax.types import Array, AxisName, Batch, Metrics, PlayerState, PyTree
+
+
+def update(
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    player: PlayerState,
+    opponent: PlayerState,
+    batch: Batch,
+    key: Array,
+    *,
+    parts: int = 1,
+    axis_name: AxisName | None = None,
+) -> tuple[PlayerState, Metrics, Array]:
+    """One step of a player down its objective.
+
+    Args:
+      objective: of the player.
+      tx: its optimizer.
+      player, opponent: their states.
+      batch: [B, ...], on this shard.
+      key: of the role; the player's step is folded in.
+      parts: the gradient is accumulated over so many parts of the batch.
+      axis_name: the mapped axis the batch is split over, if it is.
+
+    Returns:
+      The player, its metrics, its gradient's norm.
+
+    Raises:
+      ValueError: `parts` do not divide the batch.
+    """
+    key = jax.random.fold_in(key, player.step)
+    local, opponent = _varying((player, opponent), axis_name)
+    if parts == 1:
+        gradients, (metrics, model_state) = jax.grad(objective, has_aux=True)(
+            local.params, local, opponent, batch, key
+        )
+    else:
+        gradients, metrics, model_state = _accumulate(
+            objective, local, opponent, _divide(batch, parts), key, axis_name
+        )
+    gradients, metrics, model_state = _mean((gradients, metrics, model_state), axis_name)
+    updates, opt_state = tx.update(gradients, player.opt_state, player.params)
+    updated = PlayerState(
+        step=player.step + 1,
+        params=optax.apply_updates(player.params, updates),
+        model_state=model_state,
+        opt_state=opt_state,
+    )
+    return updated, metrics, optax.tree.norm(gradients)
+
+
+def _divide(batch: Batch, parts: int) -> Batch:
+    """[B, ...] -> [parts, B / parts, ...]: every `parts`-th example, so that a batch that is
+    spread over devices stays where it is."""
+
+    def divide(leaf: Array) -> Array:
+        if leaf.shape[0] % parts:
+            raise ValueError(
+                f"a batch of {leaf.shape[0]} cannot be taken in {parts} equal parts: choose a "
+                "number that divides it"
+            )
+        return leaf.reshape(-1, parts, *leaf.shape[1:]).swapaxes(0, 1)
+
+    return jax.tree.map(divide, batch)
+
+
+def _accumulate(
+    objective: Objective,
+    player: PlayerState,
+    opponent: PlayerState,
+    batches: Batch,
+    key: Array,
+    axis_name: AxisName | None,
+) -> tuple[PyTree, Metrics, PyTree]:
+    """(gradients, metrics, model state) over the parts, one after the other."""
+    parts = batches.x.shape[0]
+
+    def add(carry: tuple[PyTree, PyTree], taken: tuple[Array, Batch]) -> tuple[PyTree, Metrics]:
+        total, model_state = carry
+        number, batch = taken
+        gradients, (metrics, model_state) = jax.grad(objective, has_aux=True)(
+            player.params,
+            dataclasses.replace(player, model_state=model_state),
+            opponent,
+            batch,
+            part(key, number, parts),
+        )
+        return (jax.tree.map(jnp.add, total, gradients), model_state), metrics
+
+    zeros = _varying(jax.tree.map(jnp.zeros_like, player.params), axis_name)
+    (total, model_state), metrics = jax.lax.scan(
+        add, (zeros, player.model_state), (jnp.arange(parts), batches)
+    )
+    gradients = jax.tree.map(lambda leaf: leaf / parts, total)
+    return gradients, jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), metrics), model_state
+
+
+def _varying(tree: PyTree, axis_name: AxisName | None) -> PyTree:
+    """Marks what every shard holds alike as each shard's own, so that its gradient is too.
+
+    Inside `shard_map(check_vma=True)` the gradient of a replicated array is already summed over
+    the shards, and averaging it would count each shard once too often, without a word.
+    """
+    if axis_name is None:
+        return tree
+
+    def cast(leaf: Array) -> Array:
+        for name in (axis_name,) if isinstance(axis_name, str) else axis_name:
+            # A ValueError for what varies already; an assertion of JAX's own for an axis of vmap,
+            # which needs no mark.
+            with contextlib.suppress(ValueError, AssertionError):
+                leaf = jax.lax.pcast(leaf, name, to="varying")
+        return leaf
+
+    return jax.tree.map(cast, tree)
+
+
+def _mean(tree: PyTree, axis_name: AxisName | None) -> PyTree:
+    """The mean over the mapped axis of every leaf; counters, equal everywhere, stay integers."""
+    if axis_name is None:
+        return tree
+
+    def mean(leaf: Array) -> Array:
+        inexact = jnp.issubdtype(leaf.dtype, jnp.inexact)
+        return (jax.lax.pmean if inexact else jax.lax.pmax)(leaf, axis_name)
+
+    return jax.tree.map(mean, tree)
