@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from experiments import cli
 from gan_jax import (
@@ -29,6 +28,7 @@ from gan_jax import data as datasets
 from gan_jax.errors import UserError
 from gan_jax.losses import LOSSES
 from gan_jax.models import MODELS
+from gan_jax.optimizers import adam
 from gan_jax.parallel import AXIS_NAMES
 from gan_jax.penalties import r1
 from gan_jax.runs import RunFolder
@@ -139,8 +139,8 @@ def build(
         gan = rematerialised(gan)
     loss = LOSSES[config.loss]
     shared: dict[str, Any] = {"accumulate": config.accumulate, "axis_name": axis_name}
-    generator_tx = optax.adam(config.generator_lr, b1=config.b1, b2=config.b2)
-    discriminator_tx = optax.adam(config.discriminator_lr, b1=config.b1, b2=config.b2)
+    generator_tx = adam(config.generator_lr, b1=config.b1, b2=config.b2)
+    discriminator_tx = adam(config.discriminator_lr, b1=config.b1, b2=config.b2)
 
     def ema_decay(step: jax.Array) -> jax.Array:
         # The average forgets the untrained weights soon, so that early samples show something.

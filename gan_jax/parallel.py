@@ -8,6 +8,7 @@ interchangeable, and the number of devices does not change the result.
 The state is donated: the one passed in is gone after the call.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from gan_jax.errors import UserError
-from gan_jax.types import PyTree
+from gan_jax.types import Array, PyTree
 
 Step = Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]
 
@@ -53,15 +54,17 @@ def shard_step(
       UserError: (on a call, before compiling) the devices do not divide the batch.
     """
     devices = jax.devices() if devices is None else devices
-    whole = _on_every(devices, AXIS_NAME)
-    split = NamedSharding(whole.mesh, PartitionSpec(*[None] * batch_axis, AXIS_NAME))
+    mesh = _mesh(devices, AXIS_NAME)
+    whole = NamedSharding(mesh, PartitionSpec())
+    split = NamedSharding(mesh, PartitionSpec(*[None] * batch_axis, AXIS_NAME))
     # The state's layout is pinned on the way out, so that it comes back in as it went.
     compiled = jax.jit(step, donate_argnums=0 if donate else (), out_shardings=whole)
 
     def sharded(state: PyTree, batch: PyTree) -> tuple[PyTree, PyTree]:
         check_divisible(batch, batch_axis, len(devices))
         shardings = jax.tree.map(lambda leaf: split if leaf.ndim > batch_axis else whole, batch)
-        return compiled(jax.device_put(state, whole), jax.device_put(batch, shardings))
+        with jax.set_mesh(mesh):  # for `spread`
+            return compiled(jax.device_put(state, whole), jax.device_put(batch, shardings))
 
     return sharded
 
@@ -115,12 +118,88 @@ def pmap_step(
     return mapped
 
 
+def ensemble_step(
+    step: Step,
+    *,
+    batch_axis: int | None = 0,
+    devices: Sequence[jax.Device] | None = None,
+    donate: bool = True,
+) -> Step:
+    """Many GANs in one program, the members spread over all devices, which never communicate.
+
+    On a CPU small networks leave cores idle: with as many devices as cores
+    (`JAX_NUM_CPU_DEVICES=4 python ...`) each core has members of its own.
+
+    Args:
+      step: a pure step made without `axis_name`, or a fused loop of such steps.
+      batch_axis: the axis of the batch that counts members; leaves without that axis go to every
+        member whole. None: all are given the same batch.
+      devices, donate: as for `shard_step`.
+
+    Returns:
+      The step of all members, every leaf of state and metrics with an axis of members in front,
+      such as `jax.vmap(make_state)(jax.random.split(key, num))` gives the state.
+
+    Raises:
+      UserError: (on a call, before compiling) the devices do not divide the members.
+    """
+    devices = jax.devices() if devices is None else devices
+    mesh = _mesh(devices, AXIS_NAME)
+    members = PartitionSpec(AXIS_NAME)
+
+    def of_members(leaf: Any) -> bool:
+        return batch_axis is not None and leaf.ndim > batch_axis
+
+    def mapped(state: PyTree, batch: PyTree) -> tuple[PyTree, PyTree]:
+        axes = jax.tree.map(lambda leaf: batch_axis if of_members(leaf) else None, batch)
+        split = PartitionSpec(*[None] * (batch_axis or 0), AXIS_NAME)
+        on_each_device = jax.shard_map(
+            jax.vmap(step, in_axes=(0, axes)),
+            mesh=mesh,
+            in_specs=(
+                members,
+                jax.tree.map(lambda leaf: split if of_members(leaf) else PartitionSpec(), batch),
+            ),
+            out_specs=(members, members),
+            check_vma=False,  # nothing is shared that could differ
+        )
+        return on_each_device(state, batch)
+
+    compiled = jax.jit(mapped, donate_argnums=0 if donate else ())
+
+    def ensembled(state: PyTree, batch: PyTree) -> tuple[PyTree, PyTree]:
+        num = jax.tree.leaves(state)[0].shape[0]
+        if num % len(devices):
+            raise UserError(
+                f"an ensemble of {num} cannot be spread over {len(devices)} devices: make it a "
+                "multiple, or give some of the devices"
+            )
+        # As they come out, so that the first call's state does not compile the step once more.
+        return compiled(jax.device_put(state, NamedSharding(mesh, members)), batch)
+
+    return ensembled
+
+
 def make_step(layout: str, step: Step, *, batch_axis: int = 0) -> Step:
     """The step compiled for a layout named in `AXIS_NAMES`, on all devices (jit: on one)."""
     if layout == "jit":
         return jit_step(step)
     wrapper = {"pmap": pmap_step, "shard": shard_step}[layout]
     return wrapper(step, batch_axis=batch_axis)
+
+
+def place(layout: str, state: PyTree) -> PyTree:
+    """The state where `make_step`'s step will leave it, so that nothing is compiled for two."""
+    return state if layout == "jit" else jax.device_put(state, _on_every(jax.devices(), AXIS_NAME))
+
+
+def spread(x: Array) -> Array:
+    """An array split over the devices of the mesh in force, if one is and they divide it."""
+    mesh = jax.sharding.get_abstract_mesh()
+    devices = math.prod(mesh.shape[name] for name in mesh.auto_axes)
+    if devices == 1 or x.shape[0] % devices:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(mesh.auto_axes))
 
 
 def num_devices(layout: str) -> int:
@@ -130,8 +209,11 @@ def num_devices(layout: str) -> int:
 
 def _on_every(devices: Sequence[jax.Device], axis_name: str) -> NamedSharding:
     """The sharding of what every device holds whole."""
-    mesh = jax.sharding.Mesh(np.asarray(devices), (axis_name,), axis_types=(AxisType.Auto,))
-    return NamedSharding(mesh, PartitionSpec())
+    return NamedSharding(_mesh(devices, axis_name), PartitionSpec())
+
+
+def _mesh(devices: Sequence[jax.Device], axis_name: str) -> jax.sharding.Mesh:
+    return jax.sharding.Mesh(np.asarray(devices), (axis_name,), axis_types=(AxisType.Auto,))
 
 
 def check_divisible(batch: PyTree, batch_axis: int, devices: int) -> None:

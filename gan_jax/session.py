@@ -89,6 +89,7 @@ def train(
 
         key_noise = jax.random.fold_in(state.key, _FIXED_NOISE)
         key_order = jax.random.fold_in(state.key, _DATA_ORDER)
+        state = parallel.place(layout, state)
 
         @jax.jit
         def sampler(state: TrainState) -> jax.Array:

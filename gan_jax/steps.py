@@ -55,7 +55,7 @@ def init(
     generator = _init_player(gan.generator, generator_tx, key_generator, z, batch.label)
     made, _ = jax.eval_shape(
         lambda player: gan.generator.apply(
-            player.params, player.model_state, z, batch.label, train=True, key=key_z
+            player.params, player.model_state, z, batch.label, train=False, key=key_z
         ),
         generator,
     )

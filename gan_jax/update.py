@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gan_jax.keys import part
+from gan_jax.keys import for_step
 from gan_jax.objectives import Objective
 from gan_jax.types import Array, AxisName, Batch, Metrics, PlayerState, PyTree
 
@@ -44,7 +44,7 @@ def update(
     local, opponent = _varying((player, opponent), axis_name)
     if parts == 1:
         gradients, (metrics, model_state) = jax.grad(objective, has_aux=True)(
-            local.params, local, opponent, batch, key
+            local.params, local, opponent, batch, for_step(key)
         )
     else:
         gradients, metrics, model_state = _accumulate(
@@ -95,7 +95,7 @@ def _accumulate(
             dataclasses.replace(player, model_state=model_state),
             opponent,
             batch,
-            part(key, number, parts),
+            for_step(key, number, parts),
         )
         return (jax.tree.map(jnp.add, total, gradients), model_state), metrics
 

@@ -11,9 +11,9 @@ ROOT = Path(__file__).parents[1]
 
 FLOORS = [
     {"types", "errors"},
-    {"models.conv_native"},
+    {"models.conv_native", "parallel"},
     {"models.conv_cpu"},
-    {"keys", "losses", "networks", "priors", "runs", "parallel", "checkpoint"}
+    {"keys", "losses", "optimizers", "networks", "priors", "runs", "checkpoint"}
     | {"models.conv", "data.types", "metrics", "metrics.digits", "metrics.frechet"}
     | {"plots.images", "plots.charts", "theory.quadrature", "data.synthetic", "metrics.modes"},
     {"penalties", "objectives", "models.layers", "plots.demonstration"}

@@ -155,26 +155,32 @@ def test_parts_that_do_not_divide_and_keys_of_another_kind_are_refused():
     jax.eval_shape(make("generator", gan), start(gan, other), Batch(REAL))  # is well without
 
 
-def test_a_key_of_a_part_draws_as_the_key_it_was_made_of():
+@pytest.mark.parametrize("x64", [False, True])
+def test_a_key_of_a_step_draws_as_the_key_it_was_made_of(x64):
     """Splits, folds and draws, under vmap as well; only `per_example` knows the part."""
     key = jax.random.key(3)
-    of_part = keys.part(key, 1, 4)
+    of_part = keys.for_step(key, 1, 4)
 
+    @jax.jit
     def draws(key):
         first, second = jax.random.split(jax.random.fold_in(key, 7))
-        many = jax.vmap(lambda k: jax.random.uniform(k, (3,)))(
-            jax.random.split(first, (2, 2)).ravel()
-        )
+        many = jax.random.split(first, (2, 3)).ravel()
         return (
-            many,
-            jax.random.bits(second, (5,), "uint8"),
-            jax.random.normal(second, dtype="bfloat16"),
+            jax.vmap(lambda k: jax.random.uniform(k, (3,)))(many),
+            jax.random.normal(second, (2, 5)),
+            jax.random.permutation(second, 9),
+            [jax.random.bits(second, (5,), f"uint{width}") for width in (8, 16, 32)],
+            jax.random.bernoulli(jax.random.fold_in(second, 2**31 + 5), 0.3, (4,)),
         )
 
-    jax.tree.map(np.testing.assert_array_equal, draws(of_part), draws(key))
-    every = jax.random.key_data(keys.per_example(key, 12))
-    some = jax.random.key_data(keys.per_example(of_part, 3))
-    np.testing.assert_array_equal(some, every[1::4])
+    with jax.enable_x64(x64):
+        made, expected = draws(of_part), draws(key)
+    jax.tree.map(np.testing.assert_array_equal, made, expected)
+    assert expected[1].dtype == (np.float64 if x64 else np.float32)
+
+    every = jax.random.uniform(keys.per_example(key, 12)[5])
+    assert every == jax.random.uniform(keys.per_example(of_part, 3)[1])
+    assert every == jax.random.uniform(keys.per_example(keys.for_step(key), 12)[5])
 
 
 # Mixed precision

@@ -193,6 +193,28 @@ def test_an_ensemble_under_vmap_is_each_member_alone(kind):
     assert_close(on_host(states, metrics), stacked)
 
 
+def test_an_ensemble_over_devices_is_each_member_alone():
+    """Two members on each of three devices; given one batch for all, then batches of their own."""
+    states = jax.vmap(first_state)(jnp.arange(6) % 3)
+    step = parallel.ensemble_step(build("train"), batch_axis=None, devices=jax.devices()[:3])
+    *most, last = batches("train").x
+    for x in most:
+        states, _ = step(states, Batch(x))
+    step = parallel.ensemble_step(build("train"), batch_axis=1, devices=jax.devices()[:3])
+    own = Batch(jnp.stack([last] * 6, axis=1))
+    text = jax.jit(step).lower(states, own).compile().as_text()
+    assert not any(f" {word}" in text for word in ("all-", "collective-", "reduce-scatter"))
+    states, metrics = step(states, own)
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves * 2), *one_device("train"))
+    assert_close(on_host(states, metrics), stacked)
+
+
+def test_members_the_devices_do_not_divide_are_refused():
+    ensemble = parallel.ensemble_step(build("train"), devices=jax.devices()[:3])
+    with pytest.raises(UserError, match="an ensemble of 4 cannot be spread over 3 devices"):
+        ensemble({"weights": jnp.zeros((4, 2))}, None)
+
+
 @pytest.mark.parametrize(
     ("wrapper", "num"),
     [

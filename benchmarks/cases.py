@@ -1,0 +1,283 @@
+"""What is timed: the GANs of the benchmark, each as data that every library's worker can read.
+
+Only numpy and the standard library, so that the workers of PyTorch can import it. A player is a
+tuple of layers on one example, images [H, W, C]; flattening is in that order everywhere.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+LEARNING_RATE, BETA_1, BETA_2 = 2e-4, 0.5, 0.999
+"""Of Adam, for both players in every case; its epsilon is 1e-8."""
+
+NUM_MODES, RADIUS, SCALE = 8, 1.0, 0.01
+"""Of the mixture of Gaussians round a ring."""
+
+Shape: TypeAlias = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense:
+    """[I] -> [features]; kernel [I, features]."""
+
+    features: int
+    bias: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Conv:
+    """4x4, stride 2, padding 1: halves the size; kernel [4, 4, I, features]."""
+
+    features: int
+    bias: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvTranspose:
+    """4x4, stride 2, padding 1: doubles the size; kernel [4, 4, features, I], and no bias."""
+
+    features: int
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchNorm:
+    """Over the batch and the pixels, by the batch's own statistics, with epsilon 1e-5."""
+
+    epsilon: float = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class LeakyReLU:
+    """max(x, slope x)."""
+
+    slope: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Tanh:
+    """tanh(scale x)."""
+
+    scale: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Maxout:
+    """[F] -> [F / pieces], the largest of each run of `pieces` neighbours."""
+
+    pieces: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropout:
+    """Zero with probability `rate`, else x / (1 - rate)."""
+
+    rate: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Reshape:
+    """To another shape of one example; () makes [1] a scalar."""
+
+    shape: Shape
+
+
+Layer: TypeAlias = (
+    Dense | Conv | ConvTranspose | BatchNorm | LeakyReLU | Tanh | Maxout | Dropout | Reshape
+)
+
+
+class Placed(NamedTuple):
+    """A layer with the shapes of one example before and after it."""
+
+    layer: Layer
+    before: Shape
+    after: Shape
+
+
+def place(layers: tuple[Layer, ...], shape: Shape) -> Iterator[Placed]:
+    """The layers with their shapes, from an input of one example's `shape`."""
+    for layer in layers:
+        before = shape
+        match layer:
+            case Dense(features):
+                shape = (features,)
+            case Conv(features):
+                shape = (before[0] // 2, before[1] // 2, features)
+            case ConvTranspose(features):
+                shape = (before[0] * 2, before[1] * 2, features)
+            case Maxout(pieces):
+                shape = (before[0] // pieces,)
+            case Reshape(shape):
+                pass
+        yield Placed(layer, before, shape)
+
+
+def parameter_shapes(placed: Placed) -> dict[str, Shape]:
+    """The names and shapes of a layer's parameters, in the layout all libraries are given."""
+    features, before = placed.after[-1:], placed.before
+    match placed.layer:
+        case Dense(_, bias):
+            return {"kernel": (*before, *features)} | ({"bias": features} if bias else {})
+        case Conv(_, bias):
+            kernel = (4, 4, before[2], *features)
+            return {"kernel": kernel} | ({"bias": features} if bias else {})
+        case ConvTranspose(_):
+            return {"kernel": (4, 4, *features, before[2])}
+        case BatchNorm():
+            return {"scale": features, "bias": features}
+        case _:
+            return {}
+
+
+EVERY = ("gan_jax", "torch_eager", "torch_tuned", "torch_compile", "keras", "jax_usual")
+"""The contenders of most cases, gan_jax first: the others are checked against it."""
+
+WITH_ENSEMBLE = ("gan_jax", "gan_jax_16", *EVERY[1:])
+"""Of the small networks: sixteen GANs in one program too."""
+
+_PENALISED = ("gan_jax", "torch_tuned", "keras", "jax_usual")
+"""Of R1. torch.compile has no second derivatives, and the tutorial no penalty."""
+
+_REPEATED = ("gan_jax", "torch_eager", "torch_tuned", "keras", "jax_usual")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A GAN and how it is trained: with the non-saturating loss, and Adam for both players.
+
+    Attributes:
+      name: of the case.
+      model: "mlp", "maxout" or "dcgan".
+      shape: of one example, (2,) on the ring or [H, W, C].
+      latent: the dimensions of z, normal, or for maxout uniform with unit variance.
+      widths: the features of D's hidden layers, from x to the logit. G's are those backwards
+        (maxout: 5 times as many).
+      slope: of the leaky ReLUs; 0 makes them ReLUs.
+      norm: whether a DCGAN's D has batch norm; without, its convolutions have biases.
+      r1: the weight gamma / 2 of the penalty E |grad D|^2 on real samples.
+      n_critic: updates of D for each one of G, each with fresh z and fresh real samples.
+      dropout: whether it is on: off where losses are compared.
+      batch_sizes: to be timed.
+      contenders: to be timed.
+    """
+
+    name: str
+    model: str
+    shape: Shape
+    latent: int
+    widths: Shape
+    slope: float = 0.2
+    norm: bool = True
+    r1: float = 0.0
+    n_critic: int = 1
+    dropout: bool = True
+    batch_sizes: tuple[int, ...] = (64, 256)
+    contenders: tuple[str, ...] = EVERY
+
+    @property
+    def on_ring(self) -> bool:
+        """Whether real samples are drawn from the ring at every step, not taken from images."""
+        return self.shape == (2,)
+
+    @property
+    def generator(self) -> tuple[Layer, ...]:
+        """z [latent] -> x."""
+        size, backwards = math.prod(self.shape), self.widths[::-1]
+        match self.model:
+            case "mlp":
+                hidden = _each(backwards, lambda w: (Dense(w), LeakyReLU(self.slope)))
+                bounded = () if self.on_ring else (Tanh(), Reshape(self.shape))
+                return *hidden, Dense(size), *bounded
+            case "maxout":
+                hidden = _each(backwards, lambda w: (Dense(5 * w), LeakyReLU(0.0)))
+                return *hidden, Dense(size), Tanh(0.5), Reshape(self.shape)
+            case _:
+                first, *rest = backwards
+                side = self.shape[0] // 2 ** len(backwards)
+                start = (Dense(side * side * first, bias=False), Reshape((side, side, first)))
+                levels = _each(
+                    (*rest, self.shape[2]),
+                    lambda w: (BatchNorm(), LeakyReLU(0.0), ConvTranspose(w)),
+                )
+                return *start, *levels, Tanh()
+
+    @property
+    def discriminator(self) -> tuple[Layer, ...]:
+        """x -> logit."""
+        flat = () if self.on_ring else (Reshape((math.prod(self.shape),)),)
+        logit = (Dense(1), Reshape(()))
+        match self.model:
+            case "mlp":
+                hidden = _each(self.widths, lambda w: (Dense(w), LeakyReLU(self.slope)))
+                return *flat, *hidden, *logit
+            case "maxout":
+                hidden = _each(
+                    self.widths, lambda w: (Dense(5 * w), Maxout(5), *self._dropout(0.5))
+                )
+                return *flat, *self._dropout(0.2), *hidden, *logit
+            case _:
+                first, *rest = self.widths
+                start = (Conv(first, not self.norm), LeakyReLU(self.slope))
+                norm = (BatchNorm(),) if self.norm else ()
+                levels = _each(
+                    rest, lambda w: (Conv(w, not self.norm), *norm, LeakyReLU(self.slope))
+                )
+                side = self.shape[0] // 2 ** len(self.widths)
+                return *start, *levels, Reshape((side * side * self.widths[-1],)), *logit
+
+    def _dropout(self, rate: float) -> tuple[Layer, ...]:
+        return (Dropout(rate),) if self.dropout else ()
+
+    def without_dropout(self) -> "Case":
+        """The same, with networks that draw nothing at random."""
+        return dataclasses.replace(self, dropout=False)
+
+    def players(self) -> dict[str, list[Placed]]:
+        """Both networks with their shapes, by name."""
+        return {
+            "generator": list(place(self.generator, (self.latent,))),
+            "discriminator": list(place(self.discriminator, self.shape)),
+        }
+
+
+def _each(widths: Iterable[int], level: Callable[[int], tuple[Layer, ...]]) -> tuple[Layer, ...]:
+    """The layers of all levels."""
+    return tuple(layer for width in widths for layer in level(width))
+
+
+def from_json(fields: dict[str, Any]) -> Case:
+    """The case of `dataclasses.asdict`, back from JSON, which has lists for tuples."""
+    known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    return Case(**known)
+
+
+_DCGAN28 = Case("dcgan28", "dcgan", (28, 28, 1), 100, (64, 128))
+
+CASES: dict[str, Case] = {
+    case.name: case
+    for case in (
+        Case(
+            "mixture",
+            "mlp",
+            (2,),
+            2,
+            (128, 128),
+            slope=0.0,
+            batch_sizes=(64, 512),
+            contenders=WITH_ENSEMBLE,
+        ),
+        Case("mlp", "mlp", (28, 28, 1), 64, (512, 256), contenders=WITH_ENSEMBLE),
+        Case("maxout", "maxout", (28, 28, 1), 100, (240, 240)),
+        _DCGAN28,
+        Case("dcgan64", "dcgan", (64, 64, 3), 100, (64, 128, 256, 512), batch_sizes=(64,)),
+        dataclasses.replace(
+            _DCGAN28, name="dcgan28_r1", norm=False, r1=0.25, contenders=_PENALISED
+        ),
+        dataclasses.replace(
+            _DCGAN28, name="dcgan28_n5", n_critic=5, batch_sizes=(64,), contenders=_REPEATED
+        ),
+    )
+}
+"""Every case by its name."""

@@ -1,0 +1,60 @@
+"""How much arithmetic a training step is, counted from the architecture.
+
+Counted are the multiply-adds of matrix products and of direct convolutions, each as two operations;
+not activations, norms, losses and Adam. A layer of M multiply-adds costs M forward, M for the
+gradient in its kernel and M for the gradient in its input. A step needs:
+
+    D's update:   G forward; D forward and kernel gradients on real and on fake, and the input
+                  gradients of all its layers but the first
+    with R1:      the input gradients of all layers, for grad_x D; and their derivatives in the
+                  kernels and, for all layers but the last, in the gradient that comes from above.
+                  Exact for a D that is piecewise linear without batch norm; D's forward pass on
+                  the real batch is not counted twice
+    G's update:   G and D forward, D's input gradients, G's kernel gradients and the input
+                  gradients of all its layers but the first
+
+The count is the problem's, not a library's: work beyond it is no speed, and a library whose fast
+convolutions need fewer multiplications than direct ones may show a larger share of the machine's
+rate than its multipliers are busy for.
+"""
+
+import math
+from typing import NamedTuple
+
+from benchmarks.cases import Case, Conv, ConvTranspose, Dense, Placed
+
+
+class _Player(NamedTuple):
+    """Multiply-adds per example of a whole player, of its first and of its last layer."""
+
+    all: int
+    first: int
+    last: int
+
+
+def multiply_adds(placed: Placed) -> int:
+    """Of one layer's forward pass on one example."""
+    match placed.layer:
+        case Dense(features):
+            return math.prod(placed.before) * features
+        case Conv(features):
+            return 16 * placed.before[2] * math.prod(placed.after)
+        case ConvTranspose(features):
+            return 16 * features * math.prod(placed.before)
+        case _:
+            return 0
+
+
+def _player(layers: list[Placed]) -> _Player:
+    counts = [count for count in map(multiply_adds, layers) if count]
+    return _Player(sum(counts), counts[0], counts[-1])
+
+
+def step_flops(case: Case, batch_size: int) -> int:
+    """Floating-point operations of one step: `n_critic` updates of D and one of G."""
+    g, d = (_player(layers) for layers in case.players().values())
+    discriminator = g.all + 2 * (3 * d.all - d.first)
+    if case.r1:
+        discriminator += d.all + (2 * d.all - d.last)
+    generator = 3 * g.all - g.first + 2 * d.all
+    return 2 * batch_size * (case.n_critic * discriminator + generator)

@@ -1,0 +1,245 @@
+"""What a run costs besides its steps: `python -m benchmarks.loop`.
+
+Three measurements of `experiments.mnist` as its defaults have it:
+
+  start     seconds from the command to its first finished step, with nothing in the compilation
+            cache and with what the run before left there
+  overhead  steps through the loop with its records, grids and checkpoints, against the same
+            compiled chunks called bare, in turns in one process
+  memory    the resident set of the running command: its slope and its peak
+
+The times are medians. Nothing else should be running.
+"""
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from benchmarks.report import machine_facts
+from experiments import cli, mnist
+from gan_jax import data, hooks, parallel, sample
+from gan_jax.checkpoint import Checkpoints
+from gan_jax.data.pipeline import make_batches, quantize
+from gan_jax.errors import UserError
+from gan_jax.runs import RunFolder
+from gan_jax.training import Work, make_chunk, run
+from gan_jax.types import TrainState
+
+Part = Literal["start", "overhead", "memory"]
+PARTS: tuple[Part, ...] = ("start", "overhead", "memory")
+ROOT = Path(__file__).parents[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What is measured, and how often."""
+
+    parts: tuple[Part, ...] = PARTS
+    repetitions: int = 3  # starts with an empty cache, each followed by one with a full cache
+    rounds: int = 5  # pairs of windows, with hooks and without
+    steps: int = 1000  # of a window
+    memory_steps: int = 3000  # of the run whose memory is watched
+    settled: int = 200  # steps of that run before its memory is looked at
+    model: Literal["dcgan", "mlp", "maxout"] = mnist.Config.model  # of the experiment
+    width: int | None = mnist.Config.width  # of the experiment
+    batch_size: int = mnist.Config.batch_size  # of the experiment
+    source: Literal["embedded", "auto", "tfds"] = "embedded"  # of the experiment's digits
+    out: Path | None = None  # a JSON file for all figures
+
+
+Figures = dict[str, Any]
+
+
+def main(config: Config) -> Figures:
+    """Measures, and prints a table."""
+    validate(config)
+    figures: Figures = {"machine": machine_facts(), "jax": jax.__version__}
+    measures = (measure_start, measure_overhead, measure_memory)
+    with tempfile.TemporaryDirectory() as folder:
+        for part, measure in zip(PARTS, measures, strict=True):
+            if part in config.parts:
+                print(f"measuring {part}", flush=True)
+                figures[part] = measure(config, Path(folder))
+    print(f"\n{table(figures)}")
+    if config.out is not None:
+        config.out.parent.mkdir(parents=True, exist_ok=True)
+        config.out.write_text(json.dumps(figures, indent=2) + "\n")
+    return figures
+
+
+def validate(config: Config) -> None:
+    """Raises `UserError` for a setting that cannot be, naming its flag."""
+    if not config.parts:
+        raise UserError(f"--parts must be some of {', '.join(PARTS)}; got none")
+    cli.check_at_least(config, repetitions=1, rounds=1, steps=1, settled=0, batch_size=1)
+    cli.check_at_least(config, memory_steps=config.settled + 2 * mnist.Config.log_every)
+    if config.out is not None and config.out.is_dir():
+        raise UserError(f"--out {config.out} is a folder: name a file")
+    if "memory" in config.parts and not _status(os.getpid()):
+        raise UserError("--parts memory needs /proc, which only Linux has: name the other parts")
+
+
+def measure_start(config: Config, folder: Path) -> Figures:
+    """Seconds from the command to the record of its first step, by the state of the cache."""
+    seconds: dict[str, list[float]] = {"cold": [], "warm": []}
+    for number in range(config.repetitions):
+        for kind, times in seconds.items():
+            workdir, cache = folder / f"{kind}{number}", folder / f"cache{number}"
+            start = time.perf_counter()
+            with _command(config, workdir, cache, num_steps=1) as process:
+                while not _records(workdir):
+                    _check_running(process)
+                    time.sleep(0.005)
+                times.append(time.perf_counter() - start)
+    return {kind: {"median": statistics.median(t), "all": t} for kind, t in seconds.items()}
+
+
+def measure_memory(config: Config, folder: Path) -> Figures:
+    """The resident set of a run in MiB, by its last recorded step; its slope and its peak."""
+    workdir, samples, peak = folder / "memory", list[tuple[int, float]](), 0.0
+    with _command(config, workdir, folder / "cache", num_steps=config.memory_steps) as process:
+        while process.poll() is None:
+            records, status = _records(workdir), _status(process.pid)
+            if records and status and records[-1]["step"] < config.memory_steps:
+                samples.append((records[-1]["step"], status["VmRSS"]))
+            peak = max(peak, status.get("VmHWM", 0.0))
+            time.sleep(0.25)
+        _check_running(process)
+    settled = np.array([pair for pair in samples if pair[0] > config.settled])
+    if len(np.unique(settled[:, :1])) < 2:
+        raise UserError("too short for a slope: give more --memory-steps")
+    slope = float(np.polyfit(settled[:, 0], settled[:, 1], 1)[0])
+    return {"mib_per_1000_steps": 1000 * slope, "peak_mib": peak, "samples": samples}
+
+
+def _command(
+    config: Config, workdir: Path, cache: Path, *, num_steps: int
+) -> subprocess.Popen[str]:
+    flags = [f"--workdir={workdir}", f"--num-steps={num_steps}", f"--data.source={config.source}"]
+    flags += [f"--model={config.model}", f"--width={config.width}"]
+    flags += [f"--batch-size={config.batch_size}"]
+    flags += ["--log-every=1"] if num_steps == 1 else []  # or its record comes with the fiftieth
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments.mnist", *flags],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",  # as the experiment itself has it
+        },
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _check_running(process: subprocess.Popen[str]) -> None:
+    if process.poll():
+        said = process.stderr.read().strip() if process.stderr else ""
+        raise UserError(f"the experiment ended with code {process.returncode}: {said}")
+
+
+def _records(workdir: Path) -> list[Figures]:
+    metrics = workdir / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _status(pid: int) -> dict[str, float]:
+    """Of the memory of a process, in MiB; empty where there is no such file."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return {}
+    return {line.split(":")[0]: int(line.split()[1]) / 1024 for line in lines if "kB" in line}
+
+
+def measure_overhead(config: Config, folder: Path) -> Figures:
+    """Seconds of windows of steps through the loop and bare, in turns."""
+    setting = mnist.Config(
+        model=config.model,
+        width=config.width,
+        batch_size=config.batch_size,
+        data=data.Config(source=config.source),
+    )
+    dataset = data.load(setting.data)
+    axis_name, shape = parallel.AXIS_NAMES[setting.parallel], dataset.x.shape[1:]
+    gan, state, step = mnist.build(setting, axis_name, shape)
+    noise, order = jax.random.split(jax.random.key(setting.seed))
+    length, visit = setting.log_every, RunFolder(folder / "overhead", {})
+    visit.create()
+    visit.samples.mkdir()
+    chunk = parallel.make_step(setting.parallel, make_chunk(step), batch_axis=2)
+    stacks = make_batches(dataset, order, (length, setting.n_critic, setting.batch_size))
+    sampler = jax.jit(lambda state: quantize(sample(gan, state, noise, 64)))
+
+    def batches(step: int) -> Any:
+        return stacks(step * setting.n_critic * setting.batch_size)
+
+    def bare(state: TrainState, begin: int, end: int) -> TrainState:
+        for first in range(begin, end, length):
+            work = Work(batches(first), np.int32(min(length, end - first)))
+            state, _ = chunk(state, work)
+        return state
+
+    with ExitStack() as stack:
+        kept = setting.keep_checkpoints
+        checkpoints = stack.enter_context(closing(Checkpoints(visit.checkpoints, keep=kept)))
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        shown = stack.enter_context(hooks.progress(0, 2 * config.steps * (config.rounds + 1)))
+        done = (
+            hooks.log(length, visit, shown, checkpoints),
+            hooks.draw(setting.sample_every, visit, sampler),
+            hooks.save(setting.checkpoint_every, checkpoints),
+        )
+
+        def looped(state: TrainState, begin: int, end: int) -> TrainState:
+            span = {"start": begin, "num_steps": end, "chunk_length": length}
+            state = run(chunk, state, batches, **span, hooks=done)
+            checkpoints.wait()
+            return state
+
+        seconds: dict[str, list[float]] = {"with_hooks": [], "bare": []}
+        begin = 0
+        for number in range(config.rounds + 1):
+            for kind, way in (("with_hooks", looped), ("bare", bare)):
+                start = time.perf_counter()
+                state = jax.block_until_ready(way(state, begin, begin + config.steps))
+                begin += config.steps
+                if number:  # the first of each compiles
+                    seconds[kind].append(time.perf_counter() - start)
+    ratios = [a / b - 1 for a, b in zip(*seconds.values(), strict=True)]
+    return {"percent": 100 * statistics.median(ratios), "steps": config.steps, **seconds}
+
+
+def table(figures: Figures) -> str:
+    """What was measured, in Markdown."""
+    rows: dict[str, float] = {}
+    if found := figures.get("start"):
+        rows |= {f"seconds to the first step, {k} cache": found[k]["median"] for k in found}
+    if found := figures.get("overhead"):
+        for kind, name in (("with_hooks", "with records, grids and checkpoints"), ("bare", "bare")):
+            rows[f"steps/s {name}"] = found["steps"] / statistics.median(found[kind])
+        rows["overhead of the loop, %"] = found["percent"]
+    if found := figures.get("memory"):
+        rows["growth of memory, MiB per 1000 steps"] = found["mib_per_1000_steps"]
+        rows["peak of memory, MiB"] = found["peak_mib"]
+    lines = [f"| {what} | {figure:.2f} |" for what, figure in rows.items()]
+    return "\n".join(("| what | median |", "| --- | --- |", *lines))
+
+
+if __name__ == "__main__":
+    cli.run(main, Config, __doc__ or "")

@@ -1,0 +1,131 @@
+"""What all contenders of a case are given: weights, images, and one fixed batch of real and z."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.cases import (
+    NUM_MODES,
+    RADIUS,
+    SCALE,
+    BatchNorm,
+    Case,
+    Placed,
+    Shape,
+    parameter_shapes,
+)
+
+Weights: TypeAlias = dict[str, NDArray[np.float32]]
+"""A layer's parameters by name, of the shapes of `cases.parameter_shapes`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """The numbers of a case.
+
+    Attributes:
+      weights: for each player, those of its layers that have any, in order.
+      images: uint8 [N, H, W, C] to train on; on the ring [0, 2].
+      real: the fixed batch, uint8 [B, H, W, C] or float32 [B, 2].
+      z: the fixed noise [B, latent].
+    """
+
+    weights: dict[str, list[Weights]]
+    images: NDArray[np.uint8]
+    real: NDArray[Any]
+    z: NDArray[np.float32]
+
+    @property
+    def batch_size(self) -> int:
+        """B, of the fixed batch and of those to train on."""
+        return len(self.real)
+
+    def save(self, path: Path) -> None:
+        """Writes an npz."""
+        arrays: dict[str, Any] = {
+            f"{player}/{index}/{name}": array
+            for player, layers in self.weights.items()
+            for index, layer in enumerate(layers)
+            for name, array in layer.items()
+        }
+        np.savez(path, images=self.images, real=self.real, z=self.z, **arrays)
+
+
+def load(path: Path) -> Problem:
+    """Reads what `Problem.save` wrote."""
+    weights: dict[str, list[Weights]] = {"generator": [], "discriminator": []}
+    with np.load(path) as file:
+        for key in file.files:
+            if "/" not in key:
+                continue
+            player, index, name = key.split("/")
+            if int(index) == len(weights[player]):
+                weights[player].append({})
+            weights[player][-1][name] = file[key]
+        return Problem(weights, file["images"], file["real"], file["z"])
+
+
+def make(case: Case, batch_size: int, seed: int, digits: NDArray[np.uint8]) -> Problem:
+    """A case's problem.
+
+    Args:
+      case: the case.
+      batch_size: B.
+      seed: of weights, fixed noise and, on the ring, the fixed real samples.
+      digits: uint8 [N, 28, 28, 1], N >= B: real images, enlarged if the case's are larger.
+    """
+    rng = np.random.default_rng(seed)
+    weights = {
+        player: [_draw(placed, rng) for placed in layers if parameter_shapes(placed)]
+        for player, layers in case.players().items()
+    }
+    if case.model == "maxout":
+        z = rng.uniform(-math.sqrt(3), math.sqrt(3), (batch_size, case.latent))
+    else:
+        z = rng.normal(size=(batch_size, case.latent))
+    images = np.zeros((0, 2), np.uint8) if case.on_ring else _resized(digits, case.shape)
+    real = draw_ring(rng, batch_size) if case.on_ring else images[:batch_size]
+    return Problem(weights, images, real, z.astype(np.float32))
+
+
+def _draw(placed: Placed, rng: np.random.Generator) -> Weights:
+    """Kernels that keep a signal's size, and no other parameter at a value that hides a mistake."""
+    weights = {}
+    for name, shape in parameter_shapes(placed).items():
+        if name == "kernel":
+            fan_in = math.prod(placed.before[:1] if len(shape) == 2 else (16, placed.before[2]))
+            array = rng.normal(0.0, math.sqrt(2 / fan_in), shape)
+        else:
+            array = rng.normal(0.0, 0.02, shape)
+        if name == "scale" and isinstance(placed.layer, BatchNorm):
+            array += 1.0
+        weights[name] = array.astype(np.float32)
+    return weights
+
+
+def _resized(digits: NDArray[np.uint8], shape: Shape) -> NDArray[np.uint8]:
+    """Each pixel repeated as often as fits, then a black margin; grey in every channel."""
+    size, channels = shape[0], shape[2]
+    scale = size // digits.shape[1]
+    x = digits.repeat(scale, axis=1).repeat(scale, axis=2).repeat(channels, axis=3)
+    before = (size - x.shape[1]) // 2
+    after = size - x.shape[1] - before
+    return np.pad(x, ((0, 0), (before, after), (before, after), (0, 0)))
+
+
+def draw_ring(rng: np.random.Generator, num: int) -> NDArray[np.float32]:
+    """x [num, 2] from the mixture of Gaussians round the ring."""
+    angle = 2 * np.pi * rng.integers(NUM_MODES, size=num) / NUM_MODES
+    centres = RADIUS * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return (centres + rng.normal(0.0, SCALE, (num, 2))).astype(np.float32)
+
+
+def dequantized(x: NDArray[Any]) -> NDArray[np.float32]:
+    """Images from uint8 to [-1, 1]; samples of the ring as they are."""
+    if x.dtype != np.uint8:
+        return x
+    return x.astype(np.float32) / np.float32(127.5) - np.float32(1.0)

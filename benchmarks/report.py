@@ -1,0 +1,136 @@
+"""What was measured, as a Markdown table for each case and batch size."""
+
+import dataclasses
+import math
+import os
+import platform
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.cases import Case
+from benchmarks.driver import Timed
+from benchmarks.flops import step_flops
+from benchmarks.workers.machine import COPY_BYTES, GEMM_FLOPS
+
+BASELINE = "torch_tuned"
+"""What the ratios are to."""
+
+_UNITS = {"gemm_jax": GEMM_FLOPS / 1e9, "gemm_torch": GEMM_FLOPS / 1e9, "copy": COPY_BYTES / 1e9}
+"""Billions of operations or bytes of one step of each measurement of the machine."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """One case at one batch size.
+
+    Attributes:
+      case, batch_size: what was timed.
+      contenders: by name.
+      machine: the measurements of the machine, made in the same rounds, by name.
+    """
+
+    case: Case
+    batch_size: int
+    contenders: dict[str, Timed]
+    machine: dict[str, Timed]
+
+    @property
+    def gemm_gflops(self) -> float:
+        """The machine's rate of matrix products, by the faster library."""
+        rates = [self._machine_rate(name) for name in ("gemm_jax", "gemm_torch")]
+        return max((rate for rate in rates if rate is not None), default=math.nan)
+
+    def _machine_rate(self, name: str) -> float | None:
+        timed = self.machine.get(name)
+        if timed is None or not timed.windows:
+            return None
+        return median(timed.rates) * _UNITS[name]
+
+    def to_json(self) -> dict[str, Any]:
+        """All there is, for the file of results."""
+        return {
+            "case": dataclasses.asdict(self.case),
+            "batch_size": self.batch_size,
+            "step_flops": step_flops(self.case, self.batch_size),
+            "contenders": {name: timed.to_json() for name, timed in self.contenders.items()},
+            "machine": {name: timed.to_json() for name, timed in self.machine.items()},
+        }
+
+    def table(self) -> str:
+        """The contenders as rows."""
+        case, size = self.case, self.batch_size
+        gflop = step_flops(case, size) / 1e9
+        examples = "samples" if case.on_ring else "images"
+        lines = [
+            f"### {case.name}, batch {size}",
+            "",
+            f"{gflop:.3g} GFLOP a step; {self._machine_line()}",
+            "",
+            f"| contender | steps/s | min to max | {examples}/s | ÷ {BASELINE} | share of GEMM "
+            "| peak MiB | losses agree to |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        return "\n".join(lines + [self._row(name) for name in self.contenders])
+
+    def _machine_line(self) -> str:
+        units = {"gemm_jax": "GFLOP/s", "gemm_torch": "GFLOP/s", "copy": "GB/s"}
+        rates = {name: self._machine_rate(name) for name in units}
+        known = (f"{n} {rate:.1f} {units[n]}" for n, rate in rates.items() if rate is not None)
+        busy = [
+            window.disturbance
+            for timed in self.contenders.values()
+            for window in timed.windows
+            if window.disturbance is not None
+        ]
+        other = (
+            f"; other processes: {median(busy):.2f} cores (most {max(busy):.2f})" if busy else ""
+        )
+        return "the machine: " + ", ".join(known) + other
+
+    def _row(self, name: str) -> str:
+        timed = self.contenders[name]
+        if timed.unavailable is not None or not timed.windows:
+            return f"| {name} | not available: {timed.unavailable} | | | | | | |"
+        rate = median(timed.rates)
+        share = rate * step_flops(self.case, self.batch_size) / 1e9 / self.gemm_gflops
+        cells = (
+            name,
+            _number(rate),
+            f"{_number(min(timed.rates))} to {_number(max(timed.rates))}",
+            _number(rate * self.batch_size * self.case.n_critic),
+            self._ratio(timed),
+            "" if math.isnan(share) else f"{share:.1%}",
+            "" if timed.peak_bytes is None else f"{timed.peak_bytes / 2**20:.0f}",
+            "reference" if timed.deviation is None else f"{timed.deviation:.0e}",
+        )
+        return f"| {' | '.join(cells)} |"
+
+    def _ratio(self, timed: Timed) -> str:
+        """The median over rounds: what slows the machine for a while slows both."""
+        baseline = self.contenders.get(BASELINE)
+        if baseline is None or baseline.unavailable is not None:
+            return ""
+        pairs = zip(timed.rates, baseline.rates, strict=True)
+        return f"{median(ours / theirs for ours, theirs in pairs):.2f}"
+
+
+def _number(x: float) -> str:
+    """Three digits, without an exponent."""
+    return f"{x:.0f}" if x >= 100 else f"{x:.3g}"
+
+
+def machine_facts() -> dict[str, Any]:
+    """The processor and the system."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = [
+        line.split(":", 1)[1].strip()
+        for line in (cpuinfo.read_text().splitlines() if cpuinfo.exists() else [])
+        if line.startswith("model name")
+    ]
+    return {
+        "cpu": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,223 @@
+"""The speed benchmark: `python -m benchmarks.run` times this library beside others, in one run.
+
+Each contender trains the same GAN in a process of its own. Before they are timed all make the same
+three steps from the same weights on the same batch and noise, and one whose losses are not this
+library's is not timed. All processes of a case then live at once, one at work at a time, and take
+turns in windows of a few seconds, so that what changes on the machine changes for all.
+
+PyTorch may be in another environment: --torch-python names its Python. Keras goes into this one.
+`--rounds 1 --seconds 0.2` is a quick look at whether everything runs.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import problem
+from benchmarks.cases import CASES, WITH_ENSEMBLE, Case
+from benchmarks.driver import Timed, Worker, attempt, check, interleave
+from benchmarks.report import Result, machine_facts
+from experiments import cli
+from gan_jax import data
+from gan_jax.errors import UserError
+
+REFERENCE = "gan_jax"
+MACHINE = ("gemm_jax", "gemm_torch", "copy")
+"""What is measured of the machine, in windows an eighth as long."""
+
+MODULES = {
+    "gan_jax": "jax_library",
+    "gan_jax_16": "jax_library",
+    "torch_eager": "torch_variants",
+    "torch_tuned": "torch_variants",
+    "torch_compile": "torch_variants",
+    "keras": "keras_jax",
+    "jax_usual": "jax_usual",
+} | dict.fromkeys(MACHINE, "machine")
+"""The module of `benchmarks.workers` that each is in."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What is timed, and for how long."""
+
+    cases: tuple[str, ...] = tuple(CASES)
+    contenders: tuple[str, ...] = WITH_ENSEMBLE  # gan_jax is always timed: it checks the others
+    rounds: int = 7  # windows of each contender
+    seconds: float = 4.0  # of a window
+    torch_python: Path = Path(sys.executable)  # a Python that has torch
+    out: Path = Path("runs/benchmark")  # for results.json, tables.md and the workers' logs
+    seed: int = 0  # of weights and fixed noise
+
+
+def main(config: Config) -> None:
+    """Times everything, and after each case prints its table and writes all there is so far."""
+    validate(config)
+    missing = _missing(config)
+    plan = [(CASES[name], size) for name in config.cases for size in CASES[name].batch_sizes]
+    (config.out / "logs").mkdir(parents=True, exist_ok=True)
+    digits = data.load(data.Config(source="embedded")).x
+    clock = _Clock(sum(config.rounds * len(contenders(config, case)) for case, _ in plan))
+    results: list[Result] = []
+    with ExitStack() as stack:
+        machine = _start(stack, config, MACHINE, "machine", missing)
+        for case, size in plan:
+            result = time_case(config, case, size, digits, machine, missing, clock)
+            results.append(result)
+            print(f"\n{result.table()}\n", flush=True)
+            _write(config, results)
+    print(f"written: {config.out / 'results.json'} and {config.out / 'tables.md'}")
+
+
+def validate(config: Config) -> None:
+    """Raises `UserError` for a setting that cannot be, naming its flag."""
+    for name, known in (("cases", tuple(CASES)), ("contenders", WITH_ENSEMBLE)):
+        given = getattr(config, name)
+        unknown = [value for value in given if value not in known]
+        if unknown or not given:
+            what = f"got {', '.join(unknown)}" if unknown else "got none"
+            raise UserError(f"--{name} must be some of {', '.join(known)}; {what}")
+        if len(set(given)) < len(given):
+            raise UserError(f"--{name} names one twice: {' '.join(given)}; name each once")
+    cli.check_at_least(config, rounds=1)
+    cli.check_above_zero(config, "seconds")
+    cli.check_seed(config)
+    if not config.torch_python.is_file():
+        raise UserError(
+            f"--torch-python {config.torch_python} is no file: give the path of a Python that has "
+            "torch, as venv/bin/python"
+        )
+    if config.out.exists() and not config.out.is_dir():
+        raise UserError(f"--out {config.out} is a file: give a folder")
+
+
+def contenders(config: Config, case: Case) -> list[str]:
+    """Those of a case that were asked for, and the reference."""
+    return [name for name in case.contenders if name in {*config.contenders, REFERENCE}]
+
+
+def time_case(
+    config: Config,
+    case: Case,
+    batch_size: int,
+    digits: NDArray[np.uint8],
+    machine: dict[str, Timed],
+    missing: dict[str, str],
+    clock: "_Clock",
+) -> Result:
+    """Checks and times a case's contenders, and measures the machine in the same rounds."""
+    label = f"{case.name}, batch {batch_size}"
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        problem.make(case, batch_size, config.seed, digits).save(folder / "problem.npz")
+        print(f"{label}: starting the workers and comparing their losses", flush=True)
+        start = {"case": dataclasses.asdict(case), "problem": str(folder / "problem.npz")}
+        names = contenders(config, case)
+        timed = _start(stack, config, names, f"{case.name}-{batch_size}", missing, **start)
+        check(timed, REFERENCE)
+        measured = {name: Timed(known.worker, known.unavailable) for name, known in machine.items()}
+        entries = [(one, config.seconds) for one in timed.values()]
+        entries += [(one, config.seconds / 8) for one in measured.values()]
+
+        def announce(number: int, one: Timed) -> None:
+            if one.worker.name in timed:
+                rate = one.windows[-1].rate if one.unavailable is None else None
+                what = "not available" if rate is None else f"{rate:.4g} steps/s"
+                print(
+                    f"{label}: round {number}/{config.rounds}  {one.worker.name} {what}  "
+                    f"ETA {clock.tick():.0f} s",
+                    flush=True,
+                )
+
+        interleave(entries, config.rounds, announce)
+        for one in timed.values():
+            attempt(one, _finish)
+    return Result(case, batch_size, timed, measured)
+
+
+def _finish(timed: Timed) -> None:
+    timed.peak_bytes = timed.worker.ask("stop")["peak_bytes"]
+
+
+class _Clock:
+    """How long the rest will take if it goes on as it went, in windows."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done, self.start = total, 0, time.monotonic()
+
+    def tick(self) -> float:
+        """Counts a window; the seconds left."""
+        self.done += 1
+        return (time.monotonic() - self.start) / self.done * (self.total - self.done)
+
+
+def _library(name: str) -> str:
+    return "torch" if "torch" in name else "keras" if name == "keras" else "jax"
+
+
+def _missing(config: Config) -> dict[str, str]:
+    """The libraries that are not there, with the remedy; it is printed too."""
+    missing = {}
+    wanted = {_library(name) for name in config.contenders}
+    probe = [str(config.torch_python), "-c", "import torch"]
+    if "torch" in wanted and subprocess.run(probe, capture_output=True).returncode:
+        missing["torch"] = (
+            f"{config.torch_python} has no torch: `pip install torch` there, "
+            "or name another Python with --torch-python"
+        )
+    if "keras" in wanted and importlib.util.find_spec("keras") is None:
+        missing["keras"] = "there is no keras: `pip install keras`"
+    for reason in missing.values():
+        print(f"{reason}. Going on without it.", flush=True)
+    return missing
+
+
+def _start(
+    stack: ExitStack,
+    config: Config,
+    names: Any,
+    label: str,
+    missing: dict[str, str],
+    **request: Any,
+) -> dict[str, Timed]:
+    """Worker processes of these names, which end with the stack."""
+    started = {}
+    for name in names:
+        library = _library(name)
+        python = str(config.torch_python.absolute()) if library == "torch" else sys.executable
+        command = [python, "-m", f"benchmarks.workers.{MODULES[name]}"]
+        worker = Worker(name, command, config.out / "logs" / f"{label}-{name}.log")
+        stack.enter_context(closing(worker))
+        started[name] = Timed(worker, missing.get(library))
+    for one in started.values():
+        attempt(one, _begin, request)
+    return started
+
+
+def _begin(timed: Timed, request: dict[str, Any]) -> None:
+    timed.versions = timed.worker.ask("start", contender=timed.worker.name, **request)["versions"]
+
+
+def _write(config: Config, results: list[Result]) -> None:
+    found = {
+        "settings": dataclasses.asdict(config),
+        "machine": machine_facts(),
+        "results": [result.to_json() for result in results],
+    }
+    (config.out / "results.json").write_text(json.dumps(found, indent=1, default=str) + "\n")
+    tables = "\n\n".join(result.table() for result in results)
+    (config.out / "tables.md").write_text(tables + "\n")
+
+
+if __name__ == "__main__":
+    cli.run(main, Config, __doc__ or "")

@@ -1,0 +1,181 @@
+"""This library: a fused loop of train steps, and sixteen GANs in one program."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import metadata
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import gan_jax
+from benchmarks import cases
+from benchmarks.problem import Problem
+from benchmarks.workers.linen import Player, fill
+from benchmarks.workers.protocol import Loop, Losses, Setting, cores, serve
+from gan_jax import GAN, Batch, Network, from_linen, losses, parallel, penalties, priors
+from gan_jax.data import synthetic
+from gan_jax.data.pipeline import make_batches
+from gan_jax.data.types import Dataset
+from gan_jax.models import MODELS
+from gan_jax.optimizers import adam
+from gan_jax.training import Work, make_chunk
+from gan_jax.types import Array, Metrics, PyTree, StepFn, TrainState
+
+ENSEMBLE = 16
+"""GANs that `gan_jax_16` trains at once."""
+
+Advance = Callable[[TrainState, int, int], tuple[TrainState, Metrics]]
+"""`(state, the chunk's index, steps of it) -> (state, metrics)`, metrics [..., length]."""
+
+
+def build(setting: Setting) -> Loop:
+    """The loop of `gan_jax` or `gan_jax_16`."""
+    case, problem = setting.case, setting.problem
+    ensemble = ENSEMBLE if setting.contender == "gan_jax_16" else 1
+    length = 1 if setting.fixed else 100 if case.on_ring else 50 if problem.batch_size <= 64 else 20
+    if ensemble > 1:
+        with suppress(RuntimeError):  # JAX is at work already: the devices are what they are
+            jax.config.update("jax_num_cpu_devices", cores())
+    gan, tx = _gan(case), adam(cases.LEARNING_RATE, b1=cases.BETA_1, b2=cases.BETA_2)
+
+    @jax.jit
+    def init(key: Array) -> TrainState:
+        state = gan_jax.init(gan, tx, tx, key, Batch(jnp.zeros((1, *case.shape))))
+        return _with_weights(state, case, problem)
+
+    key = jax.random.key(0)
+    state = jax.vmap(init)(jax.random.split(key, ensemble)) if ensemble > 1 else init(key)
+    step = _train_step(_fixed(gan, problem) if setting.fixed else gan, case, tx)
+    advance = (_on_ring if case.on_ring else _on_images)(step, setting, ensemble, length)
+    chunks = 0
+
+    def loop(steps: int) -> tuple[int, Losses]:
+        nonlocal state, chunks
+        made, wanted = 0, -(-steps // ensemble)
+        while made < wanted:
+            num = length if case.on_ring else min(length, wanted - made)
+            state, metrics = advance(state, chunks, num)
+            made, chunks = made + num, chunks + 1
+        jax.block_until_ready(state)
+        names = ("discriminator_loss", "generator_loss", *(("r1",) if case.r1 else ()))
+        return made * ensemble, {n: float(jnp.mean(metrics[n][..., num - 1])) for n in names}
+
+    return loop
+
+
+def _gan(case: cases.Case) -> GAN:
+    """The library's model where it has this one, else Linen modules."""
+    if case.model == "dcgan":
+        return MODELS["dcgan"](
+            case.shape, latent=case.latent, width=case.widths[0], discriminator_norm=case.norm
+        )
+    if case.model == "maxout":
+        gan = MODELS["maxout"](case.shape, latent=case.latent, width=case.widths[0])
+        return gan if case.dropout else gan._replace(discriminator=_evaluated(gan.discriminator))
+    return GAN(
+        from_linen(Player(case.generator)),
+        from_linen(Player(case.discriminator)),
+        priors.normal(case.latent),
+    )
+
+
+def _evaluated(network: Network) -> Network:
+    """The network in evaluation mode, which is all that dropout looks at."""
+
+    def apply(
+        params: PyTree,
+        model_state: PyTree,
+        x: Array,
+        label: Array | None = None,
+        *,
+        train: bool,
+        key: Array | None = None,
+    ) -> tuple[Array, PyTree]:
+        del train
+        return network.apply(params, model_state, x, label, train=False, key=key)
+
+    return Network(network.init, apply)
+
+
+def _fixed(gan: GAN, problem: Problem) -> GAN:
+    """The GAN whose G is given the problem's z, whatever is drawn.
+
+    The library draws z example by example, so the prior alone cannot return a fixed batch.
+    """
+
+    def apply(
+        params: PyTree,
+        model_state: PyTree,
+        z: Array,
+        label: Array | None = None,
+        *,
+        train: bool,
+        key: Array | None = None,
+    ) -> tuple[Array, PyTree]:
+        del z
+        fixed = jnp.asarray(problem.z)
+        return gan.generator.apply(params, model_state, fixed, label, train=train, key=key)
+
+    return gan._replace(generator=Network(gan.generator.init, apply))
+
+
+def _with_weights(state: TrainState, case: cases.Case, problem: Problem) -> TrainState:
+    def player(name: str, layers: tuple[cases.Layer, ...]) -> PyTree:
+        params = getattr(state, name).params
+        return fill(params, layers, problem.weights[name], flip=False)
+
+    generator = player("generator", case.generator)
+    discriminator = player("discriminator", case.discriminator)
+    return state.replace(  # type: ignore[attr-defined]
+        generator=state.generator.replace(params=generator),  # type: ignore[attr-defined]
+        discriminator=state.discriminator.replace(params=discriminator),  # type: ignore[attr-defined]
+        ema_params=jax.tree.map(jnp.copy, generator),
+    )
+
+
+def _train_step(gan: GAN, case: cases.Case, tx: optax.GradientTransformation) -> StepFn:
+    weighted = [(penalties.r1, case.r1)] if case.r1 else []
+    return gan_jax.make_train_step(
+        gan_jax.make_discriminator_step(gan, losses.non_saturating, tx, penalties=weighted),
+        gan_jax.make_generator_step(gan, losses.non_saturating, tx),
+        n_critic=case.n_critic,
+    )
+
+
+def _on_images(step: StepFn, setting: Setting, ensemble: int, length: int) -> Advance:
+    """Chunks on images kept on the device, each GAN of an ensemble on its own."""
+    problem, n_critic = setting.problem, setting.case.n_critic
+    chunk = make_chunk(step)
+    shape: tuple[int, ...] = (length, n_critic, problem.batch_size)
+    if ensemble > 1:
+        shape = (ensemble, *shape)
+    compiled = (parallel.ensemble_step if ensemble > 1 else parallel.jit_step)(chunk)
+    if setting.fixed:
+        real = jnp.broadcast_to(problem.real, (*shape, *setting.case.shape))
+        return lambda state, _, num: compiled(state, Work(Batch(real), np.int32(num)))
+    dataset = Dataset(problem.images, None, "images", "embedded", problem.images[:0])
+    batches = make_batches(dataset, jax.random.key(1), shape)
+    size = int(np.prod(shape))
+    return lambda state, index, num: compiled(state, Work(batches(index * size), np.int32(num)))
+
+
+def _on_ring(step: StepFn, setting: Setting, ensemble: int, length: int) -> Advance:
+    """Chunks whose steps draw their own real samples."""
+    problem = setting.problem
+    ring = synthetic.ring(cases.NUM_MODES, cases.RADIUS, cases.SCALE)
+    if setting.fixed:
+        real = jnp.tile(problem.real, (setting.case.n_critic, 1))
+        ring = ring._replace(sample=lambda key, num: real)
+    fed = synthetic.feed(step, ring, (setting.case.n_critic, problem.batch_size))
+
+    def chunk(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
+        return jax.lax.scan(fed, state, length=length)
+
+    compiled = (parallel.ensemble_step if ensemble > 1 else parallel.jit_step)(chunk)
+    return lambda state, _index, _num: compiled(state, None)
+
+
+if __name__ == "__main__":
+    serve(build, {"jax": jax.__version__, "gan_jax": metadata.version("gan-jax")})

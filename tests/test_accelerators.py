@@ -1,0 +1,109 @@
+"""The analysis on paper of GPUs and TPUs: its formulas, and what is lowered for them."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from benchmarks import accelerators
+from benchmarks.accelerators import MACHINES, SHOWN, Machine
+from benchmarks.cases import CASES, Case, Dense, Placed
+from benchmarks.flops import multiply_adds, step_flops
+
+TOY = Machine("toy", 100.0, 10.0, {4: 2.0, 8: 1.0}, 4, "")
+
+
+def test_a_ring_sends_each_share_round_twice_but_to_itself():
+    # 4 devices, 80 bytes: shares of 20 go 3 times round for the sums and 3 times for the results.
+    assert TOY.all_reduce_seconds(80, 4) == 2 * 3 * 20 / 2.0
+    assert TOY.all_reduce_seconds(80, 8) == 2 * 7 * 10 / 1.0
+    assert TOY.all_reduce_seconds(80, 1) == 0
+    assert TOY.balance == 10
+
+
+def touched(function, *arrays):
+    """(operations, bytes) of all products in a program, their arrays each touched once."""
+    flops = moved = 0
+    for equation in jax.make_jaxpr(function)(*arrays).eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            avals = [variable.aval for variable in (*equation.invars, *equation.outvars)]
+            length = math.prod(avals[0].shape[axis] for axis in contracted)
+            flops += 2 * avals[2].size * length
+            moved += sum(aval.size * aval.dtype.itemsize for aval in avals)
+    return flops, moved
+
+
+def test_operations_and_bytes_are_those_of_a_layer_by_brute_force():
+    """G one layer deep, D one layer deep: D's update and G's, product by product."""
+    batch, latent, size = 8, 3, 5
+    case = Case("flat", "mlp", (size,), latent, ())
+    z, x = jnp.ones((batch, latent)), jnp.ones((batch, size))
+    g, d = jnp.ones((latent, size)), jnp.ones((size, 1))
+
+    def discriminator(d, g, z, x):
+        return jnp.sum(jnp.tanh(x @ d)) + jnp.sum(jnp.tanh(jnp.tanh(z @ g) @ d))
+
+    def generator(g, d, z):
+        return jnp.sum(jnp.tanh(jnp.tanh(z @ g) @ d))
+
+    counts = touched(jax.grad(discriminator), d, g, z, x), touched(jax.grad(generator), g, d, z)
+    flops, moved = map(sum, zip(*counts, strict=True))
+    assert step_flops(case, batch) == flops
+    g_size, d_size = latent * size + size, size + 1
+    optimizers = 4 * (9 * g_size + 7 * d_size)
+    assert accelerators.step_bytes(case, batch) == moved + optimizers
+    assert accelerators.gradient_bytes(case) == 4 * (g_size + d_size)
+
+
+def test_a_large_square_product_has_a_sixth_of_its_size_in_operations_per_byte():
+    placed = Placed(Dense(600, bias=False), (600,), (600,))
+    moved = 4 * 3 * 600 * 600
+    assert 2 * 600 * multiply_adds(placed) / moved == 600 / 6
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.r1])
+def test_the_passes_are_those_of_the_count_of_operations(name):
+    case = CASES[name]
+    made = sum(times * multiply_adds(placed) for placed, times in accelerators.passes(case))
+    assert 2 * 7 * made == step_flops(case, 7)
+
+
+@pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.name)
+def test_communication_hides_from_the_smallest_batch_that_takes_as_long(machine):
+    for name in SHOWN:
+        for devices in accelerators.DEVICES:
+            case = CASES[name]
+            wait = machine.all_reduce_seconds(accelerators.gradient_bytes(case), devices)
+            batch = accelerators.hiding_batch(machine, case, devices)
+            assert max(accelerators.step_seconds(machine, case, batch)) >= wait
+            if batch > 1:
+                assert max(accelerators.step_seconds(machine, case, batch - 1)) < wait
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_the_step_lowered_holds_what_the_architecture_needs_and_nothing_else(platform):
+    """No product more than the count has, so none of a CPU's; nothing of the host; all donated."""
+    case = dataclasses.replace(CASES["dcgan28"], latent=3, widths=(4, 8))
+    lowered = accelerators.lower(case, platform, batch_size=8)
+    counts = {True: 0, False: 0}
+    for placed, times in accelerators.passes(case):
+        counts[isinstance(placed.layer, Dense)] += times
+    assert (lowered.dots, lowered.convolutions) == (counts[True], counts[False]) == (11, 22)
+    assert lowered.calls == "none"
+    assert lowered.callbacks == 0
+    assert len(set(lowered.donated.split(" of "))) == 1
+    assert lowered.types == "f32, i1, i32, ui32"
+    # One for each array of gradients, metrics and running statistics, D's and G's, and batch
+    # norm's own: it is XLA that merges them, and `test_collectives` that counts what is left.
+    assert lowered.all_reduces > (6 + 5 + 2) + (7 + 1 + 4)
+    assert lowered.sharded
+
+
+def test_tables_are_as_wide_as_their_headers():
+    rows = list(accelerators.bounds(MACHINES[0]))
+    assert {len(row) for row in rows} == {len(accelerators.BOUNDS)}
+    lines = accelerators.table(accelerators.BOUNDS, rows).splitlines()
+    assert {line.count("|") for line in lines} == {len(accelerators.BOUNDS) + 1}

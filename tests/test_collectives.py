@@ -1,0 +1,188 @@
+"""What each layout adds to a step: collectives, counted in the programs that ran on 8 devices.
+
+Counted in the optimised HLO, where XLA has put all-reduces that do not wait for each other into
+one. An instruction in the body of a loop counts as often as the loop is known to run; a program
+whose loop holds collectives and does not say how often it runs fails the test.
+
+The target is one all-reduce for each update of a player, its gradients, metrics and model state
+together. Batch norm's own come on top, as many as wait for each other: one for each layer and
+direction, whatever runs beside them.
+"""
+
+import re
+from collections import Counter
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gan_jax
+from gan_jax import Batch, parallel
+from gan_jax.losses import non_saturating
+from gan_jax.models import MODELS
+
+BATCH = 24  # three on each device; no other size here is 24
+TX = optax.adam(1e-3)
+SHAPES = {"mlp": (6,), "dcgan": (28, 28, 1)}
+COLLECTIVES = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
+
+pytestmark = pytest.mark.usefixtures("quick_compile")  # of XLA's passes only LLVM's are left out
+
+
+def make_gan(model, axis_name=None):
+    family = model.split()[0]
+    options = {"latent": 3, "width": 8, "axis_name": axis_name}
+    if family == "dcgan":
+        options |= {"width": 4, "discriminator_norm": model == "dcgan with norm"}
+    return MODELS[family](SHAPES[family], **options)
+
+
+@cache
+def initialise(model):
+    example = Batch(jnp.zeros((2, *SHAPES[model.split()[0]])))
+    return jax.jit(lambda key: gan_jax.init(make_gan(model), TX, TX, key, example))
+
+
+def build(model, kind, axis_name):
+    """(first state, pure step, the leading axes of its batch) of a kind named as in `EXPECTED`."""
+    gan = make_gan(model, axis_name)
+    d_step = gan_jax.make_discriminator_step(gan, non_saturating, TX, axis_name=axis_name)
+    g_step = gan_jax.make_generator_step(gan, non_saturating, TX, axis_name=axis_name)
+    state = initialise(model)(jax.random.key(0))
+    if not kind.startswith("train"):
+        return state, {"discriminator": d_step, "generator": g_step}[kind], ()
+    n_critic = int(kind[-1])
+    return state, gan_jax.make_train_step(d_step, g_step, n_critic=n_critic), (n_critic,)
+
+
+def programs(layout, model, kind):
+    """The optimised HLO of all that one call of a step loads."""
+    state, step, leading = build(model, kind, parallel.AXIS_NAMES[layout])
+    x = np.zeros((*leading, BATCH, *SHAPES[model.split()[0]]), np.float32)
+    wrapped = parallel.make_step(layout, step, batch_axis=len(leading))
+    client = jax.devices()[0].client
+    before = client.live_executables()
+    jax.block_until_ready(wrapped(state, Batch(x)))
+    known = set(map(id, before))
+    loaded = [e for e in client.live_executables() if id(e) not in known]
+    assert loaded
+    return [module.to_string() for e in loaded for module in e.hlo_modules()]
+
+
+def collectives(program):
+    """Collective -> how often one execution of a program meets it."""
+    bodies, name = {}, ""
+    for line in program.splitlines():
+        if found := re.match(r"(ENTRY )?%?([\w.-]+) \(.*\{$", line):
+            name = "entry" if found[1] else found[2]
+        bodies.setdefault(name, []).append(line)
+
+    def count(computation):
+        total = Counter()
+        for line in bodies[computation]:
+            if found := re.search(rf" ({COLLECTIVES})(?:-start)?\(", line):
+                total[found[1]] += 1
+                continue
+            inside = Counter()
+            for called in re.findall(r"(?:body|calls|to_apply)=%?([\w.-]+)", line):
+                inside += count(called)
+            for branches in re.findall(r"branch_computations=\{([^}]*)\}", line):
+                for called in branches.replace("%", "").split(", "):
+                    inside += count(called)
+            times = 1
+            if inside and " while(" in line:
+                times = int(re.search(r'"known_trip_count":\{"n":"(\d+)"', line)[1])
+            total += Counter({what: number * times for what, number in inside.items()})
+        return total
+
+    return count("entry")
+
+
+def test_an_instruction_in_a_loop_counts_as_often_as_the_loop_runs():
+    program = """\
+HloModule made_up
+
+%sum (a: f32[], b: f32[]) -> f32[] {
+  ROOT %add = f32[] add(%a, %b)
+}
+
+%body.1 (p: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %all-reduce.1 = f32[4]{0} all-reduce(%x), replica_groups={}, to_apply=%sum
+}
+
+ENTRY %main (p: f32[4]) -> f32[4] {
+  %g = (f32[4]{0}, f32[4]{0}) all-gather-start(%p), dimensions={0}
+  %w = (s32[], f32[4]) while(%t), body=%body.1, backend_config={"known_trip_count":{"n":"3"}}
+  ROOT %all-reduce.2 = (f32[4]{0}, f32[]) all-reduce(%y, %z), to_apply=%sum
+}
+"""
+    assert collectives(program) == {"all-reduce": 4, "all-gather": 1}
+
+
+EXPECTED = {
+    # pmap meets the target: in "1 + 2 + 2" one is the player's, the rest batch norm's: G's two
+    # layers forwards (and backwards, in G's step), D's layer forwards and backwards.
+    ("pmap", "mlp", "discriminator"): 1,
+    ("pmap", "mlp", "generator"): 1,
+    ("pmap", "mlp", "train, n_critic = 1"): 1 + 1,
+    ("pmap", "mlp", "train, n_critic = 3"): 3 * 1 + 1,
+    ("pmap", "dcgan", "discriminator"): 1 + 2,
+    ("pmap", "dcgan", "generator"): 1 + 2 + 2,
+    # Of a step of each, the two passes through G share one, which nothing before it holds up.
+    ("pmap", "dcgan", "train, n_critic = 1"): (1 + 2) + (1 + 2 + 2) - 1,
+    ("pmap", "dcgan", "train, n_critic = 3"): 3 * (1 + 2) + (1 + 2 + 2),
+    ("pmap", "dcgan with norm", "discriminator"): 1 + 2 + 1 + 1,
+    ("pmap", "dcgan with norm", "generator"): 1 + 2 + 1 + 1 + 2,
+    ("pmap", "dcgan with norm", "train, n_critic = 3"): 3 * (1 + 4) + (1 + 6),
+    # shard: the same, but with batch norm in D two more in D's update, which the compiler keeps
+    # apart since it has written the same group of devices in two ways.
+    ("shard", "mlp", "discriminator"): 1,
+    ("shard", "mlp", "generator"): 1,
+    ("shard", "mlp", "train, n_critic = 1"): 1 + 1,
+    ("shard", "mlp", "train, n_critic = 3"): 3 * 1 + 1,
+    ("shard", "dcgan", "discriminator"): 1 + 2,
+    ("shard", "dcgan", "generator"): 1 + 2 + 2,
+    ("shard", "dcgan", "train, n_critic = 3"): 3 * (1 + 2) + (1 + 2 + 2),
+    ("shard", "dcgan with norm", "discriminator"): 1 + 2 + 1 + 1 + 2,
+    ("shard", "dcgan with norm", "generator"): 1 + 2 + 1 + 1 + 2,
+    ("shard", "dcgan with norm", "train, n_critic = 3"): 3 * (1 + 6) + (1 + 6),
+    # One device has nobody to ask.
+    ("jit", "mlp", "train, n_critic = 3"): 0,
+    ("jit", "dcgan with norm", "train, n_critic = 1"): 0,
+}
+"""(layout, model, kind of step) -> all-reduces of one step; there are no other collectives."""
+
+
+QUICK = ("mlp", "dcgan with norm train, n_critic = 3")
+"""What is counted every time: a DCGAN takes long to compile, and the last holds all of it."""
+
+
+@pytest.mark.parametrize(
+    ("layout", "model", "kind"),
+    [
+        pytest.param(*case, marks=() if " ".join(case[1:]).startswith(QUICK) else pytest.mark.slow)
+        for case in EXPECTED
+    ],
+)
+def test_a_step_costs_so_many_collectives(layout, model, kind):
+    total = Counter()
+    for program in programs(layout, model, kind):
+        total += collectives(program)
+    assert total == Counter({"all-reduce": EXPECTED[layout, model, kind]})
+
+
+@pytest.mark.parametrize(
+    ("layout", "kind"),
+    [
+        *(("pmap", kind) for kind in ("discriminator", "generator")),
+        ("shard", "discriminator"),
+        ("shard", "generator"),
+    ],
+)
+def test_no_device_computes_on_the_whole_batch(layout, kind):
+    for program in programs(layout, "mlp", kind):
+        products = re.findall(r"= f32\[(\d+),\d+\]\S* dot\(", program)
+        assert str(BATCH) not in products

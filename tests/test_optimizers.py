@@ -1,0 +1,49 @@
+"""Adam against Optax's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from gan_jax import optimizers
+
+START = {"w": jnp.linspace(-1.0, 2.0, 12).reshape(3, 4), "b": jnp.array([0.5, -3.0])}
+
+
+def descend(tx, num):
+    """The parameters after each step down a quartic with a gradient that is 0 in one place."""
+
+    def loss(params, step):
+        w, b = params["w"], params["b"]
+        return jnp.sum(w**4) + jnp.sum(jnp.cos(step + b[:1])) * jnp.sum(w)
+
+    def step(carry, step):
+        params, state = carry
+        updates, state = tx.update(jax.grad(loss)(params, step), state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), params
+
+    return jax.jit(lambda: jax.lax.scan(step, (START, tx.init(START)), jnp.arange(num)))()
+
+
+@pytest.mark.parametrize("b1", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("eps", [1e-8, 1e-2])
+def test_steps_are_those_of_optax(b1, eps):
+    with jax.enable_x64(True):
+        settings = {"b1": b1, "b2": 0.99, "eps": eps}
+        (_, state), ours = descend(optimizers.adam(3e-2, **settings), 100)
+        (_, theirs), expected = descend(optax.adam(3e-2, **settings), 100)
+        for name in START:
+            np.testing.assert_allclose(ours[name], expected[name], rtol=1e-6, atol=1e-6)
+            np.testing.assert_allclose(state.mu[name], theirs[0].mu[name], rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(state.nu[name], theirs[0].nu[name], rtol=1e-4, atol=1e-6)
+        assert state.count == theirs[0].count == 100
+
+
+def test_the_types_of_the_parameters_are_kept():
+    tx = optimizers.adam(0.1)
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), START)
+    updates, state = tx.update(params, tx.init(params))
+    for tree in (updates, state.mu, state.nu):
+        assert {leaf.dtype for leaf in jax.tree.leaves(tree)} == {jnp.dtype(jnp.bfloat16)}
