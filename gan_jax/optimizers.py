@@ -8,12 +8,12 @@ from gan_jax.types import PyTree
 
 
 def adam(
-    learning_rate: float, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
+    learning_rate: optax.ScalarOrSchedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
 ) -> optax.GradientTransformation:
     """Adam (Kingma and Ba 2015, algorithm 1): the updates of `optax.adam`, to rounding.
 
     Args:
-      learning_rate: above 0.
+      learning_rate: above 0; or a schedule, a function of the number of updates made.
       b1, b2: in [0, 1), the decay of the mean gradient and of the mean square.
       eps: added to the root of the mean square.
     """
@@ -34,7 +34,8 @@ def adam(
         square = jax.tree.map(
             lambda v, g: (b2 * v + (1 - b2) * jnp.square(g)) / one, state.nu, gradients
         )
-        size = -learning_rate / (1 - b1**count)
+        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        size = -rate / (1 - b1**count)
         scale = 1 / jnp.sqrt(1 - b2**count)
         updates = jax.tree.map(lambda m, v: size * m / (jnp.sqrt(v) * scale + eps), mean, square)
         return updates, optax.ScaleByAdamState(count, mean, square)

@@ -192,7 +192,7 @@ def test_a_run_killed_before_its_summary_gets_it_without_training(done, idx, tmp
 @pytest.mark.parametrize("layout", ["shard", pytest.param("pmap", marks=pytest.mark.slow)])
 def test_eight_devices_train_as_one_does(layout, idx, tmp_path, monkeypatch):
     """To 2e-5, under SGD: Adam divides each gradient by its own size, rounding errors too."""
-    monkeypatch.setattr(optax, "adam", lambda rate, b1, b2: optax.sgd(0.05))
+    monkeypatch.setattr(mnist, "adam", lambda rate, b1, b2: optax.sgd(0.05))
 
     def train(layout):
         state = mnist.main(config(tmp_path / layout, idx, parallel=layout, num_steps=4))
@@ -230,14 +230,14 @@ def test_any_other_change_is_refused_by_name(change, difference, done, idx, tmp_
 
 def test_a_state_that_is_not_finite_stops_the_run_unsaved(idx, tmp_path, monkeypatch):
     """G's update 6 spoils its weights, which no metric has seen when step 6 is to be saved."""
-    settings, adam = config(tmp_path / "run", idx, num_steps=20, generator_lr=2e-3), optax.adam
+    settings, adam = config(tmp_path / "run", idx, num_steps=20, generator_lr=2e-3), mnist.adam
 
     def failing(rate, **options):
         if rate == settings.generator_lr:
             return adam(lambda count: jax.numpy.where(count < 5, rate, jax.numpy.nan), **options)
         return adam(rate, **options)
 
-    monkeypatch.setattr(optax, "adam", failing)
+    monkeypatch.setattr(mnist, "adam", failing)
     with pytest.raises(NonFinite, match="the state is not finite at step 6") as stop:
         mnist.main(settings)
     assert "last good checkpoint is of step 4" in str(stop.value)

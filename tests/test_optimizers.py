@@ -29,11 +29,12 @@ def descend(tx, num):
 
 @pytest.mark.parametrize("b1", [0.0, 0.5, 0.9])
 @pytest.mark.parametrize("eps", [1e-8, 1e-2])
-def test_steps_are_those_of_optax(b1, eps):
+@pytest.mark.parametrize("rate", [3e-2, optax.linear_schedule(5e-2, 1e-2, 70)])
+def test_steps_are_those_of_optax(b1, eps, rate):
     with jax.enable_x64(True):
         settings = {"b1": b1, "b2": 0.99, "eps": eps}
-        (_, state), ours = descend(optimizers.adam(3e-2, **settings), 100)
-        (_, theirs), expected = descend(optax.adam(3e-2, **settings), 100)
+        (_, state), ours = descend(optimizers.adam(rate, **settings), 100)
+        (_, theirs), expected = descend(optax.adam(rate, **settings), 100)
         for name in START:
             np.testing.assert_allclose(ours[name], expected[name], rtol=1e-6, atol=1e-6)
             np.testing.assert_allclose(state.mu[name], theirs[0].mu[name], rtol=1e-4, atol=1e-6)
