@@ -103,7 +103,7 @@ def compile_chunk(setting: Setting, steps: int) -> Program:
     dataset = Dataset(x, None, "random", "embedded", x[:0])
     batches = make_batches(dataset, jax.random.key(1), leading)
     work = Work(batches(0), np.int32(steps))
-    analysis = jax.jit(wrapped).lower(state, work).compile().memory_analysis()
+    analysis: Any = jax.jit(wrapped).lower(state, work).compile().memory_analysis()
     seen = 0
 
     def run() -> float:
