@@ -18,7 +18,7 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -29,6 +29,7 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from benchmarks.cases import CASES, Case, Placed, parameter_shapes
 from benchmarks.flops import multiply_adds, step_flops
+from benchmarks.report import markdown
 from gan_jax import init, make_discriminator_step, make_generator_step, make_train_step
 from gan_jax.losses import non_saturating
 from gan_jax.models import MODELS
@@ -227,22 +228,15 @@ def lower(case: Case, platform: str, batch_size: int = 64, devices: int = 8) -> 
     )
 
 
-def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """In Markdown."""
-    names = tuple(header)
-    lines = (names, ["---"] * len(names), *rows)
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines) + "\n"
-
-
 def main() -> None:
     """Prints all tables."""
     for machine in MACHINES:
         print(f"## {machine.name}: {machine.balance:.0f} FLOP/byte\n\n{machine.source}.\n")
-        print(table(BOUNDS, bounds(machine)))
+        print(markdown(BOUNDS, bounds(machine)) + "\n")
     print("## What the compilers are given\n")
     programs = itertools.product(SHOWN, ("cuda", "tpu"))
     rows = ((name, platform, *lower(CASES[name], platform)) for name, platform in programs)
-    print(table(("case", "platform", *Lowered._fields), rows))
+    print(markdown(("case", "platform", *Lowered._fields), rows))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ MLPs. Chunks of steps are timed in turns, and the memory is what XLA sets aside 
 """
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.report import check_out, markdown
 from experiments import cli
 from gan_jax import (
     Batch,
@@ -31,6 +31,7 @@ from gan_jax.data.pipeline import make_batches
 from gan_jax.data.types import Dataset
 from gan_jax.models import MODELS
 from gan_jax.optimizers import adam
+from gan_jax.runs import write_json
 from gan_jax.training import Work, make_chunk
 
 
@@ -93,7 +94,7 @@ def compile_chunk(setting: Setting, steps: int) -> Program:
 
     if setting.ensemble:
         leading = (setting.ensemble, *leading)
-        wrapped = parallel.ensemble_step(chunk)
+        wrapped = parallel.ensemble_step(chunk, devices=jax.devices()[:1])
         state = jax.vmap(make_state)(jax.random.split(jax.random.key(0), setting.ensemble))
     else:
         wrapped = parallel.jit_step(chunk)
@@ -103,13 +104,14 @@ def compile_chunk(setting: Setting, steps: int) -> Program:
     dataset = Dataset(x, None, "random", "embedded", x[:0])
     batches = make_batches(dataset, jax.random.key(1), leading)
     work = Work(batches(0), np.int32(steps))
-    analysis: Any = jax.jit(wrapped).lower(state, work).compile().memory_analysis()
+    compiled = jax.jit(wrapped, donate_argnums=0).lower(state, work).compile()
+    analysis: Any = compiled.memory_analysis()
     seen = 0
 
     def run() -> float:
         nonlocal state, seen
         start = time.perf_counter()
-        state, _ = wrapped(state, Work(batches(seen), np.int32(steps)))
+        state, _ = compiled(state, Work(batches(seen), np.int32(steps)))
         jax.block_until_ready(state)
         seen += int(np.prod(leading))
         return time.perf_counter() - start
@@ -120,6 +122,7 @@ def compile_chunk(setting: Setting, steps: int) -> Program:
 def main(config: Config) -> dict[str, list[dict[str, float]]]:
     """Prints a table for each range, and returns its rows."""
     cli.check_at_least(config, rounds=1, steps=1)
+    check_out(config.out)
     found: dict[str, list[dict[str, float]]] = {}
     for name, values in RANGES.items():
         base = Setting(ensemble=1, width=128, batch_size=64) if name == "ensemble" else Setting()
@@ -139,25 +142,23 @@ def main(config: Config) -> dict[str, list[dict[str, float]]]:
             }
             for i, value in enumerate(values)
         ]
-        print(table(name, found[name]), flush=True)
+        print(table(name, found[name]) + "\n", flush=True)
     if config.out is not None:
-        config.out.write_text(json.dumps(found, indent=1))
+        write_json(config.out, found)
     return found
 
 
 def table(name: str, rows: list[dict[str, float]]) -> str:
     """Markdown, with each row's time beside what the first row's would grow to in proportion."""
-    lines = [
-        f"| {name} | ms/step | of proportional growth | temporary MiB | state and data MiB |",
-        "|---|---|---|---|---|",
-    ]
-    for row in rows:
+    header = (name, "ms/step", "of proportional growth", "temporary MiB", "state and data MiB")
+
+    def cells(row: dict[str, float]) -> tuple[object, ...]:
+        milliseconds = row["milliseconds"]
         proportional = rows[0]["milliseconds"] * row[name] / rows[0][name]
-        lines.append(
-            f"| {row[name]} | {row['milliseconds']:.3g} | {row['milliseconds'] / proportional:.2f} "
-            f"| {row['temporary_mib']:.3g} | {row['kept_mib']:.3g} |"
-        )
-    return "\n".join(lines) + "\n"
+        memory = (f"{row[kind]:.3g}" for kind in ("temporary_mib", "kept_mib"))
+        return row[name], f"{milliseconds:.3g}", f"{milliseconds / proportional:.2f}", *memory
+
+    return markdown(header, map(cells, rows))
 
 
 if __name__ == "__main__":

@@ -28,19 +28,20 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from benchmarks.report import machine_facts
+from benchmarks.driver import ROOT
+from benchmarks.report import check_out, machine_facts, markdown
+from benchmarks.workers.protocol import process_memory
 from experiments import cli, mnist
 from gan_jax import data, hooks, parallel, sample
 from gan_jax.checkpoint import Checkpoints
 from gan_jax.data.pipeline import make_batches, quantize
 from gan_jax.errors import UserError
-from gan_jax.runs import RunFolder
+from gan_jax.runs import RunFolder, write_json
 from gan_jax.training import Work, make_chunk, run
 from gan_jax.types import TrainState
 
 Part = Literal["start", "overhead", "memory"]
 PARTS: tuple[Part, ...] = ("start", "overhead", "memory")
-ROOT = Path(__file__).parents[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +76,7 @@ def main(config: Config) -> Figures:
                 figures[part] = measure(config, Path(folder))
     print(f"\n{table(figures)}")
     if config.out is not None:
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-        config.out.write_text(json.dumps(figures, indent=2) + "\n")
+        write_json(config.out, figures)
     return figures
 
 
@@ -86,10 +86,9 @@ def validate(config: Config) -> None:
         raise UserError(f"--parts must be some of {', '.join(PARTS)}; got none")
     cli.check_at_least(config, repetitions=1, rounds=1, steps=1, settled=0, batch_size=1)
     cli.check_at_least(config, memory_steps=config.settled + 2 * mnist.Config.log_every)
-    if config.out is not None and config.out.is_dir():
-        raise UserError(f"--out {config.out} is a folder: name a file")
-    if "memory" in config.parts and not _status(os.getpid()):
+    if "memory" in config.parts and not process_memory():
         raise UserError("--parts memory needs /proc, which only Linux has: name the other parts")
+    check_out(config.out)
 
 
 def measure_start(config: Config, folder: Path) -> Figures:
@@ -112,10 +111,10 @@ def measure_memory(config: Config, folder: Path) -> Figures:
     workdir, samples, peak = folder / "memory", list[tuple[int, float]](), 0.0
     with _command(config, workdir, folder / "cache", num_steps=config.memory_steps) as process:
         while process.poll() is None:
-            records, status = _records(workdir), _status(process.pid)
-            if records and status and records[-1]["step"] < config.memory_steps:
-                samples.append((records[-1]["step"], status["VmRSS"]))
-            peak = max(peak, status.get("VmHWM", 0.0))
+            records, memory = _records(workdir), process_memory(process.pid)
+            if records and memory and records[-1]["step"] < config.memory_steps:
+                samples.append((records[-1]["step"], memory["VmRSS"] / 2**20))
+            peak = max(peak, memory.get("VmHWM", 0) / 2**20)
             time.sleep(0.25)
         _check_running(process)
     settled = np.array([pair for pair in samples if pair[0] > config.settled])
@@ -156,15 +155,6 @@ def _records(workdir: Path) -> list[Figures]:
     metrics = workdir / "metrics.jsonl"
     lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def _status(pid: int) -> dict[str, float]:
-    """Of the memory of a process, in MiB; empty where there is no such file."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return {}
-    return {line.split(":")[0]: int(line.split()[1]) / 1024 for line in lines if "kB" in line}
 
 
 def measure_overhead(config: Config, folder: Path) -> Figures:
@@ -237,8 +227,7 @@ def table(figures: Figures) -> str:
     if found := figures.get("memory"):
         rows["growth of memory, MiB per 1000 steps"] = found["mib_per_1000_steps"]
         rows["peak of memory, MiB"] = found["peak_mib"]
-    lines = [f"| {what} | {figure:.2f} |" for what, figure in rows.items()]
-    return "\n".join(("| what | median |", "| --- | --- |", *lines))
+    return markdown(("what", "median"), [(what, f"{x:.2f}") for what, x in rows.items()])
 
 
 if __name__ == "__main__":

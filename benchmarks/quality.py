@@ -16,6 +16,7 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
+from benchmarks.report import markdown
 from experiments import mnist
 from gan_jax import data, sample
 from gan_jax.data.pipeline import quantize
@@ -70,19 +71,19 @@ def measure(config: Config, name: str, x: NDArray[np.uint8], held_out: NDArray[n
 
 def table(rows: list[Row], held_out: int) -> str:
     """The rows as Markdown."""
-    lines = [
+    title = (
         f"Fréchet distance on digit-classifier features ({digits.EXTRACTOR}) "
-        f"to {held_out} held-out digits; ± over bootstraps of the images",
-        "",
-        "| images | N | Fréchet distance | rarest digit, share | mean max probability |",
-        "|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {row.name} | {row.num} | {row.distance:.2f} ± {row.spread:.2f} "
-        f"| {row.rarest_digit}, {row.rarest_share:.1%} | {row.confidence:.3f} |"
+        f"to {held_out} held-out digits; ± over bootstraps of the images"
+    )
+    header = ("images", "N", "Fréchet distance", "rarest digit, share", "mean max probability")
+    cells = (
+        (
+            *(row.name, row.num, f"{row.distance:.2f} ± {row.spread:.2f}"),
+            *(f"{row.rarest_digit}, {row.rarest_share:.1%}", f"{row.confidence:.3f}"),
+        )
         for row in rows
-    ]
-    return "\n".join(lines)
+    )
+    return f"{title}\n\n{markdown(header, cells)}"
 
 
 def load_samples(argument: str, count: int) -> tuple[str, NDArray[np.uint8]]:

@@ -1,9 +1,10 @@
-"""What was measured, as a Markdown table for each case and batch size."""
+"""How measurements are told: Markdown tables, a file of figures, and the machine."""
 
 import dataclasses
 import math
 import os
 import platform
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -12,12 +13,23 @@ from benchmarks.cases import Case
 from benchmarks.driver import Timed
 from benchmarks.flops import step_flops
 from benchmarks.workers.machine import COPY_BYTES, GEMM_FLOPS
+from gan_jax.errors import UserError
 
 BASELINE = "torch_tuned"
 """What the ratios are to."""
 
 _UNITS = {"gemm_jax": GEMM_FLOPS / 1e9, "gemm_torch": GEMM_FLOPS / 1e9, "copy": COPY_BYTES / 1e9}
 """Billions of operations or bytes of one step of each measurement of the machine."""
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table; a row shorter than the header ends in empty cells."""
+    width = len(header)
+
+    def line(cells: Sequence[object]) -> str:
+        return f"| {' | '.join(map(str, cells))} |" + " |" * (width - len(cells))
+
+    return "\n".join((line(header), "|---" * width + "|", *map(line, rows)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,16 +74,15 @@ class Result:
         case, size = self.case, self.batch_size
         gflop = step_flops(case, size) / 1e9
         examples = "samples" if case.on_ring else "images"
-        lines = [
-            f"### {case.name}, batch {size}",
-            "",
-            f"{gflop:.3g} GFLOP a step; {self._machine_line()}",
-            "",
-            f"| contender | steps/s | min to max | {examples}/s | ÷ {BASELINE} | share of GEMM "
-            "| peak MiB | losses agree to |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
-        return "\n".join(lines + [self._row(name) for name in self.contenders])
+        header = (
+            *("contender", "steps/s", "min to max", f"{examples}/s", f"÷ {BASELINE}"),
+            *("share of GEMM", "peak MiB", "losses agree to"),
+        )
+        return (
+            f"### {case.name}, batch {size}\n\n"
+            f"{gflop:.3g} GFLOP a step; {self._machine_line()}\n\n"
+            f"{markdown(header, map(self._row, self.contenders))}"
+        )
 
     def _machine_line(self) -> str:
         units = {"gemm_jax": "GFLOP/s", "gemm_torch": "GFLOP/s", "copy": "GB/s"}
@@ -88,13 +99,13 @@ class Result:
         )
         return "the machine: " + ", ".join(known) + other
 
-    def _row(self, name: str) -> str:
+    def _row(self, name: str) -> tuple[str, ...]:
         timed = self.contenders[name]
         if timed.unavailable is not None or not timed.windows:
-            return f"| {name} | not available: {timed.unavailable} | | | | | | |"
+            return name, f"not available: {timed.unavailable}"
         rate = median(timed.rates)
         share = rate * step_flops(self.case, self.batch_size) / 1e9 / self.gemm_gflops
-        cells = (
+        return (
             name,
             _number(rate),
             f"{_number(min(timed.rates))} to {_number(max(timed.rates))}",
@@ -104,7 +115,6 @@ class Result:
             "" if timed.peak_bytes is None else f"{timed.peak_bytes / 2**20:.0f}",
             "reference" if timed.deviation is None else f"{timed.deviation:.0e}",
         )
-        return f"| {' | '.join(cells)} |"
 
     def _ratio(self, timed: Timed) -> str:
         """The median over rounds: what slows the machine for a while slows both."""
@@ -118,6 +128,22 @@ class Result:
 def _number(x: float) -> str:
     """Three digits, without an exponent."""
     return f"{x:.0f}" if x >= 100 else f"{x:.3g}"
+
+
+def check_out(out: Path | None) -> None:
+    """Makes the folder that a file of figures goes into, so that measuring is not in vain.
+
+    Raises:
+      UserError: there is no place for such a file.
+    """
+    if out is None:
+        return
+    if out.is_dir():
+        raise UserError(f"--out {out} is a folder: name a file")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out} has no place ({error}): name another file") from None
 
 
 def machine_facts() -> dict[str, Any]:

@@ -68,10 +68,10 @@ def for_step(key: Array, number: Array | int = 0, parts: int = 1) -> Array:
 # The kind of key: two words as JAX's own, then which part of how many.
 
 
-def _hash(data: Array, high: Array, low: Array) -> tuple[Array, Array]:
-    """Threefry-2x32 of 20 rounds (Salmon et al. 2011) of the counters (high, low)."""
+def _hash(data: Array, counter: Array) -> tuple[Array, Array]:
+    """Threefry-2x32 of 20 rounds (Salmon et al. 2011) of the counters (0, `counter`)."""
     words = data[0], data[1], data[0] ^ data[1] ^ np.uint32(0x1BD11BDA)
-    a, b = high + words[0], low + words[1]
+    a, b = words[0], counter + words[1]
     for group in range(5):
         for turn in ((13, 15, 26, 6), (17, 29, 16, 24))[group % 2]:
             a = a + b
@@ -81,9 +81,8 @@ def _hash(data: Array, high: Array, low: Array) -> tuple[Array, Array]:
     return a, b
 
 
-def _counters(shape: tuple[int, ...]) -> tuple[Array, Array]:
-    low = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
-    return jnp.zeros_like(low), low
+def _counters(shape: tuple[int, ...]) -> Array:
+    return jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
 
 
 def _keys(words: tuple[Array, Array], data: Array) -> Array:
@@ -93,7 +92,7 @@ def _keys(words: tuple[Array, Array], data: Array) -> Array:
 
 
 def _bits(data: Array, width: int, shape: tuple[int, ...]) -> Array:
-    a, b = _hash(data, *_counters(shape))
+    a, b = _hash(data, _counters(shape))
     if width == 64:
         return a.astype(jnp.uint64) << np.uint64(32) | b.astype(jnp.uint64)
     return (a ^ b).astype(f"uint{width}")
@@ -104,11 +103,9 @@ _OF_A_STEP = jax.extend.random.define_prng_impl(
     seed=lambda seed: jnp.append(
         jax.random.key_data(jax.random.key(seed, impl=_KIND)), jnp.array([0, 1], jnp.uint32)
     ),
-    split=lambda data, shape: _keys(_hash(data, *_counters(shape)), data),
+    split=lambda data, shape: _keys(_hash(data, _counters(shape)), data),
     random_bits=_bits,
-    fold_in=lambda data, number: _keys(
-        _hash(data, jnp.zeros((), jnp.uint32), jnp.asarray(number).astype(jnp.uint32)), data
-    ),
+    fold_in=lambda data, number: _keys(_hash(data, jnp.asarray(number).astype(jnp.uint32)), data),
     name="key_of_a_step",
     tag="step",
 )

@@ -1,14 +1,18 @@
 """From a neural network library's module to a `Network`, and from one `Network` to another."""
 
 import inspect
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from gan_jax.types import GAN, Array, Network, PyTree
+
+Apply: TypeAlias = Callable[..., tuple[Array, PyTree]]
+"""`Network.apply`."""
 
 
 def from_linen(module: nn.Module) -> Network:
@@ -76,24 +80,18 @@ def mixed_precision(gan: GAN, dtype: Any = jnp.bfloat16) -> GAN:
             lambda leaf: leaf.astype(to) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree
         )
 
-    def lower(network: Network) -> Network:
-        def apply(
-            params: PyTree,
-            model_state: PyTree,
-            x: Array,
-            label: Array | None = None,
-            **options: Any,
+    def lower(apply: Apply) -> Apply:
+        def lowered(
+            params: PyTree, model_state: PyTree, x: Array, *label: Array | None, **options: Any
         ) -> tuple[Array, PyTree]:
-            y, updated = network.apply(
-                cast(params, dtype), model_state, cast(x, dtype), label, **options
-            )
+            y, updated = apply(cast(params, dtype), model_state, cast(x, dtype), *label, **options)
             # A network may hand its statistics back in the type of its activations.
             kept = jax.tree.map(lambda new, old: new.astype(old.dtype), updated, model_state)
             return cast(y, jnp.float32), kept
 
-        return Network(network.init, apply)
+        return lowered
 
-    return gan._replace(generator=lower(gan.generator), discriminator=lower(gan.discriminator))
+    return _with_apply(gan, lower)
 
 
 def rematerialised(gan: GAN) -> GAN:
@@ -104,21 +102,20 @@ def rematerialised(gan: GAN) -> GAN:
     XLA's compiler for CPUs sees through it, and keeps them after all.
     """
 
-    def forgetful(network: Network) -> Network:
-        def apply(
-            params: PyTree,
-            model_state: PyTree,
-            x: Array,
-            label: Array | None = None,
-            *,
-            train: bool,
-            key: Array | None = None,
-        ) -> tuple[Array, PyTree]:
-            compute = jax.checkpoint(partial(network.apply, train=train))
-            return compute(params, model_state, x, label, key=key)
+    def forget(apply: Apply) -> Apply:
+        def forgetful(*arguments: Any, train: bool, **options: Any) -> tuple[Array, PyTree]:
+            # `train` is no array: it decides what is computed.
+            return jax.checkpoint(partial(apply, train=train))(*arguments, **options)
 
-        return Network(network.init, apply)
+        return forgetful
 
-    return gan._replace(
-        generator=forgetful(gan.generator), discriminator=forgetful(gan.discriminator)
+    return _with_apply(gan, forget)
+
+
+def _with_apply(gan: GAN, change: Callable[[Apply], Apply]) -> GAN:
+    """The GAN with `apply` of both networks changed."""
+    generator, discriminator = (
+        network._replace(apply=change(network.apply))
+        for network in (gan.generator, gan.discriminator)
     )
+    return gan._replace(generator=generator, discriminator=discriminator)

@@ -11,6 +11,7 @@ from benchmarks import accelerators
 from benchmarks.accelerators import MACHINES, SHOWN, Machine
 from benchmarks.cases import CASES, Case, Dense, Placed
 from benchmarks.flops import multiply_adds, step_flops
+from benchmarks.report import markdown
 
 TOY = Machine("toy", 100.0, 10.0, {4: 2.0, 8: 1.0}, 4, "")
 
@@ -105,5 +106,5 @@ def test_the_step_lowered_holds_what_the_architecture_needs_and_nothing_else(pla
 def test_tables_are_as_wide_as_their_headers():
     rows = list(accelerators.bounds(MACHINES[0]))
     assert {len(row) for row in rows} == {len(accelerators.BOUNDS)}
-    lines = accelerators.table(accelerators.BOUNDS, rows).splitlines()
+    lines = markdown(accelerators.BOUNDS, rows).splitlines()
     assert {line.count("|") for line in lines} == {len(accelerators.BOUNDS) + 1}

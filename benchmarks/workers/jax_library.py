@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import metadata
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -84,19 +85,11 @@ def _gan(case: cases.Case) -> GAN:
 def _evaluated(network: Network) -> Network:
     """The network in evaluation mode, which is all that dropout looks at."""
 
-    def apply(
-        params: PyTree,
-        model_state: PyTree,
-        x: Array,
-        label: Array | None = None,
-        *,
-        train: bool,
-        key: Array | None = None,
-    ) -> tuple[Array, PyTree]:
+    def apply(*arguments: Any, train: bool, **options: Any) -> tuple[Array, PyTree]:
         del train
-        return network.apply(params, model_state, x, label, train=False, key=key)
+        return network.apply(*arguments, train=False, **options)
 
-    return Network(network.init, apply)
+    return network._replace(apply=apply)
 
 
 def _fixed(gan: GAN, problem: Problem) -> GAN:
@@ -106,19 +99,13 @@ def _fixed(gan: GAN, problem: Problem) -> GAN:
     """
 
     def apply(
-        params: PyTree,
-        model_state: PyTree,
-        z: Array,
-        label: Array | None = None,
-        *,
-        train: bool,
-        key: Array | None = None,
+        params: PyTree, model_state: PyTree, z: Array, *label: Array | None, **options: Any
     ) -> tuple[Array, PyTree]:
         del z
         fixed = jnp.asarray(problem.z)
-        return gan.generator.apply(params, model_state, fixed, label, train=train, key=key)
+        return gan.generator.apply(params, model_state, fixed, *label, **options)
 
-    return gan._replace(generator=Network(gan.generator.init, apply))
+    return gan._replace(generator=gan.generator._replace(apply=apply))
 
 
 def _with_weights(state: TrainState, case: cases.Case, problem: Problem) -> TrainState:
@@ -144,6 +131,10 @@ def _train_step(gan: GAN, case: cases.Case, tx: optax.GradientTransformation) ->
     )
 
 
+def _compiled(chunk: parallel.Step, ensemble: int) -> parallel.Step:
+    return (parallel.ensemble_step if ensemble > 1 else parallel.jit_step)(chunk)
+
+
 def _on_images(step: StepFn, setting: Setting, ensemble: int, length: int) -> Advance:
     """Chunks on images kept on the device, each GAN of an ensemble on its own."""
     problem, n_critic = setting.problem, setting.case.n_critic
@@ -151,7 +142,7 @@ def _on_images(step: StepFn, setting: Setting, ensemble: int, length: int) -> Ad
     shape: tuple[int, ...] = (length, n_critic, problem.batch_size)
     if ensemble > 1:
         shape = (ensemble, *shape)
-    compiled = (parallel.ensemble_step if ensemble > 1 else parallel.jit_step)(chunk)
+    compiled = _compiled(chunk, ensemble)
     if setting.fixed:
         real = jnp.broadcast_to(problem.real, (*shape, *setting.case.shape))
         return lambda state, _, num: compiled(state, Work(Batch(real), np.int32(num)))
@@ -173,7 +164,7 @@ def _on_ring(step: StepFn, setting: Setting, ensemble: int, length: int) -> Adva
     def chunk(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
         return jax.lax.scan(fed, state, length=length)
 
-    compiled = (parallel.ensemble_step if ensemble > 1 else parallel.jit_step)(chunk)
+    compiled = _compiled(chunk, ensemble)
     return lambda state, _index, _num: compiled(state, None)
 
 

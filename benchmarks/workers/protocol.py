@@ -126,16 +126,32 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def process_memory(pid: int | None = None) -> dict[str, int]:
+    """Linux's figures of a process's memory in bytes, by its names for them.
+
+    Args:
+      pid: of the process; None is this one.
+
+    Returns:
+      `VmRSS` (what it holds), `VmHWM` (the most it has held) and others; nothing where there is
+      no such process or no /proc.
+    """
+    try:
+        lines = Path(f"/proc/{pid or 'self'}/status").read_text().splitlines()
+    except OSError:
+        return {}
+    return {
+        line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith(" kB")
+    }
+
+
 def peak_bytes() -> int:
     """The most memory this process has held, compiling included.
 
     Linux counts in `ru_maxrss` what the parent held when it started the process, and in `VmHWM`
     does not.
     """
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+    if peak := process_memory().get("VmHWM"):
+        return peak
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

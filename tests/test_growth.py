@@ -1,0 +1,131 @@
+"""How time and memory grow, and what a run costs: what of it can be told in seconds."""
+
+import json
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import jax
+import pytest
+
+from benchmarks import growth, loop
+from benchmarks.growth import Program, Setting
+from benchmarks.report import markdown
+from benchmarks.workers.protocol import process_memory
+from gan_jax.errors import UserError
+
+COMPILE = "/jax/core/compile/backend_compile_duration"
+
+
+def test_a_chunk_is_compiled_once_for_its_memory_and_its_time(quick_compile):
+    """An ensemble, on one device: eight do not divide it. What it keeps is counted by hand."""
+    compiled = []
+
+    def listen(event, duration, **about):
+        if event == COMPILE:
+            compiled.append(about["fun_name"])
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        setting = Setting(batch_size=4, width=2, images=8, ensemble=2)
+        program = growth.compile_chunk(setting, steps=3)
+        assert sum("ensembled" in name for name in compiled) == 1
+        compiled.clear()
+        assert all(program.run() > 0 for _ in range(2))
+        assert compiled == []
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+    def weights(*widths):
+        return sum((before + 1) * after for before, after in pairwise(widths))
+
+    pixels = 28 * 28
+    floats = 4 * weights(32, 2, 2, pixels) + 3 * weights(pixels, 2, 2, 1)  # Adam's two, G's mean
+    scalars, key = 2 + 2, 2  # the players' counts and their Adams'
+    member = 4 * (floats + scalars + key) + 3 * 4 * pixels
+    assert program.kept == 2 * member + 4 + 8 * pixels  # with the number of steps, and the data
+
+
+def test_growth_is_told_by_medians_beside_proportion(tmp_path, monkeypatch, capsys):
+    """Seconds of a chunk of 10 steps: a first that does not count, and three that do."""
+    seconds = {2: [9.0, 0.01, 0.03, 0.02], 8: [9.0, 0.06, 0.01, 0.04]}
+
+    def fake(setting, steps):
+        left = iter(seconds[setting.n_critic])
+        return Program(lambda: next(left), temporary=setting.n_critic * 2**20, kept=2**19)
+
+    monkeypatch.setattr(growth, "compile_chunk", fake)
+    monkeypatch.setattr(growth, "RANGES", {"n_critic": (2, 8)})
+    out = tmp_path / "new" / "folder" / "growth.json"
+    found = growth.main(growth.Config(rounds=3, steps=10, out=out))
+    assert json.loads(out.read_text()) == found
+    assert capsys.readouterr().out.splitlines() == [
+        "| n_critic | ms/step | of proportional growth | temporary MiB | state and data MiB |",
+        "|---|---|---|---|---|",
+        "| 2 | 2 | 1.00 | 2 | 0.5 |",
+        "| 8 | 4 | 0.50 | 8 | 0.5 |",
+        "",
+    ]
+
+
+def test_what_a_run_costs_is_told_by_medians(tmp_path, monkeypatch, capsys):
+    figures = {
+        "start": {"cold": {"median": 8.0}, "warm": {"median": 2.5}},
+        "overhead": {"percent": 25.0, "steps": 20, "with_hooks": [5.0, 2.5, 4.0], "bare": [2.0]},
+        "memory": {"mib_per_1000_steps": 1.0, "peak_mib": 512.0},
+    }
+    for part, known in figures.items():
+        monkeypatch.setattr(loop, f"measure_{part}", lambda config, folder, known=known: known)
+    out = tmp_path / "new" / "folder" / "loop.json"
+    found = loop.main(loop.Config(out=out))
+    assert json.loads(out.read_text()) == found
+    assert found.items() >= figures.items()
+    assert capsys.readouterr().out.splitlines()[-7:] == [
+        "| seconds to the first step, cold cache | 8.00 |",
+        "| seconds to the first step, warm cache | 2.50 |",
+        "| steps/s with records, grids and checkpoints | 5.00 |",
+        "| steps/s bare | 10.00 |",
+        "| overhead of the loop, % | 25.00 |",
+        "| growth of memory, MiB per 1000 steps | 1.00 |",
+        "| peak of memory, MiB | 512.00 |",
+    ]
+
+
+@pytest.mark.parametrize("benchmark", [growth, loop])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rounds": 0}, "--rounds must be at least 1, got 0"),
+        ({"out": Path(__file__).parent}, "--out .* is a folder: name a file"),
+        ({"out": Path(__file__) / "below" / "a file"}, "--out .* has no place .*: name another"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_before_measuring(
+    benchmark, change, message, monkeypatch
+):
+    for name in ("compile_chunk", "measure_start"):
+        monkeypatch.setattr(benchmark, name, lambda *_: pytest.fail("measured"), raising=False)
+    with pytest.raises(UserError, match=message):
+        benchmark.main(benchmark.Config(**change))
+
+
+def test_a_short_row_ends_in_empty_cells():
+    table = markdown(("a", "b", "c"), [(1, "", 2.5), ("x",)])
+    assert table == "| a | b | c |\n|---|---|---|\n| 1 |  | 2.5 |\n| x | | |"
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux has /proc")
+def test_the_memory_of_a_process_is_that_of_the_other_account():
+    """`statm`, in pages: of a process that holds 64 MiB and has let go of as much."""
+    code = "x, y = bytearray(2**26), bytearray(2**26); del y; print(flush=True); input()"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        memory = process_memory(process.pid)
+        pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+        process.communicate(b"\n")
+    assert memory["VmRSS"] == pytest.approx(pages * os.sysconf("SC_PAGE_SIZE"), rel=0.02)
+    assert 2**26 < memory["VmRSS"] < memory["VmHWM"] - 0.9 * 2**26
+    assert process_memory(process.pid) == {}
