@@ -1,5 +1,6 @@
 """What is done between chunks: figures, pictures, checkpoints."""
 
+import ctypes
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -205,3 +206,25 @@ def save(every: int, checkpoints: Checkpoints) -> Hook:
         return finish
 
     return Hook(every, start)
+
+
+def release(every: int) -> Hook:
+    """Gives the memory this process no longer uses back to the system: see `release_memory`."""
+
+    def start(step: int, state: TrainState, metrics: Metrics) -> Finish:
+        del step, state, metrics
+        return release_memory
+
+    return Hook(every, start)
+
+
+def release_memory() -> None:
+    """Returns freed memory to the system, where the C library has to be asked for it (glibc).
+
+    It keeps what a compilation has used and freed, some hundred MiB, for as long as it may be of
+    use again, which is never.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none
+        if trim is not None:
+            trim(0)

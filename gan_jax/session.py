@@ -102,6 +102,7 @@ def train(
         if not restored:
             draw.start(0, state, {})()
         shown.say("compiling the training step")
+        hooks.release_memory()
         batches = make_batches(dataset, key_order, (log_every, n_critic, batch_size))
         state = run(
             parallel.make_step(layout, make_chunk(step), batch_axis=2),
@@ -114,6 +115,7 @@ def train(
                 hooks.log(log_every, folder, shown, checkpoints, before=before, writer=writer),
                 draw,
                 save,
+                hooks.release(log_every),
             ),
         )
         checkpoints.wait()
