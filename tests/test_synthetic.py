@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from scipy import stats
+from scipy import integrate, stats
+from sklearn import datasets
 
 import gan_jax
 from gan_jax import Batch
 from gan_jax.data import synthetic
+from gan_jax.metrics.two_sample import energy_test
 from gan_jax.theory.quadrature import box, interval
 
 THREE = synthetic.mixture(
@@ -67,6 +69,74 @@ def test_a_ring_has_as_many_modes_as_it_says():
     nearest = np.argmin(np.linalg.norm(x[:, None] - ring.modes[None], axis=2), axis=1)
     assert stats.chisquare(np.bincount(nearest)).pvalue > 1e-3
     assert (x - ring.modes[nearest]).std() == pytest.approx(0.1, rel=0.03)
+
+
+@pytest.mark.parametrize("name", synthetic.DISTRIBUTIONS)
+def test_draws_in_the_plane_follow_the_density(name):
+    """The share of draws in each of 24 x 24 cells against the density's mass there, one in all
+    (to .1 %: the midpoint rule)."""
+    distribution = synthetic.DISTRIBUTIONS[name]()
+    reach = {"grid": 4.5, "two_moons": 2.4}.get(name, 2.1)
+    cells, nodes = 24, 20  # nodes: in a cell's side; their spacing is below the scale
+    middle = (np.arange(cells * nodes) + 0.5) / (cells * nodes) * 2 * reach - reach
+    plane = jnp.stack(jnp.meshgrid(middle, middle, indexing="ij"), axis=2)
+    log_p = jax.jit(lambda x: jax.lax.map(distribution.log_prob, x))(plane)
+    area = (2 * reach / (cells * nodes)) ** 2
+    mass = np.exp(np.asarray(log_p, float)).reshape(cells, nodes, cells, nodes).sum((1, 3)) * area
+    assert mass.sum() == pytest.approx(1.0, abs=1e-3)
+    num = 20_000
+    x = np.asarray(distribution.sample(jax.random.key(3), num))
+    counts, _, _ = np.histogram2d(*x.T, bins=np.linspace(-reach, reach, cells + 1))
+    assert counts.sum() == num
+    expected = mass.ravel() / mass.sum() * num
+    often = expected >= 5
+    observed = np.append(counts.ravel()[often], counts.ravel()[~often].sum())
+    expected = np.append(expected[often], expected[~often].sum() + 1e-9)
+    assert stats.chisquare(observed, expected, sum_check=False).pvalue > 1e-3
+
+
+def test_the_density_about_a_curve_is_the_integral_of_the_noise():
+    """Adaptive quadrature along a spiral's two arms, at points on it, near it and off it."""
+    spiral, scale = synthetic.spiral(arms=2, turns=1.0, scale=0.1), 0.1
+
+    def arm(radius, number):
+        angle = 2 * np.pi * (radius + number / 2)
+        return radius * np.array([np.cos(angle), np.sin(angle)])
+
+    points = np.array([[0.0, 0.0], [0.3, 0.4], [-0.9, 0.05], [0.1, -0.6], [1.2, 0.1]])
+    for x, found in zip(points, spiral.log_prob(jnp.array(points)), strict=True):
+        density = sum(
+            integrate.quad(
+                lambda r, a=a, x=x: stats.multivariate_normal.pdf(x, arm(r, a), scale**2), 0, 1
+            )[0]
+            for a in (0, 1)
+        )
+        assert found == pytest.approx(np.log(density / 2), abs=1e-4)
+
+
+def test_moons_and_roll_are_those_of_scikit_learn():
+    x, _ = datasets.make_moons(800, noise=0.05, random_state=0)
+    roll, _ = datasets.make_swiss_roll(800, noise=0.02 * 4.5 * np.pi, random_state=0)
+    for made, theirs in (
+        (synthetic.two_moons(), x),
+        (synthetic.swiss_roll(), roll[:, [0, 2]] / (4.5 * np.pi)),
+    ):
+        ours = made.sample(jax.random.key(1), 800)
+        key = jax.random.key(2)
+        assert energy_test(ours, jnp.asarray(theirs, ours.dtype), key).p_value > 0.01
+        assert energy_test(ours + 0.1, jnp.asarray(theirs, ours.dtype), key).p_value < 0.01
+
+
+def test_modes_of_the_lattice_and_of_rings_of_rings():
+    lattice = synthetic.grid().modes
+    assert {tuple(mode) for mode in lattice} == {
+        (x, y) for x in (-4, -2, 0, 2, 4) for y in (-4, -2, 0, 2, 4)
+    }
+    modes = synthetic.cascade(levels=2, num=4, ratio=0.1).modes
+    distances = np.sort(np.linalg.norm(modes[:, None] - modes[None], axis=2), axis=1)
+    assert len(modes) == 16
+    np.testing.assert_allclose(distances[:, 1], 0.1 * np.sqrt(2), rtol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(modes.reshape(4, 4, 2).mean(1), axis=1), 1.0)
 
 
 def echo(gan, tx, key):

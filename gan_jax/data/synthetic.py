@@ -20,12 +20,15 @@ class Distribution(NamedTuple):
     Attributes:
       sample: `(key, num) -> x [num, D]`, a prior's signature: a GAN may also start from it.
       log_prob: x [N, D] -> [N], in nats.
-      modes: [K, D] the centres, if it has any.
+      modes: [K, D] the centres, if it has any; K may be 0.
+      scale: [] or [K] the standard deviation of each mode, or of the noise round a curve; 0 if
+        there is none.
     """
 
     sample: Callable[[Array, int], Array]
     log_prob: Callable[[Array], Array]
     modes: np.ndarray
+    scale: float | np.ndarray = 0.0
 
 
 def gaussian(mean: float = 0.0, scale: float = 1.0) -> Distribution:
@@ -60,7 +63,7 @@ def mixture(
         exponents = -squared / jnp.asarray(2 * scales**2, x.dtype)[None]
         return jax.nn.logsumexp(exponents + jnp.asarray(log_weights, x.dtype)[None], axis=1)
 
-    return Distribution(sample, log_prob, np.asarray(means))
+    return Distribution(sample, log_prob, np.asarray(means), scale)
 
 
 def uniform(low: float, high: float) -> Distribution:
@@ -73,13 +76,110 @@ def uniform(low: float, high: float) -> Distribution:
     def sample(key: Array, num: int) -> Array:
         return jax.random.uniform(key, (num, 1), minval=low, maxval=high)
 
-    return Distribution(sample, log_prob, np.array([[(low + high) / 2]]))
+    deviation = (high - low) / math.sqrt(12)
+    return Distribution(sample, log_prob, np.array([[(low + high) / 2]]), deviation)
 
 
 def ring(num: int = 8, radius: float = 1.0, scale: float = 0.01) -> Distribution:
     """`num` Gaussians round a circle (VEEGAN, Srivastava et al. 2017, section 4.1)."""
-    angle = 2 * np.pi * np.arange(num) / num  # no endpoint: it would count one mode twice
-    return mixture(radius * np.stack([np.cos(angle), np.sin(angle)], axis=1), scale)
+    return mixture(radius * _circle(num), scale)
+
+
+def grid(side: int = 5, spacing: float = 2.0, scale: float = 0.05) -> Distribution:
+    """`side` times `side` Gaussians on a square lattice about 0 (VEEGAN, section 4.1)."""
+    places = spacing * (np.arange(side) - (side - 1) / 2)
+    return mixture(np.stack(np.meshgrid(places, places), axis=-1).reshape(-1, 2), scale)
+
+
+def cascade(
+    levels: int = 2, num: int = 5, ratio: float = 0.25, scale: float = 0.01
+) -> Distribution:
+    """A ring of rings: modes at several distances from one another.
+
+    Each of `num` points round the unit circle is the centre of a ring `ratio` times as large, and
+    so on for `levels`: num^levels Gaussians. Who covers the rings has not yet covered the modes.
+    """
+    means = np.zeros((1, 2))
+    for level in range(levels):
+        means = (means[:, None] + ratio**level * _circle(num)[None]).reshape(-1, 2)
+    return mixture(means, scale)
+
+
+def _circle(num: int) -> np.ndarray:
+    angle = 2 * np.pi * np.arange(num) / num  # no endpoint: it would count one point twice
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
+def path(points: Callable[[Array], Array], scale: float, *, pieces: int = 1) -> Distribution:
+    """A point drawn along a curve, and Gaussian noise about it.
+
+    The density is the integral of the noise's along the curve, by Gauss and Legendre's rule with
+    8 nodes for every arc of twice `scale`: exact to rounding.
+
+    Args:
+      points: t [N], uniform in [0, 1), to the curve's points [N, D].
+      scale: the standard deviation of the noise.
+      pieces: equal shares of t at whose ends the curve may jump.
+    """
+    ends = np.asarray(points(jnp.asarray((np.arange(1000 * pieces) + 0.5) / (1000 * pieces))))
+    chords = np.linalg.norm(np.diff(ends.reshape(pieces, 1000, -1), axis=1), axis=2)
+    panels = pieces * math.ceil(chords.sum(axis=1).max() / (2 * scale))
+    nodes, weights = np.polynomial.legendre.leggauss(8)
+    t = (np.arange(panels)[:, None] + (1 + nodes[None]) / 2) / panels
+    means = np.asarray(points(jnp.asarray(t.ravel())))
+    noisy = mixture(means, scale, np.tile(weights / 2, panels) / panels)
+
+    def sample(key: Array, count: int) -> Array:
+        key_place, key_noise = jax.random.split(key)
+        x = points(jax.random.uniform(key_place, (count,)))
+        return x + scale * jax.random.normal(key_noise, x.shape)
+
+    return Distribution(sample, noisy.log_prob, np.zeros((0, means.shape[1])), scale)
+
+
+def swiss_roll(scale: float = 0.02) -> Distribution:
+    """The plane section of scikit-learn's Swiss roll, within the unit circle."""
+
+    def points(t: Array) -> Array:
+        angle = 1.5 * np.pi * (1 + 2 * t)
+        radius = angle / (4.5 * np.pi)
+        return jnp.stack([radius * jnp.cos(angle), radius * jnp.sin(angle)], axis=1)
+
+    return path(points, scale)
+
+
+def two_moons(scale: float = 0.05) -> Distribution:
+    """Two half circles of radius 1, each with an end inside the other, as in scikit-learn."""
+
+    def points(t: Array) -> Array:
+        upper, angle = t < 0.5, 2 * np.pi * (t % 0.5)
+        x = jnp.where(upper, jnp.cos(angle), 1 - jnp.cos(angle))
+        y = jnp.where(upper, jnp.sin(angle), 0.5 - jnp.sin(angle))
+        return jnp.stack([x, y], axis=1)
+
+    return path(points, scale, pieces=2)
+
+
+def spiral(arms: int = 2, turns: float = 1.5, scale: float = 0.02) -> Distribution:
+    """`arms` Archimedean spirals from the centre to the unit circle."""
+
+    def points(t: Array) -> Array:
+        arm, radius = jnp.floor(t * arms), t * arms % 1
+        angle = 2 * np.pi * (turns * radius + arm / arms)
+        return jnp.stack([radius * jnp.cos(angle), radius * jnp.sin(angle)], axis=1)
+
+    return path(points, scale, pieces=arms)
+
+
+DISTRIBUTIONS: dict[str, Callable[[], Distribution]] = {
+    "ring": ring,
+    "grid": grid,
+    "cascade": cascade,
+    "swiss_roll": swiss_roll,
+    "two_moons": two_moons,
+    "spiral": spiral,
+}
+"""Distributions in the plane, by their names."""
 
 
 def feed(

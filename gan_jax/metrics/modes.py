@@ -21,7 +21,7 @@ class Modes(NamedTuple):
     reverse_kl: Array
 
 
-def mode_coverage(x: Array, modes: Array, scale: float, *, within: float = 3.0) -> Modes:
+def mode_coverage(x: Array, modes: Array, scale: float | Array, *, within: float = 3.0) -> Modes:
     """Counts samples by the mode nearest to them.
 
     A perfect sampler of a 2-D mixture has a high-quality share of 1 - exp(-within^2 / 2), which is
@@ -30,13 +30,13 @@ def mode_coverage(x: Array, modes: Array, scale: float, *, within: float = 3.0) 
     Args:
       x: [N, D] samples.
       modes: [K, D] centres.
-      scale: the standard deviation of each mode.
+      scale: [] or [K] the standard deviation of each mode.
       within: the radius of high quality, in standard deviations.
     """
     squared = jnp.sum(jnp.square(x[:, None] - modes[None]), axis=2)
-    near = jnp.min(squared, axis=1) <= (within * scale) ** 2
     nearest = jnp.argmin(squared, axis=1)
     num = modes.shape[0]
+    near = jnp.min(squared, axis=1) <= (within * jnp.broadcast_to(scale, (num,))[nearest]) ** 2
     histogram = jnp.bincount(nearest, length=num) / x.shape[0]
     hits = jnp.bincount(jnp.where(near, nearest, num), length=num + 1)[:num]
     positive = histogram > 0
