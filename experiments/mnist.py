@@ -18,6 +18,7 @@ from gan_jax import (
     Batch,
     TrainState,
     init,
+    losses,
     make_discriminator_step,
     make_generator_step,
     make_train_step,
@@ -26,7 +27,6 @@ from gan_jax import (
 )
 from gan_jax import data as datasets
 from gan_jax.errors import UserError
-from gan_jax.losses import LOSSES
 from gan_jax.models import MODELS
 from gan_jax.optimizers import adam
 from gan_jax.parallel import AXIS_NAMES
@@ -49,9 +49,7 @@ class Config:
     """Updates of the discriminator for each one of the generator (k of Algorithm 1)."""
     seed: int = 0
     """Of the weights, the noise and the order of the data."""
-    loss: Literal["minimax", "non_saturating", "least_squares", "hinge", "wasserstein"] = (
-        "non_saturating"
-    )
+    loss: losses.LossName = "non_saturating"
     """What the players minimise."""
     model: Literal["dcgan", "mlp", "maxout"] = "dcgan"
     """The two networks; maxout is that of the 2014 paper."""
@@ -137,7 +135,7 @@ def build(
         gan = mixed_precision(gan)
     if config.rematerialise:
         gan = rematerialised(gan)
-    loss = LOSSES[config.loss]
+    loss = losses.named(config.loss, axis_name)
     shared: dict[str, Any] = {"accumulate": config.accumulate, "axis_name": axis_name}
     generator_tx = adam(config.generator_lr, b1=config.b1, b2=config.b2)
     discriminator_tx = adam(config.discriminator_lr, b1=config.b1, b2=config.b2)

@@ -10,20 +10,35 @@ which stay finite, with finite gradients, at any size of logit. Each value of th
 -1.3862943649291992
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-from gan_jax.types import AdversarialLoss, Array
+from gan_jax.types import AdversarialLoss, Array, AxisName
 
 _LOG_2 = math.log(2.0)
+_OfLogits = Callable[[Array, Array], Array]
 
 
-def _cross_entropy(real_logits: Array, fake_logits: Array) -> Array:
-    """L_D = -V = -log D(x) - log(1 - D(G(z))) (Goodfellow et al. 2014, equation 1)."""
-    return jax.nn.softplus(-real_logits) + jax.nn.softplus(fake_logits)
+@dataclasses.dataclass(frozen=True)
+class _CrossEntropy:
+    """A D's loss that is -log sigmoid(v), v the logit it gives a sample for being real, and what
+    it says of the fakes. Both fields are `(real_logits [B], fake_logits [B]) -> [B]`."""
+
+    real_logit: _OfLogits
+    of_fake: _OfLogits
+
+    def __call__(self, real_logits: Array, fake_logits: Array) -> Array:
+        says_real = jax.nn.softplus(-self.real_logit(real_logits, fake_logits))
+        return says_real + self.of_fake(real_logits, fake_logits)
+
+
+_cross_entropy = _CrossEntropy(lambda real, fake: real, lambda real, fake: jax.nn.softplus(fake))
+"""L_D = -V = -log D(x) - log(1 - D(G(z))) (Goodfellow et al. 2014, equation 1)."""
 
 
 def _saturating(real_logits: Array, fake_logits: Array) -> Array:
@@ -77,6 +92,104 @@ hinge = AdversarialLoss(_hinge_discriminator, _raise_logit)
 wasserstein = AdversarialLoss(_wasserstein_discriminator, _raise_logit)
 """E[D(fake)] - E[D(real)] (Arjovsky et al. 2017): wants a Lipschitz D, so a penalty."""
 
+relativistic = AdversarialLoss(
+    _CrossEntropy(lambda real, fake: real - fake, lambda real, fake: jnp.zeros_like(fake)),
+    lambda real, fake: jax.nn.softplus(real - fake),
+)
+"""RpGAN (RSGAN of Jolicoeur-Martineau 2019): D says which of a real and a fake sample, paired by
+their index, is real; G makes it say the other."""
+
+
+def relativistic_average(axis_name: AxisName | None = None) -> AdversarialLoss:
+    """RaGAN (RaSGAN of Jolicoeur-Martineau 2019): each sample against the other kind's mean.
+
+    D's loss is -log sigmoid(r - mean f) - log(1 - sigmoid(f - mean r)), r and f being the logits
+    of real and fake samples; G's is the same with real and fake exchanged.
+
+    Args:
+      axis_name: the mapped axis the batch is split over, if it is: the means are over it too. Of a
+        batch taken in parts (`accumulate`) they are the part's.
+    """
+
+    def against_mean(logits: Array, others: Array) -> Array:
+        mean = jnp.mean(others)
+        return logits - (mean if axis_name is None else jax.lax.pmean(mean, axis_name))
+
+    discriminator = _CrossEntropy(
+        against_mean, lambda real, fake: jax.nn.softplus(against_mean(fake, real))
+    )
+    return AdversarialLoss(discriminator, lambda real, fake: discriminator(fake, real))
+
+
+def smoothed(loss: AdversarialLoss, target: float = 0.9) -> AdversarialLoss:
+    """One-sided label smoothing: D is to say "real" with probability `target`, no more.
+
+    Of a real sample D's loss becomes BCE(v, t) = -t log sigmoid(v) - (1 - t) log sigmoid(-v), v
+    being the logit the loss gives it for being real: D's own, or for a relativistic loss its
+    difference from the fakes'. What D says of fakes, and G's loss, stay (Salimans et al. 2016,
+    section 3.4: targets above 0 for fakes would hold on to samples where there are no data).
+
+    Args:
+      loss: one whose D minimises a cross-entropy: minimax, non_saturating, relativistic,
+        relativistic_average.
+      target: in (0.5, 1]; 1 smooths nothing.
+
+    Raises:
+      ValueError: another loss (one smoothed already, too), or a target out of range.
+    """
+    cross_entropy = loss.discriminator
+    if not isinstance(cross_entropy, _CrossEntropy):
+        raise ValueError(
+            "loss has no label to smooth, as its discriminator minimises no plain cross-entropy: "
+            "give minimax, non_saturating, relativistic or relativistic_average()"
+        )
+    if not 0.5 < target <= 1:
+        raise ValueError(f"target must be in (0.5, 1], got {target}: 0.9 is usual")
+
+    def discriminator(real_logits: Array, fake_logits: Array) -> Array:
+        # BCE(v, t) = softplus(-v) + (1 - t) v
+        v = cross_entropy.real_logit(real_logits, fake_logits)
+        return cross_entropy(real_logits, fake_logits) + (1 - target) * v
+
+    return loss._replace(discriminator=discriminator)
+
+
+def top_k(
+    loss: AdversarialLoss, share: float, axis_name: AxisName | None = None
+) -> AdversarialLoss:
+    """G learns from the fakes that D takes most for real, and from no others (Sinha et al. 2020).
+
+    Of B fakes the k = share B with the largest logits count, in full: the others' loss is 0, and
+    theirs is multiplied by B / k, so that the mean over the batch is their mean. D's loss stays.
+    The paper begins with share 1 and lowers it to 1/2: a step for each stage.
+
+    Args:
+      loss: any.
+      share: in (0, 1]; share B is rounded, and at least 1.
+      axis_name: the mapped axis the batch is split over, if it is: the best are those of all of
+        it. Of a batch taken in parts (`accumulate`) they are the part's.
+
+    Raises:
+      ValueError: a share out of range.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share must be in (0, 1], got {share}: 1 keeps every fake")
+
+    def generator(real_logits: Array, fake_logits: Array) -> Array:
+        everyone = fake_logits
+        if axis_name is not None:
+            everyone = jax.lax.all_gather(fake_logits, axis_name, tiled=True)
+        num = max(1, round(share * everyone.shape[0]))
+        _, best = jax.lax.top_k(everyone, num)
+        counts = jnp.zeros(everyone.shape, bool).at[best].set(True)
+        if axis_name is not None:
+            start = jax.lax.axis_index(axis_name) * fake_logits.shape[0]
+            counts = jax.lax.dynamic_slice_in_dim(counts, start, fake_logits.shape[0])
+        scale = everyone.shape[0] / num
+        return jnp.where(counts, scale * loss.generator(real_logits, fake_logits), 0.0)
+
+    return loss._replace(generator=generator)
+
 
 def f_divergence(name: str, *, non_saturating: bool = False) -> AdversarialLoss:
     """The game of an f-GAN: D raises E_p[T] - E_q[f*(T)] towards D_f(p, q), and G lowers it.
@@ -123,11 +236,44 @@ _F_DIVERGENCES: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Arra
 }
 """g(v) and f*(g(v)), simplified by hand so that neither passes through a rounded log of zero."""
 
+LossName: TypeAlias = Literal[
+    "minimax",
+    "non_saturating",
+    "least_squares",
+    "hinge",
+    "wasserstein",
+    "relativistic",
+    "relativistic_average",
+    "f_kl",
+    "f_reverse_kl",
+    "f_pearson",
+    "f_neyman",
+    "f_squared_hellinger",
+    "f_js",
+    "f_total_variation",
+]
+"""The keys of `LOSSES`, for what takes one as a setting."""
+
 LOSSES: dict[str, AdversarialLoss] = {
     "minimax": minimax,
     "non_saturating": non_saturating,
     "least_squares": least_squares,
     "hinge": hinge,
     "wasserstein": wasserstein,
+    "relativistic": relativistic,
+    "relativistic_average": relativistic_average(),
+    # Without "gan", which is minimax.
+    **{f"f_{name}": f_divergence(name) for name in _F_DIVERGENCES if name != "gan"},
 }
-"""Every loss by its name."""
+"""Every loss by its name: values as they are, factories as made with their defaults."""
+
+
+def named(name: str, axis_name: AxisName | None = None) -> AdversarialLoss:
+    """The loss of a name in `LOSSES`, for a batch that is split over `axis_name`, if it is.
+
+    Raises:
+      ValueError: another name.
+    """
+    if name not in LOSSES:
+        raise ValueError(f"name must be one of {', '.join(LOSSES)}, got {name!r}")
+    return relativistic_average(axis_name) if name == "relativistic_average" else LOSSES[name]

@@ -25,23 +25,36 @@ from gan_jax.types import (
     Metrics,
     Network,
     Penalty,
+    PenaltyWithMemory,
     PlayerState,
     PyTree,
     TrainState,
+    WeightedPenalty,
 )
 
 LOG_4 = math.log(4.0)
 
 Objective = Callable[[PyTree, PlayerState, PlayerState, Batch, Array], tuple[Array, Any]]
-"""`(params, player, opponent, batch, key) -> (loss, (metrics, model_state))`, the last two the
-player's own; everything averaged over the batch."""
+"""`(params, player, opponent, batch, key) -> (loss, (metrics, model_state, memory))`, the last
+two the player's own; everything averaged over the batch."""
 
 
-def penalty_name(penalty: Penalty) -> str:
+def penalty_name(penalty: Penalty | PenaltyWithMemory) -> str:
     """The name a penalty has in the metrics: its function's, through `functools.partial`."""
+    if isinstance(penalty, PenaltyWithMemory):
+        return penalty.name
     while isinstance(penalty, partial):
         penalty = penalty.func
     return getattr(penalty, "__name__", type(penalty).__name__)
+
+
+def first_memory(penalties: Sequence[WeightedPenalty]) -> dict[str, PyTree]:
+    """What the penalties remember before the first update, by their names."""
+    return {
+        penalty.name: penalty.init()
+        for penalty, _ in penalties
+        if isinstance(penalty, PenaltyWithMemory)
+    }
 
 
 def draw_latents(gan: GAN, key: Array, num: int, axis_name: AxisName | None = None) -> Array:
@@ -66,17 +79,37 @@ def _logits(
     return logits, model_state
 
 
+def _measure(
+    penalty: Penalty | PenaltyWithMemory, critic: Critic, real: Array, fake: Array, key: Array
+) -> Callable[[dict[str, PyTree]], tuple[Array, dict[str, PyTree]]]:
+    """From the memory of all penalties to this one's mean over the batch and the memory after."""
+
+    def measured(memory: dict[str, PyTree]) -> tuple[Array, dict[str, PyTree]]:
+        if not isinstance(penalty, PenaltyWithMemory):
+            return jnp.mean(penalty(critic, real, fake, key)), memory
+        if penalty.name not in memory:
+            raise ValueError(
+                f"the penalty {penalty.name!r} finds no memory in the discriminator's state: give "
+                "init the same penalties as the step"
+            )
+        values, remembered = penalty.apply(critic, real, fake, key, memory[penalty.name])
+        return jnp.mean(values), {**memory, penalty.name: remembered}
+
+    return measured
+
+
 def discriminator_objective(
     gan: GAN,
     loss: AdversarialLoss,
-    penalties: Sequence[tuple[Penalty, float]] = (),
+    penalties: Sequence[WeightedPenalty] = (),
     axis_name: AxisName | None = None,
 ) -> Objective:
     """D's loss on a real batch and as many fresh fakes, plus the weighted penalties.
 
     Metrics: `discriminator_loss` (without penalties); `value`, the estimate of V(D, G);
     `jsd_lower_bound` = (value + log 4) / 2; `real_accuracy` and `fake_accuracy`, the shares of
-    logits on the right side of 0; and each penalty's mean, unweighted, by its name.
+    logits on the right side of 0; and each penalty's mean, unweighted, by its name, 0 if its
+    schedule left it out.
     """
     names = [penalty_name(penalty) for penalty, _ in penalties]
     if len(set(names)) < len(names):
@@ -84,7 +117,7 @@ def discriminator_objective(
 
     def objective(
         params: PyTree, player: PlayerState, opponent: PlayerState, batch: Batch, key: Array
-    ) -> tuple[Array, tuple[Metrics, PyTree]]:
+    ) -> tuple[Array, tuple[Metrics, PyTree, PyTree]]:
         key_z, key_fake, *keys = jax.random.split(key, 4 + 2 * len(penalties))
         z = draw_latents(gan, key_z, batch.x.shape[0], axis_name)
         fake, _ = gan.generator.apply(
@@ -103,18 +136,25 @@ def discriminator_objective(
             "real_accuracy": jnp.mean(real_logits > 0, dtype=real_logits.dtype),
             "fake_accuracy": jnp.mean(fake_logits < 0, dtype=fake_logits.dtype),
         }
-        total = adversarial
+        total, memory = adversarial, dict(player.memory)
+        nothing = jnp.zeros_like(adversarial)
         for i, (penalty, weight) in enumerate(penalties):
             key_network, key_penalty = keys[2 + 2 * i : 4 + 2 * i]
 
             def critic_of(x: Array, key: Array = key_network) -> Array:
                 return critic(player.model_state, x, batch.label, key)[0]
 
-            penalised: Critic = critic_of
-            mean = jnp.mean(penalty(penalised, batch.x, fake, key_penalty))
+            measured = _measure(penalty, critic_of, batch.x, fake, key_penalty)
+            factor = weight(player.step) if callable(weight) else weight
+            if callable(weight) and isinstance(factor, jax.Array):
+                mean, memory = jax.lax.cond(
+                    factor != 0, measured, lambda memory: (nothing, memory), memory
+                )
+            else:
+                mean, memory = measured(memory)
             metrics[names[i]] = mean
-            total = total + weight * mean
-        return total, (metrics, model_state)
+            total = total + factor * mean
+        return total, (metrics, model_state, memory)
 
     return objective
 
@@ -126,7 +166,7 @@ def generator_objective(
 
     def objective(
         params: PyTree, player: PlayerState, opponent: PlayerState, batch: Batch, key: Array
-    ) -> tuple[Array, tuple[Metrics, PyTree]]:
+    ) -> tuple[Array, tuple[Metrics, PyTree, PyTree]]:
         key_z, key_generator, key_real, key_fake = jax.random.split(key, 4)
         z = draw_latents(gan, key_z, batch.x.shape[0], axis_name)
         fake, model_state = gan.generator.apply(
@@ -137,7 +177,7 @@ def generator_objective(
         real_logits, _ = critic(batch.x, batch.label, key_real)
         fake_logits, _ = critic(fake, batch.label, key_fake)
         adversarial = jnp.mean(loss.generator(real_logits, fake_logits))
-        return adversarial, ({"generator_loss": adversarial}, model_state)
+        return adversarial, ({"generator_loss": adversarial}, model_state, player.memory)
 
     return objective
 
@@ -149,7 +189,7 @@ def player_losses(
     batch: Batch,
     key: Array,
     *,
-    penalties: Sequence[tuple[Penalty, float]] = (),
+    penalties: Sequence[WeightedPenalty] = (),
 ) -> tuple[Callable[[PyTree, PyTree], Array], Callable[[PyTree, PyTree], Array]]:
     """Both objectives as functions `(generator_params, discriminator_params) -> []`.
 

@@ -12,7 +12,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gan_jax.objectives import discriminator_objective, draw_latents, generator_objective
+from gan_jax.objectives import (
+    discriminator_objective,
+    draw_latents,
+    first_memory,
+    generator_objective,
+)
 from gan_jax.types import (
     GAN,
     AdversarialLoss,
@@ -21,10 +26,10 @@ from gan_jax.types import (
     Batch,
     Metrics,
     Network,
-    Penalty,
     PlayerState,
     StepFn,
     TrainState,
+    WeightedPenalty,
 )
 from gan_jax.update import update
 
@@ -38,6 +43,8 @@ def init(
     discriminator_tx: optax.GradientTransformation,
     key: Array,
     batch: Batch,
+    *,
+    penalties: Sequence[WeightedPenalty] = (),
 ) -> TrainState:
     """The state before the first step.
 
@@ -46,6 +53,7 @@ def init(
       generator_tx, discriminator_tx: the optimizers the steps will be made with.
       key: a single key, `jax.random.key(seed)`.
       batch: [B, ...], read for its shapes and types only.
+      penalties: those of the discriminator's steps, for what they are to remember.
 
     Raises:
       ValueError: the generator's samples have another shape than the data.
@@ -64,12 +72,13 @@ def init(
             f"the generator makes samples of shape {made.shape[1:]}, the data have shape "
             f"{batch.x.shape[1:]}: build the GAN for the shape of the data"
         )
+    discriminator = _init_player(
+        gan.discriminator, discriminator_tx, key_discriminator, batch.x, batch.label
+    )
     return TrainState(
         key=key_state,
         generator=generator,
-        discriminator=_init_player(
-            gan.discriminator, discriminator_tx, key_discriminator, batch.x, batch.label
-        ),
+        discriminator=dataclasses.replace(discriminator, memory=first_memory(penalties)),
         # Buffers of its own: a donated state may not hold the same array twice.
         ema_params=jax.tree.map(jnp.copy, generator.params),
     )
@@ -96,7 +105,7 @@ def make_discriminator_step(
     loss: AdversarialLoss,
     tx: optax.GradientTransformation,
     *,
-    penalties: Sequence[tuple[Penalty, float]] = (),
+    penalties: Sequence[WeightedPenalty] = (),
     accumulate: int = 1,
     axis_name: AxisName | None = None,
 ) -> StepFn:
@@ -106,7 +115,10 @@ def make_discriminator_step(
       gan: the networks and the prior.
       loss: the adversarial loss.
       tx: D's optimizer, the one given to `init`.
-      penalties: pairs of a penalty and its weight.
+      penalties: pairs of a penalty and its weight: a number (traced, if need be), or a schedule, a
+        function of the number of D's updates made before this one, such as optax's or
+        `penalties.lazy`. Where a schedule is 0 the penalty is not computed: its metric is 0, and
+        it remembers nothing new.
       accumulate: in how many parts the batch is taken, one after the other, their gradients
         averaged: the memory of a part, the update of the whole. All draws are those of the whole
         batch. What compares examples sees its part only: batch norm, a loss of batch means.
@@ -118,7 +130,8 @@ def make_discriminator_step(
       `discriminator_gradient_norm`, all measured before the update.
 
     Raises:
-      ValueError: `accumulate` < 1, or (from the step) it does not divide the batch.
+      ValueError: two penalties of one name; `accumulate` < 1, or (from the step) it does not
+        divide the batch; (from the step) a state without the memory a penalty needs.
     """
     _check_at_least_one(accumulate=accumulate)
     objective = discriminator_objective(gan, loss, penalties, axis_name)
@@ -164,7 +177,7 @@ def make_generator_step(
       relativistic, its logits. Metrics: `generator_loss`, `generator_gradient_norm`.
 
     Raises:
-      ValueError: as for `make_discriminator_step`.
+      ValueError: `accumulate` < 1, or (from the step) it does not divide the batch.
     """
     _check_at_least_one(accumulate=accumulate)
     objective = generator_objective(gan, loss, axis_name)

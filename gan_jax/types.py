@@ -79,6 +79,30 @@ Penalty: TypeAlias = Callable[[Critic, Array, Array, Array], Array]
 """`(critic, real [B, ...], fake [B, ...], key) -> [B]`, added to D's loss with a weight."""
 
 
+class PenaltyWithMemory(NamedTuple):
+    """A penalty that carries something from one update of D to the next.
+
+    Attributes:
+      init: `() -> memory`, arrays, floating or counters: what it remembers before the first
+        update, kept in `PlayerState.memory`.
+      apply: `(critic, real [B, ...], fake [B, ...], key, memory) -> ([B], memory)`. Every shard
+        and every part of a batch is given the same memory, and what they return is averaged: a
+        mean over the batch comes out as that of the whole.
+      name: in the state's memory and in the metrics.
+    """
+
+    init: Callable[[], PyTree]
+    apply: Callable[[Critic, Array, Array, Array, PyTree], tuple[Array, PyTree]]
+    name: str
+
+
+Weight: TypeAlias = float | Array | Callable[[Array], float | Array]
+"""A number; an array, such as a traced hyper-parameter; or a schedule, `step [] -> []`, of the
+number of updates the player has made before this one, as those of optax are."""
+
+WeightedPenalty: TypeAlias = tuple[Penalty | PenaltyWithMemory, Weight]
+
+
 @flax.struct.dataclass
 class PlayerState:
     """One player.
@@ -87,12 +111,14 @@ class PlayerState:
       step: [] int32, the number of updates this player has made.
       params, model_state: as its `Network` made them.
       opt_state: as its `optax.GradientTransformation` made it.
+      memory: what its penalties remember, by their names.
     """
 
     step: Array
     params: PyTree
     model_state: PyTree
     opt_state: PyTree
+    memory: dict[str, PyTree] = flax.struct.field(default_factory=dict)
 
 
 @flax.struct.dataclass

@@ -43,20 +43,19 @@ def update(
     key = jax.random.fold_in(key, player.step)
     local, opponent = _varying((player, opponent), axis_name)
     if parts == 1:
-        gradients, (metrics, model_state) = jax.grad(objective, has_aux=True)(
+        made = jax.grad(objective, has_aux=True)(
             local.params, local, opponent, batch, for_step(key)
         )
     else:
-        gradients, metrics, model_state = _accumulate(
-            objective, local, opponent, _divide(batch, parts), key, axis_name
-        )
-    gradients, metrics, model_state = _mean((gradients, metrics, model_state), axis_name)
+        made = _accumulate(objective, local, opponent, _divide(batch, parts), key, axis_name)
+    gradients, (metrics, model_state, memory) = _mean(made, axis_name)
     updates, opt_state = tx.update(gradients, player.opt_state, player.params)
     updated = PlayerState(
         step=player.step + 1,
         params=optax.apply_updates(player.params, updates),
         model_state=model_state,
         opt_state=opt_state,
+        memory=memory,
     )
     return updated, metrics, optax.tree.norm(gradients)
 
@@ -83,28 +82,35 @@ def _accumulate(
     batches: Batch,
     key: Array,
     axis_name: AxisName | None,
-) -> tuple[PyTree, Metrics, PyTree]:
-    """(gradients, metrics, model state) over the parts, one after the other."""
+) -> tuple[PyTree, tuple[Metrics, PyTree, PyTree]]:
+    """The objective's gradients and what comes with them, over the parts, one after the other.
+
+    A part starts from the last one's model state; but from the memory of before the update, so
+    that the mean of what the parts return is what the whole batch would have.
+    """
     parts = batches.x.shape[0]
 
-    def add(carry: tuple[PyTree, PyTree], taken: tuple[Array, Batch]) -> tuple[PyTree, Metrics]:
+    def add(carry: tuple[PyTree, PyTree], taken: tuple[Array, Batch]) -> tuple[PyTree, PyTree]:
         total, model_state = carry
         number, batch = taken
-        gradients, (metrics, model_state) = jax.grad(objective, has_aux=True)(
+        gradients, (metrics, model_state, memory) = jax.grad(objective, has_aux=True)(
             player.params,
             dataclasses.replace(player, model_state=model_state),
             opponent,
             batch,
             for_step(key, number, parts),
         )
-        return (jax.tree.map(jnp.add, total, gradients), model_state), metrics
+        return (jax.tree.map(jnp.add, total, gradients), model_state), (metrics, memory)
 
     zeros = _varying(jax.tree.map(jnp.zeros_like, player.params), axis_name)
-    (total, model_state), metrics = jax.lax.scan(
+    (total, model_state), each = jax.lax.scan(
         add, (zeros, player.model_state), (jnp.arange(parts), batches)
     )
     gradients = jax.tree.map(lambda leaf: leaf / parts, total)
-    return gradients, jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), metrics), model_state
+    metrics, memory = jax.tree.map(
+        lambda leaf: (jnp.mean if _inexact(leaf) else jnp.max)(leaf, axis=0), each
+    )
+    return gradients, (metrics, model_state, memory)
 
 
 def _varying(tree: PyTree, axis_name: AxisName | None) -> PyTree:
@@ -133,7 +139,10 @@ def _mean(tree: PyTree, axis_name: AxisName | None) -> PyTree:
         return tree
 
     def mean(leaf: Array) -> Array:
-        inexact = jnp.issubdtype(leaf.dtype, jnp.inexact)
-        return (jax.lax.pmean if inexact else jax.lax.pmax)(leaf, axis_name)
+        return (jax.lax.pmean if _inexact(leaf) else jax.lax.pmax)(leaf, axis_name)
 
     return jax.tree.map(mean, tree)
+
+
+def _inexact(leaf: Array) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.inexact)

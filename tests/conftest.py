@@ -8,7 +8,6 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")  # what is compiled here 
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from small_runs import compiled_in_a_hurry
 
@@ -56,28 +55,6 @@ def linear_gan() -> GAN:
     after a G step, G's last is z.
     """
     return GAN(_linear_generator(), _linear_discriminator(), priors.normal(2))
-
-
-@pytest.fixture
-def slopes():
-    """Each loss's derivatives in the logits, by hand: name -> (real, fake) -> three arrays.
-
-    They are those of D's loss in the real and in the fake logit and of G's loss in the fake one.
-    """
-
-    def sigmoid(t):
-        return 1 / (1 + np.exp(-t))
-
-    def one(t):
-        return np.ones_like(t)
-
-    return {
-        "minimax": lambda r, f: (sigmoid(r) - 1, sigmoid(f), -sigmoid(f)),
-        "non_saturating": lambda r, f: (sigmoid(r) - 1, sigmoid(f), sigmoid(f) - 1),
-        "least_squares": lambda r, f: (r - 1, f, f - 1),
-        "hinge": lambda r, f: (-1.0 * (r < 1), 1.0 * (f > -1), -one(f)),
-        "wasserstein": lambda r, f: (-one(r), one(f), -one(f)),
-    }
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ FLOORS = [
     {"types", "errors"},
     {"models.conv_native", "parallel"},
     {"models.conv_cpu"},
-    {"keys", "losses", "optimizers", "networks", "priors", "runs", "checkpoint"}
+    {"keys", "losses", "augmentations", "optimizers", "networks", "priors", "runs", "checkpoint"}
     | {"models.conv", "data.types", "metrics", "metrics.digits", "metrics.frechet"}
     | {"plots.images", "plots.charts", "theory.quadrature", "data.synthetic", "metrics.modes"},
     {"penalties", "objectives", "models.layers", "plots.demonstration"}

@@ -1,4 +1,7 @@
-"""Penalties against closed forms of linear and quadratic critics and of the Dirac-GAN."""
+"""Penalties against closed forms of linear and quadratic critics and of the Dirac-GAN.
+
+`test_consistency.py` and `test_lecam.py` have what these two kinds do beyond it.
+"""
 
 from functools import partial
 
@@ -7,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy import stats
 
 import gan_jax
 from gan_jax import GAN, Batch, Network
 from gan_jax.losses import minimax
-from gan_jax.penalties import PENALTIES, gradient_penalty, r1, r2
+from gan_jax.penalties import PENALTIES, dragan, gradient_penalty, r1, r2
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -22,8 +26,10 @@ OF_SLOPE = {
     "r1": lambda norm: norm**2,
     "r2": lambda norm: norm**2,
     "gradient_penalty": lambda norm: (norm - 1) ** 2,
+    "one_sided_gradient_penalty": lambda norm: max(norm - 1, 0) ** 2,
+    "dragan": lambda norm: (norm - 1) ** 2,
 }
-"""Each penalty of a critic whose gradient has the same norm everywhere."""
+"""Each penalty on D's gradient, of a critic whose gradient has the same norm everywhere."""
 
 
 def draw(shape, num=3):
@@ -31,15 +37,21 @@ def draw(shape, num=3):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", PENALTIES)
-def test_of_a_linear_critic(name, shape):
+@pytest.mark.parametrize("scale", [1.0, 0.01])
+@pytest.mark.parametrize("name", OF_SLOPE)
+def test_of_a_linear_critic(name, scale, shape):
+    """Of a steep one and of one whose slope is below 1."""
     real, fake, noise = draw(shape)
-    weights = noise[0]
+    weights = scale * noise[0]
     penalty = PENALTIES[name](
         lambda x: jnp.tensordot(x, weights, weights.ndim) + 1.0, real, fake, jax.random.key(1)
     )
     expected = OF_SLOPE[name](np.sqrt(np.sum(np.square(weights))))
     np.testing.assert_allclose(penalty, np.full(5, expected), rtol=1e-5)
+
+
+def test_every_penalty_is_here_or_in_a_file_of_its_own():
+    assert OF_SLOPE.keys() | {"real_consistency", "consistency", "lecam"} == PENALTIES.keys()
 
 
 @pytest.mark.parametrize(("penalty", "at"), [(r1, 0), (r2, 1)])
@@ -83,7 +95,28 @@ def test_gradient_penalty_draws_its_points_uniformly():
     np.testing.assert_allclose(deciles, np.linspace(0.1, 0.9, 9), atol=0.04)  # 5 standard errors
 
 
-@pytest.mark.parametrize("name", PENALTIES)
+def test_dragan_is_taken_at_uniform_noise_of_uniform_size_around_the_data():
+    """x + a 0.5 std u: with 4000 numbers in each example the largest u is 1 to 1 in 1000."""
+    real = 3 + 2 * jax.random.normal(jax.random.key(0), (300, 4000))
+    seen = []
+
+    def critic(x):
+        jax.debug.callback(seen.append, x)
+        return jnp.sum(jnp.square(x), axis=1) / 200
+
+    penalty = dragan(critic, real, jnp.nan * real, jax.random.key(1))
+    jax.effects_barrier()
+    (points,) = (np.float64(x) for x in seen)
+    norm = np.linalg.norm(points, axis=1) / 100
+    np.testing.assert_allclose(penalty, (norm - 1) ** 2, rtol=1e-3)
+    noise = (points - real) / (0.5 * np.std(np.float64(real)))
+    assert noise.min() > -1e-6
+    shares = noise.max(axis=1)
+    assert stats.kstest(shares, "uniform").pvalue > 0.01
+    assert stats.kstest((noise / shares[:, None]).ravel()[::60], "uniform").pvalue > 0.01
+
+
+@pytest.mark.parametrize("name", OF_SLOPE)
 def test_finite_with_finite_gradient_where_the_critic_is_flat(name):
     """At w = 0 the critic w.x has no slope; the square root's own derivative is infinite."""
     real, fake = draw((5, 3), 2)
@@ -96,7 +129,22 @@ def test_finite_with_finite_gradient_where_the_critic_is_flat(name):
     np.testing.assert_array_equal(gradient, np.zeros(3))
 
 
-@pytest.mark.parametrize("name", PENALTIES)
+def drift(key, x):
+    return x + 0.3 * jax.random.normal(key, x.shape)
+
+
+ON_VECTORS = {
+    **PENALTIES,
+    "real_consistency": partial(PENALTIES["real_consistency"], augment=drift),
+    "consistency": partial(PENALTIES["consistency"], augment=drift),
+    "lecam": lambda *given: PENALTIES["lecam"].apply(
+        *given, {"real": 0.2, "fake": -0.3, "weight": 0.5}
+    )[0],
+}
+"""The penalties as functions of four arguments, for examples that are no images."""
+
+
+@pytest.mark.parametrize("name", ON_VECTORS)
 def test_gradient_in_the_critics_parameters_is_that_of_finite_differences(name):
     real, fake, noise = (a.astype(np.float64) for a in np.asarray(draw((5, 3))))
 
@@ -107,7 +155,7 @@ def test_gradient_in_the_critics_parameters_is_that_of_finite_differences(name):
                 return jnp.sum(jnp.tanh(x * w[None]), axis=1)
 
             key = jax.random.key(1)
-            return jnp.mean(PENALTIES[name](critic, jnp.array(real), jnp.array(fake), key))
+            return jnp.mean(ON_VECTORS[name](critic, jnp.array(real), jnp.array(fake), key))
 
         gradient = jax.grad(mean)(jnp.array(noise[0]))
         differences = [
@@ -132,7 +180,7 @@ def dirac_gan(theta, psi):
     )
 
 
-@pytest.mark.parametrize("name", PENALTIES)
+@pytest.mark.parametrize("name", OF_SLOPE)
 def test_one_step_of_the_dirac_gan_in_closed_form(name):
     """psi <- psi - h (theta sigmoid(psi theta) + gamma/2 d penalty / d psi), data at 0."""
     theta, psi, rate, gamma = 0.7, -1.5, 0.1, 3.0
@@ -142,7 +190,7 @@ def test_one_step_of_the_dirac_gan_in_closed_form(name):
     step = gan_jax.make_discriminator_step(gan, minimax, tx, penalties=penalties)
     state, metrics = step(state, batch)
     adversarial = theta / (1 + np.exp(-psi * theta))
-    slope = {"r1": 2 * psi, "r2": 2 * psi, "gradient_penalty": 2 * (psi + 1)}[name]
+    slope = 2 * psi if name in ("r1", "r2") else 2 * (psi + 1)
     expected = psi - rate * (adversarial + gamma / 2 * slope)
     np.testing.assert_allclose(state.discriminator.params, expected, rtol=1e-5)
     np.testing.assert_allclose(metrics[name], OF_SLOPE[name](abs(psi)), rtol=1e-5)

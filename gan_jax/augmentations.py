@@ -1,0 +1,56 @@
+"""Random changes of one image that leave what it shows: pure functions `(key, x) -> x`.
+
+Of one example [H, W, C], for `penalties.consistency`; `jax.vmap` makes a batch's of them.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from gan_jax.types import Array
+
+
+def shift(key: Array, x: Array, *, share: float = 1 / 8) -> Array:
+    """Moved by whole pixels, up to `share` of each side either way, its edges mirrored.
+
+    Args:
+      key: a single key.
+      x: [H, W, C].
+      share: in [0, 1); 1/8 is 4 pixels of 32, as of Zhang et al. 2020.
+
+    Raises:
+      ValueError: x is no image.
+    """
+    _check_image(x)
+    reach = [int(share * side) for side in x.shape[:2]]
+    padded = jnp.pad(x, [*((r, r) for r in reach), (0, 0)], mode="reflect")
+    most = 2 * jnp.array(reach) + 1
+    row, column = jax.random.randint(key, (2,), 0, most)
+    return jax.lax.dynamic_slice(padded, (row, column, jnp.zeros_like(row)), x.shape)
+
+
+def flip(key: Array, x: Array) -> Array:
+    """[H, W, C], left and right exchanged with probability 1/2.
+
+    Raises:
+      ValueError: x is no image.
+    """
+    _check_image(x)
+    return jnp.where(jax.random.bernoulli(key), x[:, ::-1], x)
+
+
+def shift_and_flip(key: Array, x: Array) -> Array:
+    """`shift` and `flip` of an image [H, W, C]: the augmentation of Zhang et al. 2020.
+
+    Raises:
+      ValueError: x is no image.
+    """
+    key_shift, key_flip = jax.random.split(key)
+    return flip(key_flip, shift(key_shift, x))
+
+
+def _check_image(x: Array) -> None:
+    if x.ndim != 3:
+        raise ValueError(
+            f"x must be one image [H, W, C], got shape {x.shape}: for other data give an "
+            "augmentation of your own"
+        )
