@@ -137,10 +137,13 @@ EVERY = ("gan_jax", "torch_eager", "torch_tuned", "torch_compile", "keras", "jax
 WITH_ENSEMBLE = ("gan_jax", "gan_jax_16", *EVERY[1:])
 """Of the small networks: sixteen GANs in one program too."""
 
-_PENALISED = ("gan_jax", "torch_tuned", "keras", "jax_usual")
+_ON_DEVICES = ("gan_jax", "gan_jax_shard", *EVERY[1:])
+"""Of convolutions: the batch split over one device for each core too."""
+
+_PENALISED = ("gan_jax", "gan_jax_shard", "torch_tuned", "keras", "jax_usual")
 """Of R1. torch.compile has no second derivatives, and the tutorial no penalty."""
 
-_REPEATED = ("gan_jax", "torch_eager", "torch_tuned", "keras", "jax_usual")
+_REPEATED = ("gan_jax", "gan_jax_shard", "torch_eager", "torch_tuned", "keras", "jax_usual")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,7 +256,7 @@ def from_json(fields: dict[str, Any]) -> Case:
     return Case(**known)
 
 
-_DCGAN28 = Case("dcgan28", "dcgan", (28, 28, 1), 100, (64, 128))
+_DCGAN28 = Case("dcgan28", "dcgan", (28, 28, 1), 100, (64, 128), contenders=_ON_DEVICES)
 
 CASES: dict[str, Case] = {
     case.name: case

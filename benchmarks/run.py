@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import problem
-from benchmarks.cases import CASES, WITH_ENSEMBLE, Case
+from benchmarks.cases import CASES, Case
 from benchmarks.driver import Timed, Worker, attempt, check, interleave
 from benchmarks.report import Result, machine_facts
 from experiments import cli
@@ -38,6 +38,7 @@ MACHINE = ("gemm_jax", "gemm_torch", "copy")
 MODULES = {
     "gan_jax": "jax_library",
     "gan_jax_16": "jax_library",
+    "gan_jax_shard": "jax_library",
     "torch_eager": "torch_variants",
     "torch_tuned": "torch_variants",
     "torch_compile": "torch_variants",
@@ -46,13 +47,15 @@ MODULES = {
 } | dict.fromkeys(MACHINE, "machine")
 """The module of `benchmarks.workers` that each is in."""
 
+CONTENDERS = tuple(name for name in MODULES if name not in MACHINE)
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """What is timed, and for how long."""
 
     cases: tuple[str, ...] = tuple(CASES)
-    contenders: tuple[str, ...] = WITH_ENSEMBLE  # gan_jax is always timed: it checks the others
+    contenders: tuple[str, ...] = CONTENDERS  # gan_jax is always timed: it checks the others
     rounds: int = 7  # windows of each contender
     seconds: float = 4.0  # of a window
     torch_python: Path = Path(sys.executable)  # a Python that has torch
@@ -81,7 +84,7 @@ def main(config: Config) -> None:
 
 def validate(config: Config) -> None:
     """Raises `UserError` for a setting that cannot be, naming its flag."""
-    for name, known in (("cases", tuple(CASES)), ("contenders", WITH_ENSEMBLE)):
+    for name, known in (("cases", tuple(CASES)), ("contenders", CONTENDERS)):
         given = getattr(config, name)
         unknown = [value for value in given if value not in known]
         if unknown or not given:

@@ -74,7 +74,12 @@ def test_what_a_run_costs_is_told_by_medians(tmp_path, monkeypatch, capsys):
     figures = {
         "start": {"cold": {"median": 8.0}, "warm": {"median": 2.5}},
         "overhead": {"percent": 25.0, "steps": 20, "with_hooks": [5.0, 2.5, 4.0], "bare": [2.0]},
-        "memory": {"mib_per_1000_steps": 1.0, "peak_mib": 512.0},
+        "memory": {
+            "compiling_peak_mib": 640.0,
+            "peak_mib": 512.0,
+            "settled_mib": 400.0,
+            "mib_per_1000_steps": 1.0,
+        },
     }
     for part, known in figures.items():
         monkeypatch.setattr(loop, f"measure_{part}", lambda config, folder, known=known: known)
@@ -82,14 +87,16 @@ def test_what_a_run_costs_is_told_by_medians(tmp_path, monkeypatch, capsys):
     found = loop.main(loop.Config(out=out))
     assert json.loads(out.read_text()) == found
     assert found.items() >= figures.items()
-    assert capsys.readouterr().out.splitlines()[-7:] == [
+    assert capsys.readouterr().out.splitlines()[-9:] == [
         "| seconds to the first step, cold cache | 8.00 |",
         "| seconds to the first step, warm cache | 2.50 |",
         "| steps/s with records, grids and checkpoints | 5.00 |",
         "| steps/s bare | 10.00 |",
         "| overhead of the loop, % | 25.00 |",
-        "| growth of memory, MiB per 1000 steps | 1.00 |",
-        "| peak of memory, MiB | 512.00 |",
+        "| memory: peak of a run that compiles, MiB | 640.00 |",
+        "| memory: peak of a run with a full cache, MiB | 512.00 |",
+        "| memory: median once settled, MiB | 400.00 |",
+        "| memory: growth, MiB per 1000 steps | 1.00 |",
     ]
 
 

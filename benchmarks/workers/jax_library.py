@@ -1,4 +1,4 @@
-"""This library: a fused loop of train steps, and sixteen GANs in one program."""
+"""This library: a fused loop of train steps, on one device, on all of them, for sixteen GANs."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -32,11 +32,11 @@ Advance = Callable[[TrainState, int, int], tuple[TrainState, Metrics]]
 
 
 def build(setting: Setting) -> Loop:
-    """The loop of `gan_jax` or `gan_jax_16`."""
+    """The loop of `gan_jax`, `gan_jax_shard` or `gan_jax_16`."""
     case, problem = setting.case, setting.problem
     ensemble = ENSEMBLE if setting.contender == "gan_jax_16" else 1
     length = 1 if setting.fixed else 100 if case.on_ring else 50 if problem.batch_size <= 64 else 20
-    if ensemble > 1:
+    if setting.contender != "gan_jax":
         with suppress(RuntimeError):  # JAX is at work already: the devices are what they are
             jax.config.update("jax_num_cpu_devices", cores())
     gan, tx = _gan(case), adam(cases.LEARNING_RATE, b1=cases.BETA_1, b2=cases.BETA_2)
@@ -49,7 +49,11 @@ def build(setting: Setting) -> Loop:
     key = jax.random.key(0)
     state = jax.vmap(init)(jax.random.split(key, ensemble)) if ensemble > 1 else init(key)
     step = _train_step(_fixed(gan, problem) if setting.fixed else gan, case, tx)
-    advance = (_on_ring if case.on_ring else _on_images)(step, setting, ensemble, length)
+    advance = (
+        _on_ring(step, setting, length)
+        if case.on_ring
+        else _on_images(step, setting, ensemble, length)
+    )
     chunks = 0
 
     def loop(steps: int) -> tuple[int, Losses]:
@@ -131,8 +135,13 @@ def _train_step(gan: GAN, case: cases.Case, tx: optax.GradientTransformation) ->
     )
 
 
-def _compiled(chunk: parallel.Step, ensemble: int) -> parallel.Step:
-    return (parallel.ensemble_step if ensemble > 1 else parallel.jit_step)(chunk)
+def _compiled(setting: Setting, chunk: parallel.Step) -> parallel.Step:
+    match setting.contender:
+        case "gan_jax_16":
+            return parallel.ensemble_step(chunk)
+        case "gan_jax_shard":
+            return parallel.shard_step(chunk, batch_axis=2)
+    return parallel.jit_step(chunk)
 
 
 def _on_images(step: StepFn, setting: Setting, ensemble: int, length: int) -> Advance:
@@ -142,7 +151,7 @@ def _on_images(step: StepFn, setting: Setting, ensemble: int, length: int) -> Ad
     shape: tuple[int, ...] = (length, n_critic, problem.batch_size)
     if ensemble > 1:
         shape = (ensemble, *shape)
-    compiled = _compiled(chunk, ensemble)
+    compiled = _compiled(setting, chunk)
     if setting.fixed:
         real = jnp.broadcast_to(problem.real, (*shape, *setting.case.shape))
         return lambda state, _, num: compiled(state, Work(Batch(real), np.int32(num)))
@@ -152,7 +161,7 @@ def _on_images(step: StepFn, setting: Setting, ensemble: int, length: int) -> Ad
     return lambda state, index, num: compiled(state, Work(batches(index * size), np.int32(num)))
 
 
-def _on_ring(step: StepFn, setting: Setting, ensemble: int, length: int) -> Advance:
+def _on_ring(step: StepFn, setting: Setting, length: int) -> Advance:
     """Chunks whose steps draw their own real samples."""
     problem = setting.problem
     ring = synthetic.ring(cases.NUM_MODES, cases.RADIUS, cases.SCALE)
@@ -164,7 +173,7 @@ def _on_ring(step: StepFn, setting: Setting, ensemble: int, length: int) -> Adva
     def chunk(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
         return jax.lax.scan(fed, state, length=length)
 
-    compiled = _compiled(chunk, ensemble)
+    compiled = _compiled(setting, chunk)
     return lambda state, _index, _num: compiled(state, None)
 
 
