@@ -29,11 +29,11 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from benchmarks.cases import CASES, Case, Placed, parameter_shapes
 from benchmarks.flops import multiply_adds, step_flops
-from benchmarks.report import markdown
 from gan_jax import init, make_discriminator_step, make_generator_step, make_train_step
 from gan_jax.losses import non_saturating
 from gan_jax.models import MODELS
 from gan_jax.parallel import AXIS_NAME
+from gan_jax.tables import markdown
 from gan_jax.types import Batch
 
 ADAM, AVERAGE = 7, 2

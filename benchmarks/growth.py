@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.report import check_out, markdown
+from benchmarks.report import check_out
 from experiments import cli
 from gan_jax import (
     Batch,
@@ -32,6 +32,7 @@ from gan_jax.data.types import Dataset
 from gan_jax.models import MODELS
 from gan_jax.optimizers import adam
 from gan_jax.runs import write_json
+from gan_jax.tables import markdown
 from gan_jax.training import Work, make_chunk
 
 

@@ -16,12 +16,12 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from benchmarks.report import markdown
 from experiments import mnist
 from gan_jax import data, sample
 from gan_jax.data.pipeline import quantize
 from gan_jax.metrics import digits
 from gan_jax.metrics.frechet import frechet_distance, statistics
+from gan_jax.tables import markdown
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,6 @@ import dataclasses
 import math
 import os
 import platform
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,22 +13,13 @@ from benchmarks.driver import Timed
 from benchmarks.flops import step_flops
 from benchmarks.workers.machine import COPY_BYTES, GEMM_FLOPS
 from gan_jax.errors import UserError
+from gan_jax.tables import markdown
 
 BASELINE = "torch_tuned"
 """What the ratios are to."""
 
 _UNITS = {"gemm_jax": GEMM_FLOPS / 1e9, "gemm_torch": GEMM_FLOPS / 1e9, "copy": COPY_BYTES / 1e9}
 """Billions of operations or bytes of one step of each measurement of the machine."""
-
-
-def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table; a row shorter than the header ends in empty cells."""
-    width = len(header)
-
-    def line(cells: Sequence[object]) -> str:
-        return f"| {' | '.join(map(str, cells))} |" + " |" * (width - len(cells))
-
-    return "\n".join((line(header), "|---" * width + "|", *map(line, rows)))
 
 
 @dataclasses.dataclass(frozen=True)

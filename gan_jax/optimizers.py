@@ -1,16 +1,27 @@
-"""Adam as `optax.adam` has it, in an order of operations that a CPU is quicker at."""
+"""Optimizers as Optax has them: Adam in an order that suits a CPU, and what games want besides.
+
+A game turns where a single loss would descend, and gradient descent turns outwards with it. What
+is here, and `optax.optimistic_gradient_descent` and `optax.optimistic_adam_v2`, turn inwards. Each
+wraps the optimizer of one player and keeps only arrays, so that every step takes it as it is.
+"""
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from gan_jax.types import PyTree
+from gan_jax.types import Array, PyTree
 
 
 def adam(
     learning_rate: optax.ScalarOrSchedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
 ) -> optax.GradientTransformation:
     """Adam (Kingma and Ba 2015, algorithm 1): the updates of `optax.adam`, to rounding.
+
+    It may be differentiated through, as an unrolled GAN does: where all gradients so far were 0,
+    and `optax.adam` without `eps_root` gives NaN, the derivative is the exact learning_rate / eps.
+    That is large: for such use an `eps` of the size of the gradients that matter, say 1e-4.
 
     Args:
       learning_rate: above 0; or a schedule, a function of the number of updates made.
@@ -37,7 +48,143 @@ def adam(
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
         size = -rate / (1 - b1**count)
         scale = 1 / jnp.sqrt(1 - b2**count)
-        updates = jax.tree.map(lambda m, v: size * m / (jnp.sqrt(v) * scale + eps), mean, square)
+        updates = jax.tree.map(lambda m, v: size * m / (_root(v) * scale + eps), mean, square)
         return updates, optax.ScaleByAdamState(count, mean, square)
 
     return optax.GradientTransformation(init, update)
+
+
+@jax.custom_jvp
+def _root(square: Array) -> Array:
+    """The square root, its slope at 0 taken as 0.
+
+    Where Adam's mean square is 0 its mean is too, so that the root's own infinite slope would only
+    ever be multiplied by 0.
+    """
+    return jnp.sqrt(square)
+
+
+@_root.defjvp
+def _root_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    root = _root(*primals)
+    positive = root > 0
+    slope = jnp.where(positive, 0.5 / jnp.where(positive, root, 1.0), 0.0)
+    return root, slope * tangents[0]
+
+
+class ExtragradientState(NamedTuple):
+    """Of `extragradient`.
+
+    Attributes:
+      extrapolated: [] bool, whether the parameters are at the extrapolated point.
+      anchor: the parameters before the extrapolation.
+      inner: the state of the wrapped optimizer.
+    """
+
+    extrapolated: Array
+    anchor: PyTree
+    inner: PyTree
+
+
+def extragradient(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Steps by the gradient a step ahead (Korpelevich 1976); of Adam, Extra-Adam.
+
+    Calls come in pairs. The first is tx's update: it moves the parameters to the extrapolated
+    point. The second, given the gradients there, moves them to where the pair began plus tx's
+    update. Both advance tx's state, as in Gidel et al. 2019, algorithm 4. Both players extrapolate
+    before either steps: two calls of `games.make_simultaneous_step` are one step of the method. A
+    moving average of the weights takes the extrapolated points in, too.
+
+    Args:
+      tx: any optimizer.
+
+    Returns:
+      An optimizer whose `update` needs the parameters.
+    """
+
+    def init(params: PyTree) -> ExtragradientState:
+        # Buffers of its own: a donated state may not hold the same array twice.
+        anchor = jax.tree.map(jnp.copy, params)
+        return ExtragradientState(jnp.zeros((), bool), anchor, tx.init(params))
+
+    def update(
+        gradients: PyTree, state: ExtragradientState, params: PyTree | None = None
+    ) -> tuple[PyTree, ExtragradientState]:
+        _check_given(params, "extragradient")
+        updates, inner = tx.update(gradients, state.inner, params)
+        anchor = _select(state.extrapolated, state.anchor, params)
+        updates = jax.tree.map(lambda a, p, u: (a - p) + u, anchor, params, updates)
+        return updates, ExtragradientState(~state.extrapolated, anchor, inner)
+
+    return optax.GradientTransformation(init, update)
+
+
+class LookaheadState(NamedTuple):
+    """Of `lookahead`.
+
+    Attributes:
+      made: [] int32, the updates since the fast weights last met the slow ones.
+      slow: the slow weights; the parameters are the fast ones.
+      inner: the state of the wrapped optimizer.
+    """
+
+    made: Array
+    slow: PyTree
+    inner: PyTree
+
+
+def lookahead(
+    tx: optax.GradientTransformation, every: int, alpha: float = 0.5
+) -> optax.GradientTransformation:
+    """Lookahead-minimax (Chavdarova et al. 2021, algorithm 1): steps back every so often.
+
+    Every `every`-th update the parameters and the slow weights both go to slow + alpha (fast -
+    slow), where fast are the parameters after tx's update. Give it to both players. If D makes n
+    updates for each of G's, its `every` is n times G's. Nested, it is the paper's nested lookahead.
+    Unlike `optax.lookahead` it needs no pair of parameters: the slow ones are in its state.
+
+    Args:
+      tx: any optimizer.
+      every: the k of the paper, at least 1.
+      alpha: in (0, 1]; 1 is tx itself.
+
+    Returns:
+      An optimizer whose `update` needs the parameters.
+
+    Raises:
+      ValueError: `every` or `alpha` out of range.
+    """
+    if every < 1:
+        raise ValueError(f"every must be at least 1, got {every}")
+    if not 0 < alpha <= 1:
+        raise ValueError(f"alpha must be above 0 and at most 1, got {alpha}")
+
+    def init(params: PyTree) -> LookaheadState:
+        # Buffers of its own: a donated state may not hold the same array twice.
+        slow = jax.tree.map(jnp.copy, params)
+        return LookaheadState(jnp.zeros((), jnp.int32), slow, tx.init(params))
+
+    def update(
+        gradients: PyTree, state: LookaheadState, params: PyTree | None = None
+    ) -> tuple[PyTree, LookaheadState]:
+        _check_given(params, "lookahead")
+        updates, inner = tx.update(gradients, state.inner, params)
+        fast = optax.apply_updates(params, updates)
+        made = state.made + 1
+        back = made == every
+        slow = _select(
+            back, jax.tree.map(lambda s, f: s + alpha * (f - s), state.slow, fast), state.slow
+        )
+        updates = _select(back, jax.tree.map(jnp.subtract, slow, params), updates)
+        return updates, LookaheadState(jnp.where(back, 0, made), slow, inner)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _select(condition: Array, chosen: PyTree, other: PyTree) -> PyTree:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), chosen, other)
+
+
+def _check_given(params: PyTree | None, name: str) -> None:
+    if params is None:
+        raise ValueError(f"{name} needs the parameters: call update(gradients, state, params)")

@@ -6,7 +6,7 @@ Unjitted and free of side effects, so that the caller composes: `jax.jit(step)`,
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from gan_jax.objectives import (
     first_memory,
     generator_objective,
 )
+from gan_jax.players import Decay, check_at_least_one, discriminator_step_of, generator_step_of
 from gan_jax.types import (
     GAN,
     AdversarialLoss,
@@ -31,10 +32,6 @@ from gan_jax.types import (
     TrainState,
     WeightedPenalty,
 )
-from gan_jax.update import update
-
-_DISCRIMINATOR, _GENERATOR = 0, 1
-"""What the roles fold into the state's key."""
 
 
 def init(
@@ -133,26 +130,8 @@ def make_discriminator_step(
       ValueError: two penalties of one name; `accumulate` < 1, or (from the step) it does not
         divide the batch; (from the step) a state without the memory a penalty needs.
     """
-    _check_at_least_one(accumulate=accumulate)
     objective = discriminator_objective(gan, loss, penalties, axis_name)
-
-    def discriminator_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        player, metrics, norm = update(
-            objective,
-            tx,
-            state.discriminator,
-            state.generator,
-            batch,
-            jax.random.fold_in(state.key, _DISCRIMINATOR),
-            parts=accumulate,
-            axis_name=axis_name,
-        )
-        return (
-            dataclasses.replace(state, discriminator=player),
-            {**metrics, "discriminator_gradient_norm": norm},
-        )
-
-    return discriminator_step
+    return discriminator_step_of(objective, tx, accumulate=accumulate, axis_name=axis_name)
 
 
 def make_generator_step(
@@ -160,7 +139,7 @@ def make_generator_step(
     loss: AdversarialLoss,
     tx: optax.GradientTransformation,
     *,
-    ema_decay: float | Callable[[Array], Array] = 0.999,
+    ema_decay: Decay = 0.999,
     accumulate: int = 1,
     axis_name: AxisName | None = None,
 ) -> StepFn:
@@ -179,34 +158,10 @@ def make_generator_step(
     Raises:
       ValueError: `accumulate` < 1, or (from the step) it does not divide the batch.
     """
-    _check_at_least_one(accumulate=accumulate)
     objective = generator_objective(gan, loss, axis_name)
-
-    def generator_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        player, metrics, norm = update(
-            objective,
-            tx,
-            state.generator,
-            state.discriminator,
-            batch,
-            jax.random.fold_in(state.key, _GENERATOR),
-            parts=accumulate,
-            axis_name=axis_name,
-        )
-        decay = ema_decay(state.generator.step) if callable(ema_decay) else ema_decay
-        ema_params = optax.incremental_update(player.params, state.ema_params, 1.0 - decay)
-        return (
-            dataclasses.replace(state, generator=player, ema_params=ema_params),
-            {**metrics, "generator_gradient_norm": norm},
-        )
-
-    return generator_step
-
-
-def _check_at_least_one(**counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}")
+    return generator_step_of(
+        objective, tx, ema_decay=ema_decay, accumulate=accumulate, axis_name=axis_name
+    )
 
 
 def make_train_step(
@@ -225,7 +180,7 @@ def make_train_step(
     Raises:
       ValueError: `n_critic` < 1, or (from the step) another leading dimension than `n_critic`.
     """
-    _check_at_least_one(n_critic=n_critic)
+    check_at_least_one(n_critic=n_critic)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         if batch.x.shape[0] != n_critic:

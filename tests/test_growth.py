@@ -12,9 +12,9 @@ import pytest
 
 from benchmarks import growth, loop
 from benchmarks.growth import Program, Setting
-from benchmarks.report import markdown
 from benchmarks.workers.protocol import process_memory
 from gan_jax.errors import UserError
+from gan_jax.tables import markdown
 
 COMPILE = "/jax/core/compile/backend_compile_duration"
 

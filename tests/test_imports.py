@@ -15,13 +15,16 @@ FLOORS = [
     {"models.conv_cpu"},
     {"keys", "losses", "augmentations", "optimizers", "networks", "priors", "runs", "checkpoint"}
     | {"models.conv", "data.types", "metrics", "metrics.digits", "metrics.frechet"}
-    | {"plots.images", "plots.charts", "theory.quadrature", "data.synthetic", "metrics.modes"},
-    {"penalties", "objectives", "models.layers", "plots.demonstration"}
+    | {"plots.images", "plots.charts", "theory.quadrature", "data.synthetic", "metrics.modes"}
+    | {"metrics.two_sample", "packing", "tables"},
+    {"penalties", "objectives", "models.layers", "plots.demonstration", "plots.plane"}
     | {"theory.optimum", "theory.pushforward", "theory.games"}
     | {"data.idx", "data.images", "data.embedded", "data.pipeline"},
-    {"update", "models.mlp", "models.dcgan", "data.folder", "data.prepare", "plots"}
+    {"update", "models.mlp", "models.dcgan", "models.spectral"}
+    | {"data.folder", "data.prepare", "plots"}
     | {"theory.divergences", "theory.updates"},
-    {"steps"},
+    {"players"},
+    {"steps", "games"},
     {"", "models", "data.tfds", "theory"},
     {"data.sources"},
     {"data"},

@@ -127,6 +127,19 @@ def test_moons_and_roll_are_those_of_scikit_learn():
         assert energy_test(ours + 0.1, jnp.asarray(theirs, ours.dtype), key).p_value < 0.01
 
 
+def test_a_standardised_distribution_is_the_same_in_other_units():
+    grid = synthetic.grid()
+    small, unit = synthetic.standardised(grid)
+    assert unit == pytest.approx(np.sqrt(8 + 0.05**2), rel=0.02)  # of {-4, ..., 4} and the noise
+    key = jax.random.key(5)
+    np.testing.assert_allclose(unit * small.sample(key, 9), grid.sample(key, 9), rtol=1e-6)
+    np.testing.assert_allclose(unit * small.modes, grid.modes, rtol=1e-6)
+    assert unit * small.scale == pytest.approx(0.05)
+    nodes, weights = box(*[interval(-0.1, 0.1, 201)] * 2)  # round the mode at 0
+    mass = jnp.sum(weights * jnp.exp(small.log_prob(nodes)))
+    np.testing.assert_allclose(mass, 1 / 25, rtol=1e-4)
+
+
 def test_modes_of_the_lattice_and_of_rings_of_rings():
     lattice = synthetic.grid().modes
     assert {tuple(mode) for mode in lattice} == {

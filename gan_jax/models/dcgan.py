@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from gan_jax import priors
-from gan_jax.models.layers import DCGAN_INIT, BatchNorm, Conv, ConvTranspose
+from gan_jax.models.layers import DCGAN_INIT, BatchNorm, Conv, ConvTranspose, MinibatchStd
 from gan_jax.networks import from_linen
 from gan_jax.types import GAN, Array, AxisName
 
@@ -18,6 +18,7 @@ def dcgan(
     latent: int = 100,
     width: int = 64,
     discriminator_norm: bool = True,
+    minibatch_std: bool = False,
     axis_name: AxisName | None = None,
 ) -> GAN:
     """A generator of transposed convolutions against its mirror image; z ~ N(0, I).
@@ -31,7 +32,8 @@ def dcgan(
       width: the features of the level nearest to the image; each further level has twice as many.
       discriminator_norm: whether D has batch norm. Without it D judges each image by itself, and
         a gradient penalty is what it says; with it D compares batches, and trains without one.
-      axis_name: the mapped axis, if any, that the batch is split over (for batch norm).
+      minibatch_std: whether D's last layer also sees how much the batch varies.
+      axis_name: the mapped axis, if any, that the batch is split over (for what compares examples).
 
     Raises:
       ValueError: images of another size.
@@ -45,7 +47,9 @@ def dcgan(
     widths = tuple(width * 2**level for level in range(_LEVELS[side]))
     return GAN(
         generator=from_linen(_Generator(side, channels, widths[::-1], axis_name)),
-        discriminator=from_linen(_Discriminator(widths, discriminator_norm, axis_name)),
+        discriminator=from_linen(
+            _Discriminator(widths, discriminator_norm, minibatch_std, axis_name)
+        ),
         prior=priors.normal(latent),
     )
 
@@ -71,6 +75,7 @@ class _Generator(nn.Module):
 class _Discriminator(nn.Module):
     widths: tuple[int, ...]
     norm: bool
+    minibatch_std: bool
     axis_name: AxisName | None
 
     @nn.compact
@@ -80,4 +85,6 @@ class _Discriminator(nn.Module):
             if self.norm and level > 0:
                 x = BatchNorm(self.axis_name)(x, train=train)
             x = nn.leaky_relu(x, 0.2)
+        if self.minibatch_std:
+            x = MinibatchStd(self.axis_name)(x)
         return nn.Dense(1, kernel_init=DCGAN_INIT)(x.reshape(x.shape[0], -1))[:, 0]

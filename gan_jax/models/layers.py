@@ -85,3 +85,27 @@ class Dropout(nn.Module):
         keys = per_example(self.make_rng("dropout"), x.shape[0], self.axis_name)
         keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - self.rate, x.shape[1:]))(keys)
         return jnp.where(keep, x / (1.0 - self.rate), 0.0)
+
+
+class MinibatchStd(nn.Module):
+    """One more feature, the same everywhere: how much a batch varies (Karras et al. 2018, 3).
+
+    [B, ..., C] -> [B, ..., C + 1]. The standard deviation of each feature in each place over the
+    examples, averaged over features and places: a G that repeats itself gives itself away. It is
+    of the whole batch, over `axis_name` too, where the paper's code takes groups of four.
+    """
+
+    axis_name: AxisName | None = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        def mean(y: Array) -> Array:
+            y = jnp.mean(y, axis=0, keepdims=True)
+            # Outside a mapped axis (when it is initialised) there is nothing to average over.
+            everywhere = self.axis_name is None or self.is_initializing()
+            return y if everywhere else jax.lax.pmean(y, self.axis_name)
+
+        variance = mean(jnp.square(x - mean(x)))
+        # The root's slope at 0 is infinite, and a batch of equal examples is no error.
+        deviation = jnp.mean(jnp.sqrt(variance + 1e-8))
+        return jnp.concatenate([x, jnp.full((*x.shape[:-1], 1), deviation, x.dtype)], axis=-1)

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from gan_jax import priors
-from gan_jax.models.layers import Dropout
+from gan_jax.models.layers import Dropout, MinibatchStd
 from gan_jax.networks import from_linen
 from gan_jax.types import GAN, Array, AxisName
 
@@ -20,6 +20,8 @@ def mlp(
     width: int = 256,
     depth: int = 2,
     bounded: bool = True,
+    generator_slope: float = 0.2,
+    minibatch_std: bool = False,
     axis_name: AxisName | None = None,
 ) -> GAN:
     """Two perceptrons with `depth` hidden layers of `width` leaky ReLUs; z ~ N(0, I).
@@ -28,12 +30,15 @@ def mlp(
       shape: of one example.
       latent, width, depth: the sizes.
       bounded: whether G ends in a tanh, as images in [-1, 1] want, or is linear.
-      axis_name: not used: nothing here looks beyond one example.
+      generator_slope: of G's leaky ReLUs below 0. With 0, ReLUs, G can send a whole region of z to
+        one point: sharper modes, with less between them.
+      minibatch_std: whether D's last layer also sees how much the batch varies.
+      axis_name: the mapped axis, if any, that the batch is split over (for `minibatch_std`: nothing
+        else here looks beyond one example).
     """
-    del axis_name
     return GAN(
-        generator=from_linen(_Generator(shape, width, depth, bounded)),
-        discriminator=from_linen(_Discriminator(width, depth)),
+        generator=from_linen(_Generator(shape, width, depth, bounded, generator_slope)),
+        discriminator=from_linen(_Discriminator(width, depth, minibatch_std, axis_name)),
         prior=priors.normal(latent),
     )
 
@@ -64,11 +69,12 @@ class _Generator(nn.Module):
     width: int
     depth: int
     bounded: bool
+    slope: float
 
     @nn.compact
     def __call__(self, z: Array) -> Array:
         for _ in range(self.depth):
-            z = nn.leaky_relu(nn.Dense(self.width)(z), 0.2)
+            z = nn.leaky_relu(nn.Dense(self.width)(z), self.slope)
         x = nn.Dense(math.prod(self.shape))(z)
         return (jnp.tanh(x) if self.bounded else x).reshape(-1, *self.shape)
 
@@ -76,12 +82,16 @@ class _Generator(nn.Module):
 class _Discriminator(nn.Module):
     width: int
     depth: int
+    minibatch_std: bool
+    axis_name: AxisName | None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         x = x.reshape(x.shape[0], -1)
         for _ in range(self.depth):
             x = nn.leaky_relu(nn.Dense(self.width)(x), 0.2)
+        if self.minibatch_std:
+            x = MinibatchStd(self.axis_name)(x)
         return nn.Dense(1)(x)[:, 0]
 
 

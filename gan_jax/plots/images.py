@@ -37,10 +37,7 @@ def history(grids: Sequence[Path], gif: Path, strip: Path, *, most: int = 60) ->
       most: frames in the animation, at the most.
     """
     chosen = [grids[i] for i in _spread(len(grids), most)]
-    frames = [Image.open(path).convert("P", palette=Image.Palette.ADAPTIVE) for path in chosen]
-    durations = [120] * (len(frames) - 1) + [2000]
-    frames[0].save(gif, save_all=True, append_images=frames[1:], duration=durations, loop=0)
-
+    animate([Image.open(path) for path in chosen], gif)
     shown = [Image.open(grids[i]) for i in _spread(len(grids), 6)]
     width, height = shown[0].size
     side_by_side = Image.new(shown[0].mode, ((width + 12) * len(shown) - 12, height), "white")
@@ -48,6 +45,13 @@ def history(grids: Sequence[Path], gif: Path, strip: Path, *, most: int = 60) ->
         side_by_side.paste(picture, (i * (width + 12), 0))
     side_by_side.thumbnail((2400, 2400))
     side_by_side.save(strip)
+
+
+def animate(pictures: Sequence[Image.Image], gif: Path) -> None:
+    """Pictures of one size one after the other, the last of them for a while, for ever."""
+    frames = [picture.convert("P", palette=Image.Palette.ADAPTIVE) for picture in pictures]
+    durations = [120] * (len(frames) - 1) + [2000]
+    frames[0].save(gif, save_all=True, append_images=frames[1:], duration=durations, loop=0)
 
 
 def _spread(count: int, most: int) -> list[int]:

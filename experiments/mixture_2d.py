@@ -1,0 +1,129 @@
+"""A GAN on a distribution in the plane whose density is known, many seeds in one program.
+
+Which modes are found, how sharp they are and whether they are equally often drawn, as VEEGAN
+(Srivastava et al. 2017) and PacGAN (Lin et al. 2018) count it, with a perfect sampler's figures
+beside them. Writes to --workdir: training.gif (samples over D's level sets, first seed), seeds.png
+and summary.json.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import cli, mixtures
+from experiments.mixtures import Game, Recipe
+from gan_jax import TrainState, sample
+from gan_jax.errors import UserError
+from gan_jax.plots import plane
+from gan_jax.runs import Record
+from gan_jax.types import Array
+
+REACH = {
+    "ring": 1.5,
+    "grid": 5.0,
+    "cascade": 1.6,
+    "swiss_roll": 1.3,
+    "two_moons": 2.4,
+    "spiral": 1.3,
+}
+"""How far from 0 the pictures go."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Recipe):
+    """What is learned, by which game, for how long, how often, and where it goes."""
+
+    workdir: Path = Path("runs/mixture_2d")
+    """Where the pictures and the figures go."""
+    frames: int = 40
+    """Moments in the animation."""
+
+
+def check(config: Config) -> None:
+    """Raises `UserError` for values that no run could use."""
+    mixtures.check(config)
+    cli.check_at_least(config, frames=2)
+    if config.num_steps % config.frames:
+        raise UserError(
+            f"--num-steps must be a multiple of --frames ({config.frames}), got {config.num_steps}"
+        )
+
+
+def main(config: Config) -> Record:
+    """Trains, measures, draws."""
+    check(config)
+    cli.use_every_core()
+    return cli.record("mixture_2d", config, lambda folder: _work(config, folder))
+
+
+def _work(config: Config, folder: Path) -> Record:
+    game, views = mixtures.build(config), list[plane.View]()
+    look = jax.jit(lambda state: _look(config, game, state))
+
+    def watch(step: int, states: TrainState) -> None:
+        made, judged = look(jax.tree.map(lambda leaf: leaf[0], states))
+        shown = None if config.pack > 1 else np.asarray(judged)
+        title = f"{config.data}, seed {config.seed}, after {step} updates of G"
+        views.append(plane.View(title, np.asarray(made), shown))
+
+    states = mixtures.train(config, game, watch, chunks=config.frames)
+    figures = mixtures.figures_of(config, game, states)
+    print(table(figures))
+    real = game.unit * np.asarray(game.distribution.sample(jax.random.key(1), 1000))
+    reach = REACH[config.data]
+    plane.training(views, real, folder / "training.gif", reach=reach)
+    draw = jax.vmap(lambda state: sample(game.gan, state, jax.random.key(0), config.num_samples))
+    shown = [
+        plane.View(_title(config, figures["gan"], number), game.unit * np.asarray(made))
+        for number, made in enumerate(jax.jit(draw)(states))
+    ]
+    plane.side_by_side(shown, real, folder / "seeds.png", reach=reach)
+    return {
+        "updates": {
+            "generator": config.num_steps,
+            "discriminator": config.num_steps * config.n_critic,
+        },
+        "num_modes": len(game.distribution.modes),
+        "figures": figures,
+        "pictures": ["training.gif", "seeds.png"],
+    }
+
+
+def _look(config: Config, game: Game, state: TrainState) -> tuple[Array, Array]:
+    """1,000 samples; and D(x) over the plane, or 0 where it judges packs."""
+    made = game.unit * sample(game.gan, state, jax.random.key(0), 1000)
+    axis = jnp.linspace(-REACH[config.data], REACH[config.data], 80)
+    x = jnp.stack(jnp.meshgrid(axis, axis), axis=2)
+    if config.pack > 1:
+        return made, jnp.zeros(x.shape[:2])
+    player = state.discriminator
+    logits, _ = game.gan.discriminator.apply(
+        player.params, player.model_state, x.reshape(-1, 2) / game.unit, train=False
+    )
+    return made, jax.nn.sigmoid(logits).reshape(x.shape[:2])
+
+
+def table(figures: dict[str, dict[str, list[float]]]) -> str:
+    """The figures as text: the median, the lowest and the highest of the seeds."""
+    lines = [f"{'':24}{'GAN: median (lowest to highest)':>36}{'a perfect sampler':>36}"]
+    for name in figures["gan"]:
+        cells = [
+            f"{np.median(found[name]):.4g} ({min(found[name]):.4g} to {max(found[name]):.4g})"
+            for found in figures.values()
+        ]
+        lines.append(f"{name:24}" + "".join(f"{cell:>36}" for cell in cells))
+    return "\n".join(lines)
+
+
+def _title(config: Config, figures: dict[str, list[float]], number: int) -> str:
+    if "captured" not in figures:
+        return f"seed {config.seed + number}: energy p {figures['p_value'][number]:.2f}"
+    captured, quality = figures["captured"][number], 100 * figures["high_quality"][number]
+    return f"seed {config.seed + number}: {captured:.0f} modes, HQ {quality:.1f} %"
+
+
+if __name__ == "__main__":
+    cli.run(main, Config, __doc__ or "")

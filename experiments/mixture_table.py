@@ -1,0 +1,230 @@
+"""Mode coverage of many ways to train a GAN, beside the tables of VEEGAN and PacGAN.
+
+The same data, networks and count of samples for all: the ring and the grid of Srivastava et al.
+2017, several seeds each. Writes to --workdir: table.md, a picture of the first seed of each way
+for each distribution, and summary.json with the figures of every seed. A way that is done is kept
+in ways/: the same command goes on where it was stopped.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments import cli, mixtures
+from experiments.mixtures import Recipe
+from gan_jax import sample
+from gan_jax.errors import UserError
+from gan_jax.plots import plane
+from gan_jax.runs import Record, write_json
+from gan_jax.tables import markdown
+
+
+class Way(NamedTuple):
+    """One way to train.
+
+    Attributes:
+      title: in the table.
+      changes: to the recommended recipe.
+    """
+
+    title: str
+    changes: dict[str, Any]
+
+
+_PLAIN: dict[str, Any] = {"penalty": ()}
+_R1: dict[str, Any] = {"final_penalty_weight": Recipe.penalty_weight}
+
+WAYS = {
+    "plain": Way("GAN", _PLAIN),
+    "unrolled": Way("unrolled, 5 steps", _PLAIN | {"unroll": 5}),
+    "pacgan2": Way("PacGAN2", _PLAIN | {"pack": 2}),
+    "wgan_gp": Way(
+        "WGAN-GP, n_critic 5",
+        {
+            "loss": "wasserstein",
+            "penalty": ("gradient_penalty",),
+            "penalty_weight": 0.1,
+            "final_penalty_weight": 0.1,
+            "n_critic": 5,
+        },
+    ),
+    "r1": Way("R1", _R1),
+    "rpgan": Way("RpGAN + R1 + R2", _R1 | {"loss": "relativistic", "penalty": ("r1", "r2")}),
+    "recommended": Way("R1, its weight annealed", {}),
+}
+"""From the plain game to the one we recommend. Each but WGAN-GP differs from it in what its title
+says and in nothing else: the same networks, optimizer, rates and updates."""
+
+PUBLISHED = {
+    "ring": {
+        "GAN (in VEEGAN)": (1, 99.3, None),
+        "Unrolled (in VEEGAN)": (7.6, 35.6, None),
+        "VEEGAN": (8, 52.9, None),
+        "GAN (in PacGAN)": (6.3, 98.2, 0.45),
+        "PacGAN2": (7.9, 95.6, 0.07),
+        "PacGAN3": (7.8, 97.7, 0.10),
+        "PacGAN4": (7.8, 95.9, 0.07),
+    },
+    "grid": {
+        "GAN (in VEEGAN)": (3.3, 0.5, None),
+        "Unrolled (in VEEGAN)": (23.6, 16, None),
+        "VEEGAN": (24.6, 40, None),
+        "GAN (in PacGAN)": (17.3, 94.8, 0.70),
+        "PacGAN2": (23.8, 91.3, 0.13),
+        "PacGAN3": (24.6, 94.2, 0.06),
+        "PacGAN4": (24.8, 93.6, 0.04),
+    },
+}
+"""Means over their runs: modes captured, high-quality samples in %, reverse KL in nats."""
+
+CHUNKS = 20
+"""Equal shares of training, after each of which the figures are looked at."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Which rows, how often, for how long."""
+
+    workdir: Path = Path("runs/mixture_table")
+    """Where the table, the pictures and the figures go."""
+    data: tuple[str, ...] = tuple(PUBLISHED)
+    """Distributions."""
+    ways: tuple[str, ...] = tuple(WAYS)
+    """Rows."""
+    num_steps: int = Recipe.num_steps
+    """G's updates, in every row."""
+    batch_size: int = Recipe.batch_size
+    """Samples that D judges in an update, packs counted once."""
+    seeds: int = Recipe.seeds
+    """GANs for each row."""
+    seed: int = 0
+    """Of the first; the others follow."""
+    num_samples: int = Recipe.num_samples
+    """Samples that the modes are counted in."""
+
+
+def check(config: Config) -> None:
+    """Raises `UserError` for values that no run could use."""
+    for name, known in (("data", PUBLISHED), ("ways", WAYS)):
+        if unknown := [value for value in getattr(config, name) if value not in known]:
+            raise UserError(f"--{name} must be some of {', '.join(known)}, got {unknown[0]}")
+        if not getattr(config, name):
+            raise UserError(f"--{name} must name at least one of {', '.join(known)}")
+    for data in config.data:
+        for way in config.ways:
+            mixtures.check(recipe(config, data, way))
+    if config.num_steps % CHUNKS:
+        raise UserError(f"--num-steps must be a multiple of {CHUNKS}, got {config.num_steps}")
+
+
+def recipe(config: Config, data: str, way: str) -> Recipe:
+    """The settings of one cell of the table."""
+    shared = ("num_steps", "batch_size", "seeds", "seed", "num_samples")
+    return Recipe(
+        **{"data": data, **{name: getattr(config, name) for name in shared}, **WAYS[way].changes}
+    )
+
+
+def main(config: Config) -> Record:
+    """Trains every way on every distribution; draws and prints the table."""
+    check(config)
+    cli.use_every_core()
+
+    def work(folder: Path) -> Record:
+        figures: dict[str, Record] = {}
+        for data in config.data:
+            views = []
+            figures[data] = {}
+            for way in config.ways:
+                print(f"{data}: {WAYS[way].title}", flush=True)
+                found = _one(config, data, way, folder / "ways" / f"{data}_{way}.json")
+                figures[data][way] = found
+                captured, quality = (found["gan"][n][0] for n in ("captured", "high_quality"))
+                title = f"{WAYS[way].title}\n{captured:.0f} modes, HQ {100 * quality:.1f} %"
+                views.append(plane.View(title, np.array(found["made"])))
+            real = np.array(figures[data][config.ways[0]]["real"])
+            reach = 1.15 * float(np.abs(real).max())
+            plane.side_by_side(views, real, folder / f"{data}.png", reach=reach)
+        text = table(figures)
+        (folder / "table.md").write_text(text)
+        print(f"\n{text}")
+        kept = ("gan", "perfect_sampler", "updates")
+        return {
+            "figures": {
+                data: {way: {k: found[k] for k in kept} for way, found in ways.items()}
+                for data, ways in figures.items()
+            },
+            "num_samples": config.num_samples,
+            "seeds": config.seeds,
+            "pictures": [f"{data}.png" for data in config.data],
+        }
+
+    return cli.record("mixture_table", config, work)
+
+
+def _one(config: Config, data: str, way: str, file: Path) -> Record:
+    """The figures of a cell, and what to draw of its first seed: from its file, or trained."""
+    if file.exists():
+        found: Record = json.loads(file.read_text())
+        return found
+    settings = recipe(config, data, way)
+    game = mixtures.build(settings)
+    states = mixtures.train(settings, game, lambda step, states: None, chunks=CHUNKS)
+    first = jax.tree.map(lambda leaf: leaf[0], states)
+    real = game.distribution.sample(jax.random.key(1), 1000)
+    made = sample(game.gan, first, jax.random.key(0), 1000)
+    found = {
+        **mixtures.figures_of(settings, game, states),
+        "updates": {
+            "generator": settings.num_steps,
+            "discriminator": settings.num_steps * (settings.n_critic + settings.unroll),
+        },
+        "real": (game.unit * np.asarray(real)).tolist(),
+        "made": (game.unit * np.asarray(made)).tolist(),
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, found)
+    return found
+
+
+def table(figures: dict[str, Record]) -> str:
+    """Markdown: ours over the seeds, the published ones, and a perfect sampler."""
+    text = []
+    for data, ways in figures.items():
+        rows = [
+            (f"**{WAYS[way].title}**", *_cells(found["gan"]), *_updates(found))
+            for way, found in ways.items()
+        ]
+        rows += [
+            (f"{name}, published", *(("" if x is None else f"{x:g}") for x in values), "", "")
+            for name, values in PUBLISHED[data].items()
+        ]
+        perfect = next(iter(ways.values()))["perfect_sampler"]
+        rows.append(("a perfect sampler", *_cells(perfect), "", ""))
+        header = ("", "modes", "HQ %", "reverse KL, nats", "updates of D", "of G")
+        text.append(f"## {data}\n\n{markdown(header, rows)}")
+    return "\n\n".join(text) + "\n"
+
+
+def _cells(figures: dict[str, list[float]]) -> list[str]:
+    """Mean (lowest to highest) over the seeds."""
+    return [
+        f"{np.mean(x):.{digits}f} ({np.min(x):.{digits}f} to {np.max(x):.{digits}f})"
+        for x, digits in (
+            (np.array(figures["captured"]), 1),
+            (100 * np.array(figures["high_quality"]), 1),
+            (np.array(figures["reverse_kl"]), 4),
+        )
+    ]
+
+
+def _updates(found: Record) -> list[str]:
+    return [f"{found['updates'][player]:,}" for player in ("discriminator", "generator")]
+
+
+if __name__ == "__main__":
+    cli.run(main, Config, __doc__ or "")

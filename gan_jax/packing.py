@@ -1,0 +1,99 @@
+"""PacGAN: a discriminator that judges several samples at once, and so sees missing modes."""
+
+import jax.numpy as jnp
+
+from gan_jax.types import GAN, Array, Network, PyTree
+
+
+def packed(gan: GAN, size: int) -> GAN:
+    """The GAN of packs (Lin et al. 2018, section 3): an example is `size` samples side by side.
+
+    D is given a pack joined along the last axis (the channels of images, the features of vectors)
+    and makes one logit of it. G makes each sample of a pack from a noise of its own, and its
+    parameters are those of `gan`'s G: `sample(gan, state, ...)` draws samples one by one. Losses
+    and penalties apply to packs as to any example.
+
+    Args:
+      gan: any; its D is built for `size` times the channels by its `init`, on first sight.
+      size: the samples in a pack, the m of the paper; with 1 nothing but shapes changes.
+
+    Returns:
+      A GAN with prior z [num, size L], G z -> x [num, size, ...], D x [num, size, ...] -> [num].
+      Batches are [B, size, ...]; a label [B] is that of all samples in the pack.
+
+    Raises:
+      ValueError: `size` < 1; (on a call) a batch that is not of packs of `size`, labels of another
+        shape than [B].
+    """
+    if size < 1:
+        raise ValueError(f"size must be at least 1, got {size}")
+
+    def prior(key: Array, num: int) -> Array:
+        return gan.prior(key, num * size).reshape(num, -1)
+
+    def of_each(z: Array, label: Array | None) -> tuple[Array, Array | None]:
+        """z [num size, L] and its labels [num size]."""
+        _check_label(z, label)
+        return (
+            z.reshape(z.shape[0] * size, -1),
+            None if label is None else jnp.repeat(label, size),
+        )
+
+    def joined(x: Array) -> Array:
+        """[num, size, ..., C] -> [num, ..., size C]."""
+        if x.ndim < 3 or x.shape[1] != size:
+            raise ValueError(
+                f"the batch has shape {x.shape}: a GAN of packs takes [B, {size}, ...], "
+                f"{size} samples in each pack"
+            )
+        side_by_side = jnp.moveaxis(x, 1, -2)
+        return side_by_side.reshape(*side_by_side.shape[:-2], -1)
+
+    def init_generator(key: Array, z: Array, label: Array | None = None) -> tuple[PyTree, PyTree]:
+        return gan.generator.init(key, *of_each(z, label))
+
+    def generate(
+        params: PyTree,
+        model_state: PyTree,
+        z: Array,
+        label: Array | None = None,
+        *,
+        train: bool,
+        key: Array | None = None,
+    ) -> tuple[Array, PyTree]:
+        x, model_state = gan.generator.apply(
+            params, model_state, *of_each(z, label), train=train, key=key
+        )
+        return x.reshape(z.shape[0], size, *x.shape[1:]), model_state
+
+    def init_discriminator(
+        key: Array, x: Array, label: Array | None = None
+    ) -> tuple[PyTree, PyTree]:
+        _check_label(x, label)
+        return gan.discriminator.init(key, joined(x), label)
+
+    def judge(
+        params: PyTree,
+        model_state: PyTree,
+        x: Array,
+        label: Array | None = None,
+        *,
+        train: bool,
+        key: Array | None = None,
+    ) -> tuple[Array, PyTree]:
+        _check_label(x, label)
+        return gan.discriminator.apply(params, model_state, joined(x), label, train=train, key=key)
+
+    return GAN(
+        Network(init_generator, generate),
+        Network(init_discriminator, judge),
+        prior,
+    )
+
+
+def _check_label(x: Array, label: Array | None) -> None:
+    if label is not None and label.shape != x.shape[:1]:
+        raise ValueError(
+            f"labels have shape {label.shape} for {x.shape[0]} packs: give one for each pack, "
+            "whose samples are all of that class"
+        )

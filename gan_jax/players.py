@@ -1,0 +1,106 @@
+"""The step of one player down any objective: what the steps of `steps` and `games` share."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import optax
+
+from gan_jax.objectives import Objective
+from gan_jax.types import Array, AxisName, Batch, Metrics, StepFn, TrainState
+from gan_jax.update import update
+
+_DISCRIMINATOR, _GENERATOR = 0, 1
+"""What the roles fold into the state's key."""
+
+Decay = float | Callable[[Array], Array]
+
+
+def discriminator_step_of(
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    *,
+    accumulate: int = 1,
+    axis_name: AxisName | None = None,
+) -> StepFn:
+    """One update of D down an objective, G frozen.
+
+    Args:
+      objective: of D.
+      tx, accumulate, axis_name: as for `steps.make_discriminator_step`.
+
+    Returns:
+      A pure step. Metrics: the objective's and `discriminator_gradient_norm`.
+
+    Raises:
+      ValueError: `accumulate` < 1, or (from the step) it does not divide the batch.
+    """
+    check_at_least_one(accumulate=accumulate)
+
+    def discriminator_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        player, metrics, norm = update(
+            objective,
+            tx,
+            state.discriminator,
+            state.generator,
+            batch,
+            jax.random.fold_in(state.key, _DISCRIMINATOR),
+            parts=accumulate,
+            axis_name=axis_name,
+        )
+        return (
+            dataclasses.replace(state, discriminator=player),
+            {**metrics, "discriminator_gradient_norm": norm},
+        )
+
+    return discriminator_step
+
+
+def generator_step_of(
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    *,
+    ema_decay: Decay = 0.999,
+    accumulate: int = 1,
+    axis_name: AxisName | None = None,
+) -> StepFn:
+    """One update of G down an objective, D frozen, then of the moving average of its weights.
+
+    Args:
+      objective: of G.
+      tx, ema_decay, accumulate, axis_name: as for `steps.make_generator_step`.
+
+    Returns:
+      A pure step. Metrics: the objective's and `generator_gradient_norm`.
+
+    Raises:
+      ValueError: as for `discriminator_step_of`.
+    """
+    check_at_least_one(accumulate=accumulate)
+
+    def generator_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        player, metrics, norm = update(
+            objective,
+            tx,
+            state.generator,
+            state.discriminator,
+            batch,
+            jax.random.fold_in(state.key, _GENERATOR),
+            parts=accumulate,
+            axis_name=axis_name,
+        )
+        decay = ema_decay(state.generator.step) if callable(ema_decay) else ema_decay
+        ema_params = optax.incremental_update(player.params, state.ema_params, 1.0 - decay)
+        return (
+            dataclasses.replace(state, generator=player, ema_params=ema_params),
+            {**metrics, "generator_gradient_norm": norm},
+        )
+
+    return generator_step
+
+
+def check_at_least_one(**counts: int) -> None:
+    """Raises ValueError for a count below 1, by its name."""
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}")

@@ -1,0 +1,133 @@
+"""The experiment on mixtures, small: what it writes, what it says, what it refuses."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from small_runs import assert_kept, assert_refused, compiled_in_a_hurry
+
+from experiments import mixture_2d, mixtures
+from experiments.mixtures import Recipe
+from gan_jax import sample
+
+SMALL = mixture_2d.Config(
+    num_steps=20, batch_size=8, width=4, depth=1, seeds=2, num_samples=50, frames=2
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    config = dataclasses.replace(SMALL, workdir=tmp_path_factory.mktemp("mixture") / "run")
+    with compiled_in_a_hurry():
+        return config, mixture_2d.main(config)
+
+
+def test_the_folder_holds_what_the_summary_names(finished):
+    folder, summary = finished[0].workdir, finished[1]
+    assert json.loads((folder / "summary.json").read_text()) == json.loads(json.dumps(summary))
+    assert summary["num_modes"] == 8
+    assert summary["updates"] == {"generator": 20, "discriminator": 20}
+    for name in summary["pictures"]:
+        with Image.open(folder / name) as picture:
+            assert getattr(picture, "n_frames", 1) == (3 if name.endswith("gif") else 1)
+
+
+def test_a_perfect_sampler_stands_beside_every_seed(finished):
+    figures = finished[1]["figures"]
+    assert all(len(values) == 2 for found in figures.values() for values in found.values())
+    assert figures["gan"].keys() == figures["perfect_sampler"].keys()
+    # 50 untrained samples have hardly one within .03 of a mode; of 50 perfect ones 49 have.
+    assert max(figures["gan"]["high_quality"]) < 0.2
+    assert min(figures["perfect_sampler"]["high_quality"]) > 0.85
+
+
+def test_the_folder_is_kept(finished):
+    assert_kept(mixture_2d, *finished, loss="hinge")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"penalty": ("r3",)}, "--penalty must be some of r1, r2"),
+        ({"num_steps": 21}, "--num-steps must be a multiple of --frames"),
+        ({"seeds": 0}, "--seeds must be at least 1"),
+        ({"final_penalty_weight": 0.0}, "--final-penalty-weight must be above 0"),
+        ({"b2": 1.0}, "--b2 must be in"),
+        ({"seed": -1}, "--seed must be at least 0"),
+        ({"unroll": -1}, "--unroll must be at least 0"),
+    ],
+)
+def test_bad_flags(change, message, tmp_path):
+    config = dataclasses.replace(SMALL, workdir=tmp_path / "run", **change)
+    assert_refused(mixture_2d, config, message)
+
+
+RECIPE = Recipe(num_steps=4, batch_size=8, width=4, depth=1, seeds=2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data": "grid", "penalty": ()},
+        {"loss": "relativistic", "penalty": ("r1", "r2")},
+        {"pack": 2, "penalty": ("gradient_penalty",), "n_critic": 2},
+        {"unroll": 2},
+        {"data": "spiral", "penalty": ("lecam",)},
+    ],
+)
+def test_seeds_in_one_program_are_the_seeds_alone(change, quick_compile):
+    """Every way to play: two GANs at once end where each alone does, step by step."""
+    recipe = dataclasses.replace(RECIPE, **change)
+    game = mixtures.build(recipe)
+    seen = []
+    together = mixtures.train(recipe, game, lambda step, states: seen.append(step), chunks=2)
+    assert seen == [0, 2, 4]
+    step = jax.jit(game.step)
+    for number in range(recipe.seeds):
+        state = jax.jit(game.state)(jax.random.key(recipe.seed + number))
+        for _ in range(recipe.num_steps):
+            state, _ = step(state)
+        assert state.generator.step == recipe.num_steps
+        assert state.discriminator.step == recipe.num_steps * recipe.n_critic
+        for one, both in zip(
+            jax.tree.leaves((state.ema_params, state.discriminator.params)),
+            jax.tree.leaves((together.ema_params, together.discriminator.params)),
+            strict=True,
+        ):
+            np.testing.assert_allclose(both[number], one, rtol=1e-3, atol=1e-5)
+
+
+def test_weights_and_rates_fall_as_they_say():
+    """From the first weight to the last geometrically; G moves less and less."""
+    recipe = dataclasses.replace(RECIPE, num_steps=100, penalty_weight=1.0)
+    weights = [mixtures.penalty_weight(recipe, jnp.asarray(step)) for step in (0, 50, 100, 200)]
+    np.testing.assert_allclose(weights, [1.0, np.sqrt(1e-5), 1e-5, 1e-5], rtol=1e-4)
+    game = mixtures.build(recipe)
+    state, states = game.state(jax.random.key(0)), []
+    for _ in range(101):
+        states.append(state)
+        state, _ = jax.jit(game.step)(state)
+    moved = [
+        max(
+            float(jnp.abs(a - b).max())
+            for a, b in zip(*map(jax.tree.leaves, (new, old)), strict=True)
+        )
+        for old, new in (
+            (states[i].generator.params, states[i + 1].generator.params) for i in (2, 50, 98)
+        )
+    ]
+    assert moved[0] > moved[1] > moved[2] > 0
+    assert moved[2] < 0.01 * moved[0]
+
+
+def test_samples_are_in_units_of_the_spread():
+    game = mixtures.build(dataclasses.replace(RECIPE, data="grid"))
+    assert game.unit == pytest.approx(np.sqrt(8), rel=0.02)
+    x = game.distribution.sample(jax.random.key(0), 1000)
+    assert float(jnp.mean(jnp.square(x))) == pytest.approx(1.0, rel=0.05)
+    state = game.state(jax.random.key(0))
+    assert sample(game.gan, state, jax.random.key(1), 3).shape == (3, 2)

@@ -1,0 +1,109 @@
+"""The table of mixtures, small: its rows, what it keeps when stopped, what it refuses."""
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+from PIL import Image
+from small_runs import assert_kept, assert_refused, compiled_in_a_hurry
+
+from experiments import mixture_table, mixtures
+from experiments.mixtures import Recipe
+
+SMALL = mixture_table.Config(
+    data=("ring",),
+    ways=("plain", "pacgan2"),
+    num_steps=20,
+    batch_size=8,
+    seeds=2,
+    num_samples=50,
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    config = dataclasses.replace(SMALL, workdir=tmp_path_factory.mktemp("table") / "run")
+    with compiled_in_a_hurry():
+        return config, mixture_table.main(config)
+
+
+def test_ours_the_published_and_a_perfect_sampler_stand_together(finished):
+    config, summary = finished
+    text = (config.workdir / "table.md").read_text()
+    names = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
+    published = [f"{name}, published" for name in mixture_table.PUBLISHED["ring"]]
+    assert names[2:] == ["**GAN**", "**PacGAN2**", *published, "a perfect sampler"]
+    assert "| PacGAN4, published | 7.8 | 95.9 | 0.07 |" in text
+    found = summary["figures"]["ring"]["plain"]
+    assert found["updates"] == {"generator": 20, "discriminator": 20}
+    captured = found["gan"]["captured"]
+    mean = sum(captured) / 2
+    assert f"| **GAN** | {mean:.1f} ({min(captured):.1f} to {max(captured):.1f}) |" in text
+    with Image.open(config.workdir / "ring.png") as picture:
+        assert picture.size[0] > 400
+
+
+def test_what_is_done_is_not_done_again(finished, monkeypatch, tmp_path):
+    """As after a stop: the summary is missing, one of two rows is there."""
+    config, summary = finished
+    config = dataclasses.replace(
+        config, workdir=shutil.copytree(config.workdir, tmp_path / "stopped")
+    )
+    (config.workdir / "summary.json").unlink()
+    (config.workdir / "ways" / "ring_pacgan2.json").unlink()
+    trained = []
+    train = mixtures.train
+    monkeypatch.setattr(
+        mixtures, "train", lambda recipe, *a, **k: trained.append(recipe) or train(recipe, *a, **k)
+    )
+    with compiled_in_a_hurry():
+        again = mixture_table.main(config)
+    assert [recipe.pack for recipe in trained] == [2]
+    assert json.dumps(again["figures"]) == json.dumps(summary["figures"])
+
+
+def test_the_folder_is_kept(finished):
+    assert_kept(mixture_table, *finished, num_steps=40)
+
+
+def test_each_row_is_the_recommended_recipe_but_for_what_it_says():
+    """Same networks, optimizers, rates and updates of G in every row."""
+    rows = {
+        name: mixture_table.recipe(mixture_table.Config(), "grid", name)
+        for name in mixture_table.WAYS
+    }
+    assert rows["recommended"] == dataclasses.replace(Recipe(), data="grid")
+    changed = {
+        name: {
+            field.name
+            for field in dataclasses.fields(Recipe)
+            if getattr(row, field.name) != getattr(rows["recommended"], field.name)
+        }
+        for name, row in rows.items()
+    }
+    weights = {"penalty_weight", "final_penalty_weight"}
+    assert changed.pop("wgan_gp") == {"loss", "penalty", "n_critic", "final_penalty_weight"}
+    assert changed == {
+        "plain": {"penalty"},
+        "unrolled": {"penalty", "unroll"},
+        "pacgan2": {"penalty", "pack"},
+        "r1": weights - {"penalty_weight"},
+        "rpgan": {"loss", "penalty", "final_penalty_weight"},
+        "recommended": set(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"data": ("spiral",)}, "--data must be some of ring, grid, got spiral"),
+        ({"ways": ("best",)}, "--ways must be some of plain"),
+        ({"ways": ()}, "--ways must name at least one"),
+        ({"seeds": 0}, "--seeds must be at least 1, got 0"),
+        ({"num_steps": 30}, "--num-steps must be a multiple of 20"),
+    ],
+)
+def test_bad_flags(settings, message, tmp_path):
+    config = dataclasses.replace(SMALL, workdir=tmp_path / "run", **settings)
+    assert_refused(mixture_table, config, message)

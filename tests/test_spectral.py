@@ -1,0 +1,278 @@
+"""Spectral normalisation against the singular values of the layers' explicit matrices."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from small_runs import compiled_in_a_hurry
+
+import gan_jax
+from gan_jax import Batch, Network, losses
+from gan_jax.models import MODELS
+from gan_jax.models.layers import Conv, ConvTranspose
+from gan_jax.models.mlp import mlp
+from gan_jax.models.spectral import spectral_norm, spectrally_normalised
+from gan_jax.parallel import AXIS_NAME, pmap_step
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+SHAPE = (8, 8, 1)
+
+
+class EveryLayer(nn.Module):
+    """All kinds there are, with sizes that change from each to the next."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.leaky_relu(Conv(3, use_bias=True)(x), 0.2)
+        x = nn.leaky_relu(ConvTranspose(2)(x), 0.2)
+        x = nn.leaky_relu(nn.Conv(3, (3, 3), strides=2)(x), 0.2)
+        x = nn.leaky_relu(nn.ConvTranspose(2, (3, 3), padding="VALID")(x), 0.2)
+        return nn.Dense(1)(x.reshape(x.shape[0], -1))[:, 0]
+
+
+def transposed(x, kernel):
+    """The transposed convolution as the transpose of the convolution's map."""
+    shape = (x.shape[0], 2 * x.shape[1], 2 * x.shape[2], kernel.shape[2])
+    pull = jax.linear_transpose(
+        lambda y: convolution(y, kernel), jax.ShapeDtypeStruct(shape, x.dtype)
+    )
+    return pull(x)[0]
+
+
+def convolution(x, kernel, strides=2, padding=((1, 1), (1, 1))):
+    return jax.lax.conv_general_dilated(
+        x, kernel, (strides, strides), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+OF_LAYER = {
+    "Conv_0": (lambda x, k: convolution(x, k), (8, 8, 1)),
+    "ConvTranspose_0": (transposed, (4, 4, 3)),
+    "Conv_1": (lambda x, k: convolution(x, k, 2, "SAME"), (8, 8, 2)),
+    "ConvTranspose_1": (
+        lambda x, k: jax.lax.conv_transpose(x, k, (1, 1), "VALID"),
+        (4, 4, 3),
+    ),
+    "Dense_0": (lambda x, k: x @ k, (6 * 6 * 2,)),
+}
+"""The layers of `EveryLayer` by their names in Linen, which our layers share: what each computes,
+of inputs of which shape."""
+
+
+def largest(function, kernel, shape):
+    """The largest singular value of the matrix of a linear map."""
+    units = jnp.eye(int(np.prod(shape))).reshape(-1, *shape)
+    matrix = function(units, kernel).reshape(units.shape[0], -1)
+    return np.linalg.svd(np.asarray(matrix, np.float64), compute_uv=False)[0]
+
+
+def handed_on(network, state, x, passes):
+    """The parameters the network inside is applied to by the last of some more training passes."""
+    seen = []
+
+    def apply(params, *arguments, **options):
+        seen.append(params)
+        return network.apply(params, *arguments, **options)
+
+    def one(model_state, _):
+        inside = spectral_norm(Network(network.init, apply), iterations=2)
+        _, model_state = inside.apply(state.discriminator.params, model_state, x, train=True)
+        return model_state, seen[-1]
+
+    run = jax.jit(lambda start: jax.lax.scan(one, start, length=passes)[1])
+    return jax.tree.map(lambda leaf: leaf[-1], run(state.discriminator.model_state))
+
+
+IN_TRAINING, AT_REST = (1, 2e-2), (1000, 1e-3)
+"""How far a norm may be from 1, after how many passes that train nothing but the directions."""
+
+
+def trained(gan, shape, num):
+    """The state after `num` steps of D on one batch, and the batch."""
+    tx = optax.adam(2e-4, b1=0.5)
+    batch = Batch(jax.random.uniform(jax.random.key(1), (8, *shape), minval=-1.0))
+    step = gan_jax.make_discriminator_step(gan, losses.hinge, tx)
+
+    @jax.jit
+    def run(key):
+        state = gan_jax.init(gan, tx, tx, key, batch)
+        return jax.lax.scan(lambda state, _: step(state, batch), state, length=num)[0]
+
+    return run(jax.random.key(0)), batch
+
+
+@pytest.fixture(scope="module")
+def after_training():
+    """D of every layer, its state after 100 steps and the batch."""
+    discriminator = gan_jax.from_linen(EveryLayer())
+    gan = mlp(SHAPE, latent=2, width=8)._replace(discriminator=discriminator)
+    with compiled_in_a_hurry():
+        return discriminator, *trained(spectrally_normalised(gan, iterations=2), SHAPE, 100)
+
+
+@pytest.mark.parametrize(("passes", "tolerance"), [IN_TRAINING, AT_REST])
+def test_every_kind_of_layer_has_norm_1_after_training(after_training, passes, tolerance):
+    discriminator, state, batch = after_training
+    normalised = handed_on(discriminator, state, batch.x, passes)
+    plain = state.discriminator.params
+    assert set(OF_LAYER) == set(plain)
+    for name, (function, shape) in OF_LAYER.items():
+        made = largest(function, normalised[name]["kernel"], shape)
+        np.testing.assert_allclose(made, 1, atol=tolerance, err_msg=name)
+        # It is the kernel that is normalised, by a positive number, and nothing else.
+        ratio = np.asarray(plain[name]["kernel"]) / np.asarray(normalised[name]["kernel"])
+        norm = largest(function, plain[name]["kernel"], shape)
+        np.testing.assert_allclose(ratio, np.full_like(ratio, norm), rtol=2 * tolerance)
+        assert abs(norm - 1) > 0.02, "nothing to normalise"
+        for other in set(plain[name]) - {"kernel"}:
+            np.testing.assert_array_equal(plain[name][other], normalised[name][other])
+
+
+def test_the_network_is_1_lipschitz(after_training):
+    """Leaky ReLUs are, so their compositions with it are: D's slope is at most 1."""
+    discriminator, state, _ = after_training
+    apply = spectral_norm(discriminator).apply
+    player = state.discriminator
+    x = 3 * jax.random.normal(jax.random.key(2), (64, *SHAPE))
+
+    def total(x):
+        return jnp.sum(apply(player.params, player.model_state, x, train=False)[0])
+
+    slopes = np.linalg.norm(jax.jit(jax.grad(total))(x).reshape(64, -1), axis=1)
+    assert 0.01 < slopes.max() < 1 + 1e-2
+
+
+def test_only_training_moves_the_directions():
+    network, x = spectral_norm(gan_jax.from_linen(Linear()), iterations=1), jnp.ones((2, 9))
+    params, before = network.init(jax.random.key(0), x)
+    for train in (False, True):
+        _, after = network.apply(params, before, x, train=train)
+        same = np.array_equal(after["directions"]["a"], before["directions"]["a"])
+        assert same == (not train)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num", [100, 200])
+@pytest.mark.parametrize(("name", "shape"), [("dcgan", (28, 28, 1)), ("mlp", (6, 5, 3))])
+def test_models_have_layers_of_norm_1_after_training(name, shape, num):
+    options = {"dcgan": {"width": 4, "discriminator_norm": False}, "mlp": {"width": 16}}[name]
+    gan = MODELS[name](shape, latent=4, **options)
+    state, batch = trained(spectrally_normalised(gan), shape, num)
+    sizes = {"Conv_0": (28, 28, 1), "Conv_1": (14, 14, 4)}
+    for passes, tolerance in (IN_TRAINING, AT_REST):
+        normalised = handed_on(gan.discriminator, state, batch.x, passes)
+        for layer, values in normalised.items():
+            kernel = values["kernel"]
+            function = (lambda x, k: x @ k) if layer.startswith("Dense") else convolution
+            made = largest(function, kernel, sizes.get(layer, kernel.shape[:1]))
+            np.testing.assert_allclose(made, 1, atol=tolerance, err_msg=layer)
+
+
+class Linear(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3, name="a")(x)
+
+
+def test_gradients_are_those_of_the_normalised_kernel():
+    """Of <c, x W / |W|> in W, by differences in NumPy; to first order u and v are constant."""
+    with jax.enable_x64(True):
+        network = spectral_norm(gan_jax.from_linen(Linear()), iterations=2)
+        x, c = jax.random.normal(jax.random.key(1), (2, 5)), np.arange(6.0).reshape(2, 3)
+        params, model_state = network.init(jax.random.key(0), x)
+        params = jax.tree.map(lambda leaf: leaf.astype(float), params)
+
+        def value(params):
+            return jnp.sum(c * network.apply(params, model_state, x, train=True)[0])
+
+        made = jax.grad(value)(params)["a"]["kernel"]
+        kernel = np.asarray(params["a"]["kernel"])
+
+        def by_numpy(kernel):
+            return np.sum(c * (np.asarray(x) @ kernel / np.linalg.norm(kernel, 2)))
+
+        steps = 1e-6 * np.eye(15).reshape(15, 5, 3)
+        slopes = [(by_numpy(kernel + h) - by_numpy(kernel - h)) / 2e-6 for h in steps]
+        np.testing.assert_allclose(made, np.reshape(slopes, (5, 3)), rtol=1e-6, atol=1e-8)
+
+
+SMALL = (3,)
+
+
+def small_step(change=lambda gan: gan, axis_name=None, **options):
+    """D's step of an MLP, and a state."""
+    gan = change(spectrally_normalised(mlp(SMALL, latent=2, width=5, depth=1), iterations=1))
+    tx = optax.sgd(0.5)
+    step = gan_jax.make_discriminator_step(
+        gan,
+        losses.hinge,
+        tx,
+        axis_name=axis_name,
+        **options,
+    )
+    batch = Batch(jax.random.normal(jax.random.key(1), (8, *SMALL)))
+    return step, gan_jax.init(gan, tx, tx, jax.random.key(0), batch), batch
+
+
+def test_it_composes():
+    """With pmap and recomputation the same step; in parts, in bfloat16, under vmap one like it."""
+    step, state, batch = small_step()
+    expected = jax.jit(step)(state, batch)
+
+    def assert_like(made, tolerance):
+        for a, b in zip(
+            *(jax.tree.leaves((s.discriminator.params, m)) for s, m in (made, expected)),
+            strict=True,
+        ):
+            np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+    mapped = pmap_step(small_step(axis_name=AXIS_NAME)[0], devices=jax.devices()[:2], donate=False)
+    assert_like(mapped(state, batch), 1e-5)
+    assert_like(jax.jit(small_step(gan_jax.rematerialised)[0])(state, batch), 1e-5)
+    in_parts = jax.jit(small_step(accumulate=2)[0])(state, batch)
+    assert_like(in_parts, 1e-2)  # the second part sees better norms than the first
+    lowered = jax.jit(small_step(gan_jax.mixed_precision)[0])(state, batch)
+    assert_like(lowered, 5e-2)
+    assert {leaf.dtype for leaf in jax.tree.leaves(lowered[0].discriminator)} == {
+        jnp.dtype("float32"),
+        jnp.dtype("int32"),
+    }
+    states = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), state)
+    many = jax.jit(jax.vmap(step, in_axes=(0, None)))(states, batch)
+    assert_like(jax.tree.map(lambda leaf: leaf[1], many), 1e-5)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 5, 9])
+def test_small_layers(dim):
+    """Where there are fewer dimensions than directions: exact at once; and a kernel of zeros."""
+    network = spectral_norm(gan_jax.from_linen(Linear()))
+    x = jnp.ones((2, dim))
+    params, model_state = network.init(jax.random.key(0), x)
+    kernel = np.asarray(params["a"]["kernel"])
+    for _ in range(3):
+        y, model_state = network.apply(params, model_state, x, train=True)
+    np.testing.assert_allclose(y[0], kernel.sum(0) / np.linalg.norm(kernel, 2), rtol=1e-4)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    y, model_state = network.apply(zeros, model_state, x, train=True)
+    np.testing.assert_array_equal(y, np.zeros((2, 3)))
+    assert np.isfinite(model_state["directions"]["a"]).all()
+
+
+class Twice(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        layer = Conv(1)
+        return layer(layer(x))
+
+
+def test_what_is_refused(linear_gan):
+    twice = gan_jax.from_linen(Twice())
+    with pytest.raises(ValueError, match="iterations must be at least 1, got 0"):
+        spectral_norm(linear_gan.discriminator, iterations=0)
+    with pytest.raises(ValueError, match="found no layer to normalise"):
+        spectral_norm(linear_gan.discriminator).init(jax.random.key(0), jnp.ones((2, 2)))
+    with pytest.raises(ValueError, match=r"'Conv_0' is used on .* \(8, 8, 1\) and \(4, 4, 1\)"):
+        spectral_norm(twice).init(jax.random.key(0), jnp.ones((2, *SHAPE)))
