@@ -4,8 +4,9 @@ A GAN is two pure networks, a prior, a loss and two optimizers; a training step 
 `(TrainState, Batch) -> (TrainState, Metrics)`. The start is `gan_jax.types`.
 """
 
-from gan_jax import losses, penalties, priors
+from gan_jax import games, losses, optimizers, penalties, priors
 from gan_jax.networks import from_linen, mixed_precision, rematerialised
+from gan_jax.packing import packed
 from gan_jax.steps import (
     init,
     make_discriminator_step,
@@ -23,12 +24,15 @@ __all__ = [
     "PlayerState",
     "TrainState",
     "from_linen",
+    "games",
     "init",
     "losses",
     "make_discriminator_step",
     "make_generator_step",
     "make_train_step",
     "mixed_precision",
+    "optimizers",
+    "packed",
     "penalties",
     "priors",
     "rematerialised",

@@ -56,6 +56,7 @@ def wrapped(layout, step, devices):
 
 
 # The derivative of a mean over devices is another in pmap than in shard_map.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "layouts"), [("consensus", ["shard_map"]), ("unrolled", ["shard_map", "pmap"])]
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import mnist, sample
+from experiments import mixture_2d, mnist, sample
 from gan_jax import data
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -31,7 +31,12 @@ def test_every_flag_is_one_of_the_experiments():
     named = set(re.findall(r"--([a-z][a-z.-]*)", README)) - {"help"}
     known = {
         prefix + field.name.replace("_", "-")
-        for prefix, config in (("", mnist.Config), ("", sample.Config), ("data.", data.Config))
+        for prefix, config in (
+            ("", mnist.Config),
+            ("", sample.Config),
+            ("", mixture_2d.Config),
+            ("data.", data.Config),
+        )
         for field in dataclasses.fields(config)
     }
     assert named <= known, named - known

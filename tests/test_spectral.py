@@ -217,6 +217,7 @@ def small_step(change=lambda gan: gan, axis_name=None, **options):
     return step, gan_jax.init(gan, tx, tx, jax.random.key(0), batch), batch
 
 
+@pytest.mark.slow
 def test_it_composes():
     """With pmap and recomputation the same step; in parts, in bfloat16, under vmap one like it."""
     step, state, batch = small_step()
