@@ -36,6 +36,7 @@ def test_a_batch_in_parts_updates_as_the_whole(role):
         np.testing.assert_allclose(of_parts[name], metrics[name], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_in_parts_on_two_devices_too():
     axis = parallel.AXIS_NAME
     gan, of_shard = make_gan(), make_gan(axis)

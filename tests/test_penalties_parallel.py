@@ -130,7 +130,10 @@ def assert_close(actual, expected):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-9), actual, expected)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout",
+    [pytest.param(name, marks=[] if name == "shard" else [pytest.mark.slow]) for name in LAYOUTS],
+)
 def test_eight_devices_do_what_one_does(layout):
     axis_name, wrap = LAYOUTS[layout]
     step, state = build(axis_name)
