@@ -6,7 +6,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,16 +52,6 @@ def keep_compilations() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
-def use_every_core() -> None:
-    """Makes each core of a CPU a device of its own, for members of an ensemble.
-
-    Too late, and without effect, once JAX has been at work in this process.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", cores or 1)
-
-
 def flag(name: str) -> str:
     """The flag of a field: `num_steps` is --num-steps."""
     return "--" + name.replace("_", "-")
@@ -80,6 +69,13 @@ def check_above_zero(config: Any, *names: str) -> None:
     for name in names:
         if not 0 < getattr(config, name) < float("inf"):
             raise UserError(f"{flag(name)} must be above 0, got {getattr(config, name)}")
+
+
+def check_below_one(config: Any, *names: str) -> None:
+    """Raises `UserError` unless each field named is in [0, 1)."""
+    for name in names:
+        if not 0 <= getattr(config, name) < 1:
+            raise UserError(f"{flag(name)} must be in [0, 1), got {getattr(config, name)}")
 
 
 def check_seed(config: Any) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments import cli, mixtures
 from experiments.mixtures import Game, Recipe
-from gan_jax import TrainState, sample
+from gan_jax import TrainState, parallel, sample
 from gan_jax.errors import UserError
 from gan_jax.plots import plane
 from gan_jax.runs import Record
@@ -55,7 +55,7 @@ def check(config: Config) -> None:
 def main(config: Config) -> Record:
     """Trains, measures, draws."""
     check(config)
-    cli.use_every_core()
+    parallel.use_every_core()
     return cli.record("mixture_2d", config, lambda folder: _work(config, folder))
 
 
@@ -64,10 +64,9 @@ def _work(config: Config, folder: Path) -> Record:
     look = jax.jit(lambda state: _look(config, game, state))
 
     def watch(step: int, states: TrainState) -> None:
-        made, judged = look(jax.tree.map(lambda leaf: leaf[0], states))
-        shown = None if config.pack > 1 else np.asarray(judged)
         title = f"{config.data}, seed {config.seed}, after {step} updates of G"
-        views.append(plane.View(title, np.asarray(made), shown))
+        seen = jax.device_get(look(jax.tree.map(lambda leaf: leaf[0], states)))
+        views.append(plane.View(title, *seen))
 
     states = mixtures.train(config, game, watch, chunks=config.frames)
     figures = mixtures.figures_of(config, game, states)
@@ -82,23 +81,20 @@ def _work(config: Config, folder: Path) -> Record:
     ]
     plane.side_by_side(shown, real, folder / "seeds.png", reach=reach)
     return {
-        "updates": {
-            "generator": config.num_steps,
-            "discriminator": config.num_steps * config.n_critic,
-        },
+        "updates": mixtures.updates(config),
         "num_modes": len(game.distribution.modes),
         "figures": figures,
         "pictures": ["training.gif", "seeds.png"],
     }
 
 
-def _look(config: Config, game: Game, state: TrainState) -> tuple[Array, Array]:
-    """1,000 samples; and D(x) over the plane, or 0 where it judges packs."""
+def _look(config: Config, game: Game, state: TrainState) -> tuple[Array, Array | None]:
+    """1,000 samples; and D(x) over the plane, unless it judges packs."""
     made = game.unit * sample(game.gan, state, jax.random.key(0), 1000)
+    if config.pack > 1:
+        return made, None
     axis = jnp.linspace(-REACH[config.data], REACH[config.data], 80)
     x = jnp.stack(jnp.meshgrid(axis, axis), axis=2)
-    if config.pack > 1:
-        return made, jnp.zeros(x.shape[:2])
     player = state.discriminator
     logits, _ = game.gan.discriminator.apply(
         player.params, player.model_state, x.reshape(-1, 2) / game.unit, train=False

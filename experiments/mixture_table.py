@@ -16,7 +16,7 @@ import numpy as np
 
 from experiments import cli, mixtures
 from experiments.mixtures import Recipe
-from gan_jax import sample
+from gan_jax import parallel, sample
 from gan_jax.errors import UserError
 from gan_jax.plots import plane
 from gan_jax.runs import Record, write_json
@@ -132,7 +132,7 @@ def recipe(config: Config, data: str, way: str) -> Recipe:
 def main(config: Config) -> Record:
     """Trains every way on every distribution; draws and prints the table."""
     check(config)
-    cli.use_every_core()
+    parallel.use_every_core()
 
     def work(folder: Path) -> Record:
         figures: dict[str, Record] = {}
@@ -179,10 +179,7 @@ def _one(config: Config, data: str, way: str, file: Path) -> Record:
     made = sample(game.gan, first, jax.random.key(0), 1000)
     found = {
         **mixtures.figures_of(settings, game, states),
-        "updates": {
-            "generator": settings.num_steps,
-            "discriminator": settings.num_steps * (settings.n_critic + settings.unroll),
-        },
+        "updates": mixtures.updates(settings),
         "real": (game.unit * np.asarray(real)).tolist(),
         "made": (game.unit * np.asarray(made)).tolist(),
     }

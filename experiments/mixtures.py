@@ -33,6 +33,7 @@ from gan_jax.models import MODELS
 from gan_jax.optimizers import adam
 from gan_jax.packing import packed
 from gan_jax.penalties import PENALTIES
+from gan_jax.players import rising_decay
 from gan_jax.types import Array, Metrics
 
 
@@ -98,9 +99,7 @@ def check(recipe: Recipe) -> None:
             raise UserError(f"--penalty must be some of {', '.join(PENALTIES)}, got {name}")
     if recipe.penalty:
         cli.check_above_zero(recipe, "penalty_weight", "final_penalty_weight")
-    for name in ("b1", "b2", "ema_decay"):
-        if not 0 <= getattr(recipe, name) < 1:
-            raise UserError(f"{cli.flag(name)} must be in [0, 1), got {getattr(recipe, name)}")
+    cli.check_below_one(recipe, "b1", "b2", "ema_decay")
 
 
 class Game(NamedTuple):
@@ -148,9 +147,7 @@ def build(recipe: Recipe) -> Game:
         played, loss, discriminator_tx, penalties=penalties
     )
 
-    def ema_decay(step: Array) -> Array:
-        return jnp.minimum(recipe.ema_decay, (1.0 + step) / (10.0 + step))
-
+    ema_decay = rising_decay(recipe.ema_decay)
     generator_step = make_generator_step(played, loss, generator_tx, ema_decay=ema_decay)
     if recipe.unroll:
         generator_step = make_unrolled_generator_step(
@@ -174,6 +171,15 @@ def build(recipe: Recipe) -> Game:
             (recipe.n_critic, recipe.batch_size, *pack),
         ),
     )
+
+
+def updates(recipe: Recipe) -> dict[str, int]:
+    """How many steps of each player are computed; D's unrolled ones count."""
+    of_generator = recipe.num_steps
+    return {
+        "generator": of_generator,
+        "discriminator": of_generator * (recipe.n_critic + recipe.unroll),
+    }
 
 
 def penalty_weight(recipe: Recipe, step: Array) -> Array:

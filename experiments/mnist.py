@@ -31,6 +31,7 @@ from gan_jax.models import MODELS
 from gan_jax.optimizers import adam
 from gan_jax.parallel import AXIS_NAMES
 from gan_jax.penalties import r1
+from gan_jax.players import rising_decay
 from gan_jax.runs import RunFolder
 from gan_jax.types import StepFn
 
@@ -110,9 +111,7 @@ def check(config: Config) -> None:
     cli.check_at_least(config, **dict.fromkeys(counts, 1), r1=0)
     cli.check_seed(config)
     cli.check_above_zero(config, "generator_lr", "discriminator_lr")
-    for name in ("b1", "b2", "ema_decay"):
-        if not 0 <= getattr(config, name) < 1:
-            raise UserError(f"{cli.flag(name)} must be in [0, 1), got {getattr(config, name)}")
+    cli.check_below_one(config, "b1", "b2", "ema_decay")
 
 
 def build(
@@ -140,10 +139,8 @@ def build(
     generator_tx = adam(config.generator_lr, b1=config.b1, b2=config.b2)
     discriminator_tx = adam(config.discriminator_lr, b1=config.b1, b2=config.b2)
 
-    def ema_decay(step: jax.Array) -> jax.Array:
-        # The average forgets the untrained weights soon, so that early samples show something.
-        return jnp.minimum(config.ema_decay, (1.0 + step) / (10.0 + step))
-
+    # Early samples show something.
+    ema_decay = rising_decay(config.ema_decay)
     example = Batch(jnp.zeros((2, *shape)))
     state = jax.jit(lambda key: init(gan, generator_tx, discriminator_tx, key, example))(
         jax.random.key(config.seed)

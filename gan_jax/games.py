@@ -7,14 +7,14 @@ lookahead, which are made of optimizers, are in `gan_jax.optimizers`.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import optax
 
 from gan_jax.objectives import Objective, discriminator_objective, generator_objective
-from gan_jax.players import check_at_least_one, discriminator_step_of, generator_step_of
+from gan_jax.players import Decay, check_at_least_one, discriminator_step_of, generator_step_of
 from gan_jax.types import (
     GAN,
     AdversarialLoss,
@@ -64,7 +64,7 @@ def make_consensus_steps(
     own: float,
     other: float,
     penalties: Sequence[WeightedPenalty] = (),
-    ema_decay: float | Callable[[Array], Array] = 0.999,
+    ema_decay: Decay = 0.999,
     accumulate: int = 1,
     axis_name: AxisName | None = None,
 ) -> tuple[StepFn, StepFn]:
@@ -148,7 +148,7 @@ def make_unrolled_generator_step(
     discriminator_step: StepFn,
     *,
     unroll: int,
-    ema_decay: float | Callable[[Array], Array] = 0.999,
+    ema_decay: Decay = 0.999,
     accumulate: int = 1,
     axis_name: AxisName | None = None,
 ) -> StepFn:

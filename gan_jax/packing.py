@@ -1,5 +1,7 @@
 """PacGAN: a discriminator that judges several samples at once, and so sees missing modes."""
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from gan_jax.types import GAN, Array, Network, PyTree
@@ -53,17 +55,9 @@ def packed(gan: GAN, size: int) -> GAN:
         return gan.generator.init(key, *of_each(z, label))
 
     def generate(
-        params: PyTree,
-        model_state: PyTree,
-        z: Array,
-        label: Array | None = None,
-        *,
-        train: bool,
-        key: Array | None = None,
+        params: PyTree, model_state: PyTree, z: Array, label: Array | None = None, **options: Any
     ) -> tuple[Array, PyTree]:
-        x, model_state = gan.generator.apply(
-            params, model_state, *of_each(z, label), train=train, key=key
-        )
+        x, model_state = gan.generator.apply(params, model_state, *of_each(z, label), **options)
         return x.reshape(z.shape[0], size, *x.shape[1:]), model_state
 
     def init_discriminator(
@@ -73,16 +67,10 @@ def packed(gan: GAN, size: int) -> GAN:
         return gan.discriminator.init(key, joined(x), label)
 
     def judge(
-        params: PyTree,
-        model_state: PyTree,
-        x: Array,
-        label: Array | None = None,
-        *,
-        train: bool,
-        key: Array | None = None,
+        params: PyTree, model_state: PyTree, x: Array, label: Array | None = None, **options: Any
     ) -> tuple[Array, PyTree]:
         _check_label(x, label)
-        return gan.discriminator.apply(params, model_state, joined(x), label, train=train, key=key)
+        return gan.discriminator.apply(params, model_state, joined(x), label, **options)
 
     return GAN(
         Network(init_generator, generate),

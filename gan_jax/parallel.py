@@ -9,7 +9,9 @@ The state is donated: the one passed in is gone after the call.
 """
 
 import math
+import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import jax
@@ -26,6 +28,16 @@ AXIS_NAME = "devices"
 
 AXIS_NAMES: dict[str, str | None] = {"jit": None, "pmap": AXIS_NAME, "shard": None}
 """Layout -> the `axis_name` that steps, batch norm and dropout must be made with for it."""
+
+
+def use_every_core() -> None:
+    """Makes each core of a CPU a device of its own, for members of an ensemble or parts of a batch.
+
+    Too late, and without effect, once JAX has been at work in this process.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", cores or 1)
 
 
 def jit_step(step: Step, *, donate: bool = True) -> Step:

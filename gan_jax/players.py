@@ -2,8 +2,10 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import TypeAlias
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from gan_jax.objectives import Objective
@@ -13,7 +15,13 @@ from gan_jax.update import update
 _DISCRIMINATOR, _GENERATOR = 0, 1
 """What the roles fold into the state's key."""
 
-Decay = float | Callable[[Array], Array]
+Decay: TypeAlias = float | Callable[[Array], Array]
+"""Of the moving average of G's weights: a number, or a schedule of G's updates made before."""
+
+
+def rising_decay(highest: float) -> Callable[[Array], Array]:
+    """(1 + step) / (10 + step), up to `highest`: the average soon forgets the untrained weights."""
+    return lambda step: jnp.minimum(highest, (1.0 + step) / (10.0 + step))
 
 
 def discriminator_step_of(

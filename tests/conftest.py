@@ -62,3 +62,17 @@ def quick_compile():
     """Spends less on compiling, for tests that compile much and compute little."""
     with compiled_in_a_hurry():
         yield
+
+
+@pytest.fixture
+def compiled():
+    """The names of the programs that were compiled, in order."""
+    names = []
+
+    def listen(event, duration, **about):
+        if event == "/jax/core/compile/backend_compile_duration":
+            names.append(about["fun_name"])
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield names
+    jax.monitoring.unregister_event_duration_listener(listen)

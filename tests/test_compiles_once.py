@@ -7,7 +7,6 @@ from small_runs import config, write_idx
 from experiments import mnist
 from gan_jax import hooks
 
-BACKEND_COMPILE = "/jax/core/compile/backend_compile_duration"
 FIRST_CHUNK = "the first chunk is finished"
 CHUNK = {"jit": "jit(chunk)", "shard": "jit(chunk)", "pmap": "jit(_fun)"}
 
@@ -21,20 +20,6 @@ LATER = {
     ),
 }
 """What a run compiles once it is under way, and what for: each is a few milliseconds' work."""
-
-
-@pytest.fixture
-def compiled():
-    """The names of the programs that were compiled, in order."""
-    names = []
-
-    def listen(event, duration, **about):
-        if event == BACKEND_COMPILE:
-            names.append(about["fun_name"])
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield names
-    jax.monitoring.unregister_event_duration_listener(listen)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
-import jax
 import pytest
 
 from benchmarks import growth, loop
@@ -16,27 +15,15 @@ from benchmarks.workers.protocol import process_memory
 from gan_jax.errors import UserError
 from gan_jax.tables import markdown
 
-COMPILE = "/jax/core/compile/backend_compile_duration"
 
-
-def test_a_chunk_is_compiled_once_for_its_memory_and_its_time(quick_compile):
+def test_a_chunk_is_compiled_once_for_its_memory_and_its_time(compiled, quick_compile):
     """An ensemble, on one device: eight do not divide it. What it keeps is counted by hand."""
-    compiled = []
-
-    def listen(event, duration, **about):
-        if event == COMPILE:
-            compiled.append(about["fun_name"])
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        setting = Setting(batch_size=4, width=2, images=8, ensemble=2)
-        program = growth.compile_chunk(setting, steps=3)
-        assert sum("ensembled" in name for name in compiled) == 1
-        compiled.clear()
-        assert all(program.run() > 0 for _ in range(2))
-        assert compiled == []
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
+    setting = Setting(batch_size=4, width=2, images=8, ensemble=2)
+    program = growth.compile_chunk(setting, steps=3)
+    assert sum("ensembled" in name for name in compiled) == 1
+    compiled.clear()
+    assert all(program.run() > 0 for _ in range(2))
+    assert compiled == []
 
     def weights(*widths):
         return sum((before + 1) * after for before, after in pairwise(widths))

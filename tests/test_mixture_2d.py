@@ -13,6 +13,7 @@ from small_runs import assert_kept, assert_refused, compiled_in_a_hurry
 from experiments import mixture_2d, mixtures
 from experiments.mixtures import Recipe
 from gan_jax import sample
+from gan_jax.data.synthetic import DISTRIBUTIONS
 
 SMALL = mixture_2d.Config(
     num_steps=20, batch_size=8, width=4, depth=1, seeds=2, num_samples=50, frames=2
@@ -64,6 +65,11 @@ def test_the_folder_is_kept(finished):
 def test_bad_flags(change, message, tmp_path):
     config = dataclasses.replace(SMALL, workdir=tmp_path / "run", **change)
     assert_refused(mixture_2d, config, message)
+
+
+def test_every_distribution_the_flag_offers_exists():
+    (field,) = (field for field in dataclasses.fields(Recipe) if field.name == "data")
+    assert set(field.type.__args__) == DISTRIBUTIONS.keys()
 
 
 RECIPE = Recipe(num_steps=4, batch_size=8, width=4, depth=1, seeds=2)

@@ -1,7 +1,6 @@
 """This library: a fused loop of train steps, on one device, on all of them, for sixteen GANs."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from importlib import metadata
 from typing import Any
 
@@ -14,7 +13,7 @@ import gan_jax
 from benchmarks import cases
 from benchmarks.problem import Problem
 from benchmarks.workers.linen import Player, fill
-from benchmarks.workers.protocol import Loop, Losses, Setting, cores, serve
+from benchmarks.workers.protocol import Loop, Losses, Setting, serve
 from gan_jax import GAN, Batch, Network, from_linen, losses, parallel, penalties, priors
 from gan_jax.data import synthetic
 from gan_jax.data.pipeline import make_batches
@@ -37,8 +36,7 @@ def build(setting: Setting) -> Loop:
     ensemble = ENSEMBLE if setting.contender == "gan_jax_16" else 1
     length = 1 if setting.fixed else 100 if case.on_ring else 50 if problem.batch_size <= 64 else 20
     if setting.contender != "gan_jax":
-        with suppress(RuntimeError):  # JAX is at work already: the devices are what they are
-            jax.config.update("jax_num_cpu_devices", cores())
+        parallel.use_every_core()
     gan, tx = _gan(case), adam(cases.LEARNING_RATE, b1=cases.BETA_1, b2=cases.BETA_2)
 
     @jax.jit
