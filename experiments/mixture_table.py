@@ -29,17 +29,20 @@ class Way(NamedTuple):
     Attributes:
       title: in the table.
       changes: to the recommended recipe.
+      times: as many updates as the others.
     """
 
     title: str
     changes: dict[str, Any]
+    times: int = 1
 
 
-_PLAIN: dict[str, Any] = {"penalty": ()}
-_R1: dict[str, Any] = {"final_penalty_weight": Recipe.penalty_weight}
+_PLAIN: dict[str, Any] = {"penalty": (), "noise": 0.0}
+_R1: dict[str, Any] = {"noise": 0.0, "final_penalty_weight": Recipe.penalty_weight}
 
 WAYS = {
     "plain": Way("GAN", _PLAIN),
+    "noise": Way("instance noise", {"penalty": ()}),
     "unrolled": Way("unrolled, 5 steps", _PLAIN | {"unroll": 5}),
     "pacgan2": Way("PacGAN2", _PLAIN | {"pack": 2}),
     "wgan_gp": Way(
@@ -49,12 +52,15 @@ WAYS = {
             "penalty": ("gradient_penalty",),
             "penalty_weight": 0.1,
             "final_penalty_weight": 0.1,
+            "noise": 0.0,
             "n_critic": 5,
         },
     ),
     "r1": Way("R1", _R1),
     "rpgan": Way("RpGAN + R1 + R2", _R1 | {"loss": "relativistic", "penalty": ("r1", "r2")}),
-    "recommended": Way("R1, its weight annealed", {}),
+    "annealed": Way("R1, its weight annealed", {"noise": 0.0}),
+    "recommended": Way("R1 annealed, and instance noise", {}),
+    "long": Way("the same, 5 times as long", {}, times=5),
 }
 """From the plain game to the one we recommend. Each but WGAN-GP differs from it in what its title
 says and in nothing else: the same networks, optimizer, rates and updates."""
@@ -96,7 +102,7 @@ class Config:
     ways: tuple[str, ...] = tuple(WAYS)
     """Rows."""
     num_steps: int = Recipe.num_steps
-    """G's updates, in every row."""
+    """G's updates, in every row but the last."""
     batch_size: int = Recipe.batch_size
     """Samples that D judges in an update, packs counted once."""
     seeds: int = Recipe.seeds
@@ -123,10 +129,10 @@ def check(config: Config) -> None:
 
 def recipe(config: Config, data: str, way: str) -> Recipe:
     """The settings of one cell of the table."""
-    shared = ("num_steps", "batch_size", "seeds", "seed", "num_samples")
-    return Recipe(
-        **{"data": data, **{name: getattr(config, name) for name in shared}, **WAYS[way].changes}
-    )
+    shared = ("batch_size", "seeds", "seed", "num_samples")
+    settings: dict[str, Any] = {name: getattr(config, name) for name in shared}
+    settings |= {"data": data, "num_steps": config.num_steps * WAYS[way].times}
+    return Recipe(**settings, **WAYS[way].changes)
 
 
 def main(config: Config) -> Record:

@@ -17,11 +17,14 @@ from gan_jax import (
     Batch,
     TrainState,
     init,
+    instance_noise,
     losses,
     make_discriminator_step,
     make_generator_step,
     make_train_step,
+    mixed_scales,
     parallel,
+    priors,
     sample,
 )
 from gan_jax.data.synthetic import DISTRIBUTIONS, Distribution, feed, standardised
@@ -29,7 +32,7 @@ from gan_jax.errors import UserError
 from gan_jax.games import make_unrolled_generator_step
 from gan_jax.metrics.modes import mode_coverage
 from gan_jax.metrics.two_sample import energy_test
-from gan_jax.models import MODELS
+from gan_jax.models.mlp import mlp
 from gan_jax.optimizers import adam
 from gan_jax.packing import packed
 from gan_jax.penalties import PENALTIES
@@ -52,6 +55,11 @@ class Recipe:
     final_penalty_weight: float = 1e-5
     """Weight of each at the end, reached geometrically. A strong penalty finds the modes; only a
     weak one lets D tell how wide they are."""
+    noise: float = 0.5
+    """Added to some of what D sees in training, of all scales up to this in units of the data's
+    spread; 0: none. Through it modes drawn too often feel those that are drawn too seldom."""
+    noise_share: float = 0.25
+    """Of the samples, real and fake, that are given noise."""
     pack: int = 1
     """Samples that D judges together, as PacGAN does."""
     unroll: int = 0
@@ -63,16 +71,20 @@ class Recipe:
     batch_size: int = 256
     """Samples that D judges in an update, packs counted once."""
     latent: int = 2
-    """Dimensions of z ~ N(0, I)."""
-    width: int = 128
+    """Dimensions of z."""
+    latent_scale: float = 4.0
+    """Standard deviation of z: the wider, the less of it lies on the way from mode to mode."""
+    width: int = 64
     """Units in a hidden layer of either network."""
-    depth: int = 4
-    """Hidden layers of either network."""
+    generator_depth: int = 4
+    """Hidden layers of G."""
+    discriminator_depth: int = 4
+    """Hidden layers of D."""
     generator_slope: float = 0.0
     """Of G's leaky ReLUs below 0; 0: ReLUs."""
-    generator_lr: float = 1e-3
+    generator_lr: float = 2e-3
     """Learning rate of G at the start; it falls to 0 along a half cosine."""
-    discriminator_lr: float = 1e-3
+    discriminator_lr: float = 2e-3
     """Learning rate of D, likewise."""
     b1: float = 0.0
     """Decay of Adam's mean gradient."""
@@ -90,9 +102,10 @@ class Recipe:
 
 def check(recipe: Recipe) -> None:
     """Raises `UserError` for values that no run could use."""
-    counts = ("pack", "n_critic", "num_steps", "batch_size", "latent", "width", "depth", "seeds")
-    cli.check_at_least(recipe, **dict.fromkeys(counts, 1), unroll=0, num_samples=2)
-    cli.check_above_zero(recipe, "generator_lr", "discriminator_lr")
+    counts = ["pack", "n_critic", "num_steps", "batch_size", "latent", "width", "seeds"]
+    counts += ["generator_depth", "discriminator_depth"]
+    cli.check_at_least(recipe, **dict.fromkeys(counts, 1), unroll=0, noise=0, num_samples=2)
+    cli.check_above_zero(recipe, "generator_lr", "discriminator_lr", "latent_scale")
     cli.check_seed(recipe)
     for name in recipe.penalty:
         if name not in PENALTIES:
@@ -100,6 +113,8 @@ def check(recipe: Recipe) -> None:
     if recipe.penalty:
         cli.check_above_zero(recipe, "penalty_weight", "final_penalty_weight")
     cli.check_below_one(recipe, "b1", "b2", "ema_decay")
+    if not 0 <= recipe.noise_share <= 1:
+        raise UserError(f"--noise-share must be in [0, 1], got {recipe.noise_share}")
 
 
 class Game(NamedTuple):
@@ -123,14 +138,9 @@ class Game(NamedTuple):
 def build(recipe: Recipe) -> Game:
     """The game that the settings describe."""
     distribution, unit = standardised(DISTRIBUTIONS[recipe.data]())
-    gan = MODELS["mlp"](
-        (2,),
-        latent=recipe.latent,
-        width=recipe.width,
-        depth=recipe.depth,
-        bounded=False,
-        generator_slope=recipe.generator_slope,
-    )
+    gan = _networks(recipe)
+    if recipe.noise:
+        gan = instance_noise(gan, mixed_scales(recipe.noise, share=recipe.noise_share))
     played = packed(gan, recipe.pack) if recipe.pack > 1 else gan
     loss, num = losses.named(recipe.loss), recipe.num_steps
     decay = optax.cosine_decay_schedule(1.0, num)
@@ -170,6 +180,23 @@ def build(recipe: Recipe) -> Game:
             distribution,
             (recipe.n_critic, recipe.batch_size, *pack),
         ),
+    )
+
+
+def _networks(recipe: Recipe) -> GAN:
+    def of_depth(depth: int) -> GAN:
+        return mlp(
+            (2,),
+            width=recipe.width,
+            depth=depth,
+            bounded=False,
+            generator_slope=recipe.generator_slope,
+        )
+
+    return GAN(
+        of_depth(recipe.generator_depth).generator,
+        of_depth(recipe.discriminator_depth).discriminator,
+        priors.normal(recipe.latent, recipe.latent_scale),
     )
 
 

@@ -5,7 +5,13 @@ A GAN is two pure networks, a prior, a loss and two optimizers; a training step 
 """
 
 from gan_jax import games, losses, optimizers, penalties, priors
-from gan_jax.networks import from_linen, mixed_precision, rematerialised
+from gan_jax.networks import (
+    from_linen,
+    instance_noise,
+    mixed_precision,
+    mixed_scales,
+    rematerialised,
+)
 from gan_jax.packing import packed
 from gan_jax.steps import (
     init,
@@ -26,11 +32,13 @@ __all__ = [
     "from_linen",
     "games",
     "init",
+    "instance_noise",
     "losses",
     "make_discriminator_step",
     "make_generator_step",
     "make_train_step",
     "mixed_precision",
+    "mixed_scales",
     "optimizers",
     "packed",
     "penalties",

@@ -9,9 +9,9 @@ from gan_jax.types import Array
 Prior = Callable[[Array, int], Array]
 
 
-def normal(dim: int) -> Prior:
-    """z ~ N(0, I) in `dim` dimensions."""
-    return lambda key, num: jax.random.normal(key, (num, dim))
+def normal(dim: int, scale: float = 1.0) -> Prior:
+    """z ~ N(0, scale^2 I) in `dim` dimensions."""
+    return lambda key, num: scale * jax.random.normal(key, (num, dim))
 
 
 def uniform(dim: int, bound: float = 3.0**0.5) -> Prior:

@@ -16,7 +16,14 @@ from gan_jax import sample
 from gan_jax.data.synthetic import DISTRIBUTIONS
 
 SMALL = mixture_2d.Config(
-    num_steps=20, batch_size=8, width=4, depth=1, seeds=2, num_samples=50, frames=2
+    num_steps=20,
+    batch_size=8,
+    width=4,
+    generator_depth=1,
+    discriminator_depth=1,
+    seeds=2,
+    num_samples=50,
+    frames=2,
 )
 
 
@@ -72,7 +79,9 @@ def test_every_distribution_the_flag_offers_exists():
     assert set(field.type.__args__) == DISTRIBUTIONS.keys()
 
 
-RECIPE = Recipe(num_steps=4, batch_size=8, width=4, depth=1, seeds=2)
+RECIPE = Recipe(
+    num_steps=4, batch_size=8, width=4, generator_depth=1, discriminator_depth=1, seeds=2
+)
 
 
 @pytest.mark.parametrize(

@@ -82,15 +82,18 @@ def test_each_row_is_the_recommended_recipe_but_for_what_it_says():
         }
         for name, row in rows.items()
     }
-    weights = {"penalty_weight", "final_penalty_weight"}
-    assert changed.pop("wgan_gp") == {"loss", "penalty", "n_critic", "final_penalty_weight"}
+    assert changed.pop("recommended") == set()
+    assert changed.pop("annealed") == {"noise"}
+    assert changed.pop("noise") == {"penalty"}
+    assert changed.pop("long") == {"num_steps"}
+    final = "final_penalty_weight"
     assert changed == {
-        "plain": {"penalty"},
-        "unrolled": {"penalty", "unroll"},
-        "pacgan2": {"penalty", "pack"},
-        "r1": weights - {"penalty_weight"},
-        "rpgan": {"loss", "penalty", "final_penalty_weight"},
-        "recommended": set(),
+        "plain": {"noise", "penalty"},
+        "unrolled": {"noise", "penalty", "unroll"},
+        "pacgan2": {"noise", "penalty", "pack"},
+        "wgan_gp": {"noise", "penalty", "loss", "n_critic", final},
+        "r1": {"noise", final},
+        "rpgan": {"noise", "penalty", "loss", final},
     }
 
 
