@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import cli, mixtures
-from experiments.mixtures import Game, Recipe
+from experiments import cli, many, mixtures
+from experiments.mixtures import Recipe
 from gan_jax import TrainState, parallel, sample
 from gan_jax.errors import UserError
 from gan_jax.plots import plane
@@ -60,44 +60,47 @@ def main(config: Config) -> Record:
 
 
 def _work(config: Config, folder: Path) -> Record:
-    game, views = mixtures.build(config), list[plane.View]()
-    look = jax.jit(lambda state: _look(config, game, state))
+    distribution, unit = mixtures.data(config)
+    game, views = mixtures.build(config, distribution), list[plane.View]()
+    look = jax.jit(lambda state: _look(config, game, unit, state))
 
     def watch(step: int, states: TrainState) -> None:
         title = f"{config.data}, seed {config.seed}, after {step} updates of G"
         seen = jax.device_get(look(jax.tree.map(lambda leaf: leaf[0], states)))
         views.append(plane.View(title, *seen))
 
-    states = mixtures.train(config, game, watch, chunks=config.frames)
-    figures = mixtures.figures_of(config, game, states)
+    states = many.train(config, game, watch, chunks=config.frames)
+    figures = mixtures.figures_of(config, game, distribution, states)
     print(table(figures))
-    real = game.unit * np.asarray(game.distribution.sample(jax.random.key(1), 1000))
+    real = unit * np.asarray(distribution.sample(jax.random.key(1), 1000))
     reach = REACH[config.data]
     plane.training(views, real, folder / "training.gif", reach=reach)
     draw = jax.vmap(lambda state: sample(game.gan, state, jax.random.key(0), config.num_samples))
     shown = [
-        plane.View(_title(config, figures["gan"], number), game.unit * np.asarray(made))
+        plane.View(_title(config, figures["gan"], number), unit * np.asarray(made))
         for number, made in enumerate(jax.jit(draw)(states))
     ]
     plane.side_by_side(shown, real, folder / "seeds.png", reach=reach)
     return {
-        "updates": mixtures.updates(config),
-        "num_modes": len(game.distribution.modes),
+        "updates": many.updates(config),
+        "num_modes": len(distribution.modes),
         "figures": figures,
         "pictures": ["training.gif", "seeds.png"],
     }
 
 
-def _look(config: Config, game: Game, state: TrainState) -> tuple[Array, Array | None]:
+def _look(
+    config: Config, game: many.Game, unit: float, state: TrainState
+) -> tuple[Array, Array | None]:
     """1,000 samples; and D(x) over the plane, unless it judges packs."""
-    made = game.unit * sample(game.gan, state, jax.random.key(0), 1000)
+    made = unit * sample(game.gan, state, jax.random.key(0), 1000)
     if config.pack > 1:
         return made, None
     axis = jnp.linspace(-REACH[config.data], REACH[config.data], 80)
     x = jnp.stack(jnp.meshgrid(axis, axis), axis=2)
     player = state.discriminator
     logits, _ = game.gan.discriminator.apply(
-        player.params, player.model_state, x.reshape(-1, 2) / game.unit, train=False
+        player.params, player.model_state, x.reshape(-1, 2) / unit, train=False
     )
     return made, jax.nn.sigmoid(logits).reshape(x.shape[:2])
 

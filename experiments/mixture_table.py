@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import cli, mixtures
+from experiments import cli, many, mixtures
 from experiments.mixtures import Recipe
 from gan_jax import parallel, sample
 from gan_jax.errors import UserError
@@ -178,16 +178,17 @@ def _one(config: Config, data: str, way: str, file: Path) -> Record:
         found: Record = json.loads(file.read_text())
         return found
     settings = recipe(config, data, way)
-    game = mixtures.build(settings)
-    states = mixtures.train(settings, game, lambda step, states: None, chunks=CHUNKS)
+    distribution, unit = mixtures.data(settings)
+    game = mixtures.build(settings, distribution)
+    states = many.train(settings, game, lambda step, states: None, chunks=CHUNKS)
     first = jax.tree.map(lambda leaf: leaf[0], states)
-    real = game.distribution.sample(jax.random.key(1), 1000)
+    real = distribution.sample(jax.random.key(1), 1000)
     made = sample(game.gan, first, jax.random.key(0), 1000)
     found = {
-        **mixtures.figures_of(settings, game, states),
-        "updates": mixtures.updates(settings),
-        "real": (game.unit * np.asarray(real)).tolist(),
-        "made": (game.unit * np.asarray(made)).tolist(),
+        **mixtures.figures_of(settings, game, distribution, states),
+        "updates": many.updates(settings),
+        "real": (unit * np.asarray(real)).tolist(),
+        "made": (unit * np.asarray(made)).tolist(),
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, found)

@@ -142,6 +142,28 @@ def ensemble_step(
     On a CPU small networks leave cores idle: with as many devices as cores
     (`JAX_NUM_CPU_DEVICES=4 python ...`) each core has members of its own.
 
+    Members may differ in more than their seeds. What an optimizer made by
+    `optax.inject_hyperparams` is given to `init` under `jax.vmap`, such as a learning rate for each
+    member, is in the state, which the step reads it from; other settings, such as a penalty's
+    weight, may stand beside it, the state being any pytree:
+
+        make_tx = optax.inject_hyperparams(gan_jax.optimizers.adam)
+
+        def member(seed, rate, weight):
+            tx = make_tx(learning_rate=rate)
+            return gan_jax.init(gan, tx, tx, jax.random.key(seed), batch), weight
+
+        def step(member, batch):
+            state, weight = member
+            tx = make_tx(learning_rate=0.0)  # not read
+            penalised = [(penalties.r1, weight)]
+            d_step = gan_jax.make_discriminator_step(gan, loss, tx, penalties=penalised)
+            state, metrics = d_step(state, batch)
+            return (state, weight), metrics
+
+        members = jax.vmap(member)(seeds, rates, weights)  # each [N]
+        members, metrics = ensemble_step(step, batch_axis=None)(members, batch)
+
     Args:
       step: a pure step made without `axis_name`, or a fused loop of such steps.
       batch_axis: the axis of the batch that counts members; leaves without that axis go to every

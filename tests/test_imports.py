@@ -13,15 +13,15 @@ FLOORS = [
     {"types", "errors"},
     {"models.conv_native", "parallel"},
     {"models.conv_cpu"},
-    {"keys", "losses", "augmentations", "optimizers", "networks", "priors", "runs", "checkpoint"}
+    {"keys", "losses", "augmentations", "optimizers", "priors", "runs", "checkpoint"}
     | {"models.conv", "data.types", "metrics", "metrics.digits", "metrics.frechet"}
     | {"plots.images", "plots.charts", "theory.quadrature", "data.synthetic", "metrics.modes"}
     | {"metrics.two_sample", "packing", "tables"},
-    {"penalties", "objectives", "models.layers", "plots.demonstration", "plots.plane"}
+    {"networks", "penalties", "objectives", "models.layers", "plots.demonstration", "plots.plane"}
     | {"theory.optimum", "theory.pushforward", "theory.games"}
     | {"data.idx", "data.images", "data.embedded", "data.pipeline"},
-    {"update", "models.mlp", "models.dcgan", "models.spectral"}
-    | {"data.folder", "data.prepare", "plots"}
+    {"update", "models.mlp", "models.dcgan", "models.small_dcgan", "models.spectral"}
+    | {"data.folder", "data.prepare", "data.stacked", "plots"}
     | {"theory.divergences", "theory.updates"},
     {"players"},
     {"steps", "games"},

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from gan_jax.data import synthetic
-from gan_jax.metrics.modes import mode_coverage
+from gan_jax.metrics.modes import class_coverage, expected_reverse_kl, mode_coverage
 
 MODES = jnp.array([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0]])
 
@@ -46,3 +47,21 @@ def test_a_perfect_sampler():
     # KL of a histogram of N over K equal modes: (K - 1) / 2N on average, chi-squared about it.
     floor, error = 7 / 5000, np.sqrt(14) / 5000 / np.sqrt(40)
     assert np.mean(measured.reverse_kl) == pytest.approx(floor, abs=4 * error)
+
+
+def test_classes_are_counted_as_numpy_and_scipy_count_them():
+    label = np.random.default_rng(0).zipf(1.5, 200) % 50
+    made = class_coverage(jnp.asarray(label), 50)
+    assert made.captured == len(set(label.tolist())) < 50
+    expected = scipy.stats.entropy(np.bincount(label, minlength=50), np.full(50, 1 / 50))
+    np.testing.assert_allclose(made.reverse_kl, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("num", "samples"), [(8, 2500), (1000, 26_000)])
+def test_what_a_perfect_sampler_is_to_expect(num, samples):
+    """Exactly: each class's count is binomial. To first order in 1 / N, and the second is known."""
+    count = np.arange(1, samples + 1)
+    terms = count / samples * np.log(num * count / samples)
+    exact = num * np.sum(scipy.stats.binom.pmf(count, samples, 1 / num) * terms)
+    second = (num**2 - 1) / (12 * samples**2)
+    assert exact - expected_reverse_kl(num, samples) == pytest.approx(second, rel=0.2)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from small_runs import assert_kept, assert_refused, compiled_in_a_hurry
 
-from experiments import mixture_2d, mixtures
+from experiments import many, mixture_2d, mixtures
 from experiments.mixtures import Recipe
 from gan_jax import sample
 from gan_jax.data.synthetic import DISTRIBUTIONS
@@ -96,9 +96,9 @@ RECIPE = Recipe(
 def test_seeds_in_one_program_are_the_seeds_alone(change, quick_compile):
     """Every way to play: two GANs at once end where each alone does, step by step."""
     recipe = dataclasses.replace(RECIPE, **change)
-    game = mixtures.build(recipe)
+    game = mixtures.build(recipe, mixtures.data(recipe)[0])
     seen = []
-    together = mixtures.train(recipe, game, lambda step, states: seen.append(step), chunks=2)
+    together = many.train(recipe, game, lambda step, states: seen.append(step), chunks=2)
     assert seen == [0, 2, 4]
     step = jax.jit(game.step)
     for number in range(recipe.seeds):
@@ -118,9 +118,9 @@ def test_seeds_in_one_program_are_the_seeds_alone(change, quick_compile):
 def test_weights_and_rates_fall_as_they_say():
     """From the first weight to the last geometrically; G moves less and less."""
     recipe = dataclasses.replace(RECIPE, num_steps=100, penalty_weight=1.0)
-    weights = [mixtures.penalty_weight(recipe, jnp.asarray(step)) for step in (0, 50, 100, 200)]
+    weights = [many.penalty_weight(recipe, jnp.asarray(step)) for step in (0, 50, 100, 200)]
     np.testing.assert_allclose(weights, [1.0, np.sqrt(1e-5), 1e-5, 1e-5], rtol=1e-4)
-    game = mixtures.build(recipe)
+    game = mixtures.build(recipe, mixtures.data(recipe)[0])
     state, states, step = game.state(jax.random.key(0)), [], jax.jit(game.step)
     for _ in range(101):
         states.append(state)
@@ -139,9 +139,11 @@ def test_weights_and_rates_fall_as_they_say():
 
 
 def test_samples_are_in_units_of_the_spread():
-    game = mixtures.build(dataclasses.replace(RECIPE, data="grid"))
-    assert game.unit == pytest.approx(np.sqrt(8), rel=0.02)
-    x = game.distribution.sample(jax.random.key(0), 1000)
+    recipe = dataclasses.replace(RECIPE, data="grid")
+    distribution, unit = mixtures.data(recipe)
+    game = mixtures.build(recipe, distribution)
+    assert unit == pytest.approx(np.sqrt(8), rel=0.02)
+    x = distribution.sample(jax.random.key(0), 1000)
     assert float(jnp.mean(jnp.square(x))) == pytest.approx(1.0, rel=0.05)
     state = game.state(jax.random.key(0))
     assert sample(game.gan, state, jax.random.key(1), 3).shape == (3, 2)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from small_runs import assert_kept, assert_refused, compiled_in_a_hurry
 
-from experiments import mixture_table, mixtures
+from experiments import many, mixture_table
 from experiments.mixtures import Recipe
 
 SMALL = mixture_table.Config(
@@ -53,9 +53,9 @@ def test_what_is_done_is_not_done_again(finished, monkeypatch, tmp_path):
     (config.workdir / "summary.json").unlink()
     (config.workdir / "ways" / "ring_pacgan2.json").unlink()
     trained = []
-    train = mixtures.train
+    train = many.train
     monkeypatch.setattr(
-        mixtures, "train", lambda recipe, *a, **k: trained.append(recipe) or train(recipe, *a, **k)
+        many, "train", lambda recipe, *a, **k: trained.append(recipe) or train(recipe, *a, **k)
     )
     with compiled_in_a_hurry():
         again = mixture_table.main(config)

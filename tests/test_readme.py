@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import mixture_2d, mnist, sample
+from experiments import mixture_2d, mnist, sample, stacked_mnist
 from gan_jax import data
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -14,7 +14,7 @@ README = (Path(__file__).parents[1] / "README.md").read_text()
 
 def test_the_steps_in_your_own_pipeline(capsys):
     """The README's own lines, with fewer steps, which is enough to move towards the data."""
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    code, _ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     shorter = code.replace("range(3000)", "range(300)").replace("(gan, loss, tx)\n", _QUICKLY)
     assert shorter.count("range(300)") == 1
     names: dict = {}
@@ -22,6 +22,15 @@ def test_the_steps_in_your_own_pipeline(capsys):
     value, mean = re.fullmatch(r"(\S+) \[(.*)\]\n", capsys.readouterr().out).groups()
     assert -2 < float(value) < 0
     assert np.linalg.norm(np.array(mean.split(), float) - 2.0) < 1.5 < np.linalg.norm([2.0, 2.0])
+
+
+def test_a_sweep(capsys):
+    """Eight GANs of two rates, in one program; all near the theory's -log 4."""
+    _, code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(code, {})
+    mean, spread = re.findall(r"\[(.*?)\]", capsys.readouterr().out)
+    np.testing.assert_allclose(np.array(mean.split(), float), -np.log(4), atol=0.1)
+    assert 0 < max(map(float, spread.split())) < 0.1
 
 
 _QUICKLY = "(gan, loss, tx, ema_decay=0.9)\n"
@@ -35,6 +44,7 @@ def test_every_flag_is_one_of_the_experiments():
             ("", mnist.Config),
             ("", sample.Config),
             ("", mixture_2d.Config),
+            ("", stacked_mnist.Config),
             ("data.", data.Config),
         )
         for field in dataclasses.fields(config)
@@ -43,7 +53,8 @@ def test_every_flag_is_one_of_the_experiments():
 
 
 def test_every_file_it_links_to_is_there():
-    links = re.findall(r"\]\(([^)#]+)\)", README)
+    prose = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+    links = re.findall(r"\]\(([^)#]+)\)", prose)
     assert links
     for link in links:
         assert (Path(__file__).parents[1] / link).exists(), link

@@ -1,5 +1,7 @@
 """Spectral normalisation against the singular values of the layers' explicit matrices."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -69,30 +71,24 @@ def largest(function, kernel, shape):
     return np.linalg.svd(np.asarray(matrix, np.float64), compute_uv=False)[0]
 
 
-def handed_on(network, state, x, passes):
-    """The parameters the network inside is applied to by the last of some more training passes."""
+def handed_on(network, player, x, train):
+    """The parameters the network inside is applied to in a pass of either kind."""
     seen = []
 
     def apply(params, *arguments, **options):
         seen.append(params)
         return network.apply(params, *arguments, **options)
 
-    def one(model_state, _):
-        inside = spectral_norm(Network(network.init, apply), iterations=2)
-        _, model_state = inside.apply(state.discriminator.params, model_state, x, train=True)
-        return model_state, seen[-1]
+    def one(params, model_state):
+        spectral_norm(Network(network.init, apply)).apply(params, model_state, x, train=train)
+        return seen.pop()
 
-    run = jax.jit(lambda start: jax.lax.scan(one, start, length=passes)[1])
-    return jax.tree.map(lambda leaf: leaf[-1], run(state.discriminator.model_state))
+    return jax.jit(one)(player.params, player.model_state)
 
 
-IN_TRAINING, AT_REST = (1, 2e-2), (1000, 1e-3)
-"""How far a norm may be from 1, after how many passes that train nothing but the directions."""
-
-
-def trained(gan, shape, num):
-    """The state after `num` steps of D on one batch, and the batch."""
-    tx = optax.adam(2e-4, b1=0.5)
+def trained(gan, shape, num, rate=2e-4, seed=0):
+    """D after `num` steps on one batch, and the batch."""
+    tx = optax.adam(rate, b1=0.5)
     batch = Batch(jax.random.uniform(jax.random.key(1), (8, *shape), minval=-1.0))
     step = gan_jax.make_discriminator_step(gan, losses.hinge, tx)
 
@@ -101,86 +97,104 @@ def trained(gan, shape, num):
         state = gan_jax.init(gan, tx, tx, key, batch)
         return jax.lax.scan(lambda state, _: step(state, batch), state, length=num)[0]
 
-    return run(jax.random.key(0)), batch
+    return run(jax.random.key(seed)).discriminator, batch
 
 
 @pytest.fixture(scope="module")
 def after_training():
-    """D of every layer, its state after 100 steps and the batch."""
+    """A D of every layer, its state after 100 steps and the batch."""
     discriminator = gan_jax.from_linen(EveryLayer())
     gan = mlp(SHAPE, latent=2, width=8)._replace(discriminator=discriminator)
     with compiled_in_a_hurry():
-        return discriminator, *trained(spectrally_normalised(gan, iterations=2), SHAPE, 100)
+        return discriminator, *trained(spectrally_normalised(gan), SHAPE, 100, rate=1e-3)
 
 
-@pytest.mark.parametrize(("passes", "tolerance"), [IN_TRAINING, AT_REST])
-def test_every_kind_of_layer_has_norm_1_after_training(after_training, passes, tolerance):
-    discriminator, state, batch = after_training
-    normalised = handed_on(discriminator, state, batch.x, passes)
-    plain = state.discriminator.params
+@pytest.mark.parametrize("train", [True, False])
+def test_every_kind_of_layer_has_norm_1_in_the_midst_of_training(after_training, train):
+    discriminator, player, batch = after_training
+    normalised = handed_on(discriminator, player, batch.x, train)
+    plain = player.params
     assert set(OF_LAYER) == set(plain)
     for name, (function, shape) in OF_LAYER.items():
         made = largest(function, normalised[name]["kernel"], shape)
-        np.testing.assert_allclose(made, 1, atol=tolerance, err_msg=name)
+        np.testing.assert_allclose(made, 1, atol=1e-3, err_msg=name)
         # It is the kernel that is normalised, by a positive number, and nothing else.
         ratio = np.asarray(plain[name]["kernel"]) / np.asarray(normalised[name]["kernel"])
         norm = largest(function, plain[name]["kernel"], shape)
-        np.testing.assert_allclose(ratio, np.full_like(ratio, norm), rtol=2 * tolerance)
-        assert abs(norm - 1) > 0.02, "nothing to normalise"
+        np.testing.assert_allclose(ratio, np.full_like(ratio, norm), rtol=2e-3)
+        assert abs(norm - 1) > 0.01, "nothing to normalise"
         for other in set(plain[name]) - {"kernel"}:
             np.testing.assert_array_equal(plain[name][other], normalised[name][other])
 
 
 def test_the_network_is_1_lipschitz(after_training):
     """Leaky ReLUs are, so their compositions with it are: D's slope is at most 1."""
-    discriminator, state, _ = after_training
+    discriminator, player, _ = after_training
     apply = spectral_norm(discriminator).apply
-    player = state.discriminator
     x = 3 * jax.random.normal(jax.random.key(2), (64, *SHAPE))
 
     def total(x):
         return jnp.sum(apply(player.params, player.model_state, x, train=False)[0])
 
     slopes = np.linalg.norm(jax.jit(jax.grad(total))(x).reshape(64, -1), axis=1)
-    assert 0.01 < slopes.max() < 1 + 1e-2
+    assert 0.01 < slopes.max() < 1 + 2e-3
+
+
+def test_what_is_orthogonal_to_the_direction_is_found():
+    """In one pass from a singular vector of half the norm, which no iteration alone would leave."""
+    spectrum = 1.0 - np.arange(200) / 398
+    network, x = spectral_norm(gan_jax.from_linen(Linear(200))), jnp.ones((2, 200))
+    params, model_state = jax.jit(network.init)(jax.random.key(0), x)
+    params = {"a": {**params["a"], "kernel": jnp.diag(jnp.asarray(spectrum, jnp.float32))}}
+    kept = {**model_state, "directions": {"a": jnp.zeros(200).at[-1].set(1.0)}}
+    y, _ = jax.jit(partial(network.apply, train=True))(params, kept, x)
+    np.testing.assert_allclose(y[0], spectrum, rtol=1e-3)
 
 
 def test_only_training_moves_the_directions():
-    network, x = spectral_norm(gan_jax.from_linen(Linear()), iterations=1), jnp.ones((2, 9))
-    params, before = network.init(jax.random.key(0), x)
+    network, x = spectral_norm(gan_jax.from_linen(Linear())), jnp.ones((2, 9))
+    params, before = jax.jit(network.init)(jax.random.key(0), x)
     for train in (False, True):
-        _, after = network.apply(params, before, x, train=train)
+        _, after = jax.jit(partial(network.apply, train=train))(params, before, x)
         same = np.array_equal(after["directions"]["a"], before["directions"]["a"])
         assert same == (not train)
+        assert after["seed"] == before["seed"] + train
+
+
+DCGAN = ("dcgan", (28, 28, 1))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num", [100, 200])
-@pytest.mark.parametrize(("name", "shape"), [("dcgan", (28, 28, 1)), ("mlp", (6, 5, 3))])
-def test_models_have_layers_of_norm_1_after_training(name, shape, num):
-    options = {"dcgan": {"width": 4, "discriminator_norm": False}, "mlp": {"width": 16}}[name]
-    gan = MODELS[name](shape, latent=4, **options)
-    state, batch = trained(spectrally_normalised(gan), shape, num)
-    sizes = {"Conv_0": (28, 28, 1), "Conv_1": (14, 14, 4)}
-    for passes, tolerance in (IN_TRAINING, AT_REST):
-        normalised = handed_on(gan.discriminator, state, batch.x, passes)
-        for layer, values in normalised.items():
+@pytest.mark.parametrize("rate", [2e-4, 1e-3])
+@pytest.mark.parametrize("num", [1, 30, 100, 200, 300])
+@pytest.mark.parametrize(
+    ("name", "shape", "width"), [(*DCGAN, 4), (*DCGAN, 16), ("mlp", (6, 5, 3), 16)]
+)
+def test_models_have_layers_of_norm_1_in_the_midst_of_training(name, shape, width, num, rate):
+    options = {"dcgan": {"discriminator_norm": False}, "mlp": {}}[name]
+    gan = MODELS[name](shape, latent=4, width=width, **options)
+    player, batch = trained(spectrally_normalised(gan), shape, num, rate, seed=num)
+    sizes = {"Conv_0": (28, 28, 1), "Conv_1": (14, 14, width)}
+    for train in (True, False):
+        for layer, values in handed_on(gan.discriminator, player, batch.x, train).items():
             kernel = values["kernel"]
             function = (lambda x, k: x @ k) if layer.startswith("Dense") else convolution
             made = largest(function, kernel, sizes.get(layer, kernel.shape[:1]))
-            np.testing.assert_allclose(made, 1, atol=tolerance, err_msg=layer)
+            np.testing.assert_allclose(made, 1, atol=1e-3, err_msg=layer)
 
 
 class Linear(nn.Module):
+    features: int = 3
+
     @nn.compact
     def __call__(self, x):
-        return nn.Dense(3, name="a")(x)
+        return nn.Dense(self.features, name="a")(x)
 
 
 def test_gradients_are_those_of_the_normalised_kernel():
     """Of <c, x W / |W|> in W, by differences in NumPy; to first order u and v are constant."""
     with jax.enable_x64(True):
-        network = spectral_norm(gan_jax.from_linen(Linear()), iterations=2)
+        network = spectral_norm(gan_jax.from_linen(Linear()))
         x, c = jax.random.normal(jax.random.key(1), (2, 5)), np.arange(6.0).reshape(2, 3)
         params, model_state = network.init(jax.random.key(0), x)
         params = jax.tree.map(lambda leaf: leaf.astype(float), params)
@@ -204,7 +218,7 @@ SMALL = (3,)
 
 def small_step(change=lambda gan: gan, axis_name=None, **options):
     """D's step of an MLP, and a state."""
-    gan = change(spectrally_normalised(mlp(SMALL, latent=2, width=5, depth=1), iterations=1))
+    gan = change(spectrally_normalised(mlp(SMALL, latent=2, width=5, depth=1)))
     tx = optax.sgd(0.5)
     step = gan_jax.make_discriminator_step(
         gan,
@@ -248,16 +262,16 @@ def test_it_composes():
 
 @pytest.mark.parametrize("dim", [1, 2, 5, 9])
 def test_small_layers(dim):
-    """Where there are fewer dimensions than directions: exact at once; and a kernel of zeros."""
+    """Where there are fewer dimensions than steps: exact at once; and a kernel of zeros."""
     network = spectral_norm(gan_jax.from_linen(Linear()))
     x = jnp.ones((2, dim))
-    params, model_state = network.init(jax.random.key(0), x)
+    params, model_state = jax.jit(network.init)(jax.random.key(0), x)
     kernel = np.asarray(params["a"]["kernel"])
-    for _ in range(3):
-        y, model_state = network.apply(params, model_state, x, train=True)
+    apply = jax.jit(partial(network.apply, train=True))
+    y, model_state = apply(params, model_state, x)
     np.testing.assert_allclose(y[0], kernel.sum(0) / np.linalg.norm(kernel, 2), rtol=1e-4)
     zeros = jax.tree.map(jnp.zeros_like, params)
-    y, model_state = network.apply(zeros, model_state, x, train=True)
+    y, model_state = apply(zeros, model_state, x)
     np.testing.assert_array_equal(y, np.zeros((2, 3)))
     assert np.isfinite(model_state["directions"]["a"]).all()
 
@@ -271,8 +285,6 @@ class Twice(nn.Module):
 
 def test_what_is_refused(linear_gan):
     twice = gan_jax.from_linen(Twice())
-    with pytest.raises(ValueError, match="iterations must be at least 1, got 0"):
-        spectral_norm(linear_gan.discriminator, iterations=0)
     with pytest.raises(ValueError, match="found no layer to normalise"):
         spectral_norm(linear_gan.discriminator).init(jax.random.key(0), jnp.ones((2, 2)))
     with pytest.raises(ValueError, match=r"'Conv_0' is used on .* \(8, 8, 1\) and \(4, 4, 1\)"):

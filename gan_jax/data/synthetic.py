@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,14 @@ from gan_jax.types import Array, Batch, Metrics, StepFn, TrainState
 
 _REAL = 2**31 - 3
 """Folded into the state's key for the draws of real samples: no role or step is as large."""
+
+
+class Sampler(Protocol):
+    """What draws samples without end."""
+
+    @property
+    def sample(self) -> Callable[[Array, int], Array]:
+        """`(key, num) -> x [num, ...]`."""
 
 
 class Distribution(NamedTuple):
@@ -206,7 +214,7 @@ def standardised(distribution: Distribution) -> tuple[Distribution, float]:
 
 
 def feed(
-    step: StepFn, distribution: Distribution, batch_shape: tuple[int, ...]
+    step: StepFn, real: Sampler, batch_shape: tuple[int, ...]
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """A step that draws its own fresh real samples: `(state, _) -> (state, metrics)`.
 
@@ -215,14 +223,14 @@ def feed(
 
     Args:
       step: on a batch of `batch_shape`, [n_critic, B] for a train step, [B] for a player's.
-      distribution: of the real samples.
+      real: of the real samples.
       batch_shape: the leading dimensions of a batch.
     """
 
     def fed(state: TrainState, _: None = None) -> tuple[TrainState, Metrics]:
         made = state.discriminator.step + state.generator.step
         key = jax.random.fold_in(jax.random.fold_in(state.key, _REAL), made)
-        x = distribution.sample(key, math.prod(batch_shape))
+        x = real.sample(key, math.prod(batch_shape))
         return step(state, Batch(x.reshape(*batch_shape, *x.shape[1:])))
 
     return fed

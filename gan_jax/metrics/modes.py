@@ -1,4 +1,4 @@
-"""Mode coverage on mixtures whose modes are known (Srivastava et al. 2017; Lin et al. 2018)."""
+"""How samples spread over modes that are known (Srivastava et al. 2017; Lin et al. 2018)."""
 
 from typing import NamedTuple
 
@@ -21,6 +21,18 @@ class Modes(NamedTuple):
     reverse_kl: Array
 
 
+class Classes(NamedTuple):
+    """How samples spread over K classes.
+
+    Attributes:
+      captured: [] the number of classes of at least one sample.
+      reverse_kl: [] KL(histogram of the classes, uniform), in nats.
+    """
+
+    captured: Array
+    reverse_kl: Array
+
+
 def mode_coverage(x: Array, modes: Array, scale: float | Array, *, within: float = 3.0) -> Modes:
     """Counts samples by the mode nearest to them.
 
@@ -37,8 +49,32 @@ def mode_coverage(x: Array, modes: Array, scale: float | Array, *, within: float
     nearest = jnp.argmin(squared, axis=1)
     num = modes.shape[0]
     near = jnp.min(squared, axis=1) <= (within * jnp.broadcast_to(scale, (num,))[nearest]) ** 2
-    histogram = jnp.bincount(nearest, length=num) / x.shape[0]
     hits = jnp.bincount(jnp.where(near, nearest, num), length=num + 1)[:num]
-    positive = histogram > 0
-    terms = histogram * jnp.log(num * jnp.where(positive, histogram, 1.0))
-    return Modes(jnp.sum(hits > 0), jnp.mean(near), jnp.sum(terms))
+    return Modes(jnp.sum(hits > 0), jnp.mean(near), class_coverage(nearest, num).reverse_kl)
+
+
+def class_coverage(label: Array, num: int) -> Classes:
+    """Counts samples by their classes, equally frequent in the data (Metz et al. 2017, 3.3).
+
+    A perfect sampler does not reach a reverse KL of 0: see `expected_reverse_kl`.
+
+    Args:
+      label: [N] integers in 0..num - 1, such as a classifier gives them.
+      num: the number of classes, K.
+    """
+    counts = jnp.bincount(label, length=num)
+    histogram = counts / label.shape[0]
+    terms = histogram * jnp.log(num * jnp.where(counts > 0, histogram, 1.0))
+    return Classes(jnp.sum(counts > 0), jnp.sum(terms))
+
+
+def expected_reverse_kl(num: int, samples: int) -> float:
+    """About the mean reverse KL of a perfect sampler: (K - 1) / 2N (Miller 1955).
+
+    Of the expansion in 1 / N it is the first term; the next is (K^2 - 1) / 12N^2.
+
+    Args:
+      num: the number of classes or modes, K, of equal probability.
+      samples: how many were counted, N, some for every class.
+    """
+    return (num - 1) / (2 * samples)

@@ -1,5 +1,6 @@
 """Spectral normalisation: a network whose every linear layer has operator norm 1."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,54 +19,62 @@ Map = Callable[[Array, Array], Array]
 
 Path = tuple[str, ...]
 
-_DIRECTIONS = 4
-"""How many are kept of each layer. With one, training brings up singular vectors it cannot see."""
+_BETWEEN, _LONGEST, _RUNS = 8, 16, 4
+"""Steps of the Lanczos method between two looks at what it found, and in a run; and the runs."""
+
+_RANDOM = 2
+"""How many random directions each run starts from, besides the one that is kept."""
+
+_TOLERANCE = 5e-3
+"""Of the square of the norm, by bounds of first order: the error is of the second."""
+
+_SAME = 1e-6
+"""A norm that differs by less is that of the same kernel."""
 
 _SMALLEST = 1e-12
 """What is divided by is at least this: a kernel of zeros stays one."""
 
 
-def spectral_norm(network: Network, *, iterations: int = 4) -> Network:
+def spectral_norm(network: Network) -> Network:
     """The network with each layer's kernel divided by the norm of the layer's linear map.
 
     As Miyato et al. 2018, but the norm is of the map itself, a convolution with its stride, padding
     and size of input; theirs is of the kernel reshaped to a matrix, which may be smaller. With
-    1-Lipschitz activations and no batch norm the network is 1-Lipschitz, as far as the iteration
-    has converged.
+    1-Lipschitz activations and no batch norm the network is 1-Lipschitz, to 1e-3 for each layer.
 
-    The norm is estimated from directions kept in the model state, which each training pass
-    improves, as in algorithm 1 there; gradients hold the directions constant (equation 12). What
-    improves them is the block Lanczos method. An estimate is never too large. Kernels that rest are
-    normalised to 1e-3 and better; in training a norm is a percent or two off for a few steps when
-    one singular vector overtakes another (five times that by power iteration). In evaluation the
-    directions are those of before the last update. They are the same on every device.
+    Each pass, in training and in evaluation, finds the norm by the block Lanczos method, from the
+    direction that gave it last time and fresh random ones, in as many steps as it takes; none where
+    the layer makes of the direction just what it did, as in D's second pass in a step. An estimate
+    is never too large. The direction is kept in the model state by training passes, as in algorithm
+    1 there; gradients hold it constant (equation 12). It is the same on every device.
 
     Args:
       network: any with Linen layers: `flax.linen.Dense`, `Conv`, `ConvTranspose`, and those of
         `gan_jax.models.layers`. Biases and other layers are left as they are.
-      iterations: in each training pass. D makes two passes in a step.
 
     Returns:
       A network of the same parameters; its model state is {"network": the network's own,
-      "directions": {path: [4, ...]}}, each a block of inputs to the layer.
+      "directions": {path: an input to the layer, of length 1}, "norms": {path: []}, "seed": []
+      int32, of the random directions, one more after each training pass}.
 
     Raises:
-      ValueError: `iterations` < 1; (on a call) there is no such layer, or one is used twice on
-        inputs of different shapes.
+      ValueError: (on a call) there is no such layer, or one is used twice on inputs of different
+        shapes.
     """
-    if iterations < 1:
-        raise ValueError(f"iterations must be at least 1, got {iterations}")
 
     def init(key: Array, x: Array, label: Array | None = None) -> tuple[PyTree, PyTree]:
-        key_network, key_directions = jax.random.split(key)
+        key_network, key_seed, key_directions = jax.random.split(key, 3)
         params, model_state = network.init(key_network, x, label)
-        directions = {}
-        for number, (path, (_, shape)) in enumerate(_layers(network, x, label).items()):
-            key = jax.random.fold_in(key_directions, number)
-            block = jax.random.normal(key, (_DIRECTIONS, *shape))
-            rows = _orthonormal(_rows(block), _rows(block)[:0])
-            directions["/".join(path)] = rows.reshape(block.shape)
-        return params, {"network": model_state, "directions": directions}
+        directions = {
+            "/".join(path): _unit(jax.random.normal(jax.random.fold_in(key_directions, i), shape))
+            for i, (path, (_, shape)) in enumerate(_layers(network, x, label).items())
+        }
+        found = {
+            "directions": directions,
+            "norms": {name: jnp.zeros(()) for name in directions},
+            "seed": jax.random.randint(key_seed, (), 0, 2**30),
+        }
+        return params, {"network": model_state, **found}
 
     def apply(
         params: PyTree,
@@ -74,52 +83,113 @@ def spectral_norm(network: Network, *, iterations: int = 4) -> Network:
         label: Array | None = None,
         *,
         train: bool,
-        key: Array | None = None,
+        **options: Any,
     ) -> tuple[Array, PyTree]:
-        directions = dict(model_state["directions"])
-        for path, (layer, _) in _layers(network, x, label).items():
+        directions, norms = dict(model_state["directions"]), dict(model_state["norms"])
+        seed = model_state["seed"]
+        for i, (path, (layer, _)) in enumerate(_layers(network, x, label).items()):
             name, kernel = "/".join(path), _get(params, path)["kernel"]
-            norm, kept = _norm(layer, kernel, directions[name], iterations if train else 0)
+            key = jax.random.fold_in(jax.random.key(seed), i)
+            norm, directions[name], norms[name] = _norm(
+                layer, kernel, directions[name], norms[name], key
+            )
             normalised = kernel / jnp.maximum(norm, _SMALLEST).astype(kernel.dtype)
             params = _set(params, (*path, "kernel"), normalised)
-            if train:
-                directions[name] = kept
-        y, inner = network.apply(params, model_state["network"], x, label, train=train, key=key)
-        return y, {"network": inner, "directions": directions}
+        y, inner = network.apply(params, model_state["network"], x, label, train=train, **options)
+        found = {"directions": directions, "norms": norms, "seed": seed + 1} if train else {}
+        return y, {**model_state, **found, "network": inner}
 
     return Network(init, apply)
 
 
-def spectrally_normalised(gan: GAN, *, iterations: int = 4) -> GAN:
+def spectrally_normalised(gan: GAN) -> GAN:
     """The same GAN, its D with `spectral_norm`."""
-    return gan._replace(discriminator=spectral_norm(gan.discriminator, iterations=iterations))
+    return gan._replace(discriminator=spectral_norm(gan.discriminator))
 
 
-def _norm(layer: Map, kernel: Array, block: Array, iterations: int) -> tuple[Array, Array]:
-    """The norm of the layer's map from some directions, and the best directions found.
+def _norm(
+    layer: Map, kernel: Array, direction: Array, before: Array, key: Array
+) -> tuple[Array, Array, Array]:
+    """The norm of the layer's map, the direction in which it is attained, the norm last found.
 
-    By the block Lanczos method (Golub and Underwood 1977) on the map's square. Power iteration is
-    too slow for a convolution, whose singular values lie close.
+    From the direction and the norm that were last found; slow changes add up till they are seen. By
+    runs of the Lanczos method, each from the last one's direction and random ones: without these,
+    what training has made largest would be found late, for it may be orthogonal to what was.
     """
-    kernel = kernel.astype(block.dtype)
-    fixed = jax.lax.stop_gradient(kernel)
-    transpose = jax.linear_transpose(lambda v: layer(fixed, v), block)
+    kernel = kernel.astype(direction.dtype)
+    fixed, start = jax.lax.stop_gradient((kernel, direction))
 
-    def extend(number: Array, basis: Array) -> Array:
-        (further,) = transpose(layer(fixed, basis[number].reshape(block.shape)))
-        rows = _orthonormal(_rows(further), basis.reshape(-1, basis.shape[-1]))
-        return basis.at[number + 1].set(rows)
+    def unsettled(carry: tuple[Array, Array, Array]) -> Array:
+        run, _, doubt = carry
+        return (run < _RUNS) & doubt
 
-    # Made orthonormal anew: over thousands of passes rounding would add up.
-    rows = _orthonormal(_rows(block), _rows(block)[:0])
-    basis = jnp.zeros((iterations + 1, *rows.shape), rows.dtype).at[0].set(rows)
-    basis = jax.lax.fori_loop(0, iterations, extend, basis).reshape(-1, rows.shape[1])
-    # In the span of the basis, by rising norm of what the layer makes of them; rows of zeros first.
-    made = _rows(layer(fixed, basis.reshape(-1, *block.shape[1:])))
-    shares = jnp.linalg.eigh(made @ made.T + _SMALLEST * basis @ basis.T)[1].T
-    block = (shares[-block.shape[0] :] @ basis).reshape(block.shape)
-    v = _unit(block[-1:])
-    return jnp.vdot(_unit(layer(fixed, v)), layer(kernel, v)), block
+    def run(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        number, v, _ = carry
+        shape = (_RANDOM, *v.shape)
+        fresh = jax.random.normal(jax.random.fold_in(key, number), shape, v.dtype)
+        return number + 1, *_lanczos(lambda v: layer(fixed, v), jnp.concatenate([v[None], fresh]))
+
+    def norm_at(v: Array) -> Array:
+        return jnp.vdot(_unit(layer(fixed, v[None])), layer(kernel, v[None]))
+
+    changed = jnp.abs(jax.lax.stop_gradient(norm_at(start) - before)) > _SAME * before
+    _, v, _ = jax.lax.while_loop(unsettled, run, (jnp.zeros((), jnp.int32), start, changed))
+    norm = norm_at(v)
+    return norm, v, jnp.where(changed, jax.lax.stop_gradient(norm), before)
+
+
+def _lanczos(layer: Callable[[Array], Array], block: Array) -> tuple[Array, Array]:
+    """The direction [...] in which the layer makes most of its length, and whether in doubt.
+
+    The block Lanczos method (Golub and Underwood 1977) on the map's square A from the directions
+    block [N, ...], with full reorthogonalisation. Around each Ritz value is an eigenvalue of A, no
+    farther than the Ritz vector's residual (Parlett 1980, theorem 4.5.1): it stops when no such
+    interval reaches above the largest Ritz value by more than the tolerance. What it has seen
+    nothing of can be larger nevertheless; that is what random directions are for.
+    """
+    image = jax.eval_shape(layer, block)
+    transpose = jax.linear_transpose(layer, block)
+    blocks = (_LONGEST, len(block))
+
+    def step(number: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        """One more block of the basis, what the layer makes of it, and what is to come next."""
+        basis, made, further = carry
+        rows = _orthonormal(further, _flat(basis))
+        basis = basis.at[number].set(rows)
+        y = layer(rows.reshape(block.shape))
+        (further,) = transpose(y)
+        made = made.at[number].set(_rows(y))
+        return basis, made, _rows(further) - _rows(further) @ _flat(basis).T @ _flat(basis)
+
+    def look(number: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        basis, made, further = _flat(carry[0]), _flat(carry[1]), carry[2]
+        # By rising norm of what the layer makes of them; rows of zeros first.
+        values, shares = jnp.linalg.eigh(made @ made.T + _SMALLEST * basis @ basis.T)
+        of_last = shares.reshape(*blocks, -1)[number - 1]
+        residuals = jnp.linalg.norm(of_last.T @ further, axis=1)
+        doubt = jnp.max(values + residuals) > (1 + _TOLERANCE) * values[-1]
+        return _unit(shares[:, -1] @ basis).reshape(block.shape[1:]), doubt
+
+    def unsettled(carry: tuple[Array, Any, Array, Array]) -> Array:
+        number, *_, doubt = carry
+        return (number < _LONGEST) & doubt
+
+    def go_on(carry: tuple[Array, Any, Array, Array]) -> tuple[Array, Any, Array, Array]:
+        number, found, *_ = carry
+        found = jax.lax.fori_loop(number, number + _BETWEEN, step, found)
+        return number + _BETWEEN, found, *look(number + _BETWEEN, found)
+
+    rows = _rows(block)
+    zero = _zero(block)
+    basis = jnp.full((*blocks, rows.shape[1]), zero)
+    made = jnp.full((*blocks, math.prod(image.shape[1:])), zero)
+    start = jnp.zeros((), jnp.int32), (basis, made, rows), block[0], zero == 0
+    return jax.lax.while_loop(unsettled, go_on, start)[2:]
+
+
+def _zero(v: Array) -> Array:
+    """0 as an array of v's kind: in `shard_map` a loop may not begin with another."""
+    return 0 * v.ravel()[0]
 
 
 def _unit(v: Array) -> Array:
@@ -127,7 +197,13 @@ def _unit(v: Array) -> Array:
 
 
 def _rows(block: Array) -> Array:
+    """[N, ...] -> [N, D]."""
     return block.reshape(block.shape[0], -1)
+
+
+def _flat(blocks: Array) -> Array:
+    """[K, N, D] -> [K N, D]."""
+    return blocks.reshape(-1, blocks.shape[-1])
 
 
 def _orthonormal(rows: Array, basis: Array) -> Array:

@@ -1,0 +1,212 @@
+"""What experiments with many GANs at once share: the rules of a game, playing it, its budget."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import cli
+from gan_jax import (
+    GAN,
+    Batch,
+    TrainState,
+    init,
+    instance_noise,
+    losses,
+    make_discriminator_step,
+    make_generator_step,
+    make_train_step,
+    mixed_scales,
+    parallel,
+)
+from gan_jax.data.synthetic import Sampler, feed
+from gan_jax.errors import UserError
+from gan_jax.games import make_unrolled_generator_step
+from gan_jax.optimizers import adam
+from gan_jax.packing import packed
+from gan_jax.penalties import PENALTIES
+from gan_jax.players import rising_decay
+from gan_jax.types import Array, Metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """How a game is played, for how long, how often."""
+
+    loss: losses.LossName = "non_saturating"
+    """What both players minimise."""
+    penalty: tuple[str, ...] = ("r1",)
+    """Penalties on D, names of gan_jax.penalties.PENALTIES; none with `--penalty` alone."""
+    penalty_weight: float = 0.1
+    """Weight of each at the start: gamma / 2 for R1 and R2, in units of the data's spread."""
+    final_penalty_weight: float = 1e-5
+    """Weight of each at the end, reached geometrically. A strong penalty finds the modes; only a
+    weak one lets D tell how wide they are."""
+    noise: float = 0.5
+    """Added to some of what D sees in training, of all scales up to this in units of the data's
+    spread; 0: none. Through it modes drawn too often feel those that are drawn too seldom."""
+    noise_share: float = 0.25
+    """Of the samples, real and fake, that are given noise."""
+    pack: int = 1
+    """Samples that D judges together, as PacGAN does."""
+    unroll: int = 0
+    """D's steps that G looks ahead, as in unrolled GANs."""
+    n_critic: int = 1
+    """D's updates for one of G's."""
+    num_steps: int = 8000
+    """G's updates."""
+    batch_size: int = 256
+    """Samples that D judges in an update, packs counted once."""
+    generator_lr: float = 2e-3
+    """Learning rate of G at the start; it falls to 0 along a half cosine."""
+    discriminator_lr: float = 2e-3
+    """Learning rate of D, likewise."""
+    b1: float = 0.0
+    """Decay of Adam's mean gradient."""
+    b2: float = 0.99
+    """Decay of Adam's mean square."""
+    ema_decay: float = 0.999
+    """Of the average of G's weights that is sampled."""
+    seeds: int = 10
+    """GANs trained at once, in one program, spread over the devices."""
+    seed: int = 0
+    """Of the first; the others follow."""
+    num_samples: int = 2500
+    """Samples that the modes are counted in."""
+
+
+def check(rules: Rules) -> None:
+    """Raises `UserError` for values that no run could use."""
+    counts = ("pack", "n_critic", "num_steps", "batch_size", "seeds")
+    cli.check_at_least(rules, **dict.fromkeys(counts, 1), unroll=0, noise=0, num_samples=2)
+    cli.check_above_zero(rules, "generator_lr", "discriminator_lr")
+    cli.check_seed(rules)
+    for name in rules.penalty:
+        if name not in PENALTIES:
+            raise UserError(f"--penalty must be some of {', '.join(PENALTIES)}, got {name}")
+    if rules.penalty:
+        cli.check_above_zero(rules, "penalty_weight", "final_penalty_weight")
+    cli.check_below_one(rules, "b1", "b2", "ema_decay")
+    if not 0 <= rules.noise_share <= 1:
+        raise UserError(f"--noise-share must be in [0, 1], got {rules.noise_share}")
+
+
+class Game(NamedTuple):
+    """What is trained.
+
+    Attributes:
+      gan: judging one sample; its G is the one that is trained.
+      state: key -> the first state.
+      step: a pure train step that draws its own real samples, `state, _ -> state, metrics`.
+    """
+
+    gan: GAN
+    state: Callable[[Array], TrainState]
+    step: Callable[..., Any]
+
+
+def play(rules: Rules, gan: GAN, real: Sampler, shape: tuple[int, ...]) -> Game:
+    """The game of these networks on real samples of a shape."""
+    if rules.noise:
+        gan = instance_noise(gan, mixed_scales(rules.noise, share=rules.noise_share))
+    played = packed(gan, rules.pack) if rules.pack > 1 else gan
+    loss = losses.named(rules.loss)
+    decay = optax.cosine_decay_schedule(1.0, rules.num_steps)
+
+    def tx(rate: float, updates: int) -> optax.GradientTransformation:
+        return adam(lambda step: rate * decay(step / updates), b1=rules.b1, b2=rules.b2)
+
+    generator_tx, discriminator_tx = (
+        tx(rules.generator_lr, 1),
+        tx(rules.discriminator_lr, rules.n_critic),
+    )
+    penalties = [(PENALTIES[name], partial(penalty_weight, rules)) for name in rules.penalty]
+    discriminator_step = make_discriminator_step(
+        played, loss, discriminator_tx, penalties=penalties
+    )
+    ema_decay = rising_decay(rules.ema_decay)
+    generator_step = make_generator_step(played, loss, generator_tx, ema_decay=ema_decay)
+    if rules.unroll:
+        generator_step = make_unrolled_generator_step(
+            played,
+            loss,
+            generator_tx,
+            discriminator_step,
+            unroll=rules.unroll,
+            ema_decay=ema_decay,
+        )
+    pack = (rules.pack,) if rules.pack > 1 else ()
+    example = Batch(jnp.zeros((1, *pack, *shape)))
+    return Game(
+        gan,
+        lambda key: init(played, generator_tx, discriminator_tx, key, example, penalties=penalties),
+        feed(
+            make_train_step(discriminator_step, generator_step, n_critic=rules.n_critic),
+            real,
+            (rules.n_critic, rules.batch_size, *pack),
+        ),
+    )
+
+
+def updates(rules: Rules) -> dict[str, int]:
+    """How many steps of each player are computed; D's unrolled ones count."""
+    of_generator = rules.num_steps
+    return {
+        "generator": of_generator,
+        "discriminator": of_generator * (rules.n_critic + rules.unroll),
+    }
+
+
+def penalty_weight(rules: Rules, step: Array) -> Array:
+    """The weight of each penalty after so many updates of D []: it falls geometrically."""
+    done = jnp.minimum(step / (rules.num_steps * rules.n_critic), 1.0)
+    fall = math.log(rules.final_penalty_weight / rules.penalty_weight)
+    return rules.penalty_weight * jnp.exp(fall * done)
+
+
+def train(
+    rules: Rules, game: Game, watch: Callable[[int, TrainState], None], *, chunks: int
+) -> TrainState:
+    """Trains all seeds in one program, spread over as many devices as divide them.
+
+    Args:
+      rules: of the game.
+      game: as built.
+      watch: given the number of G's updates so far and the states, at first and after each chunk.
+      chunks: equal shares of training.
+
+    Returns:
+      The states on one device, every leaf with an axis of seeds in front.
+
+    Raises:
+      UserError: training left the finite numbers.
+    """
+    devices = jax.devices()[: math.gcd(rules.seeds, len(jax.devices()))]
+    length = rules.num_steps // chunks
+
+    def chunk(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
+        state, metrics = jax.lax.scan(game.step, state, length=length)
+        return state, jax.tree.map(lambda values: values[-1], metrics)
+
+    advance = parallel.ensemble_step(chunk, batch_axis=None, devices=devices)
+    keys = jax.vmap(jax.random.key)(jnp.arange(rules.seed, rules.seed + rules.seeds))
+    states = jax.jit(jax.vmap(game.state))(keys)
+    # Watched on one device: of states that are spread, whatever is computed takes all devices, and
+    # they wait for each other.
+    gathered = partial(jax.device_put, device=devices[0])
+    watch(0, states)
+    for done in cli.track(range(length, rules.num_steps + 1, length), "training"):
+        states, metrics = advance(states, None)
+        if not all(np.isfinite(values).all() for values in metrics.values()):
+            raise UserError(
+                f"training left the finite numbers before step {done}: lower the learning rates, "
+                "or use another --loss or --penalty"
+            )
+        watch(done, gathered(states))
+    return gathered(states)

@@ -1,0 +1,150 @@
+"""The small convolutional networks of Metz et al. 2017, in which GANs are known to lose modes."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from gan_jax import priors
+from gan_jax.models import conv
+from gan_jax.models.layers import DCGAN_INIT, BatchNorm
+from gan_jax.networks import from_linen
+from gan_jax.types import GAN, Array, AxisName
+
+_SIDE = 28
+_GENERATOR_SIDES = (7, 14, _SIDE)
+_HE_INIT = nn.initializers.he_normal()
+
+
+def small_dcgan(
+    shape: tuple[int, int, int],
+    *,
+    latent: int = 256,
+    width: int = 8,
+    discriminator_width: int = 4,
+    discriminator_norm: bool = True,
+    axis_name: AxisName | None = None,
+) -> GAN:
+    """A generator against a discriminator of half its width or less; z ~ N(0, I).
+
+    Metz et al. 2017, appendix D; the defaults are those of Lin et al. 2018 (PacGAN), section 4.2,
+    where D has half of G's width: G 4x4x64 -> 7x7x32 -> 14x14x16 -> 28x28x8 -> C and D 4-8-16.
+    3x3 kernels; batch norm but at G's output; ReLU in G, tanh at its end, leaky ReLU of slope .3
+    in D. G's first weights are DCGAN's. D's are those of He et al. 2015, equation 10, where the
+    study has DCGAN's too: with so few features and no batch norm these would leave a tenth of the
+    signal after each layer.
+
+    Args:
+      shape: [28, 28, C] of one image.
+      latent: the dimensions of z.
+      width: G's features at the images' own size; at each smaller size they are twice as many.
+      discriminator_width: D's features after its first layer; each further layer has twice as many.
+      discriminator_norm: whether D has batch norm. Without it D judges each image by itself, and
+        a gradient penalty is what it says; with it D compares batches, and trains without one.
+      axis_name: the mapped axis, if any, that the batch is split over (for batch norm).
+
+    Raises:
+      ValueError: images of another size.
+    """
+    height, side, channels = shape
+    if height != side or side != _SIDE:
+        raise ValueError(
+            f"small_dcgan takes images of {_SIDE} pixels, got {height}x{side}: "
+            "resize them, or choose another model"
+        )
+    return GAN(
+        generator=from_linen(_Generator(channels, width, axis_name)),
+        discriminator=from_linen(
+            _Discriminator(discriminator_width, discriminator_norm, axis_name)
+        ),
+        prior=priors.normal(latent),
+    )
+
+
+class _Generator(nn.Module):
+    channels: int
+    width: int
+    axis_name: AxisName | None
+
+    @nn.compact
+    def __call__(self, z: Array, *, train: bool) -> Array:
+        def activated(x: Array) -> Array:
+            return nn.relu(BatchNorm(self.axis_name)(x, train=train))
+
+        features = 2 ** len(_GENERATOR_SIDES) * self.width
+        x = nn.Dense(4 * 4 * features, use_bias=False, kernel_init=DCGAN_INIT)(z)
+        x = x.reshape(-1, 4, 4, features)
+        for side in _GENERATOR_SIDES:
+            features //= 2
+            x = _Doubled(features, side)(activated(x))
+        return jnp.tanh(_Repainted(self.channels)(activated(x)))
+
+
+class _Discriminator(nn.Module):
+    width: int
+    norm: bool
+    axis_name: AxisName | None
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        for level in range(3):
+            x = _Halved(self.width * 2**level, use_bias=not self.norm)(x)
+            if self.norm:
+                x = BatchNorm(self.axis_name)(x, train=train)
+            x = nn.leaky_relu(x, 0.3)
+        return nn.Dense(1, kernel_init=_HE_INIT)(x.reshape(x.shape[0], -1))[:, 0]
+
+
+# 3x3 kernels with stride 2 and the padding that TensorFlow calls SAME: windows at pixels 2i, 2i + 1
+# and 2i + 2 of an even size, of an odd one a pixel earlier. A 4x4 kernel with zeros in front is
+# the same map, and of whole tiles, which `conv` has a fast way for.
+
+_HALVING = {"strides": (2, 2), "padding": (1, 1)}
+
+
+def _widened(kernel: Array) -> Array:
+    return jnp.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0)))
+
+
+class _Halved(nn.Module):
+    """[B, H, H, I] -> [B, ceil(H / 2), ceil(H / 2), features]."""
+
+    features: int
+    use_bias: bool
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", _HE_INIT, (3, 3, x.shape[-1], self.features))
+        odd = x.shape[1] % 2
+        x = jnp.pad(x, ((0, 0), (odd, 0), (odd, 0), (0, 0)))
+        y = conv.conv(x, _widened(kernel), **_HALVING)
+        if not self.use_bias:
+            return y
+        return y + self.param("bias", nn.initializers.zeros, (1, 1, 1, self.features))
+
+
+class _Doubled(nn.Module):
+    """[B, ceil(H / 2), ceil(H / 2), I] -> [B, H, H, features], H = `side`: `_Halved` transposed."""
+
+    features: int
+    side: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", DCGAN_INIT, (3, 3, self.features, x.shape[-1]))
+        odd = self.side % 2
+        return conv.conv_transpose(x, _widened(kernel), **_HALVING)[:, odd:, odd:]
+
+
+class _Repainted(nn.Module):
+    """[B, H, W, I] -> [B, H, W, features], with a bias.
+
+    A transposed convolution of stride 1, which is a convolution with its kernel turned round, and
+    for few features out the faster of the two.
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", DCGAN_INIT, (3, 3, self.features, x.shape[-1]))
+        y = conv.conv_transpose(x, kernel, strides=(1, 1), padding=(1, 1))
+        return y + self.param("bias", nn.initializers.zeros, (1, 1, 1, self.features))
