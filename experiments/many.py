@@ -64,9 +64,12 @@ class Rules:
     batch_size: int = 256
     """Samples that D judges in an update, packs counted once."""
     generator_lr: float = 2e-3
-    """Learning rate of G at the start; it falls to 0 along a half cosine."""
+    """Learning rate of G at the start; it falls along a half cosine."""
     discriminator_lr: float = 2e-3
     """Learning rate of D, likewise."""
+    final_lr_share: float = 0.1
+    """Of either rate, what it falls to. Players that come to a halt keep what error they have
+    then; of players that still move the average of G's weights is the better one."""
     b1: float = 0.0
     """Decay of Adam's mean gradient."""
     b2: float = 0.99
@@ -93,8 +96,9 @@ def check(rules: Rules) -> None:
     if rules.penalty:
         cli.check_above_zero(rules, "penalty_weight", "final_penalty_weight")
     cli.check_below_one(rules, "b1", "b2", "ema_decay")
-    if not 0 <= rules.noise_share <= 1:
-        raise UserError(f"--noise-share must be in [0, 1], got {rules.noise_share}")
+    for name in ("noise_share", "final_lr_share"):
+        if not 0 <= (share := getattr(rules, name)) <= 1:
+            raise UserError(f"{cli.flag(name)} must be in [0, 1], got {share}")
 
 
 class Game(NamedTuple):
@@ -117,7 +121,7 @@ def play(rules: Rules, gan: GAN, real: Sampler, shape: tuple[int, ...]) -> Game:
         gan = instance_noise(gan, mixed_scales(rules.noise, share=rules.noise_share))
     played = packed(gan, rules.pack) if rules.pack > 1 else gan
     loss = losses.named(rules.loss)
-    decay = optax.cosine_decay_schedule(1.0, rules.num_steps)
+    decay = optax.cosine_decay_schedule(1.0, rules.num_steps, alpha=rules.final_lr_share)
 
     def tx(rate: float, updates: int) -> optax.GradientTransformation:
         return adam(lambda step: rate * decay(step / updates), b1=rules.b1, b2=rules.b2)

@@ -121,7 +121,7 @@ def _title(config: Config, figures: dict[str, list[float]], number: int) -> str:
     if "captured" not in figures:
         return f"seed {config.seed + number}: energy p {figures['p_value'][number]:.2f}"
     captured, quality = figures["captured"][number], 100 * figures["high_quality"][number]
-    return f"seed {config.seed + number}: {captured:.0f} modes, HQ {quality:.1f} %"
+    return f"seed {config.seed + number}: {captured:.3g} modes, HQ {quality:.1f} %"
 
 
 if __name__ == "__main__":

@@ -40,7 +40,11 @@ class Way(NamedTuple):
 _PLAIN: dict[str, Any] = {"penalty": (), "noise": 0.0}
 _R1: dict[str, Any] = {"noise": 0.0, "final_penalty_weight": Recipe.penalty_weight}
 
+_USUAL: dict[str, Any] = {"generator_slope": 0.2, "latent_scale": 1.0, "b1": 0.5}
+
 WAYS = {
+    "usual": Way("GAN, settings as usual", _PLAIN | _USUAL),
+    "usual_r1": Way("the same with R1", _R1 | _USUAL),
     "plain": Way("GAN", _PLAIN),
     "noise": Way("instance noise", {"penalty": ()}),
     "unrolled": Way("unrolled, 5 steps", _PLAIN | {"unroll": 5}),
@@ -62,8 +66,10 @@ WAYS = {
     "recommended": Way("R1 annealed, and instance noise", {}),
     "long": Way("the same, 5 times as long", {}, times=5),
 }
-"""From the plain game to the one we recommend. Each but WGAN-GP differs from it in what its title
-says and in nothing else: the same networks, optimizer, rates and updates."""
+"""From a game that loses modes, and the one change that finds them, to the one we recommend. From
+`plain` on a way differs from that in what its title says and in nothing else, WGAN-GP excepted: the
+same networks, optimizer, rates and updates of G. As usual: leaky ReLUs in G, z ~ N(0, I), Adam's b1
+at .5."""
 
 PUBLISHED = {
     "ring": {
@@ -150,7 +156,7 @@ def main(config: Config) -> Record:
                 found = _one(config, data, way, folder / "ways" / f"{data}_{way}.json")
                 figures[data][way] = found
                 captured, quality = (found["gan"][n][0] for n in ("captured", "high_quality"))
-                title = f"{WAYS[way].title}\n{captured:.0f} modes, HQ {100 * quality:.1f} %"
+                title = f"{WAYS[way].title}\n{captured:.3g} modes, HQ {100 * quality:.1f} %"
                 views.append(plane.View(title, np.array(found["made"])))
             real = np.array(figures[data][config.ways[0]]["real"])
             reach = 1.15 * float(np.abs(real).max())
@@ -204,12 +210,12 @@ def table(figures: dict[str, Record]) -> str:
             for way, found in ways.items()
         ]
         rows += [
-            (f"{name}, published", *(("" if x is None else f"{x:g}") for x in values), "", "")
+            (f"{name}, published", *(("" if x is None else f"{x:g}") for x in values), "", "", "")
             for name, values in PUBLISHED[data].items()
         ]
         perfect = next(iter(ways.values()))["perfect_sampler"]
         rows.append(("a perfect sampler", *_cells(perfect), "", ""))
-        header = ("", "modes", "HQ %", "reverse KL, nats", "updates of D", "of G")
+        header = ("", "modes", "HQ %", "reverse KL, nats", "width", "updates of D", "of G")
         text.append(f"## {data}\n\n{markdown(header, rows)}")
     return "\n\n".join(text) + "\n"
 
@@ -222,6 +228,7 @@ def _cells(figures: dict[str, list[float]]) -> list[str]:
             (np.array(figures["captured"]), 1),
             (100 * np.array(figures["high_quality"]), 1),
             (np.array(figures["reverse_kl"]), 4),
+            (np.array(figures["width"]), 2),
         )
     ]
 

@@ -1,6 +1,8 @@
 """What `mixture_2d` and `mixture_table` share: distributions in the plane, networks, figures."""
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import jax
@@ -34,12 +36,15 @@ class Recipe(many.Rules):
     """Hidden layers of D."""
     generator_slope: float = 0.0
     """Of G's leaky ReLUs below 0; 0: ReLUs."""
+    draws: int = 10
+    """How often the modes are counted, in new samples each time: the figures are the means, lest
+    a seed pass for worse or better than another by the luck of its samples."""
 
 
 def check(recipe: Recipe) -> None:
     """Raises `UserError` for values that no run could use."""
     many.check(recipe)
-    counts = ("latent", "width", "generator_depth", "discriminator_depth")
+    counts = ("latent", "width", "generator_depth", "discriminator_depth", "draws")
     cli.check_at_least(recipe, **dict.fromkeys(counts, 1))
     cli.check_above_zero(recipe, "latent_scale")
 
@@ -69,20 +74,31 @@ def build(recipe: Recipe, distribution: Distribution) -> many.Game:
     return many.play(recipe, gan, distribution, (2,))
 
 
-def measure(distribution: Distribution, x: Array, key: Array) -> dict[str, Array]:
-    """The figures of samples x [N, 2], each [].
+def measure(
+    recipe: Recipe, distribution: Distribution, draw: Callable[..., Array], key: Array
+) -> dict[str, Array]:
+    """The figures of a sampler, each [].
 
-    Keys: `captured`, `high_quality` and `reverse_kl` of `mode_coverage`, if there are modes;
-    `energy_distance` and its `p_value`, against as many fresh draws.
+    Keys: if there are modes, those of `mode_coverage`, means over the draws; and of one draw
+    `energy_distance` and its `p_value`, against as many real samples.
+
+    Args:
+      recipe: which data there are, how many samples are in a draw, how many draws.
+      distribution: of the real samples.
+      draw: `(key, num) -> x [num, 2]`.
+      key: of the draws and of the test.
     """
-    key_real, key_test = jax.random.split(key)
+    key_real, key_test, key_draws = jax.random.split(key, 3)
+    keys = jax.random.split(key_draws, recipe.draws)
+    x = draw(keys[0], recipe.num_samples)
     tested = energy_test(x, distribution.sample(key_real, len(x)), key_test)
     figures = {"energy_distance": tested.distance, "p_value": tested.p_value}
     if len(distribution.modes):
-        modes = mode_coverage(
-            x, *(jnp.asarray(a, x.dtype) for a in (distribution.modes, distribution.scale))
+        modes, scale = jnp.asarray(distribution.modes), jnp.asarray(distribution.scale)
+        counted = jax.lax.map(
+            lambda key: mode_coverage(draw(key, recipe.num_samples), modes, scale), keys
         )
-        figures |= modes._asdict()
+        figures |= {name: jnp.mean(values) for name, values in counted._asdict().items()}
     return figures
 
 
@@ -94,12 +110,10 @@ def figures_of(
 
     def of_both(each: tuple[TrainState, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
         state, key = each
-        key_gan, key_perfect, key_measure = jax.random.split(key, 3)
-        made = sample(game.gan, state, key_gan, recipe.num_samples)
-        perfect = distribution.sample(key_perfect, recipe.num_samples)
+        key_gan, key_perfect = jax.random.split(key)
         return (
-            measure(distribution, made, key_measure),
-            measure(distribution, perfect, key_measure),
+            measure(recipe, distribution, partial(sample, game.gan, state), key_gan),
+            measure(recipe, distribution, distribution.sample, key_perfect),
         )
 
     # One after the other: the test holds all distances between the samples.

@@ -62,9 +62,11 @@ class Config(many.Rules):
     latent: int = 256
     """Dimensions of z ~ N(0, I)."""
     generator_lr: float = 5e-4
-    """Learning rate of G at the start; it falls to 0 along a half cosine."""
+    """Learning rate of G at the start; it falls along a half cosine."""
     discriminator_lr: float = 3e-3
     """Of D, which keeps up only if it learns faster: with 4 features .008 is good."""
+    final_lr_share: float = 0.0
+    """Of either rate, what it falls to."""
     ema_decay: float = 0.998
     """Of the average of G's weights that is sampled."""
     seeds: int = 1
@@ -134,6 +136,12 @@ def count(x: np.ndarray) -> dict[str, float]:
     return {name: float(value) for name, value in figures.items()}
 
 
+def beside_channels(x: np.ndarray) -> np.ndarray:
+    """Each stack with its three digits to the right of it: [N, H, W, 3] -> [N, H, 4 W, 3]."""
+    digit = np.repeat(np.moveaxis(x, 3, 0)[..., None], 3, axis=4)
+    return np.concatenate((x, *digit), axis=2)
+
+
 def together(counted: Sequence[dict[str, float]]) -> Figures:
     """The figures of several samples, each a list."""
     return {name: [each[name] for each in counted] for name in counted[0]}
@@ -163,7 +171,7 @@ def _work(config: Config, dataset: datasets.Dataset, folder: Path) -> Record:
             for i, key in enumerate(keys)
         ]
         history.append({"step": step, **together([count(x) for x in made])})
-        shown[:] = [made[0][:100]]
+        shown[:] = [made[0][:48]]
         tqdm.write(f"after {step} updates of G: kinds {history[-1]['captured']}")
 
     many.train(config, game, watch, chunks=config.counts)
@@ -172,7 +180,7 @@ def _work(config: Config, dataset: datasets.Dataset, folder: Path) -> Record:
         "real_stacks": together([count(np.asarray(draw_real(key))) for key in keys]),
     }
     print(mixture_2d.table(figures))
-    grid(shown[0], height=1120).save(folder / "samples.png")
+    grid(beside_channels(shown[0]), columns=4, height=1008).save(folder / "samples.png")
     _curves(history, figures["real_stacks"], folder / "curves.png")
     return {
         "updates": many.updates(config),

@@ -20,7 +20,13 @@ def test_by_hand():
     np.testing.assert_allclose(made.high_quality, 2 / 3, rtol=1e-6)
     expected = 2 / 3 * np.log(3 * 2 / 3) + 1 / 3 * np.log(3 / 3)
     np.testing.assert_allclose(made.reverse_kl, expected, rtol=1e-5)
+    np.testing.assert_allclose(made.width, np.sqrt((1 + 2.25) / 2 / 2), rtol=1e-6)
     assert mode_coverage(x, MODES, 1.0).captured == 2
+    # Scales of their own, within three of which are [0, 1] and [1.5, 0], two and three away.
+    made = mode_coverage(x, MODES, jnp.array([0.5, 0.1, 1.0]))
+    assert made.captured == 1
+    np.testing.assert_allclose(made.high_quality, 2 / 4, rtol=1e-6)
+    np.testing.assert_allclose(made.width, np.sqrt((4 + 9) / 2 / 2), rtol=1e-6)
 
 
 def test_all_in_one_mode():
@@ -31,7 +37,7 @@ def test_all_in_one_mode():
 
 def test_samples_of_no_quality_capture_nothing():
     made = mode_coverage(jnp.full((5, 2), 50.0), MODES, 1.0)
-    assert (made.captured, made.high_quality) == (0, 0.0)
+    assert (made.captured, made.high_quality, made.width) == (0, 0.0, 0.0)
 
 
 def test_a_perfect_sampler():
@@ -44,6 +50,9 @@ def test_a_perfect_sampler():
     assert (np.asarray(measured.captured) == 8).all()
     error = np.sqrt(0.9889 * 0.0111 / (40 * 2500))
     assert np.mean(measured.high_quality) == pytest.approx(1 - np.exp(-4.5), abs=4 * error)
+    # The radius of a Gaussian in the plane, cut off at 3, has a mean square of 2 - 9 / (e^4.5 - 1).
+    expected = np.sqrt(1 - 4.5 / (np.exp(4.5) - 1))
+    assert np.mean(measured.width) == pytest.approx(expected, abs=0.005)
     # KL of a histogram of N over K equal modes: (K - 1) / 2N on average, chi-squared about it.
     floor, error = 7 / 5000, np.sqrt(14) / 5000 / np.sqrt(40)
     assert np.mean(measured.reverse_kl) == pytest.approx(floor, abs=4 * error)

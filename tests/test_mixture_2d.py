@@ -14,6 +14,7 @@ from experiments import many, mixture_2d, mixtures
 from experiments.mixtures import Recipe
 from gan_jax import sample
 from gan_jax.data.synthetic import DISTRIBUTIONS
+from gan_jax.metrics.modes import expected_reverse_kl
 
 SMALL = mixture_2d.Config(
     num_steps=20,
@@ -67,6 +68,8 @@ def test_the_folder_is_kept(finished):
         ({"b2": 1.0}, "--b2 must be in"),
         ({"seed": -1}, "--seed must be at least 0"),
         ({"unroll": -1}, "--unroll must be at least 0"),
+        ({"draws": 0}, "--draws must be at least 1"),
+        ({"final_lr_share": 1.5}, r"--final-lr-share must be in \[0, 1\], got 1.5"),
     ],
 )
 def test_bad_flags(change, message, tmp_path):
@@ -117,7 +120,7 @@ def test_seeds_in_one_program_are_the_seeds_alone(change, quick_compile):
 
 def test_weights_and_rates_fall_as_they_say():
     """From the first weight to the last geometrically; G moves less and less."""
-    recipe = dataclasses.replace(RECIPE, num_steps=100, penalty_weight=1.0)
+    recipe = dataclasses.replace(RECIPE, num_steps=100, penalty_weight=1.0, final_lr_share=0.0)
     weights = [many.penalty_weight(recipe, jnp.asarray(step)) for step in (0, 50, 100, 200)]
     np.testing.assert_allclose(weights, [1.0, np.sqrt(1e-5), 1e-5, 1e-5], rtol=1e-4)
     game = mixtures.build(recipe, mixtures.data(recipe)[0])
@@ -147,3 +150,37 @@ def test_samples_are_in_units_of_the_spread():
     assert float(jnp.mean(jnp.square(x))) == pytest.approx(1.0, rel=0.05)
     state = game.state(jax.random.key(0))
     assert sample(game.gan, state, jax.random.key(1), 3).shape == (3, 2)
+
+
+def test_figures_are_means_over_draws():
+    """Of a perfect sampler they are what theory expects; the samples of one draw would not do."""
+    recipe = dataclasses.replace(RECIPE, num_samples=400, draws=200)
+    distribution, _ = mixtures.data(recipe)
+    found = jax.jit(lambda key: mixtures.measure(recipe, distribution, distribution.sample, key))(
+        jax.random.key(0)
+    )
+    assert found["captured"] == 8
+    share = 1 - np.exp(-4.5)
+    error = np.sqrt(share * (1 - share) / (400 * 200))
+    assert float(found["high_quality"]) == pytest.approx(share, abs=4 * error)
+    # 2 N KL is a chi-square variable of 7 degrees of freedom, but for terms in 1 / N.
+    error = np.sqrt(2 * 7) / (2 * 400 * np.sqrt(200))
+    expected = expected_reverse_kl(8, 400)
+    assert float(found["reverse_kl"]) == pytest.approx(expected, abs=4 * error)
+
+
+def test_a_mode_found_in_some_draws_counts_for_as_much():
+    """A sampler that has 7 modes and, in every other draw or so, the eighth."""
+    recipe = dataclasses.replace(RECIPE, num_samples=100, draws=50)
+    distribution, _ = mixtures.data(recipe)
+    modes = jnp.asarray(distribution.modes)
+
+    def draw(key, num):
+        last = jax.random.bernoulli(key)
+        return modes[jnp.arange(num) % jnp.where(last, 8, 7)]
+
+    found = jax.jit(lambda key: mixtures.measure(recipe, distribution, draw, key))(
+        jax.random.key(0)
+    )
+    assert 7.2 < float(found["captured"]) < 7.8
+    assert found["high_quality"] == 1

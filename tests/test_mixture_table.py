@@ -34,7 +34,7 @@ def test_ours_the_published_and_a_perfect_sampler_stand_together(finished):
     names = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
     published = [f"{name}, published" for name in mixture_table.PUBLISHED["ring"]]
     assert names[2:] == ["**GAN**", "**PacGAN2**", *published, "a perfect sampler"]
-    assert "| PacGAN4, published | 7.8 | 95.9 | 0.07 |" in text
+    assert "| PacGAN4, published | 7.8 | 95.9 | 0.07 |  |  |  |" in text
     found = summary["figures"]["ring"]["plain"]
     assert found["updates"] == {"generator": 20, "discriminator": 20}
     captured = found["gan"]["captured"]
@@ -87,7 +87,10 @@ def test_each_row_is_the_recommended_recipe_but_for_what_it_says():
     assert changed.pop("noise") == {"penalty"}
     assert changed.pop("long") == {"num_steps"}
     final = "final_penalty_weight"
+    usual = {"generator_slope", "latent_scale", "b1"}
     assert changed == {
+        "usual": {"noise", "penalty"} | usual,
+        "usual_r1": {"noise", final} | usual,
         "plain": {"noise", "penalty"},
         "unrolled": {"noise", "penalty", "unroll"},
         "pacgan2": {"noise", "penalty", "pack"},
@@ -101,7 +104,7 @@ def test_each_row_is_the_recommended_recipe_but_for_what_it_says():
     ("settings", "message"),
     [
         ({"data": ("spiral",)}, "--data must be some of ring, grid, got spiral"),
-        ({"ways": ("best",)}, "--ways must be some of plain"),
+        ({"ways": ("best",)}, "--ways must be some of usual"),
         ({"ways": ()}, "--ways must name at least one"),
         ({"seeds": 0}, "--seeds must be at least 1, got 0"),
         ({"num_steps": 30}, "--num-steps must be a multiple of 20"),

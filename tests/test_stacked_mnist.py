@@ -179,6 +179,16 @@ def test_images_are_drawn_a_thousand_at_a_time_and_cut():
     assert not (made[:1000] == made[1000:2000]).all()
 
 
+def test_a_stack_is_shown_beside_its_digits():
+    x = np.random.default_rng(0).integers(0, 256, (2, 28, 28, 3), np.uint8)
+    shown = stacked_mnist.beside_channels(x)
+    assert shown.shape == (2, 28, 112, 3)
+    np.testing.assert_array_equal(shown[:, :, :28], x)
+    for i, j in np.ndindex(3, 3):
+        digit = shown[:, :, 28 * (i + 1) : 28 * (i + 2), j]
+        np.testing.assert_array_equal(digit, x[..., i])
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     config = dataclasses.replace(SMALL, workdir=tmp_path_factory.mktemp("stacked") / "run")
