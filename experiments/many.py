@@ -1,7 +1,6 @@
 """What experiments with many GANs at once share: the rules of a game, playing it, its budget."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -44,15 +43,15 @@ class Rules:
     penalty: tuple[str, ...] = ("r1",)
     """Penalties on D, names of gan_jax.penalties.PENALTIES; none with `--penalty` alone."""
     penalty_weight: float = 0.1
-    """Weight of each at the start: gamma / 2 for R1 and R2, in units of the data's spread."""
-    final_penalty_weight: float = 1e-5
-    """Weight of each at the end, reached geometrically. A strong penalty finds the modes; only a
-    weak one lets D tell how wide they are."""
+    """Weight of each at the start: gamma / 2 for R1 and R2, of samples in units of their spread."""
+    final_penalty_share: float = 1e-4
+    """Of that weight, what it falls to, geometrically; 1: it stays. A strong penalty finds the
+    modes; only a weak one lets D tell how wide they are."""
     noise: float = 0.5
-    """Added to some of what D sees in training, of all scales up to this in units of the data's
-    spread; 0: none. Through it modes drawn too often feel those that are drawn too seldom."""
+    """Added to some of what D sees in training, of all scales up to this, of samples in units of
+    their spread; 0: none. By it modes drawn too often feel those that are drawn too seldom."""
     noise_share: float = 0.25
-    """Of the samples, real and fake, that are given noise."""
+    """Of what D judges, real and fake, samples or packs of them: the share that is given noise."""
     pack: int = 1
     """Samples that D judges together, as PacGAN does."""
     unroll: int = 0
@@ -93,12 +92,19 @@ def check(rules: Rules) -> None:
     for name in rules.penalty:
         if name not in PENALTIES:
             raise UserError(f"--penalty must be some of {', '.join(PENALTIES)}, got {name}")
-    if rules.penalty:
-        cli.check_above_zero(rules, "penalty_weight", "final_penalty_weight")
+    if len(set(rules.penalty)) < len(rules.penalty):
+        raise UserError(f"--penalty must name each once, got {' '.join(rules.penalty)}")
+    cli.check_above_zero(rules, "penalty_weight", "final_penalty_share")
     cli.check_below_one(rules, "b1", "b2", "ema_decay")
-    for name in ("noise_share", "final_lr_share"):
+    for name in ("noise_share", "final_lr_share", "final_penalty_share"):
         if not 0 <= (share := getattr(rules, name)) <= 1:
             raise UserError(f"{cli.flag(name)} must be in [0, 1], got {share}")
+
+
+def check_chunks(rules: Rules, chunks: int, of: str) -> None:
+    """Raises `UserError` unless training comes in so many equal chunks."""
+    if rules.num_steps % chunks:
+        raise UserError(f"--num-steps must be a multiple of {of} ({chunks}), got {rules.num_steps}")
 
 
 class Game(NamedTuple):
@@ -170,8 +176,11 @@ def updates(rules: Rules) -> dict[str, int]:
 def penalty_weight(rules: Rules, step: Array) -> Array:
     """The weight of each penalty after so many updates of D []: it falls geometrically."""
     done = jnp.minimum(step / (rules.num_steps * rules.n_critic), 1.0)
-    fall = math.log(rules.final_penalty_weight / rules.penalty_weight)
-    return rules.penalty_weight * jnp.exp(fall * done)
+    return rules.penalty_weight * rules.final_penalty_share**done
+
+
+class Diverged(UserError):
+    """Training left the finite numbers."""
 
 
 def train(
@@ -183,15 +192,15 @@ def train(
       rules: of the game.
       game: as built.
       watch: given the number of G's updates so far and the states, at first and after each chunk.
-      chunks: equal shares of training.
+      chunks: equal shares of training, which it must be a multiple of.
 
     Returns:
       The states on one device, every leaf with an axis of seeds in front.
 
     Raises:
-      UserError: training left the finite numbers.
+      Diverged: training left the finite numbers.
     """
-    devices = jax.devices()[: math.gcd(rules.seeds, len(jax.devices()))]
+    devices = jax.devices()[: _most_devices(rules.seeds, len(jax.devices()))]
     length = rules.num_steps // chunks
 
     def chunk(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
@@ -208,9 +217,27 @@ def train(
     for done in cli.track(range(length, rules.num_steps + 1, length), "training"):
         states, metrics = advance(states, None)
         if not all(np.isfinite(values).all() for values in metrics.values()):
-            raise UserError(
+            raise Diverged(
                 f"training left the finite numbers before step {done}: lower the learning rates, "
                 "or use another --loss or --penalty"
             )
         watch(done, gathered(states))
     return gathered(states)
+
+
+def _most_devices(seeds: int, devices: int) -> int:
+    """As many as there are to share the seeds evenly."""
+    return max(count for count in range(1, devices + 1) if seeds % count == 0)
+
+
+def table(figures: dict[str, dict[str, list[float]]]) -> str:
+    """The figures as text, a column for each key: mean, lowest and highest of the seeds."""
+    titles = [f"{who.replace('_', ' ')}: mean (lowest to highest)" for who in figures]
+    lines = [f"{'':18}" + "".join(f"{title:>46}" for title in titles)]
+    for name in next(iter(figures.values())):
+        cells = [
+            f"{np.mean(found[name]):.4g} ({min(found[name]):.4g} to {max(found[name]):.4g})"
+            for found in figures.values()
+        ]
+        lines.append(f"{name:18}" + "".join(f"{cell:>46}" for cell in cells))
+    return "\n".join(lines)

@@ -3,7 +3,7 @@
 Which modes are found, how sharp they are and whether they are equally often drawn, as VEEGAN
 (Srivastava et al. 2017) and PacGAN (Lin et al. 2018) count it, with a perfect sampler's figures
 beside them. Writes to --workdir: training.gif (samples over D's level sets, first seed), seeds.png
-and summary.json.
+and summary.json, when all is done: a run that is stopped begins again.
 """
 
 import dataclasses
@@ -16,7 +16,6 @@ import numpy as np
 from experiments import cli, many, mixtures
 from experiments.mixtures import Recipe
 from gan_jax import TrainState, parallel, sample
-from gan_jax.errors import UserError
 from gan_jax.plots import plane
 from gan_jax.runs import Record
 from gan_jax.types import Array
@@ -39,17 +38,14 @@ class Config(Recipe):
     workdir: Path = Path("runs/mixture_2d")
     """Where the pictures and the figures go."""
     frames: int = 40
-    """Moments in the animation."""
+    """Moments in the animation after the first, which is before training."""
 
 
 def check(config: Config) -> None:
     """Raises `UserError` for values that no run could use."""
     mixtures.check(config)
     cli.check_at_least(config, frames=2)
-    if config.num_steps % config.frames:
-        raise UserError(
-            f"--num-steps must be a multiple of --frames ({config.frames}), got {config.num_steps}"
-        )
+    many.check_chunks(config, config.frames, "--frames")
 
 
 def main(config: Config) -> Record:
@@ -71,7 +67,7 @@ def _work(config: Config, folder: Path) -> Record:
 
     states = many.train(config, game, watch, chunks=config.frames)
     figures = mixtures.figures_of(config, game, distribution, states)
-    print(table(figures))
+    print(many.table(figures))
     real = unit * np.asarray(distribution.sample(jax.random.key(1), 1000))
     reach = REACH[config.data]
     plane.training(views, real, folder / "training.gif", reach=reach)
@@ -103,18 +99,6 @@ def _look(
         player.params, player.model_state, x.reshape(-1, 2) / unit, train=False
     )
     return made, jax.nn.sigmoid(logits).reshape(x.shape[:2])
-
-
-def table(figures: dict[str, dict[str, list[float]]]) -> str:
-    """The figures as text: the median, the lowest and the highest of the seeds."""
-    lines = [f"{'':24}{'GAN: median (lowest to highest)':>36}{'a perfect sampler':>36}"]
-    for name in figures["gan"]:
-        cells = [
-            f"{np.median(found[name]):.4g} ({min(found[name]):.4g} to {max(found[name]):.4g})"
-            for found in figures.values()
-        ]
-        lines.append(f"{name:24}" + "".join(f"{cell:>36}" for cell in cells))
-    return "\n".join(lines)
 
 
 def _title(config: Config, figures: dict[str, list[float]], number: int) -> str:

@@ -4,7 +4,8 @@ An image is three random digits, one in each colour channel (Metz et al. 2017; S
 2017), made by the small networks of the PacGAN study (Lin et al. 2018, section 4.2). A classifier
 names the digits of 26,000 samples; counted are the kinds among them, and the KL divergence of their
 histogram from the uniform one, with the figures of real stacks beside. Writes to --workdir:
-samples.png, curves.png and summary.json.
+samples.png (the stacks, each with its digits), curves.png and summary.json, when all is done: a run
+that is stopped begins again.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from experiments import cli, many, mixture_2d
+from experiments import cli, many
 from gan_jax import TrainState, losses, parallel, sample, session
 from gan_jax import data as datasets
 from gan_jax.data.pipeline import quantize
@@ -46,10 +47,13 @@ class Config(many.Rules):
     """What both players minimise."""
     penalty: tuple[str, ...] = ("r1", "r2")
     """Penalties on D, names of gan_jax.penalties.PENALTIES; none with `--penalty` alone."""
-    final_penalty_weight: float = 0.1
-    """Weight of each at the end, reached geometrically."""
+    penalty_weight: float = 0.1
+    """Weight of each at the start, of pixels in [-1, 1]: gamma / 2 for R1 and R2."""
+    final_penalty_share: float = 1.0
+    """Of that weight, what it falls to, geometrically; 1: it stays."""
     noise: float = 0.0
-    """Added to some of what D sees in training, of all scales up to this; 0: none."""
+    """Added to some of what D sees in training, of all scales up to this, of pixels in [-1, 1]; 0:
+    none."""
     discriminator_norm: bool = False
     """Whether D has batch norm, as in the study: for a game without penalties, which see each
     image by itself."""
@@ -74,7 +78,7 @@ class Config(many.Rules):
     num_samples: int = 26_000
     """Samples that the kinds are counted in."""
     counts: int = 3
-    """How often they are counted in the course of training."""
+    """How often they are counted in the course of training, besides once before it."""
     data: datasets.Config = dataclasses.field(default_factory=datasets.Config)
     """Where the digits come from."""
 
@@ -83,9 +87,11 @@ def check(config: Config) -> None:
     """Raises `UserError` for values that no run could use."""
     many.check(config)
     cli.check_at_least(config, counts=1, discriminator_width=1, latent=1)
-    if config.num_steps % config.counts:
+    many.check_chunks(config, config.counts, "--counts")
+    if config.discriminator_norm and config.penalty:
         raise UserError(
-            f"--num-steps must be a multiple of --counts ({config.counts}), got {config.num_steps}"
+            f"--discriminator-norm has D judge batches, {' and '.join(config.penalty)} are "
+            "penalties on single images: add a bare --penalty, which is none"
         )
 
 
@@ -179,7 +185,7 @@ def _work(config: Config, dataset: datasets.Dataset, folder: Path) -> Record:
         "gan": {name: values for name, values in history[-1].items() if name != "step"},
         "real_stacks": together([count(np.asarray(draw_real(key))) for key in keys]),
     }
-    print(mixture_2d.table(figures))
+    print(many.table(figures))
     grid(beside_channels(shown[0]), columns=4, height=1008).save(folder / "samples.png")
     _curves(history, figures["real_stacks"], folder / "curves.png")
     return {

@@ -30,11 +30,17 @@ AXIS_NAMES: dict[str, str | None] = {"jit": None, "pmap": AXIS_NAME, "shard": No
 """Layout -> the `axis_name` that steps, batch norm and dropout must be made with for it."""
 
 
+_XLA_FLAG = "xla_force_host_platform_device_count"
+
+
 def use_every_core() -> None:
     """Makes each core of a CPU a device of its own, for members of an ensemble or parts of a batch.
 
+    Whoever has set JAX_NUM_CPU_DEVICES, or XLA's flag of the same effect, has the number they set.
     Too late, and without effect, once JAX has been at work in this process.
     """
+    if jax.config.values["jax_num_cpu_devices"] > 0 or _XLA_FLAG in os.environ.get("XLA_FLAGS", ""):
+        return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", cores or 1)

@@ -16,14 +16,14 @@ FLOORS = [
     {"keys", "losses", "augmentations", "optimizers", "priors", "runs", "checkpoint"}
     | {"models.conv", "data.types", "metrics", "metrics.digits", "metrics.frechet"}
     | {"plots.images", "plots.charts", "theory.quadrature", "data.synthetic", "metrics.modes"}
-    | {"metrics.two_sample", "packing", "tables"},
+    | {"metrics.two_sample", "packing", "tables", "models.lanczos"},
     {"networks", "penalties", "objectives", "models.layers", "plots.demonstration", "plots.plane"}
     | {"theory.optimum", "theory.pushforward", "theory.games"}
     | {"data.idx", "data.images", "data.embedded", "data.pipeline"},
-    {"update", "models.mlp", "models.dcgan", "models.small_dcgan", "models.spectral"}
+    {"update", "models.mlp", "models.dcgan", "models.small_dcgan"}
     | {"data.folder", "data.prepare", "data.stacked", "plots"}
     | {"theory.divergences", "theory.updates"},
-    {"players"},
+    {"players", "models.spectral"},
     {"steps", "games"},
     {"", "models", "data.tfds", "theory"},
     {"data.sources"},

@@ -62,9 +62,11 @@ def test_the_folder_is_kept(finished):
     ("change", "message"),
     [
         ({"penalty": ("r3",)}, "--penalty must be some of r1, r2"),
-        ({"num_steps": 21}, "--num-steps must be a multiple of --frames"),
+        ({"num_steps": 21}, r"--num-steps must be a multiple of --frames \(2\), got 21"),
         ({"seeds": 0}, "--seeds must be at least 1"),
-        ({"final_penalty_weight": 0.0}, "--final-penalty-weight must be above 0"),
+        ({"final_penalty_share": 0.0}, "--final-penalty-share must be above 0"),
+        ({"final_penalty_share": 2.0}, r"--final-penalty-share must be in \[0, 1\], got 2.0"),
+        ({"penalty": ("r1", "r1")}, "--penalty must name each once, got r1 r1"),
         ({"b2": 1.0}, "--b2 must be in"),
         ({"seed": -1}, "--seed must be at least 0"),
         ({"unroll": -1}, "--unroll must be at least 0"),
@@ -122,7 +124,7 @@ def test_weights_and_rates_fall_as_they_say():
     """From the first weight to the last geometrically; G moves less and less."""
     recipe = dataclasses.replace(RECIPE, num_steps=100, penalty_weight=1.0, final_lr_share=0.0)
     weights = [many.penalty_weight(recipe, jnp.asarray(step)) for step in (0, 50, 100, 200)]
-    np.testing.assert_allclose(weights, [1.0, np.sqrt(1e-5), 1e-5, 1e-5], rtol=1e-4)
+    np.testing.assert_allclose(weights, [1.0, 1e-2, 1e-4, 1e-4], rtol=1e-4)
     game = mixtures.build(recipe, mixtures.data(recipe)[0])
     state, states, step = game.state(jax.random.key(0)), [], jax.jit(game.step)
     for _ in range(101):

@@ -10,6 +10,7 @@ from small_runs import assert_kept, assert_refused, compiled_in_a_hurry
 
 from experiments import many, mixture_table
 from experiments.mixtures import Recipe
+from gan_jax.errors import UserError
 
 SMALL = mixture_table.Config(
     data=("ring",),
@@ -63,12 +64,48 @@ def test_what_is_done_is_not_done_again(finished, monkeypatch, tmp_path):
     assert json.dumps(again["figures"]) == json.dumps(summary["figures"])
 
 
+def test_a_cell_made_by_another_recipe_is_refused_and_kept(finished, tmp_path):
+    config, _ = finished
+    config = dataclasses.replace(
+        config, workdir=shutil.copytree(config.workdir, tmp_path / "of_before")
+    )
+    (config.workdir / "summary.json").unlink()
+    cell = config.workdir / "ways" / "ring_pacgan2.json"
+    found = json.loads(cell.read_text())
+    found["settings"]["final_lr_share"] = 0.0
+    cell.write_text(text := json.dumps(found))
+    with pytest.raises(UserError, match=r"ring_pacgan2\.json was made by another version"):
+        mixture_table.main(config)
+    assert cell.read_text() == text
+
+
+def test_a_way_that_diverges_has_a_row_that_says_so(monkeypatch, tmp_path):
+    """The other rows are there, and the same command does not train it again."""
+    recipe = mixture_table.recipe
+    monkeypatch.setattr(
+        mixture_table,
+        "recipe",
+        lambda config, data, way: dataclasses.replace(
+            recipe(config, data, way),
+            **({"generator_lr": 1e30} if way == "pacgan2" else {}),
+        ),
+    )
+    config = dataclasses.replace(SMALL, workdir=tmp_path / "run")
+    with compiled_in_a_hurry():
+        summary = mixture_table.main(config)
+    text = (config.workdir / "table.md").read_text()
+    assert "| **PacGAN2** | diverged |  |  |  | 20 | 20 |" in text
+    assert "| **GAN** | " in text
+    assert "left the finite numbers" in summary["figures"]["ring"]["pacgan2"]["diverged"]
+    assert summary["figures"]["ring"]["pacgan2"]["settings"]["pack"] == 2
+
+
 def test_the_folder_is_kept(finished):
     assert_kept(mixture_table, *finished, num_steps=40)
 
 
 def test_each_row_is_the_recommended_recipe_but_for_what_it_says():
-    """Same networks, optimizers, rates and updates of G in every row."""
+    """Same rates and updates of G in every row, but for the usual settings same networks."""
     rows = {
         name: mixture_table.recipe(mixture_table.Config(), "grid", name)
         for name in mixture_table.WAYS
@@ -86,13 +123,13 @@ def test_each_row_is_the_recommended_recipe_but_for_what_it_says():
     assert changed.pop("annealed") == {"noise"}
     assert changed.pop("noise") == {"penalty"}
     assert changed.pop("long") == {"num_steps"}
-    final = "final_penalty_weight"
+    final = "final_penalty_share"
     usual = {"generator_slope", "latent_scale", "b1"}
     assert changed == {
         "usual": {"noise", "penalty"} | usual,
         "usual_r1": {"noise", final} | usual,
         "plain": {"noise", "penalty"},
-        "unrolled": {"noise", "penalty", "unroll"},
+        "unrolled": {"noise", "penalty", "unroll", "discriminator_lr"},
         "pacgan2": {"noise", "penalty", "pack"},
         "wgan_gp": {"noise", "penalty", "loss", "n_critic", final},
         "r1": {"noise", final},
@@ -107,7 +144,7 @@ def test_each_row_is_the_recommended_recipe_but_for_what_it_says():
         ({"ways": ("best",)}, "--ways must be some of usual"),
         ({"ways": ()}, "--ways must name at least one"),
         ({"seeds": 0}, "--seeds must be at least 1, got 0"),
-        ({"num_steps": 30}, "--num-steps must be a multiple of 20"),
+        ({"num_steps": 30}, r"--num-steps must be a multiple of its shares \(20\), got 30"),
     ],
 )
 def test_bad_flags(settings, message, tmp_path):

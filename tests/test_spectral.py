@@ -1,6 +1,7 @@
 """Spectral normalisation against the singular values of the layers' explicit matrices."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -15,6 +16,7 @@ from gan_jax import Batch, Network, losses
 from gan_jax.models import MODELS
 from gan_jax.models.layers import Conv, ConvTranspose
 from gan_jax.models.mlp import mlp
+from gan_jax.models.small_dcgan import small_dcgan
 from gan_jax.models.spectral import spectral_norm, spectrally_normalised
 from gan_jax.parallel import AXIS_NAME, pmap_step
 
@@ -151,6 +153,66 @@ def test_what_is_orthogonal_to_the_direction_is_found():
     np.testing.assert_allclose(y[0], spectrum, rtol=1e-3)
 
 
+def test_a_change_that_leaves_the_direction_as_it_was_is_found():
+    """The kept direction's norm is 1 as before, when another's has become 3."""
+    spectrum = np.linspace(1.0, 0.5, 200, dtype=np.float32)
+    network, x = spectral_norm(gan_jax.from_linen(Linear(200))), jnp.ones((2, 200))
+    params, model_state = jax.jit(network.init)(jax.random.key(0), x)
+    params = {"a": {**params["a"], "kernel": jnp.diag(spectrum)}}
+    apply = jax.jit(partial(network.apply, train=True))
+    for _ in range(2):
+        y, model_state = apply(params, model_state, x)
+    np.testing.assert_allclose(y[0], spectrum, rtol=1e-3)
+    spectrum[77] = 3.0
+    params = {"a": {**params["a"], "kernel": jnp.diag(spectrum)}}
+    y, _ = apply(params, model_state, x)
+    np.testing.assert_allclose(y[0], spectrum / 3, rtol=1e-3)
+
+
+def test_a_small_change_is_found_in_a_large_kernel():
+    """The norm up by a thousandth, in a random direction, of a kernel of random entries."""
+    network, x = spectral_norm(gan_jax.from_linen(Linear(300))), jnp.ones((2, 400))
+    params, model_state = jax.jit(network.init)(jax.random.key(0), x)
+    u, v = (rng / np.linalg.norm(rng) for rng in np.random.default_rng(0).normal(size=(2, 400)))
+    v = v[:300] / np.linalg.norm(v[:300])
+    kernel = np.asarray(params["a"]["kernel"])
+    apply = jax.jit(partial(network.apply, train=True))
+    _, model_state = apply(params, model_state, x)
+    norm = np.linalg.norm(kernel, 2)
+    changed = kernel + 1e-3 * norm * np.outer(u, v)
+    _, after = apply({"a": {**params["a"], "kernel": jnp.asarray(changed)}}, model_state, x)
+    assert after["prints"]["a"] != model_state["prints"]["a"]
+    assert not np.array_equal(after["directions"]["a"], model_state["directions"]["a"])
+    _, same = apply(params, model_state, x)
+    assert np.array_equal(same["directions"]["a"], model_state["directions"]["a"])
+
+
+def test_the_small_networks_of_mode_studies_are_normalised_whole():
+    """Their layers, too, have norm 1, by the singular values of each in turn."""
+    gan = small_dcgan((28, 28, 3), latent=4, width=1, discriminator_norm=False)
+    key = jax.random.key(0)
+    for network, x, inner in (
+        (gan.discriminator, jax.random.normal(key, (2, 28, 28, 3)), {"Halved_0": (28, 28, 3)}),
+        (gan.generator, jax.random.normal(key, (2, 4)), {"Repainted_0": (28, 28, 1)}),
+    ):
+        params, model_state = jax.jit(spectral_norm(network).init)(key, x)
+        kernels = {name for name, values in params.items() if "kernel" in values}
+        assert set(model_state["directions"]) == kernels
+        player = SimpleNamespace(params=params, model_state=model_state)
+        normalised = handed_on(network, player, x, True)
+        for name, shape in {**inner, "Dense_0": (params["Dense_0"]["kernel"].shape[0],)}.items():
+            made = largest(SMALL_LAYERS[name], normalised[name]["kernel"], shape)
+            np.testing.assert_allclose(made, 1, atol=1e-3, err_msg=name)
+
+
+SMALL_LAYERS = {
+    "Dense_0": lambda x, k: x @ k,
+    "Halved_0": lambda x, k: convolution(x, k, 2, "SAME"),
+    # A convolution with the kernel turned round.
+    "Repainted_0": lambda x, k: convolution(x, k[::-1, ::-1].swapaxes(2, 3), 1, "SAME"),
+}
+
+
 def test_only_training_moves_the_directions():
     network, x = spectral_norm(gan_jax.from_linen(Linear())), jnp.ones((2, 9))
     params, before = jax.jit(network.init)(jax.random.key(0), x)
@@ -285,7 +347,10 @@ class Twice(nn.Module):
 
 def test_what_is_refused(linear_gan):
     twice = gan_jax.from_linen(Twice())
-    with pytest.raises(ValueError, match="found no layer to normalise"):
+    with pytest.raises(ValueError, match="found no layer, and can normalise"):
         spectral_norm(linear_gan.discriminator).init(jax.random.key(0), jnp.ones((2, 2)))
+    another = gan_jax.from_linen(nn.Sequential([nn.Dense(3), nn.DenseGeneral(2)]))
+    with pytest.raises(ValueError, match="found layers_1, and can normalise"):
+        spectral_norm(another).init(jax.random.key(0), jnp.ones((2, 2)))
     with pytest.raises(ValueError, match=r"'Conv_0' is used on .* \(8, 8, 1\) and \(4, 4, 1\)"):
         spectral_norm(twice).init(jax.random.key(0), jnp.ones((2, *SHAPE)))

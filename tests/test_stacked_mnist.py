@@ -115,9 +115,9 @@ def test_generator_is_that_of_the_study():
     x = (z @ params["Dense_0"]["kernel"]).reshape(-1, 4, 4, 64)
     for i, side in enumerate((7, 14, 28)):
         x = np.maximum(normed(x, params[f"BatchNorm_{i}"]["BatchNorm_0"]), 0)
-        x = same_transposed(x, params[f"_Doubled_{i}"]["kernel"], side)
+        x = same_transposed(x, params[f"Doubled_{i}"]["kernel"], side)
     x = np.maximum(normed(x, params["BatchNorm_3"]["BatchNorm_0"]), 0)
-    last = params["_Repainted_0"]
+    last = params["Repainted_0"]
     x = np.tanh(same_transposed(x, last["kernel"], 28, stride=1) + last["bias"])
     assert x.shape == (3, 28, 28, 3)
     assert x.std() > 0.1
@@ -132,7 +132,7 @@ def test_discriminator_is_that_of_the_study(norm, width):
     gan = small_dcgan(x.shape[1:], discriminator_width=width, discriminator_norm=norm)
     params, made = applied(gan.discriminator, x)
     for i in range(3):
-        layer = params[f"_Halved_{i}"]
+        layer = params[f"Halved_{i}"]
         x = same(x, layer["kernel"])
         x = normed(x, params[f"BatchNorm_{i}"]["BatchNorm_0"]) if norm else x + layer["bias"]
         x = np.where(x > 0, x, 0.3 * x)
@@ -227,6 +227,7 @@ def test_the_folder_is_kept(finished):
         ({"penalty": ("r3",)}, "--penalty must be some of r1, r2"),
         ({"counts": 3}, "--num-steps must be a multiple of --counts"),
         ({"counts": 0}, "--counts must be at least 1"),
+        ({"discriminator_norm": True, "penalty": ("r1",)}, "r1 are penalties on single images"),
         ({"pack": 0}, "--pack must be at least 1"),
         ({"num_samples": 1}, "--num-samples must be at least 2"),
         ({"data": data.Config(source="embedded", size=20)}, "has 20x20 .* use --data.size 28"),

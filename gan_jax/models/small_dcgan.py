@@ -23,7 +23,7 @@ def small_dcgan(
     discriminator_norm: bool = True,
     axis_name: AxisName | None = None,
 ) -> GAN:
-    """A generator against a discriminator of half its width or less; z ~ N(0, I).
+    """A generator against a discriminator of half its width; z ~ N(0, I).
 
     Metz et al. 2017, appendix D; the defaults are those of Lin et al. 2018 (PacGAN), section 4.2,
     where D has half of G's width: G 4x4x64 -> 7x7x32 -> 14x14x16 -> 28x28x8 -> C and D 4-8-16.
@@ -74,8 +74,8 @@ class _Generator(nn.Module):
         x = x.reshape(-1, 4, 4, features)
         for side in _GENERATOR_SIDES:
             features //= 2
-            x = _Doubled(features, side)(activated(x))
-        return jnp.tanh(_Repainted(self.channels)(activated(x)))
+            x = Doubled(features, side)(activated(x))
+        return jnp.tanh(Repainted(self.channels)(activated(x)))
 
 
 class _Discriminator(nn.Module):
@@ -86,7 +86,7 @@ class _Discriminator(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         for level in range(3):
-            x = _Halved(self.width * 2**level, use_bias=not self.norm)(x)
+            x = Halved(self.width * 2**level, use_bias=not self.norm)(x)
             if self.norm:
                 x = BatchNorm(self.axis_name)(x, train=train)
             x = nn.leaky_relu(x, 0.3)
@@ -104,7 +104,7 @@ def _widened(kernel: Array) -> Array:
     return jnp.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0)))
 
 
-class _Halved(nn.Module):
+class Halved(nn.Module):
     """[B, H, H, I] -> [B, ceil(H / 2), ceil(H / 2), features]."""
 
     features: int
@@ -121,8 +121,8 @@ class _Halved(nn.Module):
         return y + self.param("bias", nn.initializers.zeros, (1, 1, 1, self.features))
 
 
-class _Doubled(nn.Module):
-    """[B, ceil(H / 2), ceil(H / 2), I] -> [B, H, H, features], H = `side`: `_Halved` transposed."""
+class Doubled(nn.Module):
+    """[B, ceil(H / 2), ceil(H / 2), I] -> [B, H, H, features], H = `side`: `Halved` transposed."""
 
     features: int
     side: int
@@ -134,7 +134,7 @@ class _Doubled(nn.Module):
         return conv.conv_transpose(x, _widened(kernel), **_HALVING)[:, odd:, odd:]
 
 
-class _Repainted(nn.Module):
+class Repainted(nn.Module):
     """[B, H, W, I] -> [B, H, W, features], with a bias.
 
     A transposed convolution of stride 1, which is a convolution with its kernel turned round, and
@@ -142,9 +142,12 @@ class _Repainted(nn.Module):
     """
 
     features: int
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", DCGAN_INIT, (3, 3, self.features, x.shape[-1]))
         y = conv.conv_transpose(x, kernel, strides=(1, 1), padding=(1, 1))
+        if not self.use_bias:
+            return y
         return y + self.param("bias", nn.initializers.zeros, (1, 1, 1, self.features))

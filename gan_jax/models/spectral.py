@@ -1,6 +1,5 @@
 """Spectral normalisation: a network whose every linear layer has operator norm 1."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,10 +7,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gan_jax.keys import for_step
+from gan_jax.models.lanczos import SMALLEST, lanczos, unit
 from gan_jax.models.layers import Conv, ConvTranspose
+from gan_jax.models.small_dcgan import Doubled, Halved, Repainted
 from gan_jax.types import GAN, Array, Network, PyTree
 
-LAYERS = (nn.Dense, nn.Conv, nn.ConvTranspose, Conv, ConvTranspose)
+LAYERS = (
+    *(nn.Dense, nn.Conv, nn.ConvTranspose),
+    *(Conv, ConvTranspose),
+    *(Halved, Doubled, Repainted),
+)
 """The kinds of layer that are normalised."""
 
 Map = Callable[[Array, Array], Array]
@@ -19,20 +25,14 @@ Map = Callable[[Array, Array], Array]
 
 Path = tuple[str, ...]
 
-_BETWEEN, _LONGEST, _RUNS = 8, 16, 4
-"""Steps of the Lanczos method between two looks at what it found, and in a run; and the runs."""
+_RUNS = 4
+"""Of the Lanczos method, at the most."""
 
 _RANDOM = 2
 """How many random directions each run starts from, besides the one that is kept."""
 
-_TOLERANCE = 5e-3
-"""Of the square of the norm, by bounds of first order: the error is of the second."""
-
 _SAME = 1e-6
-"""A norm that differs by less is that of the same kernel."""
-
-_SMALLEST = 1e-12
-"""What is divided by is at least this: a kernel of zeros stays one."""
+"""Of a kernel's length: a print that differs by less is that of the same kernel."""
 
 
 def spectral_norm(network: Network) -> Network:
@@ -43,10 +43,10 @@ def spectral_norm(network: Network) -> Network:
     1-Lipschitz activations and no batch norm the network is 1-Lipschitz, to 1e-3 for each layer.
 
     Each pass, in training and in evaluation, finds the norm by the block Lanczos method, from the
-    direction that gave it last time and fresh random ones, in as many steps as it takes; none where
-    the layer makes of the direction just what it did, as in D's second pass in a step. An estimate
-    is never too large. The direction is kept in the model state by training passes, as in algorithm
-    1 there; gradients hold it constant (equation 12). It is the same on every device.
+    direction that gave it last time and fresh random ones, in as many steps as it takes; in none if
+    the kernel is still the same, as in D's second pass in a step. An estimate is never too large.
+    The direction is kept in the model state by training passes, as in algorithm 1 there; gradients
+    hold it constant (equation 12). It is the same on every device.
 
     Args:
       network: any with Linen layers: `flax.linen.Dense`, `Conv`, `ConvTranspose`, and those of
@@ -54,24 +54,25 @@ def spectral_norm(network: Network) -> Network:
 
     Returns:
       A network of the same parameters; its model state is {"network": the network's own,
-      "directions": {path: an input to the layer, of length 1}, "norms": {path: []}, "seed": []
-      int32, of the random directions, one more after each training pass}.
+      "directions": {path: an input to the layer, of length 1}, "prints": {path: []}, of the kernels
+      that these are for, "seed": [] int32, of the random directions, one more after each training
+      pass}.
 
     Raises:
       ValueError: (on a call) there is no such layer, or one is used twice on inputs of different
-        shapes.
+        shapes, or there is a kernel of another kind of layer.
     """
 
     def init(key: Array, x: Array, label: Array | None = None) -> tuple[PyTree, PyTree]:
         key_network, key_seed, key_directions = jax.random.split(key, 3)
         params, model_state = network.init(key_network, x, label)
         directions = {
-            "/".join(path): _unit(jax.random.normal(jax.random.fold_in(key_directions, i), shape))
+            "/".join(path): unit(jax.random.normal(jax.random.fold_in(key_directions, i), shape))
             for i, (path, (_, shape)) in enumerate(_layers(network, x, label).items())
         }
         found = {
             "directions": directions,
-            "norms": {name: jnp.zeros(()) for name in directions},
+            "prints": {name: jnp.zeros(()) for name in directions},
             "seed": jax.random.randint(key_seed, (), 0, 2**30),
         }
         return params, {"network": model_state, **found}
@@ -85,18 +86,18 @@ def spectral_norm(network: Network) -> Network:
         train: bool,
         **options: Any,
     ) -> tuple[Array, PyTree]:
-        directions, norms = dict(model_state["directions"]), dict(model_state["norms"])
+        directions, prints = dict(model_state["directions"]), dict(model_state["prints"])
         seed = model_state["seed"]
         for i, (path, (layer, _)) in enumerate(_layers(network, x, label).items()):
             name, kernel = "/".join(path), _get(params, path)["kernel"]
             key = jax.random.fold_in(jax.random.key(seed), i)
-            norm, directions[name], norms[name] = _norm(
-                layer, kernel, directions[name], norms[name], key
+            norm, directions[name], prints[name] = _norm(
+                layer, kernel, directions[name], prints[name], key
             )
-            normalised = kernel / jnp.maximum(norm, _SMALLEST).astype(kernel.dtype)
+            normalised = kernel / jnp.maximum(norm, SMALLEST).astype(kernel.dtype)
             params = _set(params, (*path, "kernel"), normalised)
         y, inner = network.apply(params, model_state["network"], x, label, train=train, **options)
-        found = {"directions": directions, "norms": norms, "seed": seed + 1} if train else {}
+        found = {"directions": directions, "prints": prints, "seed": seed + 1} if train else {}
         return y, {**model_state, **found, "network": inner}
 
     return Network(init, apply)
@@ -110,11 +111,12 @@ def spectrally_normalised(gan: GAN) -> GAN:
 def _norm(
     layer: Map, kernel: Array, direction: Array, before: Array, key: Array
 ) -> tuple[Array, Array, Array]:
-    """The norm of the layer's map, the direction in which it is attained, the norm last found.
+    """The norm of the layer's map, the direction in which it is attained, the kernel's print.
 
-    From the direction and the norm that were last found; slow changes add up till they are seen. By
-    runs of the Lanczos method, each from the last one's direction and random ones: without these,
-    what training has made largest would be found late, for it may be orthogonal to what was.
+    From the direction last found and the print of the kernel it was found for; slow changes add up
+    till they are seen. By runs of the Lanczos method, each from the last one's direction and random
+    ones: without these, what training has made largest would be found late, for it may be
+    orthogonal to what was.
     """
     kernel = kernel.astype(direction.dtype)
     fixed, start = jax.lax.stop_gradient((kernel, direction))
@@ -127,100 +129,25 @@ def _norm(
         number, v, _ = carry
         shape = (_RANDOM, *v.shape)
         fresh = jax.random.normal(jax.random.fold_in(key, number), shape, v.dtype)
-        return number + 1, *_lanczos(lambda v: layer(fixed, v), jnp.concatenate([v[None], fresh]))
+        return number + 1, *lanczos(lambda v: layer(fixed, v), jnp.concatenate([v[None], fresh]))
 
     def norm_at(v: Array) -> Array:
-        return jnp.vdot(_unit(layer(fixed, v[None])), layer(kernel, v[None]))
+        return jnp.vdot(unit(layer(fixed, v[None])), layer(kernel, v[None]))
 
-    changed = jnp.abs(jax.lax.stop_gradient(norm_at(start) - before)) > _SAME * before
+    now = _print(fixed).astype(before.dtype)
+    changed = jnp.abs(now - before) > _SAME * jnp.linalg.norm(fixed.ravel())
     _, v, _ = jax.lax.while_loop(unsettled, run, (jnp.zeros((), jnp.int32), start, changed))
-    norm = norm_at(v)
-    return norm, v, jnp.where(changed, jax.lax.stop_gradient(norm), before)
+    return norm_at(v), v, jnp.where(changed, now, before)
 
 
-def _lanczos(layer: Callable[[Array], Array], block: Array) -> tuple[Array, Array]:
-    """The direction [...] in which the layer makes most of its length, and whether in doubt.
+def _print(kernel: Array) -> Array:
+    """The sum of the kernel's entries with random signs, the same ones each time.
 
-    The block Lanczos method (Golub and Underwood 1977) on the map's square A from the directions
-    block [N, ...], with full reorthogonalisation. Around each Ritz value is an eigenvalue of A, no
-    farther than the Ritz vector's residual (Parlett 1980, theorem 4.5.1): it stops when no such
-    interval reaches above the largest Ritz value by more than the tolerance. What it has seen
-    nothing of can be larger nevertheless; that is what random directions are for.
+    A change of the kernel in any direction shows in it, a large one by about its own length.
     """
-    image = jax.eval_shape(layer, block)
-    transpose = jax.linear_transpose(layer, block)
-    blocks = (_LONGEST, len(block))
-
-    def step(number: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        """One more block of the basis, what the layer makes of it, and what is to come next."""
-        basis, made, further = carry
-        rows = _orthonormal(further, _flat(basis))
-        basis = basis.at[number].set(rows)
-        y = layer(rows.reshape(block.shape))
-        (further,) = transpose(y)
-        made = made.at[number].set(_rows(y))
-        return basis, made, _rows(further) - _rows(further) @ _flat(basis).T @ _flat(basis)
-
-    def look(number: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        basis, made, further = _flat(carry[0]), _flat(carry[1]), carry[2]
-        # By rising norm of what the layer makes of them; rows of zeros first.
-        values, shares = jnp.linalg.eigh(made @ made.T + _SMALLEST * basis @ basis.T)
-        of_last = shares.reshape(*blocks, -1)[number - 1]
-        residuals = jnp.linalg.norm(of_last.T @ further, axis=1)
-        doubt = jnp.max(values + residuals) > (1 + _TOLERANCE) * values[-1]
-        return _unit(shares[:, -1] @ basis).reshape(block.shape[1:]), doubt
-
-    def unsettled(carry: tuple[Array, Any, Array, Array]) -> Array:
-        number, *_, doubt = carry
-        return (number < _LONGEST) & doubt
-
-    def go_on(carry: tuple[Array, Any, Array, Array]) -> tuple[Array, Any, Array, Array]:
-        number, found, *_ = carry
-        found = jax.lax.fori_loop(number, number + _BETWEEN, step, found)
-        return number + _BETWEEN, found, *look(number + _BETWEEN, found)
-
-    rows = _rows(block)
-    zero = _zero(block)
-    basis = jnp.full((*blocks, rows.shape[1]), zero)
-    made = jnp.full((*blocks, math.prod(image.shape[1:])), zero)
-    start = jnp.zeros((), jnp.int32), (basis, made, rows), block[0], zero == 0
-    return jax.lax.while_loop(unsettled, go_on, start)[2:]
-
-
-def _zero(v: Array) -> Array:
-    """0 as an array of v's kind: in `shard_map` a loop may not begin with another."""
-    return 0 * v.ravel()[0]
-
-
-def _unit(v: Array) -> Array:
-    return v / jnp.maximum(jnp.linalg.norm(v.ravel()), _SMALLEST)
-
-
-def _rows(block: Array) -> Array:
-    """[N, ...] -> [N, D]."""
-    return block.reshape(block.shape[0], -1)
-
-
-def _flat(blocks: Array) -> Array:
-    """[K, N, D] -> [K N, D]."""
-    return blocks.reshape(-1, blocks.shape[-1])
-
-
-def _orthonormal(rows: Array, basis: Array) -> Array:
-    """Orthonormal rows that with the basis span what the given rows and the basis do.
-
-    Where that is fewer, the others are zeros. By products of matrices: XLA's QR takes a hundred
-    times as long on a CPU.
-    """
-    # The second time corrects the rounding of the first; what it finds to lie in the span of the
-    # basis after all, was nothing but rounding.
-    for relative, absolute in ((1e-6, 0.0), (0.0, 0.25)):
-        rows = rows - rows @ basis.T @ basis
-        squares, turn = jnp.linalg.eigh(rows @ rows.T)
-        kept = squares > jnp.maximum(relative * squares[-1], absolute)
-        scales = jnp.where(kept, jax.lax.rsqrt(jnp.where(kept, squares, 1.0)), 0.0)
-        rows = scales[:, None] * (turn.T @ rows)
-    return rows
+    return jnp.vdot(
+        jax.random.rademacher(for_step(jax.random.key(0)), kernel.shape, kernel.dtype), kernel
+    )
 
 
 def _layers(
@@ -250,11 +177,19 @@ def _layers(
         return call(*arguments, **options)
 
     with nn.intercept_methods(look):
-        jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros(x.shape, x.dtype), label))
-    if not found:
+        params, _ = jax.eval_shape(
+            lambda: network.init(jax.random.key(0), jnp.zeros(x.shape, x.dtype), label)
+        )
+    names = [
+        tuple(getattr(entry, "key", "") for entry in path)
+        for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]
+    ]
+    kernels = {path[:-1] for path in names if path[-1:] == ("kernel",)}
+    if not found or kernels - found.keys():
+        others = ", ".join("/".join(path) for path in sorted(kernels - found.keys())) or "no layer"
         raise ValueError(
-            "spectral_norm found no layer to normalise: it knows Linen's Dense, Conv and "
-            "ConvTranspose, and those of gan_jax.models.layers"
+            f"spectral_norm found {others}, and can normalise Linen's Dense, Conv and "
+            "ConvTranspose, those of gan_jax.models.layers and of small_dcgan"
         )
     return found
 
