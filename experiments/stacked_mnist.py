@@ -4,8 +4,8 @@ An image is three random digits, one in each colour channel (Metz et al. 2017; S
 2017), made by the small networks of the PacGAN study (Lin et al. 2018, section 4.2). A classifier
 names the digits of 26,000 samples; counted are the kinds among them, and the KL divergence of their
 histogram from the uniform one, with the figures of real stacks beside. Writes to --workdir:
-samples.png (the stacks, each with its digits), curves.png and summary.json, when all is done: a run
-that is stopped begins again.
+samples.png (the stacks, each with its digits) and curves.png whenever it has counted, summary.json
+when all is done: a run that is stopped begins again.
 """
 
 import dataclasses
@@ -164,12 +164,14 @@ def main(config: Config) -> Record:
 
 def _work(config: Config, dataset: datasets.Dataset, folder: Path) -> Record:
     real = Stacks(jnp.asarray(dataset.x))
-    game, history, shown = build(config, real), list[Record](), list[np.ndarray]()
+    game, history = build(config, real), list[Record]()
     keys = [jax.random.key(seed) for seed in range(config.seed, config.seed + config.seeds)]
     draw_real = jax.jit(lambda key: images(real.sample, key, config.num_samples))
     draw = jax.jit(
         lambda state, key: images(partial(sample, game.gan, state), key, config.num_samples)
     )
+
+    of_real = together([count(np.asarray(draw_real(key))) for key in keys])
 
     def watch(step: int, states: TrainState) -> None:
         made = [
@@ -177,17 +179,16 @@ def _work(config: Config, dataset: datasets.Dataset, folder: Path) -> Record:
             for i, key in enumerate(keys)
         ]
         history.append({"step": step, **together([count(x) for x in made])})
-        shown[:] = [made[0][:48]]
+        grid(beside_channels(made[0][:48]), columns=4, height=1008).save(folder / "samples.png")
+        _curves(history, of_real, folder / "curves.png")
         tqdm.write(f"after {step} updates of G: kinds {history[-1]['captured']}")
 
     many.train(config, game, watch, chunks=config.counts)
     figures = {
         "gan": {name: values for name, values in history[-1].items() if name != "step"},
-        "real_stacks": together([count(np.asarray(draw_real(key))) for key in keys]),
+        "real_stacks": of_real,
     }
     print(many.table(figures))
-    grid(beside_channels(shown[0]), columns=4, height=1008).save(folder / "samples.png")
-    _curves(history, figures["real_stacks"], folder / "curves.png")
     return {
         "updates": many.updates(config),
         "data": session.describe(dataset),
