@@ -133,6 +133,7 @@ def test_each_row_is_the_recommended_recipe_but_for_what_it_says():
         "pacgan2": {"noise", "penalty", "pack"},
         "wgan_gp": {"noise", "penalty", "loss", "n_critic", final},
         "r1": {"noise", final},
+        "long_r1": {"noise", final, "num_steps"},
         "rpgan": {"noise", "penalty", "loss", final},
     }
 
