@@ -65,9 +65,9 @@ WAYS = {
     "r1": Way("R1", _R1),
     "rpgan": Way("RpGAN + R1 + R2", _R1 | {"loss": "relativistic", "penalty": ("r1", "r2")}),
     "annealed": Way("R1, its weight annealed", {"noise": 0.0}),
-    "recommended": Way("R1 annealed, and instance noise", {}),
-    "long_r1": Way("R1, 5 times as long", _R1, times=5),
-    "long": Way("R1 annealed, and instance noise, 5 times as long", {}, times=5),
+    "recommended": Way("R1 annealed, noise", {}),
+    "long_r1": Way("R1, 5x as long", _R1, times=5),
+    "long": Way("R1 annealed, noise, 5x as long", {}, times=5),
 }
 """From a game that loses modes, and the one change that finds them, to the one we recommend. From
 `plain` on a way differs from that in what its title says and in nothing else, WGAN-GP excepted: the
