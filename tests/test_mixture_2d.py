@@ -93,7 +93,10 @@ RECIPE = Recipe(
     "change",
     [
         pytest.param({"data": "grid", "penalty": ()}, marks=pytest.mark.slow),
-        {"loss": "relativistic", "penalty": ("r1", "r2"), "pack": 2, "n_critic": 2},
+        {"penalty": (), "n_critic": 2},
+        pytest.param(
+            {"loss": "relativistic", "penalty": ("r1", "r2"), "pack": 2}, marks=pytest.mark.slow
+        ),
         pytest.param({"unroll": 2}, marks=pytest.mark.slow),
         pytest.param({"data": "spiral", "penalty": ("lecam",)}, marks=pytest.mark.slow),
     ],

@@ -90,7 +90,7 @@ def test_a_way_that_diverges_has_a_row_that_says_so(monkeypatch, tmp_path):
             **({"generator_lr": 1e30} if way == "pacgan2" else {}),
         ),
     )
-    config = dataclasses.replace(SMALL, workdir=tmp_path / "run")
+    config = dataclasses.replace(SMALL, workdir=tmp_path / "run", seeds=1)
     with compiled_in_a_hurry():
         summary = mixture_table.main(config)
     text = (config.workdir / "table.md").read_text()
@@ -133,7 +133,6 @@ def test_each_row_is_the_recommended_recipe_but_for_what_it_says():
         "pacgan2": {"noise", "penalty", "pack"},
         "wgan_gp": {"noise", "penalty", "loss", "n_critic", final},
         "r1": {"noise", final},
-        "long_r1": {"noise", final, "num_steps"},
         "rpgan": {"noise", "penalty", "loss", final},
     }
 

@@ -195,7 +195,15 @@ def test_a_signal_in_the_last_chunk_changes_nothing():
     assert signals() == before
 
 
-def test_a_second_signal_acts_at_once():
+@pytest.fixture
+def pythons_own_handler():
+    """Of SIGINT, whatever a library or a test before may have put in its place."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_signal_acts_at_once(pythons_own_handler):
     recorder, before = Recorder(), signals()
 
     def twice(step):
