@@ -8,6 +8,7 @@ of their vector field are set beside the closed forms, and trajectories beside b
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -184,7 +185,7 @@ def _draw_trajectories(
     axis = jnp.linspace(-2.1, 2.1, 15)
     theta, psi = (grid.ravel() for grid in jnp.meshgrid(axis, axis))
     for axes, (name, method) in zip(panels.flat, METHODS.items(), strict=True):
-        field = np.stack(jax.vmap(lambda t, p, g=games[name]: vector_field(g, t, p))(theta, psi))
+        field = np.stack(jax.jit(jax.vmap(partial(vector_field, games[name])))(theta, psi))
         length = np.maximum(np.hypot(*field), 1e-9)
         axes.quiver(theta, psi, *(field / length), color="0.75", width=0.004)
         for kind, path in paths[name].items():

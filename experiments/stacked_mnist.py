@@ -167,17 +167,16 @@ def _work(config: Config, dataset: datasets.Dataset, folder: Path) -> Record:
     game, history = build(config, real), list[Record]()
     keys = [jax.random.key(seed) for seed in range(config.seed, config.seed + config.seeds)]
     draw_real = jax.jit(lambda key: images(real.sample, key, config.num_samples))
-    draw = jax.jit(
-        lambda state, key: images(partial(sample, game.gan, state), key, config.num_samples)
-    )
+
+    @jax.jit
+    def draw(states: TrainState, seed: int, key: Array) -> Array:
+        state = jax.tree.map(lambda leaf: leaf[seed], states)
+        return images(partial(sample, game.gan, state), key, config.num_samples)
 
     of_real = together([count(np.asarray(draw_real(key))) for key in keys])
 
     def watch(step: int, states: TrainState) -> None:
-        made = [
-            np.asarray(draw(jax.tree.map(lambda leaf, i=i: leaf[i], states), key))
-            for i, key in enumerate(keys)
-        ]
+        made = [np.asarray(draw(states, seed, key)) for seed, key in enumerate(keys)]
         history.append({"step": step, **together([count(x) for x in made])})
         grid(beside_channels(made[0][:48]), columns=4, height=1008).save(folder / "samples.png")
         _curves(history, of_real, folder / "curves.png")

@@ -123,27 +123,11 @@ def test_seeds_in_one_program_are_the_seeds_alone(change, quick_compile):
             np.testing.assert_allclose(both[number], one, rtol=1e-3, atol=1e-5)
 
 
-def test_weights_and_rates_fall_as_they_say():
-    """From the first weight to the last geometrically; G moves less and less."""
-    recipe = dataclasses.replace(RECIPE, num_steps=100, penalty_weight=1.0, final_lr_share=0.0)
+def test_weights_fall_as_they_say():
+    """From the first weight to the last geometrically."""
+    recipe = dataclasses.replace(RECIPE, num_steps=100, penalty_weight=1.0)
     weights = [many.penalty_weight(recipe, jnp.asarray(step)) for step in (0, 50, 100, 200)]
     np.testing.assert_allclose(weights, [1.0, 1e-2, 1e-4, 1e-4], rtol=1e-4)
-    game = mixtures.build(recipe, mixtures.data(recipe)[0])
-    state, states, step = game.state(jax.random.key(0)), [], jax.jit(game.step)
-    for _ in range(101):
-        states.append(state)
-        state, _ = step(state)
-    moved = [
-        max(
-            float(jnp.abs(a - b).max())
-            for a, b in zip(*map(jax.tree.leaves, (new, old)), strict=True)
-        )
-        for old, new in (
-            (states[i].generator.params, states[i + 1].generator.params) for i in (2, 50, 98)
-        )
-    ]
-    assert moved[0] > moved[1] > moved[2] > 0
-    assert moved[2] < 0.01 * moved[0]
 
 
 def test_samples_are_in_units_of_the_spread():
