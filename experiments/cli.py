@@ -13,6 +13,7 @@ import jax
 import tyro
 from tqdm import tqdm
 
+from gan_jax import memory
 from gan_jax.errors import UserError
 from gan_jax.runs import Record, RunFolder
 
@@ -26,6 +27,7 @@ def run(main: Callable[[Config], Any], config: type[Config], description: str) -
     from gan_jax.training import Interrupted
 
     keep_compilations()
+    memory.return_large_buffers()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         settings = tyro.cli(config, description=description)

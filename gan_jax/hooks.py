@@ -1,6 +1,5 @@
 """What is done between chunks: figures, pictures, checkpoints."""
 
-import ctypes
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from gan_jax import plots
+from gan_jax import memory, plots
 from gan_jax.checkpoint import Checkpoints
 from gan_jax.errors import UserError
 from gan_jax.runs import RunFolder
@@ -209,22 +208,10 @@ def save(every: int, checkpoints: Checkpoints) -> Hook:
 
 
 def release(every: int) -> Hook:
-    """Gives the memory this process no longer uses back to the system: see `release_memory`."""
+    """Gives the memory this process no longer uses back to the system: see `memory.release`."""
 
     def start(step: int, state: TrainState, metrics: Metrics) -> Finish:
         del step, state, metrics
-        return release_memory
+        return memory.release
 
     return Hook(every, start)
-
-
-def release_memory() -> None:
-    """Returns freed memory to the system, where the C library has to be asked for it (glibc).
-
-    It keeps what a compilation has used and freed, some hundred MiB, for as long as it may be of
-    use again, which is never.
-    """
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none
-        if trim is not None:
-            trim(0)

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from gan_jax import hooks, parallel, plots
+from gan_jax import hooks, memory, parallel, plots
 from gan_jax.checkpoint import Checkpoints
 from gan_jax.data.pipeline import make_batches, quantize
 from gan_jax.data.types import Dataset
@@ -102,7 +102,7 @@ def train(
         if not restored:
             draw.start(0, state, {})()
         shown.say("compiling the training step")
-        hooks.release_memory()
+        memory.release()
         batches = make_batches(dataset, key_order, (log_every, n_critic, batch_size))
         state = run(
             parallel.make_step(layout, make_chunk(step), batch_axis=2),

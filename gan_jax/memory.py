@@ -1,0 +1,37 @@
+"""Freed memory goes back to the system, where the C library (glibc) would rather keep it."""
+
+import ctypes
+import sys
+from collections.abc import Callable
+
+_LARGE = 4 << 20
+"""Bytes above which a buffer is worth its own pages: a state's are smaller, a step's scratch space
+is larger."""
+
+_M_MMAP_THRESHOLD = -3  # of <malloc.h>
+
+
+def return_large_buffers() -> None:
+    """From now on a buffer above 4 MiB goes back to the system when it is freed.
+
+    By itself glibc does so only until the first is freed, and then keeps them up to 32 MiB, once
+    for every thread that had one. It is a setting of the whole process: for a command, not for a
+    library to make.
+    """
+    if mallopt := _function("mallopt"):
+        mallopt(_M_MMAP_THRESHOLD, _LARGE)
+
+
+def release() -> None:
+    """Returns what has been freed so far.
+
+    What a compilation has used and freed, some hundred MiB, is kept for as long as it may be of use
+    again, which is never.
+    """
+    if trim := _function("malloc_trim"):
+        trim(0)
+
+
+def _function(name: str) -> Callable[..., int] | None:
+    """glibc's, or None where the C library is another one."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
