@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 FLOORS = [
-    {"types", "errors"},
+    {"types", "errors", "memory"},
     {"models.conv_native", "parallel"},
     {"models.conv_cpu"},
     {"keys", "losses", "augmentations", "optimizers", "priors", "runs", "checkpoint"}

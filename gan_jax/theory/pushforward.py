@@ -68,22 +68,26 @@ def branched_log_prob(
     # With the folds among its nodes, G is monotone between neighbours. A cell without one has its
     # middle there, not the end that bisection would run to: next to a node rounding is no order.
     nodes, rising = z[:, 0], slope(z[:, 0]) > 0
-    folds = _bisect(lambda points: slope(points) > 0, nodes[:-1], nodes[1:])
+    folds = _bisect(lambda points: slope(points) > 0, rising[:-1], nodes[:-1], nodes[1:])
     folds = jnp.where(rising[1:] == rising[:-1], (nodes[:-1] + nodes[1:]) / 2, folds)
     nodes = jnp.append(jnp.stack([nodes[:-1], folds], axis=1).ravel(), nodes[-1])
 
     above = at(nodes)[None] > x
     crossing = above[:, 1:] != above[:, :-1]  # [N, 2 M - 2]
     found, cell = jax.lax.top_k(crossing.astype(jnp.int32), num_branches)
-    roots = _bisect(lambda points: at(points) > x, nodes[cell], nodes[cell + 1])
+    at_low = jnp.take_along_axis(above, cell, axis=1)
+    roots = _bisect(lambda points: at(points) > x, at_low, nodes[cell], nodes[cell + 1])
     parts = pushforward_log_prob(fn, roots.reshape(-1, 1), prior_log_prob).reshape(roots.shape)
     log_prob = jax.nn.logsumexp(jnp.where(found == 1, parts, -jnp.inf), axis=1)
     return jnp.where(jnp.sum(crossing, axis=1) <= num_branches, log_prob, jnp.nan)
 
 
-def _bisect(positive: Callable[[Array], Array], low: Array, high: Array) -> Array:
-    """Where `positive` changes between `low` and `high`, elementwise; if it does not, any point."""
-    at_low = positive(low)
+def _bisect(positive: Callable[[Array], Array], at_low: Array, low: Array, high: Array) -> Array:
+    """Where `positive` changes between `low` and `high`, elementwise; if it does not, any point.
+
+    `at_low` is what it is at `low`, and has to be what the change was seen by: computed once more,
+    in another program, it may be rounded to the other side.
+    """
 
     def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bracket
