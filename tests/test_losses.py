@@ -8,6 +8,8 @@ from loss_oracles import ORACLES, sigmoid
 
 from gan_jax.losses import LOSSES, minimax, smoothed, top_k
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 LOG_2, LOG_3, LOG_4 = 0.69314718, 1.09861229, 1.38629436
 
 BY_HAND = {

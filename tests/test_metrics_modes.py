@@ -9,6 +9,8 @@ import scipy.stats
 from gan_jax.data import synthetic
 from gan_jax.metrics.modes import class_coverage, expected_reverse_kl, mode_coverage
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 MODES = jnp.array([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0]])
 
 

@@ -12,6 +12,8 @@ from gan_jax.losses import minimax
 from gan_jax.penalties import lazy, r1
 from gan_jax.theory.games import dirac_gan, game_jacobian
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 
 @pytest.fixture(autouse=True)
 def _in_double_precision():

@@ -187,6 +187,7 @@ def test_a_small_change_is_found_in_a_large_kernel():
     assert np.array_equal(same["directions"]["a"], model_state["directions"]["a"])
 
 
+@pytest.mark.slow
 def test_the_small_networks_of_mode_studies_are_normalised_whole():
     """Their layers, too, have norm 1, by the singular values of each in turn."""
     gan = small_dcgan((28, 28, 3), latent=4, width=1, discriminator_norm=False)

@@ -14,6 +14,8 @@ from gan_jax.data import synthetic
 from gan_jax.metrics.two_sample import energy_test
 from gan_jax.theory.quadrature import box, interval
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 THREE = synthetic.mixture(
     np.array([[-2.0], [0.5], [3.0]]), np.array([0.5, 1.0, 0.25]), np.array([0.2, 0.5, 0.3])
 )

@@ -23,6 +23,8 @@ from gan_jax.theory import (
 )
 from gan_jax.theory.quadrature import interval
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 LOG_2, LOG_4 = np.log(2), np.log(4)
 
 F = {

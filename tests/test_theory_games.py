@@ -29,6 +29,8 @@ from gan_jax.theory.updates import (
     spectral_radius,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 
 @pytest.fixture(autouse=True)
 def _double_precision():

@@ -71,7 +71,7 @@ def test_a_chunk_is_its_steps_one_by_one(mlp):
     )
 
 
-@pytest.mark.parametrize("model", ["mlp", "dcgan"])
+@pytest.mark.parametrize("model", ["mlp", pytest.param("dcgan", marks=pytest.mark.slow)])
 def test_bits_do_not_depend_on_where_chunks_end(model, mlp):
     """Neither on how many of a program's steps are taken nor on how many it was made for."""
     game = mlp if model == "mlp" else Game(model, optax.adam(1e-2))
