@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import tyro
 from torch import Tensor, nn
 
 
@@ -141,4 +140,6 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
+    import tyro  # here, for those who only want the networks
+
     main(tyro.cli(Config))

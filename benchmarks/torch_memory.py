@@ -2,7 +2,7 @@
 
 The networks, batch and optimizer of `experiments.mnist` as it is by default, with R1, the average
 of G's weights, gradient norms, records, grids and checkpoints as often, written as a PyTorch user
-would. It needs torch, numpy and pillow, and nothing of this package, so that PyTorch can have a
+would. It needs torch, numpy and pillow, and nothing of the library, so that PyTorch can have a
 virtual environment of its own. Linux only.
 """
 
@@ -19,23 +19,17 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from benchmarks.torch_dcgan import generator
+from benchmarks.workers.protocol import process_memory
+
 STEPS, BATCH, LATENT, WIDTH = 3000, 32, 32, 64
 GAMMA, DECAY = 0.5, 0.998
+MIB = 2**20
 
 
-def players() -> tuple[nn.Sequential, nn.Sequential]:
-    """z [B, 32, 1, 1] -> x [B, 1, 28, 28], and x -> logits [B]."""
-    generator = nn.Sequential(
-        nn.ConvTranspose2d(LATENT, 2 * WIDTH, 7, 1, 0, bias=False),
-        nn.BatchNorm2d(2 * WIDTH),
-        nn.ReLU(True),
-        nn.ConvTranspose2d(2 * WIDTH, WIDTH, 4, 2, 1, bias=False),
-        nn.BatchNorm2d(WIDTH),
-        nn.ReLU(True),
-        nn.ConvTranspose2d(WIDTH, 1, 4, 2, 1, bias=False),
-        nn.Tanh(),
-    )
-    discriminator = nn.Sequential(
+def discriminator() -> nn.Sequential:
+    """x [B, 1, 28, 28] -> logits [B]."""
+    return nn.Sequential(
         nn.Conv2d(1, WIDTH, 4, 2, 1),
         nn.LeakyReLU(0.2),
         nn.Conv2d(WIDTH, 2 * WIDTH, 4, 2, 1),
@@ -43,7 +37,6 @@ def players() -> tuple[nn.Sequential, nn.Sequential]:
         nn.Conv2d(2 * WIDTH, 1, 7),
         nn.Flatten(0),
     )
-    return generator, discriminator
 
 
 def norm(network: nn.Module) -> Tensor:
@@ -51,23 +44,13 @@ def norm(network: nn.Module) -> Tensor:
     return nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
 
 
-def resident() -> dict[str, float]:
-    """MiB in memory now, and at most so far."""
-    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
-    sizes = {words[0]: int(words[1]) / 1024 for words in lines if words[0] in ("VmRSS:", "VmHWM:")}
-    return {"resident": sizes["VmRSS:"], "peak": sizes["VmHWM:"]}
-
-
 def main(folder: Path) -> None:
     """Trains, and prints the median of the resident set once it has settled, and its peak."""
     torch.manual_seed(0)
-    imported = resident()["resident"]
-    generator, discriminator = players()
-    average = copy.deepcopy(generator)
-    tx = {
-        network: torch.optim.Adam(network.parameters(), 1e-3, (0.0, 0.99))
-        for network in (generator, discriminator)
-    }
+    imported = process_memory()["VmRSS"] / MIB
+    g, d = generator(LATENT, WIDTH), discriminator()
+    average = copy.deepcopy(g)
+    tx_g, tx_d = (torch.optim.Adam(player.parameters(), 1e-3, (0.0, 0.99)) for player in (g, d))
     images = torch.from_numpy(
         np.random.default_rng(0).integers(0, 256, (5000, 1, 28, 28), dtype=np.uint8)
     )
@@ -75,28 +58,28 @@ def main(folder: Path) -> None:
     for step in range(1, STEPS + 1):
         index = torch.randint(len(images), (BATCH,))
         real = (images[index].float() / 127.5 - 1).requires_grad_()
-        tx[discriminator].zero_grad()
+        tx_d.zero_grad()
         with torch.no_grad():
-            fake = generator(torch.randn(BATCH, LATENT, 1, 1))
-        logits = discriminator(real)
+            fake = g(torch.randn(BATCH, LATENT, 1, 1))
+        logits = d(real)
         (slope,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
         penalty = GAMMA / 2 * slope.square().sum((1, 2, 3)).mean()
-        loss_d = softplus(-logits).mean() + softplus(discriminator(fake)).mean() + penalty
+        loss_d = softplus(-logits).mean() + softplus(d(fake)).mean() + penalty
         loss_d.backward()
-        norm_d = norm(discriminator)
-        tx[discriminator].step()
+        norm_d = norm(d)
+        tx_d.step()
 
-        tx[generator].zero_grad()
-        discriminator.requires_grad_(False)
-        loss_g = softplus(-discriminator(generator(torch.randn(BATCH, LATENT, 1, 1)))).mean()
+        tx_g.zero_grad()
+        d.requires_grad_(False)
+        loss_g = softplus(-d(g(torch.randn(BATCH, LATENT, 1, 1)))).mean()
         loss_g.backward()
-        discriminator.requires_grad_(True)
-        norm_g = norm(generator)
-        tx[generator].step()
+        d.requires_grad_(True)
+        norm_g = norm(g)
+        tx_g.step()
         with torch.no_grad():
-            for mean, weight in zip(average.parameters(), generator.parameters(), strict=True):
+            for mean, weight in zip(average.parameters(), g.parameters(), strict=True):
                 mean.lerp_(weight, 1 - DECAY)
-            for mean, statistic in zip(average.buffers(), generator.buffers(), strict=True):
+            for mean, statistic in zip(average.buffers(), g.buffers(), strict=True):
                 mean.copy_(statistic)
 
         if step % 50 == 0:
@@ -111,15 +94,16 @@ def main(folder: Path) -> None:
             tiles = x.reshape(8, 8, 28, 28).transpose(0, 2, 1, 3).reshape(224, 224)
             Image.fromarray(tiles).save(folder / "samples.png")
         if step % 500 == 0:
-            states = [part.state_dict() for part in (generator, discriminator, average)]
-            states += [optimizer.state_dict() for optimizer in tx.values()]
+            states = [part.state_dict() for part in (g, d, average)]
+            states += [optimizer.state_dict() for optimizer in (tx_g, tx_d)]
             torch.save(states, folder / "checkpoint.pt")
         if step > 200 and step % 10 == 0:
-            settled.append(resident()["resident"])
+            settled.append(process_memory()["VmRSS"] / MIB)
         if step % 500 == 0:
             print(f"step {step}/{STEPS}: {settled[-1]:.0f} MiB", file=sys.stderr)
     figures = {"imported": imported, "settled": statistics.median(settled)}
-    print(json.dumps({**figures, "peak": resident()["peak"], "torch": torch.__version__}))
+    figures |= {"peak": process_memory()["VmHWM"] / MIB}
+    print(json.dumps({**figures, "torch": torch.__version__}))
 
 
 if __name__ == "__main__":

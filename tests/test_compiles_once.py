@@ -53,7 +53,7 @@ def visit(compiled, monkeypatch, tmp_path):
 @pytest.mark.usefixtures("quick_compile")
 @pytest.mark.parametrize(
     "layout",
-    ["shard", *(pytest.param(other, marks=pytest.mark.slow) for other in ("jit", "pmap"))],
+    [pytest.param(name, marks=() if name == "shard" else pytest.mark.slow) for name in CHUNK],
 )
 def test_a_visit_compiles_the_chunk_and_the_sampler_once_and_little_after_the_first_chunk(
     visit, layout
