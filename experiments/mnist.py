@@ -141,10 +141,9 @@ def build(
 
     # Early samples show something.
     ema_decay = rising_decay(config.ema_decay)
-    example = Batch(jnp.zeros((2, *shape)))
-    state = jax.jit(lambda key: init(gan, generator_tx, discriminator_tx, key, example))(
-        jax.random.key(config.seed)
-    )
+    state = jax.jit(
+        lambda key: init(gan, generator_tx, discriminator_tx, key, Batch(jnp.zeros((2, *shape))))
+    )(jax.random.key(config.seed))
     step = make_train_step(
         make_discriminator_step(
             gan,

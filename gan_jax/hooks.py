@@ -177,14 +177,6 @@ def draw(
     return Hook(every, start)
 
 
-@jax.jit
-def _copy(state: TrainState) -> tuple[TrainState, Array]:
-    """The state in buffers of its own, and whether all of it is finite."""
-    floats = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    finite = jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in floats]))
-    return jax.tree.map(jnp.copy, state), finite
-
-
 def save(every: int, checkpoints: Checkpoints) -> Hook:
     """Saves the state, if it is finite, while training goes on.
 
@@ -194,10 +186,12 @@ def save(every: int, checkpoints: Checkpoints) -> Hook:
 
     def start(step: int, state: TrainState, metrics: Metrics) -> Finish:
         del metrics
-        copy, finite = _copy(state)
+        # The next chunk takes the state's own buffers. A transfer: a program that copies would have
+        # to be compiled.
+        copy = jax.device_put(state, may_alias=False)
 
         def finish() -> None:
-            if not finite:
+            if not _is_finite(copy):
                 raise NonFinite(f"the state is not finite at step {step}. {_last(checkpoints)}")
             if step not in checkpoints.steps:
                 checkpoints.save(step, copy)
@@ -205,6 +199,11 @@ def save(every: int, checkpoints: Checkpoints) -> Hook:
         return finish
 
     return Hook(every, start)
+
+
+def _is_finite(state: TrainState) -> bool:
+    floats = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return all(np.isfinite(leaf).all() for leaf in floats)
 
 
 def release(every: int) -> Hook:

@@ -10,7 +10,7 @@ The state is donated: the one passed in is gone after the call.
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -33,6 +33,12 @@ AXIS_NAMES: dict[str, str | None] = {"jit": None, "pmap": AXIS_NAME, "shard": No
 _XLA_FLAG = "xla_force_host_platform_device_count"
 
 
+EIGEN: Mapping[str, str] = {"xla_cpu_experimental_ynn_fusion_type": ""}
+"""Compiler options that have a CPU take matrix products from Eigen, which spreads one of some
+hundred rows and columns over the cores, where by default several run at once, each on one. Faster
+where products wait for each other, as in a small MLP at a batch of hundreds; slower elsewhere."""
+
+
 def use_every_core() -> None:
     """Makes each core of a CPU a device of its own, for members of an ensemble or parts of a batch.
 
@@ -46,9 +52,18 @@ def use_every_core() -> None:
         jax.config.update("jax_num_cpu_devices", cores or 1)
 
 
-def jit_step(step: Step, *, donate: bool = True) -> Step:
-    """The step compiled for one device."""
-    return jax.jit(step, donate_argnums=0 if donate else ())
+def jit_step(
+    step: Step, *, donate: bool = True, compiler_options: Mapping[str, str] | None = None
+) -> Step:
+    """The step compiled for one device.
+
+    Args:
+      step: a pure step.
+      donate: whether the state passed in may be overwritten.
+      compiler_options: XLA's, for this program alone. On a CPU `EIGEN` is worth a trial.
+    """
+    options = None if compiler_options is None else dict(compiler_options)
+    return jax.jit(step, donate_argnums=0 if donate else (), compiler_options=options)
 
 
 def shard_step(

@@ -87,13 +87,13 @@ def train(
         announce(f"resuming from step {start}" if restored else f"a new run in {folder.path}")
         before = records[-1]["seconds"] if records else 0.0
 
-        key_noise = jax.random.fold_in(state.key, _FIXED_NOISE)
         key_order = jax.random.fold_in(state.key, _DATA_ORDER)
         state = parallel.place(layout, state)
 
         @jax.jit
         def sampler(state: TrainState) -> jax.Array:
-            return quantize(sample(gan, state, key_noise, num_samples))
+            noise = jax.random.fold_in(state.key, _FIXED_NOISE)
+            return quantize(sample(gan, state, noise, num_samples))
 
         writer = stack.enter_context(closing(_writer(folder.path))) if tensorboard else None
         shown = stack.enter_context(hooks.progress(start, num_steps))

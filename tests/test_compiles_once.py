@@ -11,7 +11,6 @@ FIRST_CHUNK = "the first chunk is finished"
 CHUNK = {"jit": "jit(chunk)", "shard": "jit(chunk)", "pmap": "jit(_fun)"}
 
 LATER = {
-    "jit(_copy)": "the first checkpoint's copy",
     "jit(dynamic_slice)": "the metrics of a last chunk that is shorter",
     # The same on several devices, where numpy's way of slicing is several programs.
     **dict.fromkeys(

@@ -213,6 +213,19 @@ def test_the_forms_for_the_cpu_equal_the_native_ones(geometry, thick, monkeypatc
     close(conv_native.canonical_kernel_gradient(x, g, shape), expected)
 
 
+@pytest.mark.parametrize("rows", range(1, 10))
+def test_filtering_tiles_every_number_of_outputs(rows, monkeypatch):
+    """`rows` by 17 - `rows`: all numbers to 16, in tiles of two, three and four, whole or not."""
+    monkeypatch.setattr(conv_cpu, "_THICK", 1)
+    size = 2 * rows, 2 * (17 - rows)
+    shape = conv_native.Geometry(size, (4, 4), (2, 2), (1, 1))
+    assert conv_cpu._is_winograd(shape, 3, 4)
+    x, kernel, g = draw((2, *size, 3), (4, 4, 3, 4), (2, *shape.output, 4))
+    close(conv_cpu.forward(x, kernel, shape), conv_native.forward(x, kernel, shape))
+    close(conv_cpu.input_gradient(g, kernel, shape), conv_native.input_gradient(g, kernel, shape))
+    close(conv_cpu.kernel_gradient(x, g, shape), conv_native.kernel_gradient(x, g, shape))
+
+
 def test_all_three_ways_of_the_cpu_are_among_the_geometries(monkeypatch):
     monkeypatch.setattr(conv_cpu, "_THICK", 1)
     shapes = [conv_native.Geometry(*each) for each in GEOMETRIES.values()]
@@ -225,8 +238,8 @@ def test_all_three_ways_of_the_cpu_are_among_the_geometries(monkeypatch):
     assert {n % 2 for output in outputs for n in output} == {0, 1}  # with partners and without
 
 
-def test_filtering_multiplies_less_and_rounds_no_worse():
-    """A layer of the 28-pixel DCGAN, in float32: 121 products for 196, errors against float64."""
+def test_filtering_multiplies_less_and_rounds_little():
+    """A layer of the 28-pixel DCGAN, in float32: 81 products for 196, errors against float64."""
     size, window, strides, padding = (14, 14), (4, 4), (2, 2), (1, 1)
     shape = conv_native.Geometry(size, window, strides, padding)
     x, kernel, g = draw((8, *size, 64), (*window, 64, 128), (8, 7, 7, 128))
@@ -237,11 +250,8 @@ def test_filtering_multiplies_less_and_rounds_no_worse():
     ):
         exact = getattr(conv_native, name)(*inputs, shape)
         single = [a.astype(jnp.float32) for a in inputs]
-        ours, native = (
-            jnp.sqrt(jnp.mean(jnp.square(getattr(form, name)(*single, shape) - exact)))
-            for form in (conv_cpu, conv_native)
-        )
-        assert ours < 2 * native
+        error = getattr(conv_cpu, name)(*single, shape) - exact
+        assert jnp.linalg.norm(error) < 2e-6 * jnp.linalg.norm(exact)
         products = jax.make_jaxpr(lambda *pair, name=name: getattr(conv_cpu, name)(*pair, shape))(
             *single
         ).eqns
@@ -251,7 +261,7 @@ def test_filtering_multiplies_less_and_rounds_no_worse():
             for eqn in products
             if eqn.primitive.name == "dot_general"
         )
-        assert multiplied == 8 * 121 * 256 * 128
+        assert multiplied == 8 * 81 * 256 * 128
 
 
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])

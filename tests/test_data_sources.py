@@ -7,6 +7,7 @@ import sys
 import urllib.error
 import urllib.request
 
+import jax
 import numpy as np
 import pytest
 
@@ -160,3 +161,9 @@ def test_every_field_is_a_documented_flag(capsys):
     printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for said in ("5,000 MNIST digits", "TFDS's own default", "Center-crop", "1 for grey", "fixed"):
         assert said in printed
+
+
+def test_the_images_are_held_once():
+    dataset = load(Config(source="embedded", held_out=7))
+    placed = jax.device_put(dataset.x, jax.devices("cpu")[0])
+    assert placed.unsafe_buffer_pointer() == dataset.x.ctypes.data

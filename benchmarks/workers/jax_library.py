@@ -1,6 +1,8 @@
 """This library: a fused loop of train steps, on one device, on all of them, for sixteen GANs."""
 
-from collections.abc import Callable
+import statistics
+import time
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import Any
 
@@ -29,6 +31,9 @@ ENSEMBLE = 16
 Advance = Callable[[TrainState, int, int], tuple[TrainState, Metrics]]
 """`(state, the chunk's index, steps of it) -> (state, metrics)`, metrics [..., length]."""
 
+Options = Mapping[str, str] | None
+"""The compiler's."""
+
 
 def build(setting: Setting) -> Loop:
     """The loop of `gan_jax`, `gan_jax_shard` or `gan_jax_16`."""
@@ -47,11 +52,13 @@ def build(setting: Setting) -> Loop:
     key = jax.random.key(0)
     state = jax.vmap(init)(jax.random.split(key, ensemble)) if ensemble > 1 else init(key)
     step = _train_step(_fixed(gan, problem) if setting.fixed else gan, case, tx)
-    advance = (
-        _on_ring(step, setting, length)
+    advances = [
+        _on_ring(step, setting, options, length)
         if case.on_ring
-        else _on_images(step, setting, ensemble, length)
-    )
+        else _on_images(step, setting, options, ensemble, length)
+        for options in _options(setting)
+    ]
+    advance = advances[0] if len(advances) == 1 else _fastest(advances, state, length)
     chunks = 0
 
     def loop(steps: int) -> tuple[int, Losses]:
@@ -133,23 +140,45 @@ def _train_step(gan: GAN, case: cases.Case, tx: optax.GradientTransformation) ->
     )
 
 
-def _compiled(setting: Setting, chunk: parallel.Step) -> parallel.Step:
+def _options(setting: Setting) -> tuple[Options, ...]:
+    """What to try: on a CPU, where `torch_tuned` chooses its threads, who makes the products."""
+    if setting.contender != "gan_jax" or setting.fixed or jax.default_backend() != "cpu":
+        return (None,)
+    return (None, parallel.EIGEN)
+
+
+def _fastest(advances: list[Advance], state: TrainState, length: int) -> Advance:
+    """The one that makes the faster steps."""
+    seconds = []
+    for advance in advances:
+        trial, times = advance(jax.tree.map(jnp.copy, state), 0, length)[0], list[float]()
+        while sum(times) < 0.5 or len(times) < 3:
+            start = time.perf_counter()
+            trial = jax.block_until_ready(advance(trial, 0, length)[0])
+            times.append(time.perf_counter() - start)
+        seconds.append(statistics.median(times))
+    return advances[seconds.index(min(seconds))]
+
+
+def _compiled(setting: Setting, chunk: parallel.Step, options: Options) -> parallel.Step:
     match setting.contender:
         case "gan_jax_16":
             return parallel.ensemble_step(chunk)
         case "gan_jax_shard":
             return parallel.shard_step(chunk, batch_axis=2)
-    return parallel.jit_step(chunk)
+    return parallel.jit_step(chunk, compiler_options=options)
 
 
-def _on_images(step: StepFn, setting: Setting, ensemble: int, length: int) -> Advance:
+def _on_images(
+    step: StepFn, setting: Setting, options: Options, ensemble: int, length: int
+) -> Advance:
     """Chunks on images kept on the device, each GAN of an ensemble on its own."""
     problem, n_critic = setting.problem, setting.case.n_critic
     chunk = make_chunk(step)
     shape: tuple[int, ...] = (length, n_critic, problem.batch_size)
     if ensemble > 1:
         shape = (ensemble, *shape)
-    compiled = _compiled(setting, chunk)
+    compiled = _compiled(setting, chunk, options)
     if setting.fixed:
         real = jnp.broadcast_to(problem.real, (*shape, *setting.case.shape))
         return lambda state, _, num: compiled(state, Work(Batch(real), np.int32(num)))
@@ -159,7 +188,7 @@ def _on_images(step: StepFn, setting: Setting, ensemble: int, length: int) -> Ad
     return lambda state, index, num: compiled(state, Work(batches(index * size), np.int32(num)))
 
 
-def _on_ring(step: StepFn, setting: Setting, length: int) -> Advance:
+def _on_ring(step: StepFn, setting: Setting, options: Options, length: int) -> Advance:
     """Chunks whose steps draw their own real samples."""
     problem = setting.problem
     ring = synthetic.ring(cases.NUM_MODES, cases.RADIUS, cases.SCALE)
@@ -171,7 +200,7 @@ def _on_ring(step: StepFn, setting: Setting, length: int) -> Advance:
     def chunk(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
         return jax.lax.scan(fed, state, length=length)
 
-    compiled = _compiled(setting, chunk)
+    compiled = _compiled(setting, chunk, options)
     return lambda state, _index, _num: compiled(state, None)
 
 

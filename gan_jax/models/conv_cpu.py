@@ -6,28 +6,18 @@ share tiles, not pixels. Two ways to write that one, chosen by shape:
 
 *By windows.* Every window of tiles side by side in a matrix, times the kernel.
 
-*By Winograd's minimal filtering* (Winograd 1980; Lavin and Gray 2016), where a window is 2x2
-tiles. Along one axis an output is y_p = x_p w_0 + x_{p+1} w_1, and two neighbours share x_{p+1},
-so three products give them both instead of four:
-
-    m_0 = (x_0 - x_1) w_0    m_1 = x_1 (w_0 + w_1)    m_2 = (x_2 - x_1) w_1
-    y_0 = m_0 + m_1          y_1 = m_1 + m_2
-
-over both axes nine for sixteen, where x, w and m are matrices: it is the multiplications that are
-saved, 1.6 to 1.8 times. Sums and differences are its only constants, so that its rounding error
-is that of the plain way. The maps are each other's transposes, and so are the lines of this file.
+*By Winograd's minimal filtering*, where a window is 2x2 tiles: see `winograd`.
 """
 
 import itertools
 from collections.abc import Callable
 from functools import reduce, wraps
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from gan_jax.models import conv_native
+from gan_jax.models import conv_native, winograd
 from gan_jax.models.conv_native import Geometry, Pair
+from gan_jax.models.winograd import place
 from gan_jax.types import Array
 
 _THICK = 32
@@ -49,8 +39,10 @@ def _at_least_single(function: Callable[..., Array]) -> Callable[[Array, Array, 
 def forward(x: Array, kernel: Array, geometry: Geometry) -> Array:
     """As `conv_native.forward`."""
     if _is_winograd(geometry, *kernel.shape[2:]):
-        products = _each(jnp.matmul, _inputs(x, geometry), _taps(_tile_kernel(kernel, geometry)))
-        return _outputs(products)
+        axes = _axes(geometry)
+        taps = winograd.taps(_tile_kernel(kernel, geometry), axes)
+        products = _each(jnp.matmul, winograd.inputs(_tiles(x, geometry), axes), taps)
+        return winograd.outputs(products, axes)
     if _is_tiled(geometry):
         windows, matrix = _windows(x, geometry), _tile_kernel(kernel, geometry)
         return windows @ matrix.reshape(-1, kernel.shape[3])
@@ -61,9 +53,10 @@ def forward(x: Array, kernel: Array, geometry: Geometry) -> Array:
 def input_gradient(g: Array, kernel: Array, geometry: Geometry) -> Array:
     """As `conv_native.input_gradient`."""
     if _is_winograd(geometry, *kernel.shape[2:]):
-        taps = _taps(_tile_kernel(kernel, geometry))
-        products = _each(lambda m, w: m @ w.T, _outputs_transposed(g), taps)
-        return _inputs_transposed(products, geometry)
+        axes = _axes(geometry)
+        taps = winograd.taps(_tile_kernel(kernel, geometry), axes)
+        products = _each(lambda m, w: m @ w.T, winograd.outputs_transposed(g, axes), taps)
+        return _tiles_transposed(winograd.inputs_transposed(products, axes), geometry)
     if _is_tiled(geometry):
         matrix = _tile_kernel(kernel, geometry).reshape(-1, kernel.shape[3])
         return _windows_transposed(g @ matrix.T, geometry)
@@ -78,13 +71,17 @@ def kernel_gradient(x: Array, g: Array, geometry: Geometry) -> Array:
     """
 
     def product(x: Array, g: Array) -> Array:
-        return (g.reshape(-1, g.shape[-1]).T @ x.reshape(-1, x.shape[-1])).T
+        return g.reshape(-1, g.shape[-1]).T @ x.reshape(-1, x.shape[-1])
 
     if _is_winograd(geometry, x.shape[3], g.shape[3]):
-        products = _each(product, _inputs(x, geometry), _outputs_transposed(g))
-        return _kernel_of_tiles(_taps_transposed(products), geometry)
+        axes = _axes(geometry)
+        factors = winograd.inputs(_tiles(x, geometry), axes)
+        products = _each(product, factors, winograd.outputs_transposed(g, axes))
+        # One transpose, of the sums: each of the products would be one more.
+        tiles = winograd.taps_transposed(products, axes).swapaxes(2, 3)
+        return _kernel_of_tiles(tiles, geometry)
     if _is_tiled(geometry):
-        return _kernel_of_tiles(product(_windows(x, geometry), g), geometry)
+        return _kernel_of_tiles(product(_windows(x, geometry), g).T, geometry)
     return conv_native.canonical_kernel_gradient(x, g, geometry)
 
 
@@ -94,6 +91,20 @@ def _is_tiled(geometry: Geometry) -> bool:
 
 def _is_winograd(geometry: Geometry, *features: int) -> bool:
     return _is_tiled(geometry) and _tiling(geometry) == (2, 2) and min(features) >= _THICK
+
+
+def _axes(geometry: Geometry) -> winograd.Axes:
+    rows, columns = geometry.output
+    return winograd.axis_of(rows), winograd.axis_of(columns)
+
+
+def _each(
+    function: Callable[[Array, Array], Array], left: winograd.Factors, right: winograd.Factors
+) -> winograd.Factors:
+    return [
+        [function(a, b) for a, b in zip(*rows, strict=True)]
+        for rows in zip(left, right, strict=True)
+    ]
 
 
 # Tiles
@@ -115,7 +126,7 @@ def _tiles(x: Array, geometry: Geometry) -> Array:
     """[B, H, W, I] -> [B, rows, columns, stride * stride * I]."""
     (sh, sw), (rows, columns) = geometry.strides, _tile_counts(geometry)
     for axis, p, n in zip((1, 2), geometry.padding, (rows * sh, columns * sw), strict=True):
-        x = _place(x, axis, p, n)
+        x = place(x, axis, p, n)
     x = x.reshape(-1, rows, sh, columns, sw, x.shape[3]).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(*x.shape[:3], -1)
 
@@ -126,7 +137,7 @@ def _tiles_transposed(tiles: Array, geometry: Geometry) -> Array:
     x = tiles.reshape(-1, rows, columns, sh, sw, tiles.shape[3] // (sh * sw))
     x = x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, rows * sh, columns * sw, x.shape[5])
     for axis, p, n in zip((1, 2), geometry.padding, geometry.size, strict=True):
-        x = _place(x, axis, -p, n)
+        x = place(x, axis, -p, n)
     return x
 
 
@@ -159,7 +170,7 @@ def _windows_transposed(windows: Array, geometry: Geometry) -> Array:
     tiles = reduce(
         jnp.add,
         (
-            _place(_place(part, 1, i, rows), 2, j, columns)
+            place(place(part, 1, i, rows), 2, j, columns)
             for part, (i, j) in zip(parts, _corners(geometry), strict=True)
         ),
     )
@@ -170,93 +181,3 @@ def _corners(geometry: Geometry) -> list[Pair]:
     """Where each tile of a window lies in it."""
     mh, mw = _tiling(geometry)
     return list(itertools.product(range(mh), range(mw)))
-
-
-# By Winograd's minimal filtering. Arrays for m_0, m_1, m_2 down and across: three lists of three.
-
-Nine = list[list[Array]]
-
-
-def _each(function: Callable[[Array, Array], Array], left: Nine, right: Nine) -> Nine:
-    return [
-        [function(a, b) for a, b in zip(*rows, strict=True)]
-        for rows in zip(left, right, strict=True)
-    ]
-
-
-def _inputs(x: Array, geometry: Geometry) -> Nine:
-    """The factors made of x. Of an odd number of outputs the last has no partner, and no m_2."""
-
-    def along(x: Array, axis: int) -> list[Array]:
-        even, odd = _split(x, axis)
-        pairs, whole_pairs = odd.shape[axis], even.shape[axis] - 1
-        last = _place(even, axis, -1, whole_pairs) - _place(odd, axis, 0, whole_pairs)
-        return [_place(even, axis, 0, pairs) - odd, odd, last]
-
-    return [along(rows, 2) for rows in along(_tiles(x, geometry), 1)]
-
-
-def _inputs_transposed(factors: Nine, geometry: Geometry) -> Array:
-    def along(factors: list[Array], axis: int) -> Array:
-        first, middle, last = factors
-        pairs, whole_pairs = first.shape[axis], last.shape[axis]
-        even = _place(first, axis, 0, whole_pairs + 1) + _place(last, axis, 1, whole_pairs + 1)
-        return _weave(even, middle - first - _place(last, axis, 0, pairs), axis)
-
-    return _tiles_transposed(along([along(row, 2) for row in factors], 1), geometry)
-
-
-def _taps(kernel: Array) -> Nine:
-    """The factors made of a kernel of 2x2 tiles."""
-
-    def along(taps: Any) -> list[Array]:
-        return [taps[0], taps[0] + taps[1], taps[1]]
-
-    return [along(rows) for rows in along(kernel)]
-
-
-def _taps_transposed(factors: Nine) -> Array:
-    def along(factors: list[Array]) -> Array:
-        first, middle, last = factors
-        return jnp.stack([first + middle, middle + last])
-
-    return along([along(row) for row in factors])
-
-
-def _outputs(products: Nine) -> Array:
-    """y [B, h, w, O] of m."""
-
-    def along(products: list[Array], axis: int) -> Array:
-        first, middle, last = products
-        return _weave(first + middle, _place(middle, axis, 0, last.shape[axis]) + last, axis)
-
-    return along([along(row, 2) for row in products], 1)
-
-
-def _outputs_transposed(g: Array) -> Nine:
-    def along(g: Array, axis: int) -> list[Array]:
-        even, odd = _split(g, axis)
-        return [even, even + _place(odd, axis, 0, even.shape[axis]), odd]
-
-    return [along(rows, 2) for rows in along(g, 1)]
-
-
-def _split(x: Array, axis: int) -> tuple[Array, Array]:
-    """Every other slice: those at even and those at odd places."""
-    even, odd = (jax.lax.slice_in_dim(x, first, x.shape[axis], 2, axis=axis) for first in (0, 1))
-    return even, odd
-
-
-def _weave(even: Array, odd: Array, axis: int) -> Array:
-    """The inverse of `_split`."""
-    n, pairs = even.shape[axis] + odd.shape[axis], even.shape[axis]
-    both = jnp.stack([even, _place(odd, axis, 0, pairs)], axis + 1)
-    shape = (*even.shape[:axis], 2 * pairs, *even.shape[axis + 1 :])
-    return _place(both.reshape(shape), axis, 0, n)
-
-
-def _place(x: Array, axis: int, start: int, length: int) -> Array:
-    """x as a part of `length` zeros along an axis, from `start` on, cut where it does not fit."""
-    margins = [(0, 0, 0)] * x.ndim
-    margins[axis] = (start, length - start - x.shape[axis], 0)
-    return jax.lax.pad(x, jnp.zeros((), x.dtype), margins)
