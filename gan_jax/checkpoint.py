@@ -185,6 +185,14 @@ def _quiet() -> Iterator[None]:
             logger.disabled = disabled
 
 
+def snapshot(state: PyTree) -> PyTree:
+    """What `Checkpoints.save` needs of a state, in buffers of its own: the state may be donated.
+
+    By transfers: a program that copies would have to be compiled.
+    """
+    return jax.device_put(_key_data(state), may_alias=False)
+
+
 def _is_key(leaf: Any) -> bool:
     return jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 

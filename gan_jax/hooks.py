@@ -12,11 +12,11 @@ import numpy as np
 from tqdm import tqdm
 
 from gan_jax import memory, plots
-from gan_jax.checkpoint import Checkpoints
+from gan_jax.checkpoint import Checkpoints, snapshot
 from gan_jax.errors import UserError
 from gan_jax.runs import RunFolder
 from gan_jax.training import Finish, Hook
-from gan_jax.types import Array, Metrics, TrainState
+from gan_jax.types import Array, Metrics, PyTree, TrainState
 
 
 class NonFinite(UserError):
@@ -186,9 +186,7 @@ def save(every: int, checkpoints: Checkpoints) -> Hook:
 
     def start(step: int, state: TrainState, metrics: Metrics) -> Finish:
         del metrics
-        # The next chunk takes the state's own buffers. A transfer: a program that copies would have
-        # to be compiled.
-        copy = jax.device_put(state, may_alias=False)
+        copy = snapshot(state)
 
         def finish() -> None:
             if not _is_finite(copy):
@@ -201,7 +199,7 @@ def save(every: int, checkpoints: Checkpoints) -> Hook:
     return Hook(every, start)
 
 
-def _is_finite(state: TrainState) -> bool:
+def _is_finite(state: PyTree) -> bool:
     floats = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
     return all(np.isfinite(leaf).all() for leaf in floats)
 
