@@ -11,6 +11,8 @@ import json
 import statistics
 import sys
 import tempfile
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +46,16 @@ def norm(network: nn.Module) -> Tensor:
     return nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
 
 
+def watch(samples: list[float]) -> None:
+    """Appends the resident set, four times a second as `benchmarks.loop` does."""
+    while True:
+        samples.append(process_memory()["VmRSS"] / MIB)
+        time.sleep(0.25)
+
+
 def main(folder: Path) -> None:
-    """Trains, and prints the median of the resident set once it has settled, and its peak."""
+    """Trains, and prints the medians of the resident set once it has settled, at all times and
+    between two steps, and its peak."""
     torch.manual_seed(0)
     imported = process_memory()["VmRSS"] / MIB
     g, d = generator(LATENT, WIDTH), discriminator()
@@ -54,7 +64,9 @@ def main(folder: Path) -> None:
     images = torch.from_numpy(
         np.random.default_rng(0).integers(0, 256, (5000, 1, 28, 28), dtype=np.uint8)
     )
-    fixed, settled = torch.randn(64, LATENT, 1, 1), []
+    fixed = torch.randn(64, LATENT, 1, 1)
+    settled, between = list[float](), list[float]()
+    threading.Thread(target=watch, args=(settled,), daemon=True).start()
     for step in range(1, STEPS + 1):
         index = torch.randint(len(images), (BATCH,))
         real = (images[index].float() / 127.5 - 1).requires_grad_()
@@ -97,11 +109,14 @@ def main(folder: Path) -> None:
             states = [part.state_dict() for part in (g, d, average)]
             states += [optimizer.state_dict() for optimizer in (tx_g, tx_d)]
             torch.save(states, folder / "checkpoint.pt")
+        if step == 200:
+            settled.clear()
         if step > 200 and step % 10 == 0:
-            settled.append(process_memory()["VmRSS"] / MIB)
+            between.append(process_memory()["VmRSS"] / MIB)
         if step % 500 == 0:
-            print(f"step {step}/{STEPS}: {settled[-1]:.0f} MiB", file=sys.stderr)
+            print(f"step {step}/{STEPS}: {between[-1]:.0f} MiB", file=sys.stderr)
     figures = {"imported": imported, "settled": statistics.median(settled)}
+    figures |= {"between_steps": statistics.median(between)}
     figures |= {"peak": process_memory()["VmHWM"] / MIB}
     print(json.dumps({**figures, "torch": torch.__version__}))
 
