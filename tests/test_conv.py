@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gan_jax.models import conv_cpu, conv_native
+from gan_jax.models import conv_cpu, conv_native, winograd
 from gan_jax.models.conv import conv, conv_transpose
 
 GEOMETRIES = {
@@ -214,9 +214,11 @@ def test_the_forms_for_the_cpu_equal_the_native_ones(geometry, thick, monkeypatc
 
 
 @pytest.mark.parametrize("rows", range(1, 10))
-def test_filtering_tiles_every_number_of_outputs(rows, monkeypatch):
-    """`rows` by 17 - `rows`: all numbers to 16, in tiles of two, three and four, whole or not."""
+@pytest.mark.parametrize("least", [1, 256])  # tiles of two, three and four, whole or not; of two
+def test_filtering_tiles_every_number_of_outputs(rows, least, monkeypatch):
+    """`rows` by 17 - `rows`: all numbers to 16."""
     monkeypatch.setattr(conv_cpu, "_THICK", 1)
+    monkeypatch.setattr(winograd, "_ROWS", least)
     size = 2 * rows, 2 * (17 - rows)
     shape = conv_native.Geometry(size, (4, 4), (2, 2), (1, 1))
     assert conv_cpu._is_winograd(shape, 3, 4)
@@ -238,11 +240,13 @@ def test_all_three_ways_of_the_cpu_are_among_the_geometries(monkeypatch):
     assert {n % 2 for output in outputs for n in output} == {0, 1}  # with partners and without
 
 
-def test_filtering_multiplies_less_and_rounds_little():
-    """A layer of the 28-pixel DCGAN, in float32: 81 products for 196, errors against float64."""
+@pytest.mark.parametrize(("batch", "products_of_one"), [(64, 81), (63, 121)])
+def test_filtering_multiplies_less_and_rounds_little(batch, products_of_one):
+    """A layer of the 28-pixel DCGAN, in float32: 81 products for 196, errors against float64. Few
+    examples make small matrices, for which it is 121 and a shorter program."""
     size, window, strides, padding = (14, 14), (4, 4), (2, 2), (1, 1)
     shape = conv_native.Geometry(size, window, strides, padding)
-    x, kernel, g = draw((8, *size, 64), (*window, 64, 128), (8, 7, 7, 128))
+    x, kernel, g = draw((batch, *size, 64), (*window, 64, 128), (batch, 7, 7, 128))
     for name, inputs in (
         ("forward", (x, kernel)),
         ("input_gradient", (g, kernel)),
@@ -261,7 +265,7 @@ def test_filtering_multiplies_less_and_rounds_little():
             for eqn in products
             if eqn.primitive.name == "dot_general"
         )
-        assert multiplied == 8 * 81 * 256 * 128
+        assert multiplied == batch * products_of_one * 256 * 128
 
 
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])

@@ -39,7 +39,7 @@ def _at_least_single(function: Callable[..., Array]) -> Callable[[Array, Array, 
 def forward(x: Array, kernel: Array, geometry: Geometry) -> Array:
     """As `conv_native.forward`."""
     if _is_winograd(geometry, *kernel.shape[2:]):
-        axes = _axes(geometry)
+        axes = _axes(x, geometry)
         taps = winograd.taps(_tile_kernel(kernel, geometry), axes)
         products = _each(jnp.matmul, winograd.inputs(_tiles(x, geometry), axes), taps)
         return winograd.outputs(products, axes)
@@ -53,7 +53,7 @@ def forward(x: Array, kernel: Array, geometry: Geometry) -> Array:
 def input_gradient(g: Array, kernel: Array, geometry: Geometry) -> Array:
     """As `conv_native.input_gradient`."""
     if _is_winograd(geometry, *kernel.shape[2:]):
-        axes = _axes(geometry)
+        axes = _axes(g, geometry)
         taps = winograd.taps(_tile_kernel(kernel, geometry), axes)
         products = _each(lambda m, w: m @ w.T, winograd.outputs_transposed(g, axes), taps)
         return _tiles_transposed(winograd.inputs_transposed(products, axes), geometry)
@@ -74,7 +74,7 @@ def kernel_gradient(x: Array, g: Array, geometry: Geometry) -> Array:
         return g.reshape(-1, g.shape[-1]).T @ x.reshape(-1, x.shape[-1])
 
     if _is_winograd(geometry, x.shape[3], g.shape[3]):
-        axes = _axes(geometry)
+        axes = _axes(x, geometry)
         factors = winograd.inputs(_tiles(x, geometry), axes)
         products = _each(product, factors, winograd.outputs_transposed(g, axes))
         # One transpose, of the sums: each of the products would be one more.
@@ -93,9 +93,8 @@ def _is_winograd(geometry: Geometry, *features: int) -> bool:
     return _is_tiled(geometry) and _tiling(geometry) == (2, 2) and min(features) >= _THICK
 
 
-def _axes(geometry: Geometry) -> winograd.Axes:
-    rows, columns = geometry.output
-    return winograd.axis_of(rows), winograd.axis_of(columns)
+def _axes(x: Array, geometry: Geometry) -> winograd.Axes:
+    return winograd.axes_of(x.shape[0], *geometry.output)
 
 
 def _each(

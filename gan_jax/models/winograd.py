@@ -36,6 +36,9 @@ _POINTS = (0.0, 1.0, -1.0, 2.0)
 
 _SIZES = range(2, len(_POINTS) + 1)
 
+_ROWS = 256
+"""Of a matrix of inputs, from which on larger tiles are worth their smaller products."""
+
 
 class _Coefficients(NamedTuple):
     """What belongs to the products of m outputs.
@@ -87,12 +90,23 @@ class Axis(NamedTuple):
         return self.m * self.tiles + self.whole
 
 
-def axis_of(n: int) -> Axis:
-    """The tiles with which n outputs take the fewest products."""
-    return min((Axis(n, m) for m in _SIZES), key=lambda axis: axis.products)
-
-
 Axes = tuple[Axis, Axis]
+
+
+def axes_of(batch: int, rows: int, columns: int) -> Axes:
+    """The tiles with which the outputs take the fewest products, if these are not too small.
+
+    More and smaller products are a longer program too, to compile, to load and to keep.
+    """
+
+    def is_worth_it(m: int) -> bool:
+        return batch * Axis(rows, m).tiles * Axis(columns, m).tiles >= _ROWS
+
+    sizes = [m for m in _SIZES if m == min(_SIZES) or is_worth_it(m)]
+    down, across = (
+        min((Axis(n, m) for m in sizes), key=lambda axis: axis.products) for n in (rows, columns)
+    )
+    return down, across
 
 
 def inputs(x: Array, axes: Axes) -> Factors:
