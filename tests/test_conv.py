@@ -240,10 +240,10 @@ def test_all_three_ways_of_the_cpu_are_among_the_geometries(monkeypatch):
     assert {n % 2 for output in outputs for n in output} == {0, 1}  # with partners and without
 
 
-@pytest.mark.parametrize(("batch", "products_of_one"), [(64, 81), (63, 121)])
-def test_filtering_multiplies_less_and_rounds_little(batch, products_of_one):
+@pytest.mark.parametrize(("batch", "products_of_one", "worse"), [(64, 81, 7), (63, 121, 2)])
+def test_filtering_multiplies_less_and_rounds_little(batch, products_of_one, worse):
     """A layer of the 28-pixel DCGAN, in float32: 81 products for 196, errors against float64. Few
-    examples make small matrices, for which it is 121 and a shorter program."""
+    examples make small matrices, for which it is 121, a shorter program and rounding as without."""
     size, window, strides, padding = (14, 14), (4, 4), (2, 2), (1, 1)
     shape = conv_native.Geometry(size, window, strides, padding)
     x, kernel, g = draw((batch, *size, 64), (*window, 64, 128), (batch, 7, 7, 128))
@@ -254,8 +254,12 @@ def test_filtering_multiplies_less_and_rounds_little(batch, products_of_one):
     ):
         exact = getattr(conv_native, name)(*inputs, shape)
         single = [a.astype(jnp.float32) for a in inputs]
-        error = getattr(conv_cpu, name)(*single, shape) - exact
-        assert jnp.linalg.norm(error) < 2e-6 * jnp.linalg.norm(exact)
+        ours, native = (
+            jnp.linalg.norm(getattr(form, name)(*single, shape) - exact)
+            for form in (conv_cpu, conv_native)
+        )
+        assert ours < worse * native
+        assert ours < 2e-6 * jnp.linalg.norm(exact)
         products = jax.make_jaxpr(lambda *pair, name=name: getattr(conv_cpu, name)(*pair, shape))(
             *single
         ).eqns

@@ -57,13 +57,13 @@ class _Coefficients(NamedTuple):
 @functools.cache
 def _coefficients(m: int) -> _Coefficients:
     points = _POINTS[:m]
-    inputs, last = np.zeros((m + 1, m + 1)), np.eye(m + 1)[-1]
+    inputs = np.zeros((m + 1, m + 1))
     for j, a in enumerate(points):
         others = [b for b in points if b != a]
         inputs[j, :m] = polynomial.polyfromroots(others) / math.prod(a - b for b in others)
     inputs[m] = polynomial.polyfromroots(points)
     taps = np.vstack([np.vander(points, 2, increasing=True), [0.0, 1.0]])
-    outputs = np.vstack([np.vander(points, m, increasing=True), last[1:]]).T
+    outputs = np.vstack([np.vander(points, m, increasing=True), np.eye(m)[-1]]).T
     return _Coefficients(inputs, taps, outputs)
 
 
