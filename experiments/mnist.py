@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments import cli
 from gan_jax import (
@@ -29,11 +30,11 @@ from gan_jax import data as datasets
 from gan_jax.errors import UserError
 from gan_jax.models import MODELS
 from gan_jax.optimizers import adam
-from gan_jax.parallel import AXIS_NAMES
+from gan_jax.parallel import AXIS_NAMES, compiled
 from gan_jax.penalties import r1
 from gan_jax.players import rising_decay
 from gan_jax.runs import RunFolder
-from gan_jax.types import StepFn
+from gan_jax.types import Array, StepFn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,9 +142,13 @@ def build(
 
     # Early samples show something.
     ema_decay = rising_decay(config.ema_decay)
-    state = jax.jit(
-        lambda key: init(gan, generator_tx, discriminator_tx, key, Batch(jnp.zeros((2, *shape))))
-    )(jax.random.key(config.seed))
+
+    def begin(seed: Array) -> TrainState:
+        key = jax.random.key(seed)
+        return init(gan, generator_tx, discriminator_tx, key, Batch(jnp.zeros((2, *shape))))
+
+    seed = np.uint32(config.seed)
+    state = compiled(begin, seed)(seed)
     step = make_train_step(
         make_discriminator_step(
             gan,

@@ -87,17 +87,18 @@ def train(
         announce(f"resuming from step {start}" if restored else f"a new run in {folder.path}")
         before = records[-1]["seconds"] if records else 0.0
 
-        key_order = jax.random.fold_in(state.key, _DATA_ORDER)
-        state = parallel.place(layout, state)
+        def for_order(key: jax.Array) -> jax.Array:
+            return jax.random.fold_in(key, _DATA_ORDER)
 
-        @jax.jit
         def sampler(state: TrainState) -> jax.Array:
             noise = jax.random.fold_in(state.key, _FIXED_NOISE)
             return quantize(sample(gan, state, noise, num_samples))
 
+        key_order = parallel.compiled(for_order, state.key)(state.key)
+        state = parallel.place(layout, state)
         writer = stack.enter_context(closing(_writer(folder.path))) if tensorboard else None
         shown = stack.enter_context(hooks.progress(start, num_steps))
-        draw = hooks.draw(sample_every, folder, sampler, writer=writer)
+        draw = hooks.draw(sample_every, folder, parallel.compiled(sampler, state), writer=writer)
         save = hooks.save(checkpoint_every, checkpoints)
         if not restored:
             draw.start(0, state, {})()

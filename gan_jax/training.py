@@ -119,7 +119,8 @@ def run(
                 finish()
             stop = bool(received)  # asked once: a signal during the hooks is for the next chunk
             last = stop or step == num_steps
-            metrics = {name: values[:num] for name, values in metrics.items()}
+            if num < chunk_length:  # not for nothing: a slice is a program of its own
+                metrics = {name: values[:num] for name, values in metrics.items()}
             unfinished = [
                 hook.start(step, state, metrics) for hook in hooks if last or step % hook.every == 0
             ]

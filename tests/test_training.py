@@ -97,6 +97,10 @@ def test_short_chunks_at_both_ends_of_a_run_compile_nothing_new(mlp):
     assert state.generator.step == 8
 
 
+LENGTH = 2
+"""Steps in a chunk of `Recorder`."""
+
+
 class Recorder:
     """A chunk and hooks that do nothing but note what is called. The state counts steps."""
 
@@ -105,7 +109,7 @@ class Recorder:
 
     def chunk(self, state, work):
         self.events.append(f"chunk {state}+{work.num}")
-        metrics = {"value": state + 1 + np.arange(10)}
+        metrics = {"value": state + 1 + np.arange(LENGTH)}
         return state + int(work.num), metrics
 
     def hook(self, name, every, then=lambda step: None):
@@ -124,7 +128,7 @@ class Recorder:
             lambda step: step,
             start=start,
             num_steps=num_steps,
-            chunk_length=2,
+            chunk_length=LENGTH,
             hooks=hooks,
         )
 

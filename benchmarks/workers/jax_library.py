@@ -21,6 +21,7 @@ from gan_jax.data import synthetic
 from gan_jax.data.pipeline import make_batches
 from gan_jax.data.types import Dataset
 from gan_jax.models import MODELS
+from gan_jax.models.layers import Dense
 from gan_jax.optimizers import adam
 from gan_jax.training import Work, make_chunk
 from gan_jax.types import Array, Metrics, PyTree, StepFn, TrainState
@@ -76,7 +77,7 @@ def build(setting: Setting) -> Loop:
 
 
 def _gan(case: cases.Case) -> GAN:
-    """The library's model where it has this one, else Linen modules."""
+    """The library's model where it has this one, else Linen modules with its dense layers."""
     if case.model == "dcgan":
         return MODELS["dcgan"](
             case.shape, latent=case.latent, width=case.widths[0], discriminator_norm=case.norm
@@ -85,8 +86,8 @@ def _gan(case: cases.Case) -> GAN:
         gan = MODELS["maxout"](case.shape, latent=case.latent, width=case.widths[0])
         return gan if case.dropout else gan._replace(discriminator=_evaluated(gan.discriminator))
     return GAN(
-        from_linen(Player(case.generator)),
-        from_linen(Player(case.discriminator)),
+        from_linen(Player(case.generator, Dense)),
+        from_linen(Player(case.discriminator, Dense)),
         priors.normal(case.latent),
     )
 

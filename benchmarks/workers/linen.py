@@ -13,16 +13,17 @@ from benchmarks.problem import Weights
 
 
 class Player(nn.Module):
-    """The layers one after another, each as Linen has it."""
+    """The layers one after another, each as Linen has it; dense ones of the given kind."""
 
     layers: tuple[cases.Layer, ...]
+    dense: type[nn.Dense] = nn.Dense
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = True) -> jax.Array:
         for layer in self.layers:
             match layer:
                 case cases.Dense(features, bias):
-                    x = nn.Dense(features, use_bias=bias)(x)
+                    x = self.dense(features, use_bias=bias)(x)
                 case cases.Conv(features, bias):
                     x = nn.Conv(features, (4, 4), strides=(2, 2), use_bias=bias)(x)
                 case cases.ConvTranspose(features):

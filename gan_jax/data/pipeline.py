@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gan_jax.data.types import Dataset
+from gan_jax.parallel import compiled
 from gan_jax.types import Array, Batch
 
 RESIDENT_LIMIT = 2**30
@@ -44,8 +45,12 @@ def order(key: Array, start: int, num: int, count: int) -> Array:
       [num] integers in [0, count): every epoch (`count` positions from a multiple of `count`)
       is a permutation, drawn from the key and the epoch's number.
     """
+    return _order(key, *_place(start, count), count=count, num=num)
+
+
+def _place(start: int, count: int) -> tuple[np.int32, np.int32]:
     epoch, offset = divmod(start, count)
-    return _order(key, np.int32(epoch), np.int32(offset), count=count, num=num)
+    return np.int32(epoch), np.int32(offset)
 
 
 def make_batches(
@@ -78,10 +83,13 @@ def make_batches(
         return Batch(*taken)
 
     if dataset.x.nbytes <= resident_limit:
-        resident = jax.device_put(arrays)
 
-        gather = jax.jit(stack)
-        return lambda start: gather(resident, order(key, start, num, count))
+        def look_up(arrays: Any, key: Array, epoch: Array, offset: Array) -> Batch:
+            return stack(arrays, _order(key, epoch, offset, count=count, num=num))
+
+        resident = jax.device_put(arrays)
+        gather = compiled(look_up, resident, key, *_place(0, count))
+        return lambda start: gather(resident, key, *_place(start, count))
 
     def fetch(start: int) -> Batch:
         return stack(arrays, np.asarray(order(key, start, num, count)))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gan_jax.keys import for_step
 from gan_jax.types import Array, Batch, Metrics, StepFn, TrainState
 
 _REAL = 2**31 - 3
@@ -59,7 +60,10 @@ def mixture(
 
     def sample(key: Array, count: int) -> Array:
         key_mode, key_noise = jax.random.split(key)
-        mode = jax.random.choice(key_mode, num, (count,), p=jnp.asarray(weights))
+        # As `jax.random.choice`, which looks each number up by bisection: a loop of small steps.
+        total = jnp.cumsum(jnp.asarray(weights))
+        drawn = total[-1] * (1 - jax.random.uniform(key_mode, (count,), total.dtype))
+        mode = jnp.searchsorted(total, drawn, method="compare_all")
         noise = jax.random.normal(key_noise, (count, dim))
         return (
             jnp.asarray(means, noise.dtype)[mode]
@@ -229,7 +233,7 @@ def feed(
 
     def fed(state: TrainState, _: None = None) -> tuple[TrainState, Metrics]:
         made = state.discriminator.step + state.generator.step
-        key = jax.random.fold_in(jax.random.fold_in(state.key, _REAL), made)
+        key = jax.random.fold_in(jax.random.fold_in(for_step(state.key), _REAL), made)
         x = real.sample(key, math.prod(batch_shape))
         return step(state, Batch(x.reshape(*batch_shape, *x.shape[1:])))
 

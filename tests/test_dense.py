@@ -1,0 +1,65 @@
+"""The dense layer of few features against Linen's, at every order of differentiation."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gan_jax.models.layers import Dense
+
+INPUTS = jax.random.normal(jax.random.key(0), (6, 5))
+
+
+def loss_of(layer):
+    """params, x [6, 5] -> a scalar whose every derivative in both is its own."""
+    return lambda params, x: jnp.sum(jnp.sin(layer.apply(params, x)))
+
+
+def slope(loss):
+    """As R1: the square of the gradient in x, which its own gradient derives once more."""
+    return lambda params, x: jnp.sum(jnp.square(jax.grad(loss, 1)(params, x)))
+
+
+def along(loss):
+    """Its change along one direction, by forward mode."""
+
+    def change(params, x):
+        steps = jax.tree.map(jnp.cos, (params, x))
+        return jax.jvp(loss, (params, x), steps)[1]
+
+    return change
+
+
+@pytest.mark.parametrize("transform", [slope, along, jax.jit], ids=["slope", "along", "value"])
+@pytest.mark.parametrize("features", [1, 2, 3, 4])
+def test_it_is_linens_dense_layer_and_so_are_its_derivatives(features, transform):
+    ours, linens = (
+        jax.jit(jax.value_and_grad(transform(loss_of(kind(features))), (0, 1)))
+        for kind in (Dense, nn.Dense)
+    )
+    params = Dense(features).init(jax.random.key(1), INPUTS)
+    expected = linens(nn.Dense(features).init(jax.random.key(1), INPUTS), INPUTS)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5), ours(params, INPUTS), expected
+    )
+
+
+def test_members_of_an_ensemble_have_weights_of_their_own():
+    layer = Dense(2)
+    params = jax.vmap(lambda key: layer.init(key, INPUTS))(jax.random.split(jax.random.key(2), 3))
+    together = jax.jit(jax.vmap(jax.grad(loss_of(layer)), in_axes=(0, None)))(params, INPUTS)
+    for member in range(3):
+        alone = jax.grad(loss_of(layer))(jax.tree.map(lambda p, m=member: p[m], params), INPUTS)
+        jax.tree.map(
+            lambda t, a, m=member: np.testing.assert_allclose(t[m], a, 1e-5, 1e-6), together, alone
+        )
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+@pytest.mark.parametrize(("features", "columns"), [(1, 1), (2, 2), (3, 3), (4, 1)])
+def test_only_a_cpu_takes_two_or_three_columns_one_by_one(features, columns, platform):
+    layer = Dense(features)
+    traced = jax.jit(layer.apply).trace(layer.init(jax.random.key(3), INPUTS), INPUTS)
+    products = traced.lower(lowering_platforms=(platform,)).as_text().count("dot_general")
+    assert products == (columns if platform == "cpu" else 1)
