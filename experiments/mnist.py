@@ -28,9 +28,10 @@ from gan_jax import (
 )
 from gan_jax import data as datasets
 from gan_jax.errors import UserError
+from gan_jax.memory import compiled
 from gan_jax.models import MODELS
 from gan_jax.optimizers import adam
-from gan_jax.parallel import AXIS_NAMES, compiled
+from gan_jax.parallel import AXIS_NAMES
 from gan_jax.penalties import r1
 from gan_jax.players import rising_decay
 from gan_jax.runs import RunFolder

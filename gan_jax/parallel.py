@@ -66,20 +66,6 @@ def jit_step(
     return jax.jit(step, donate_argnums=0 if donate else (), compiler_options=options)
 
 
-def compiled(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
-    """The function compiled for arguments like these, and for no others.
-
-    Of a function under `jax.jit` JAX keeps, besides the machine's code, what that was made from:
-    1.4 MiB for the smallest. Here it is let go, for what a process calls with the same shapes
-    throughout.
-
-    Args:
-      function: pure.
-      arguments: arrays, or trees of them, of the shapes, types and places to come.
-    """
-    return jax.jit(function).lower(*arguments).compile()
-
-
 def shard_step(
     step: Step,
     *,

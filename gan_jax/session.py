@@ -94,11 +94,11 @@ def train(
             noise = jax.random.fold_in(state.key, _FIXED_NOISE)
             return quantize(sample(gan, state, noise, num_samples))
 
-        key_order = parallel.compiled(for_order, state.key)(state.key)
+        key_order = memory.compiled(for_order, state.key)(state.key)
         state = parallel.place(layout, state)
         writer = stack.enter_context(closing(_writer(folder.path))) if tensorboard else None
         shown = stack.enter_context(hooks.progress(start, num_steps))
-        draw = hooks.draw(sample_every, folder, parallel.compiled(sampler, state), writer=writer)
+        draw = hooks.draw(sample_every, folder, memory.compiled(sampler, state), writer=writer)
         save = hooks.save(checkpoint_every, checkpoints)
         if not restored:
             draw.start(0, state, {})()

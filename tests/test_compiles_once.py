@@ -64,6 +64,4 @@ def test_a_visit_compiles_the_chunk_and_the_sampler_once_and_little_after_the_fi
         assert names.count("jit(sampler)") == 1
         after = names[names.index(FIRST_CHUNK) + 1 :]
         assert CHUNK[layout] not in after
-        # A new run draws a grid before its first step, a resumed one after it.
-        assert after.count("jit(sampler)") == int(num_steps == 7)
-        assert set(after) - {"jit(sampler)"} <= LATER.keys()
+        assert set(after) <= LATER.keys()

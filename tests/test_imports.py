@@ -15,11 +15,11 @@ FLOORS = [
     {"models.conv_cpu"},
     {"keys", "losses", "augmentations", "optimizers", "priors", "runs", "checkpoint"}
     | {"models.conv", "data.types", "metrics", "metrics.digits", "metrics.frechet"}
-    | {"plots.images", "plots.charts", "theory.quadrature", "data.synthetic", "metrics.modes"}
+    | {"plots.images", "plots.charts", "theory.quadrature", "metrics.modes"}
     | {"metrics.two_sample", "packing", "tables", "models.lanczos"},
     {"networks", "penalties", "objectives", "models.layers", "plots.demonstration", "plots.plane"}
     | {"theory.optimum", "theory.pushforward", "theory.games"}
-    | {"data.idx", "data.images", "data.embedded", "data.pipeline"},
+    | {"data.idx", "data.images", "data.embedded", "data.pipeline", "data.synthetic"},
     {"update", "models.mlp", "models.dcgan", "models.small_dcgan"}
     | {"data.folder", "data.prepare", "data.stacked", "plots"}
     | {"theory.divergences", "theory.updates"},

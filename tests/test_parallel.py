@@ -4,11 +4,9 @@ The networks hold what makes that hard: batch norm, dropout and penalties. The o
 step compiled for one device.
 """
 
-import gc
 import os
 import subprocess
 import sys
-import weakref
 from functools import cache, partial
 
 import chex
@@ -289,15 +287,3 @@ def test_every_core_is_a_device_unless_the_user_says_how_many_there_are(environm
         env=unset | environment | {"JAX_PLATFORMS": "cpu"},
     )
     assert run.stdout.split() == [str(expected)], run.stderr
-
-
-def test_what_is_compiled_ahead_lets_go_of_the_function():
-    def double(x):
-        return 2 * x
-
-    program = parallel.compiled(double, np.float32(1))
-    function = weakref.ref(double)
-    del double
-    gc.collect()
-    assert function() is None
-    assert program(np.float32(3)) == 6

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gan_jax.data.types import Dataset
-from gan_jax.parallel import compiled
+from gan_jax.memory import compiled
 from gan_jax.types import Array, Batch
 
 RESIDENT_LIMIT = 2**30
