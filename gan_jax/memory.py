@@ -1,6 +1,7 @@
 """What is no longer used is given back: by the C library (glibc) to the system, and by JAX."""
 
 import ctypes
+import functools
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +26,7 @@ def return_large_buffers() -> None:
         mallopt(_M_MMAP_THRESHOLD, _LARGE)
 
 
-def compiled(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any], *arguments: Any, **options: Any) -> Callable[..., Any]:
     """The function compiled for arguments like these, and for no others.
 
     Of a function under `jax.jit` JAX keeps, besides the machine's code, what that was made from:
@@ -35,8 +36,14 @@ def compiled(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any
     Args:
       function: pure.
       arguments: arrays, or trees of them, of the shapes, types and places to come.
+      options: of `jax.jit`.
     """
-    return jax.jit(function).lower(*arguments).compile()
+
+    @functools.wraps(function)
+    def once(*arguments: Any) -> Any:
+        return function(*arguments)  # JAX forgets what it keeps for a function when that is gone
+
+    return jax.jit(once, **options).lower(*arguments).compile()
 
 
 def release() -> None:

@@ -12,23 +12,27 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from gan_jax import memory
 from gan_jax.errors import UserError
 from gan_jax.types import Array, PyTree
 
 Step = Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]
+
+Arguments = tuple[PyTree, PyTree]
+"""A step's: a state and a batch."""
 
 AXIS_NAME = "devices"
 """The name of the axis a batch is split over."""
 
 AXIS_NAMES: dict[str, str | None] = {"jit": None, "pmap": AXIS_NAME, "shard": None}
 """Layout -> the `axis_name` that steps, batch norm and dropout must be made with for it."""
-
 
 _XLA_FLAG = "xla_force_host_platform_device_count"
 
@@ -53,7 +57,11 @@ def use_every_core() -> None:
 
 
 def jit_step(
-    step: Step, *, donate: bool = True, compiler_options: Mapping[str, str] | None = None
+    step: Step,
+    *,
+    donate: bool = True,
+    compiler_options: Mapping[str, str] | None = None,
+    like: Arguments | None = None,
 ) -> Step:
     """The step compiled for one device.
 
@@ -61,9 +69,11 @@ def jit_step(
       step: a pure step.
       donate: whether the state passed in may be overwritten.
       compiler_options: XLA's, for this program alone. On a CPU `EIGEN` is worth a trial.
+      like: a state and a batch, to compile the step now, for arguments like these and no others,
+        in less memory: see `memory.compiled`. None: it is compiled when it is called.
     """
     options = None if compiler_options is None else dict(compiler_options)
-    return jax.jit(step, donate_argnums=0 if donate else (), compiler_options=options)
+    return _program(step, like, donate, compiler_options=options)
 
 
 def shard_step(
@@ -72,6 +82,7 @@ def shard_step(
     batch_axis: int = 0,
     devices: Sequence[jax.Device] | None = None,
     donate: bool = True,
+    like: Arguments | None = None,
 ) -> Step:
     """The step compiled once for all devices, the batch split over them: the default.
 
@@ -81,7 +92,7 @@ def shard_step(
       batch_axis: the axis of the batch that counts examples: 0 for D's and G's steps, 1 for
         `make_train_step`. Leaves without that axis go to every device whole.
       devices: all by default.
-      donate: whether the state passed in may be overwritten.
+      donate, like: as for `jit_step`.
 
     Raises:
       UserError: (on a call, before compiling) the devices do not divide the batch.
@@ -90,14 +101,20 @@ def shard_step(
     mesh = _mesh(devices, AXIS_NAME)
     whole = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec(*[None] * batch_axis, AXIS_NAME))
-    # The state's layout is pinned on the way out, so that it comes back in as it went.
-    compiled = jax.jit(step, donate_argnums=0 if donate else (), out_shardings=whole)
 
-    def sharded(state: PyTree, batch: PyTree) -> tuple[PyTree, PyTree]:
+    def placed(state: PyTree, batch: PyTree) -> Arguments:
         check_divisible(batch, batch_axis, len(devices))
         shardings = jax.tree.map(lambda leaf: split if leaf.ndim > batch_axis else whole, batch)
-        with jax.set_mesh(mesh):  # for `spread`
-            return compiled(jax.device_put(state, whole), jax.device_put(batch, shardings))
+        return jax.device_put(state, whole), jax.device_put(batch, shardings)
+
+    in_force = partial(jax.set_mesh, mesh)  # for `spread`
+    with in_force():
+        # The state's layout is pinned on the way out, so that it comes back in as it went.
+        program = _program(step, like and placed(*like), donate, out_shardings=whole)
+
+    def sharded(state: PyTree, batch: PyTree) -> tuple[PyTree, PyTree]:
+        with in_force():
+            return program(*placed(state, batch))
 
     return sharded
 
@@ -163,27 +180,10 @@ def ensemble_step(
     On a CPU small networks leave cores idle: with as many devices as cores
     (`JAX_NUM_CPU_DEVICES=4 python ...`) each core has members of its own.
 
-    Members may differ in more than their seeds. What an optimizer made by
-    `optax.inject_hyperparams` is given to `init` under `jax.vmap`, such as a learning rate for each
-    member, is in the state, which the step reads it from; other settings, such as a penalty's
-    weight, may stand beside it, the state being any pytree:
-
-        make_tx = optax.inject_hyperparams(gan_jax.optimizers.adam)
-
-        def member(seed, rate, weight):
-            tx = make_tx(learning_rate=rate)
-            return gan_jax.init(gan, tx, tx, jax.random.key(seed), batch), weight
-
-        def step(member, batch):
-            state, weight = member
-            tx = make_tx(learning_rate=0.0)  # not read
-            penalised = [(penalties.r1, weight)]
-            d_step = gan_jax.make_discriminator_step(gan, loss, tx, penalties=penalised)
-            state, metrics = d_step(state, batch)
-            return (state, weight), metrics
-
-        members = jax.vmap(member)(seeds, rates, weights)  # each [N]
-        members, metrics = ensemble_step(step, batch_axis=None)(members, batch)
+    Members may differ in more than their seeds: in whatever the step reads from their state. What
+    an optimizer made by `optax.inject_hyperparams` is given to `init` under `jax.vmap`, such as a
+    learning rate for each member, is there; other settings, such as a penalty's weight, may stand
+    beside it, for the state may be any pytree. Examples: README, `tests/test_sweep.py`.
 
     Args:
       step: a pure step made without `axis_name`, or a fused loop of such steps.
@@ -235,12 +235,23 @@ def ensemble_step(
     return ensembled
 
 
-def make_step(layout: str, step: Step, *, batch_axis: int = 0) -> Step:
-    """The step compiled for a layout named in `AXIS_NAMES`, on all devices (jit: on one)."""
+def make_step(
+    layout: str, step: Step, *, batch_axis: int = 0, like: Arguments | None = None
+) -> Step:
+    """The step compiled for a layout named in `AXIS_NAMES`, on all devices (jit: on one).
+
+    `like` is as for `jit_step`; pmap has no use for it.
+    """
     if layout == "jit":
-        return jit_step(step)
-    wrapper = {"pmap": pmap_step, "shard": shard_step}[layout]
-    return wrapper(step, batch_axis=batch_axis)
+        return jit_step(step, like=like)
+    if layout == "shard":
+        return shard_step(step, batch_axis=batch_axis, like=like)
+    return pmap_step(step, batch_axis=batch_axis)
+
+
+def _program(step: Step, like: Arguments | None, donate: bool, **options: Any) -> Step:
+    options |= {"donate_argnums": 0 if donate else ()}
+    return memory.compiled(step, *like, **options) if like else jax.jit(step, **options)
 
 
 def place(layout: str, state: PyTree) -> PyTree:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from gan_jax import hooks, memory, parallel, plots
 from gan_jax.checkpoint import Checkpoints
@@ -14,14 +15,14 @@ from gan_jax.data.types import Dataset
 from gan_jax.errors import UserError
 from gan_jax.runs import Record, RunFolder
 from gan_jax.steps import sample
-from gan_jax.training import make_chunk, run
+from gan_jax.training import Work, make_chunk, run
 from gan_jax.types import GAN, StepFn, TrainState
 
 _FIXED_NOISE = 2**31 - 1
 """Folded into the state's key for the noise of the sample grids: no role or step is as large."""
 
-_DATA_ORDER = 2**31 - 2
-"""Folded into the state's key for the order of the data."""
+_DRAWN_AT_ONCE = 32
+"""Of the samples of a grid: in a part of the scratch space, by a program that is a half as long."""
 
 
 def train(
@@ -87,14 +88,14 @@ def train(
         announce(f"resuming from step {start}" if restored else f"a new run in {folder.path}")
         before = records[-1]["seconds"] if records else 0.0
 
-        def for_order(key: jax.Array) -> jax.Array:
-            return jax.random.fold_in(key, _DATA_ORDER)
-
         def sampler(state: TrainState) -> jax.Array:
-            noise = jax.random.fold_in(state.key, _FIXED_NOISE)
-            return quantize(sample(gan, state, noise, num_samples))
+            keys = jax.random.split(
+                jax.random.fold_in(state.key, _FIXED_NOISE), -(-num_samples // _DRAWN_AT_ONCE)
+            )
+            x = jax.lax.map(lambda key: sample(gan, state, key, _DRAWN_AT_ONCE), keys)
+            return quantize(x.reshape(-1, *x.shape[2:])[:num_samples])
 
-        key_order = memory.compiled(for_order, state.key)(state.key)
+        batches = make_batches(dataset, state.key, (log_every, n_critic, batch_size))
         state = parallel.place(layout, state)
         writer = stack.enter_context(closing(_writer(folder.path))) if tensorboard else None
         shown = stack.enter_context(hooks.progress(start, num_steps))
@@ -102,23 +103,25 @@ def train(
         save = hooks.save(checkpoint_every, checkpoints)
         if not restored:
             draw.start(0, state, {})()
-        shown.say("compiling the training step")
-        memory.release()
-        batches = make_batches(dataset, key_order, (log_every, n_critic, batch_size))
-        state = run(
-            parallel.make_step(layout, make_chunk(step), batch_axis=2),
-            state,
-            lambda step: batches(step * n_critic * batch_size),
-            start=start,
-            num_steps=num_steps,
-            chunk_length=log_every,
-            hooks=(
-                hooks.log(log_every, folder, shown, checkpoints, before=before, writer=writer),
-                draw,
-                save,
-                hooks.release(log_every),
-            ),
-        )
+        if start < num_steps:
+            shown.say("compiling the training step")
+            work = Work(batches(0), np.int32(0))
+            chunk = parallel.make_step(layout, make_chunk(step), batch_axis=2, like=(state, work))
+            memory.release()
+            state = run(
+                chunk,
+                state,
+                lambda step: batches(step * n_critic * batch_size),
+                start=start,
+                num_steps=num_steps,
+                chunk_length=log_every,
+                hooks=(
+                    hooks.log(log_every, folder, shown, checkpoints, before=before, writer=writer),
+                    draw,
+                    save,
+                    hooks.release(log_every),
+                ),
+            )
         checkpoints.wait()
 
     _finish(folder, dataset, max(start, num_steps), announce)

@@ -6,8 +6,10 @@ import subprocess
 import sys
 import weakref
 
+import jax
 import numpy as np
 import pytest
+from jax.extend.core import Jaxpr
 
 from gan_jax import memory
 
@@ -72,3 +74,20 @@ def test_what_is_compiled_ahead_lets_go_of_the_function():
     gc.collect()
     assert function() is None
     assert program(np.float32(3)) == 6
+
+
+@pytest.mark.parametrize(
+    ("compiled", "kept"),
+    [(memory.compiled, 0), (lambda function, x: jax.jit(function).lower(x).compile(), 1)],
+    ids=["here", "by JAX alone"],
+)
+def test_what_a_program_was_made_from_is_let_go_while_the_function_lives(compiled, kept):
+    def rare(x):
+        return jax.lax.bessel_i0e(x)  # nothing else here has it
+
+    program = compiled(rare, np.float32(1))
+    gc.collect()
+    found = [thing for thing in gc.get_objects() if isinstance(thing, Jaxpr)]
+    names = [equation.primitive.name for jaxpr in found for equation in jaxpr.eqns]
+    assert ("bessel_i0e" in names) == kept
+    np.testing.assert_allclose(program(np.float32(0)), rare(0.0))

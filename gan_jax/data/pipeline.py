@@ -4,8 +4,7 @@ The stream of examples is one epoch after another, each in an order of its own, 
 on where it is entered: that is what makes a resumed run repeat the uninterrupted one.
 """
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -30,27 +29,28 @@ def quantize(x: Array) -> Array:
     return jnp.clip(jnp.round((x + 1.0) * 127.5), 0, 255).astype(jnp.uint8)
 
 
-@partial(jax.jit, static_argnames=("count", "num"))
-def _order(key: Array, epoch: Array, offset: Array, *, count: int, num: int) -> Array:
-    touched = (num - 1) // count + 2
-    epochs = jax.vmap(jax.random.fold_in, (None, 0))(key, epoch + jnp.arange(touched))
-    shuffled = jax.vmap(lambda k: jax.random.permutation(k, count))(epochs).reshape(-1)
-    return jax.lax.dynamic_slice(shuffled, (offset,), (num,))
-
-
-def order(key: Array, start: int, num: int, count: int) -> Array:
+def order(seed: Sequence[int], start: int, num: int, count: int) -> np.ndarray:
     """Which examples of a data set of `count` the stream shows from position `start` on.
 
+    On the host, where a permutation is one call: on a device it is a hundred small operations, a
+    program to compile and to keep.
+
+    Args:
+      seed: of the order, such as a key's words.
+      start: in the stream.
+      num: how many.
+      count: of the data set.
+
     Returns:
-      [num] integers in [0, count): every epoch (`count` positions from a multiple of `count`)
-      is a permutation, drawn from the key and the epoch's number.
+      int32 [num] in [0, count): every epoch (`count` positions from a multiple of `count`) is a
+      permutation, drawn from the seed and the epoch's number.
     """
-    return _order(key, *_place(start, count), count=count, num=num)
-
-
-def _place(start: int, count: int) -> tuple[np.int32, np.int32]:
-    epoch, offset = divmod(start, count)
-    return np.int32(epoch), np.int32(offset)
+    first, last = start // count, (start + num - 1) // count
+    epochs = [
+        np.random.default_rng([*seed, epoch]).permutation(count) for epoch in range(first, last + 1)
+    ]
+    offset = start - first * count
+    return np.concatenate(epochs)[offset : offset + num].astype(np.int32)
 
 
 def make_batches(
@@ -76,6 +76,7 @@ def make_batches(
       with `x` uint8 [*shape, H, W, C] and `label` [*shape], if there are any.
     """
     num, count = int(np.prod(shape)), len(dataset.x)
+    seed = np.asarray(jax.random.key_data(key)).tolist()
     arrays: Any = (dataset.x, dataset.label)
 
     def stack(arrays: Any, index: Any) -> Batch:
@@ -83,15 +84,11 @@ def make_batches(
         return Batch(*taken)
 
     if dataset.x.nbytes <= resident_limit:
-
-        def look_up(arrays: Any, key: Array, epoch: Array, offset: Array) -> Batch:
-            return stack(arrays, _order(key, epoch, offset, count=count, num=num))
-
         resident = jax.device_put(arrays)
-        gather = compiled(look_up, resident, key, *_place(0, count))
-        return lambda start: gather(resident, key, *_place(start, count))
+        gather = compiled(stack, resident, order(seed, 0, num, count))
+        return lambda start: gather(resident, order(seed, start, num, count))
 
     def fetch(start: int) -> Batch:
-        return stack(arrays, np.asarray(order(key, start, num, count)))
+        return stack(arrays, order(seed, start, num, count))
 
     return fetch
