@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from gan_jax.models import conv_native, winograd
 from gan_jax.models.conv_native import Geometry, Pair
-from gan_jax.models.winograd import place
+from gan_jax.models.winograd import place, worked_out_once
 from gan_jax.types import Array
 
 _THICK = 32
@@ -127,7 +127,7 @@ def _tiles(x: Array, geometry: Geometry) -> Array:
     for axis, p, n in zip((1, 2), geometry.padding, (rows * sh, columns * sw), strict=True):
         x = place(x, axis, p, n)
     x = x.reshape(-1, rows, sh, columns, sw, x.shape[3]).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(*x.shape[:3], -1)
+    return worked_out_once(x).reshape(*x.shape[:3], -1)
 
 
 def _tiles_transposed(tiles: Array, geometry: Geometry) -> Array:
