@@ -134,8 +134,8 @@ def parameter_shapes(placed: Placed) -> dict[str, Shape]:
 EVERY = ("gan_jax", "torch_eager", "torch_tuned", "torch_compile", "keras", "jax_usual")
 """The contenders of most cases, gan_jax first: the others are checked against it."""
 
-WITH_ENSEMBLE = ("gan_jax", "gan_jax_16", *EVERY[1:])
-"""Of the small networks: sixteen GANs in one program too."""
+WITH_ENSEMBLE = ("gan_jax", "gan_jax_1_core", "gan_jax_16", *EVERY[1:])
+"""Of the small networks: one of a CPU's cores, and sixteen GANs in one program too."""
 
 _ON_DEVICES = ("gan_jax", "gan_jax_shard", *EVERY[1:])
 """Of convolutions: the batch split over one device for each core too."""

@@ -37,6 +37,7 @@ MACHINE = ("gemm_jax", "gemm_torch", "copy")
 
 MODULES = {
     "gan_jax": "jax_library",
+    "gan_jax_1_core": "jax_library",
     "gan_jax_16": "jax_library",
     "gan_jax_shard": "jax_library",
     "torch_eager": "torch_variants",

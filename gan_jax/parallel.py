@@ -9,9 +9,7 @@ The state is donated: the one passed in is gone after the call.
 """
 
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -20,6 +18,9 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from gan_jax import memory
+from gan_jax.cpu import EIGEN as EIGEN
+from gan_jax.cpu import use_every_core as use_every_core
+from gan_jax.cpu import use_one_core as use_one_core
 from gan_jax.errors import UserError
 from gan_jax.types import Array, PyTree
 
@@ -33,27 +34,6 @@ AXIS_NAME = "devices"
 
 AXIS_NAMES: dict[str, str | None] = {"jit": None, "pmap": AXIS_NAME, "shard": None}
 """Layout -> the `axis_name` that steps, batch norm and dropout must be made with for it."""
-
-_XLA_FLAG = "xla_force_host_platform_device_count"
-
-
-EIGEN: Mapping[str, str] = {"xla_cpu_experimental_ynn_fusion_type": ""}
-"""Compiler options that have a CPU take matrix products from Eigen, which spreads one of some
-hundred rows and columns over the cores, where by default several run at once, each on one. Faster
-where products wait for each other, as in a small MLP at a batch of hundreds; slower elsewhere."""
-
-
-def use_every_core() -> None:
-    """Makes each core of a CPU a device of its own, for members of an ensemble or parts of a batch.
-
-    Whoever has set JAX_NUM_CPU_DEVICES, or XLA's flag of the same effect, has the number they set.
-    Too late, and without effect, once JAX has been at work in this process.
-    """
-    if jax.config.values["jax_num_cpu_devices"] > 0 or _XLA_FLAG in os.environ.get("XLA_FLAGS", ""):
-        return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", cores or 1)
 
 
 def jit_step(

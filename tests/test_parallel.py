@@ -4,9 +4,6 @@ The networks hold what makes that hard: batch norm, dropout and penalties. The o
 step compiled for one device.
 """
 
-import os
-import subprocess
-import sys
 from functools import cache, partial
 
 import chex
@@ -282,26 +279,3 @@ def test_layouts_use_all_devices_but_jit(layout, num):
     assert parallel.num_devices(layout) == num
     state, _ = parallel.make_step(layout, toy_step)(jnp.zeros(3), jnp.zeros(8))
     assert len(state.sharding.device_set) == num
-
-
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({}, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
-        ({"JAX_NUM_CPU_DEVICES": "3"}, 3),
-        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, 3),
-    ],
-)
-def test_every_core_is_a_device_unless_the_user_says_how_many_there_are(environment, expected):
-    code = (
-        "import jax; from gan_jax import parallel\n"
-        "parallel.use_every_core(); print(jax.device_count())"
-    )
-    unset = {k: v for k, v in os.environ.items() if k not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")}
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        env=unset | environment | {"JAX_PLATFORMS": "cpu"},
-    )
-    assert run.stdout.split() == [str(expected)], run.stderr

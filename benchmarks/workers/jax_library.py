@@ -1,4 +1,4 @@
-"""This library: a fused loop of train steps, on one device, on all of them, for sixteen GANs."""
+"""This library: a fused loop of train steps, on one device or all, one core, for sixteen GANs."""
 
 import statistics
 import time
@@ -37,11 +37,13 @@ Options = Mapping[str, str] | None
 
 
 def build(setting: Setting) -> Loop:
-    """The loop of `gan_jax`, `gan_jax_shard` or `gan_jax_16`."""
+    """The loop of one of the contenders whose names begin with `gan_jax`."""
     case, problem = setting.case, setting.problem
     ensemble = ENSEMBLE if setting.contender == "gan_jax_16" else 1
     length = 1 if setting.fixed else 100 if case.on_ring else 50 if problem.batch_size <= 64 else 20
-    if setting.contender != "gan_jax":
+    if setting.contender == "gan_jax_1_core":
+        parallel.use_one_core()
+    elif setting.contender != "gan_jax":
         parallel.use_every_core()
     gan, tx = _gan(case), adam(cases.LEARNING_RATE, b1=cases.BETA_1, b2=cases.BETA_2)
 
