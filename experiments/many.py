@@ -73,8 +73,9 @@ class Rules:
     """Decay of Adam's mean gradient."""
     b2: float = 0.99
     """Decay of Adam's mean square."""
-    ema_decay: float = 0.999
-    """Of the average of G's weights that is sampled."""
+    ema_decay: float = 0.9998
+    """Of the average of G's weights that is sampled, at most. Until then it is over a ninth of all
+    updates so far: modes wander about their places, the average much less."""
     seeds: int = 10
     """GANs trained at once, in one program, spread over the devices."""
     seed: int = 0
