@@ -66,8 +66,7 @@ WAYS = {
     "rpgan": Way("RpGAN + R1 + R2", _R1 | {"loss": "relativistic", "penalty": ("r1", "r2")}),
     "annealed": Way("R1, its weight annealed", {"noise": 0.0}),
     "recommended": Way("R1 annealed, noise", {}),
-    "r1_long": Way("R1, 5x as long", _R1, times=5),
-    "long": Way("R1 annealed, noise, 5x as long", {}, times=5),
+    "long": Way("R1 annealed, noise, 8x as long", {}, times=8),
 }
 """From a game that loses modes, and the one change that finds them, to the one we recommend. From
 `plain` on a way differs from that in what its title says and in nothing else, WGAN-GP excepted: the
@@ -111,7 +110,7 @@ class Config:
     ways: tuple[str, ...] = tuple(WAYS)
     """Rows."""
     num_steps: int = Recipe.num_steps
-    """G's updates; in the rows `r1_long` and `long` five times as many."""
+    """G's updates; in the row `long` eight times as many."""
     batch_size: int = Recipe.batch_size
     """Samples that D judges in an update, packs counted once."""
     seeds: int = Recipe.seeds

@@ -123,7 +123,6 @@ def test_each_row_is_the_recommended_recipe_but_for_what_it_says():
     assert changed.pop("annealed") == {"noise"}
     assert changed.pop("noise") == {"penalty"}
     assert changed.pop("long") == {"num_steps"}
-    assert changed.pop("r1_long") == {"noise", "final_penalty_share", "num_steps"}
     final = "final_penalty_share"
     usual = {"generator_slope", "latent_scale", "b1"}
     assert changed == {
