@@ -48,28 +48,28 @@ def adam(
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
         size = -rate / (1 - b1**count)
         scale = 1 / jnp.sqrt(1 - b2**count)
-        updates = jax.tree.map(lambda m, v: size * m / (_root(v) * scale + eps), mean, square)
+        updates = jax.tree.map(lambda m, v: size * m / (root(v) * scale + eps), mean, square)
         return updates, optax.ScaleByAdamState(count, mean, square)
 
     return optax.GradientTransformation(init, update)
 
 
 @jax.custom_jvp
-def _root(square: Array) -> Array:
-    """The square root, its slope at 0 taken as 0.
+def root(square: Array) -> Array:
+    """The square root of an array, its slope at 0 taken as 0.
 
-    Where Adam's mean square is 0 its mean is too, so that the root's own infinite slope would only
-    ever be multiplied by 0.
+    There the root's own is infinite, which makes NaN of a chain of derivatives that has a 0 next:
+    Adam's mean is 0 where its mean square is, and so is a weight's gradient where a norm is.
     """
     return jnp.sqrt(square)
 
 
-@_root.defjvp
+@root.defjvp
 def _root_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    root = _root(*primals)
-    positive = root > 0
-    slope = jnp.where(positive, 0.5 / jnp.where(positive, root, 1.0), 0.0)
-    return root, slope * tangents[0]
+    size = root(*primals)
+    positive = size > 0
+    slope = jnp.where(positive, 0.5 / jnp.where(positive, size, 1.0), 0.0)
+    return size, slope * tangents[0]
 
 
 class ExtragradientState(NamedTuple):

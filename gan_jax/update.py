@@ -9,6 +9,7 @@ import optax
 
 from gan_jax.keys import for_step
 from gan_jax.objectives import Objective
+from gan_jax.optimizers import root
 from gan_jax.types import Array, AxisName, Batch, Metrics, PlayerState, PyTree
 
 
@@ -57,7 +58,18 @@ def update(
         opt_state=opt_state,
         memory=memory,
     )
-    return updated, metrics, optax.tree.norm(gradients)
+    return updated, metrics, _norm(gradients)
+
+
+def _norm(tree: PyTree) -> Array:
+    """The Euclidean norm of all leaves together; its derivatives are finite at 0, too.
+
+    It is the norm of the columns' norms: without YNNPACK, XLA's compiler for CPUs adds columns up
+    many at a time, and all numbers of a matrix one after the other. The root keeps the sums apart.
+    """
+    leaves = [jnp.atleast_1d(leaf) for leaf in jax.tree.leaves(tree)]
+    columns = [root(jnp.sum(jnp.square(leaf), axis=0)) for leaf in leaves]
+    return root(optax.tree.norm(columns, squared=True))
 
 
 def _divide(batch: Batch, parts: int) -> Batch:

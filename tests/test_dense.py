@@ -32,25 +32,29 @@ def along(loss):
 
 
 @pytest.mark.parametrize("transform", [slope, along, jax.jit], ids=["slope", "along", "value"])
+@pytest.mark.parametrize("width", [1, 2, 3, 5])
 @pytest.mark.parametrize("features", [1, 2, 3, 4])
-def test_it_is_linens_dense_layer_and_so_are_its_derivatives(features, transform):
+def test_it_is_linens_dense_layer_and_so_are_its_derivatives(features, width, transform):
+    x = INPUTS[:, :width]
     ours, linens = (
         jax.jit(jax.value_and_grad(transform(loss_of(kind(features))), (0, 1)))
         for kind in (Dense, nn.Dense)
     )
-    params = Dense(features).init(jax.random.key(1), INPUTS)
-    expected = linens(nn.Dense(features).init(jax.random.key(1), INPUTS), INPUTS)
+    params = Dense(features).init(jax.random.key(1), x)
+    expected = linens(nn.Dense(features).init(jax.random.key(1), x), x)
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5), ours(params, INPUTS), expected
+        lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5), ours(params, x), expected
     )
 
 
-def test_members_of_an_ensemble_have_weights_of_their_own():
-    layer = Dense(2)
-    params = jax.vmap(lambda key: layer.init(key, INPUTS))(jax.random.split(jax.random.key(2), 3))
-    together = jax.jit(jax.vmap(jax.grad(loss_of(layer)), in_axes=(0, None)))(params, INPUTS)
+@pytest.mark.parametrize(("width", "features"), [(5, 2), (2, 5)])
+def test_members_of_an_ensemble_have_weights_of_their_own(width, features):
+    layer, x = Dense(features), INPUTS[:, :width]
+    params = jax.vmap(lambda key: layer.init(key, x))(jax.random.split(jax.random.key(2), 3))
+    gradients = jax.grad(loss_of(layer), (0, 1))
+    together = jax.jit(jax.vmap(gradients, in_axes=(0, None)))(params, x)
     for member in range(3):
-        alone = jax.grad(loss_of(layer))(jax.tree.map(lambda p, m=member: p[m], params), INPUTS)
+        alone = gradients(jax.tree.map(lambda p, m=member: p[m], params), x)
         jax.tree.map(
             lambda t, a, m=member: np.testing.assert_allclose(t[m], a, 1e-5, 1e-6), together, alone
         )
@@ -63,3 +67,13 @@ def test_only_a_cpu_takes_two_or_three_columns_one_by_one(features, columns, pla
     traced = jax.jit(layer.apply).trace(layer.init(jax.random.key(3), INPUTS), INPUTS)
     products = traced.lower(lowering_platforms=(platform,)).as_text().count("dot_general")
     assert products == (columns if platform == "cpu" else 1)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+@pytest.mark.parametrize(("width", "rows"), [(1, 1), (2, 2), (3, 3), (4, 1)])
+def test_only_a_cpu_takes_the_gradient_by_two_or_three_inputs_one_by_one(width, rows, platform):
+    layer, x = Dense(5), INPUTS[:, :width]
+    traced = jax.jit(jax.grad(loss_of(layer), 1)).trace(layer.init(jax.random.key(3), x), x)
+    products = traced.lower(lowering_platforms=(platform,)).as_text().count("dot_general")
+    # One more, forwards.
+    assert products == 1 + (rows if platform == "cpu" else 1)

@@ -15,7 +15,10 @@ DCGAN_INIT = nn.initializers.normal(0.02)
 
 
 def _dot_general(x: Array, kernel: Array, dimensions: Any, **options: Any) -> Array:
-    """`jax.lax.dot_general`, by a kernel of two or three columns one after the other on a CPU."""
+    """`jax.lax.dot_general`, by a kernel of two or three columns one after the other on a CPU.
+
+    With two or three rows it is that product's transpose, the gradient by x, that is taken apart.
+    """
 
     def whole(x: Array, kernel: Array) -> Array:
         return jax.lax.dot_general(x, kernel, dimensions, **options)
@@ -23,16 +26,29 @@ def _dot_general(x: Array, kernel: Array, dimensions: Any, **options: Any) -> Ar
     def by_columns(x: Array, kernel: Array) -> Array:
         return jnp.stack([whole(x, column) for column in kernel.T], axis=-1)
 
-    if kernel.shape[1] not in (2, 3):
-        return whole(x, kernel)
-    return jax.lax.platform_dependent(x, kernel, cpu=by_columns, default=whole)
+    def outer(x: Array, row: Array) -> Array:
+        return jax.lax.dot_general(x, row, (((), ()), ((), ())), **options)
+
+    by_rows = jax.custom_jvp(whole)
+
+    @by_rows.defjvp
+    def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+        (x, kernel), (dx, d_kernel) = primals, tangents
+        by_x = sum(outer(dx[..., i], row) for i, row in enumerate(kernel))
+        return by_rows(x, kernel), by_x + whole(x, d_kernel)
+
+    if kernel.shape[1] in (2, 3):
+        return jax.lax.platform_dependent(x, kernel, cpu=by_columns, default=whole)
+    if kernel.shape[0] in (2, 3):
+        return jax.lax.platform_dependent(x, kernel, cpu=by_rows, default=whole)
+    return whole(x, kernel)
 
 
 class Dense(nn.Dense):
-    """`flax.linen.Dense`, quick for two or three features too: a point in the plane, a colour.
+    """`flax.linen.Dense`, quick with two or three features or inputs too: a point in the plane.
 
-    XLA's products on a CPU want wide matrices. One of two or three columns, and the two products
-    of its gradients, take two to eight times as long as with each column by itself.
+    XLA's products on a CPU want wide matrices. One with two or three columns, and the products of
+    its gradients, take two to eight times as long as with each column by itself.
     """
 
     dot_general: Any = _dot_general
