@@ -32,9 +32,10 @@ def along(loss):
 
 
 @pytest.mark.parametrize("transform", [slope, along, jax.jit], ids=["slope", "along", "value"])
-@pytest.mark.parametrize("width", [1, 2, 3, 5])
-@pytest.mark.parametrize("features", [1, 2, 3, 4])
-def test_it_is_linens_dense_layer_and_so_are_its_derivatives(features, width, transform):
+@pytest.mark.parametrize(
+    ("width", "features"), [(5, 1), (5, 2), (5, 3), (5, 4), (1, 4), (2, 4), (3, 4), (2, 2)]
+)
+def test_it_is_linens_dense_layer_and_so_are_its_derivatives(width, features, transform):
     x = INPUTS[:, :width]
     ours, linens = (
         jax.jit(jax.value_and_grad(transform(loss_of(kind(features))), (0, 1)))
