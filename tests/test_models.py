@@ -1,5 +1,8 @@
 """Models at their shapes, and their layers against batch norm and dropout worked out by hand."""
 
+from functools import partial
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -152,6 +155,77 @@ def test_batch_norm_over_eight_devices_is_that_of_the_whole_batch():
     np.testing.assert_allclose(statistics["mean"], np.tile(0.1 * mean, (8, 1)), rtol=1e-5)
     expected = np.tile(0.9 + 0.1 * variance, (8, 1))
     np.testing.assert_allclose(statistics["var"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("shape", [(6, 5), (3, 4, 4, 5)])
+def test_batch_norm_is_linens_and_so_are_its_derivatives(shape, train):
+    """Values, running statistics, first and second derivatives, in float64."""
+    with jax.enable_x64(True):
+        layer = BatchNorm()
+        linen = nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5)
+        rng = np.random.default_rng(0)
+        x, direction = jnp.asarray(rng.normal(2, 3, shape)), jnp.asarray(rng.normal(size=shape))
+        params, statistics = (
+            {name: jnp.asarray(rng.uniform(0.5, 2, 5)) for name in names}
+            for names in (("scale", "bias"), ("mean", "var"))
+        )
+
+        def ours(params, x):
+            nested = {"params": {"BatchNorm_0": params}, "batch_stats": {"BatchNorm_0": statistics}}
+            y, updated = layer.apply(nested, x, train=train, mutable=["batch_stats"])
+            return y, updated["batch_stats"]["BatchNorm_0"]
+
+        def theirs(params, x):
+            variables = {"params": params, "batch_stats": statistics}
+            y, updated = linen.apply(variables, x, mutable=["batch_stats"])
+            return y, updated["batch_stats"]
+
+        def everything(norm):
+            def penalty(params, x):
+                gradient = jax.grad(lambda x: jnp.sum(jnp.sin(norm(params, x)[0])))(x)
+                return jnp.sum(jnp.square(gradient) * direction)
+
+            first = jax.grad(lambda *at: jnp.sum(norm(*at)[0] * direction), argnums=(0, 1))
+            second = jax.grad(penalty, argnums=(0, 1))
+            return [f(params, x) for f in (norm, first, second)]
+
+        made, expected = (jax.jit(partial(everything, norm))() for norm in (ours, theirs))
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9), made, expected)
+
+
+def test_batch_norm_is_as_exact_as_linens_where_the_mean_is_ten_deviations():
+    """Output and gradient in single precision, against Linen's in double: errors in units of the
+    largest number."""
+    rng = np.random.default_rng(0)
+    x, direction = rng.normal(10, 1, (64, 7, 7, 8)), rng.normal(size=(64, 7, 7, 8))
+    params = {"scale": rng.uniform(0.5, 2, 8), "bias": rng.normal(size=8)}
+    start = {"mean": jnp.zeros(8, np.float32), "var": jnp.ones(8, np.float32)}
+
+    def ours(params, x):
+        nested = {"params": {"BatchNorm_0": params}, "batch_stats": {"BatchNorm_0": start}}
+        return BatchNorm().apply(nested, x, train=True, mutable=["batch_stats"])[0]
+
+    def theirs(params, x):
+        variables = {"params": params, "batch_stats": start}
+        linen = nn.BatchNorm(False, momentum=0.9, epsilon=1e-5)
+        return linen.apply(variables, x, mutable=["batch_stats"])[0]
+
+    def output_and_gradients(norm, dtype):
+        at = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), (params, x))
+        gradient = jax.grad(lambda *at: jnp.sum(norm(*at) * direction.astype(dtype)), (0, 1))
+        made = jax.jit(lambda *at: (norm(*at), gradient(*at)))(*at)
+        return [np.asarray(leaf) for leaf in jax.tree.leaves(made)]
+
+    with jax.enable_x64(True):
+        exact = output_and_gradients(theirs, np.float64)
+
+    def errors(norm):
+        made = output_and_gradients(norm, np.float32)
+        return [np.abs(a - b).max() / np.abs(b).max() for a, b in zip(made, exact, strict=True)]
+
+    mine, linens = errors(ours), errors(theirs)
+    assert all(a < 1.5 * b for a, b in zip(mine, linens, strict=True)), (mine, linens)
 
 
 def drop(x, axis_name=None, train=True, rate=0.25):

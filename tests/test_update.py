@@ -10,7 +10,14 @@ from gan_jax import Batch
 from gan_jax.types import PlayerState
 from gan_jax.update import update
 
-SHAPES = {"scalar": (), "bias": (5,), "kernel": (4, 5), "window": (3, 3, 2, 4), "empty": (0, 3)}
+SHAPES = {
+    "scalar": (),
+    "bias": (5,),
+    "kernel": (4, 5),
+    "window": (3, 3, 2, 4),
+    "no rows": (0, 3),
+    "no columns": (3, 0),
+}
 
 
 def norm_of(params):

@@ -41,7 +41,7 @@ def forward(x: Array, kernel: Array, geometry: Geometry) -> Array:
     if _is_winograd(geometry, *kernel.shape[2:]):
         axes = _axes(x, geometry)
         taps = winograd.taps(_tile_kernel(kernel, geometry), axes)
-        products = _each(jnp.matmul, winograd.inputs(_tiles(x, geometry), axes), taps)
+        products = _each(jnp.matmul, winograd.inputs(_pixels(x, geometry), axes), taps)
         return winograd.outputs(products, axes)
     if _is_tiled(geometry):
         windows, matrix = _windows(x, geometry), _tile_kernel(kernel, geometry)
@@ -75,7 +75,7 @@ def kernel_gradient(x: Array, g: Array, geometry: Geometry) -> Array:
 
     if _is_winograd(geometry, x.shape[3], g.shape[3]):
         axes = _axes(x, geometry)
-        factors = winograd.inputs(_tiles(x, geometry), axes)
+        factors = winograd.inputs(_pixels(x, geometry), axes)
         products = _each(product, factors, winograd.outputs_transposed(g, axes))
         # One transpose, of the sums: each of the products would be one more.
         tiles = winograd.taps_transposed(products, axes).swapaxes(2, 3)
@@ -121,13 +121,18 @@ def _tile_counts(geometry: Geometry) -> Pair:
     return h + mh - 1, w + mw - 1
 
 
-def _tiles(x: Array, geometry: Geometry) -> Array:
-    """[B, H, W, I] -> [B, rows, columns, stride * stride * I]."""
+def _pixels(x: Array, geometry: Geometry) -> Array:
+    """[B, H, W, I] -> [B, rows, stride, columns, stride, I]: those of each tile, not moved."""
     (sh, sw), (rows, columns) = geometry.strides, _tile_counts(geometry)
     for axis, p, n in zip((1, 2), geometry.padding, (rows * sh, columns * sw), strict=True):
         x = place(x, axis, p, n)
-    x = x.reshape(-1, rows, sh, columns, sw, x.shape[3]).transpose(0, 1, 3, 2, 4, 5)
-    return worked_out_once(x).reshape(*x.shape[:3], -1)
+    return x.reshape(-1, rows, sh, columns, sw, x.shape[3])
+
+
+def _tiles(x: Array, geometry: Geometry) -> Array:
+    """[B, H, W, I] -> [B, rows, columns, stride * stride * I]."""
+    x = worked_out_once(_pixels(x, geometry).transpose(0, 1, 3, 2, 4, 5))
+    return x.reshape(*x.shape[:3], -1)
 
 
 def _tiles_transposed(tiles: Array, geometry: Geometry) -> Array:
@@ -137,7 +142,7 @@ def _tiles_transposed(tiles: Array, geometry: Geometry) -> Array:
     x = x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, rows * sh, columns * sw, x.shape[5])
     for axis, p, n in zip((1, 2), geometry.padding, geometry.size, strict=True):
         x = place(x, axis, -p, n)
-    return x
+    return worked_out_once(x)
 
 
 def _tile_kernel(kernel: Array, geometry: Geometry) -> Array:

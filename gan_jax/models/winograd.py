@@ -109,13 +109,23 @@ def axes_of(batch: int, rows: int, columns: int) -> Axes:
     return down, across
 
 
-def inputs(x: Array, axes: Axes) -> Factors:
-    """The factors made of x [B, h + 1, w + 1, I], each [B, tiles down, tiles across, I]."""
-    return [_inputs(rows, 2, axes[1]) for rows in _inputs(x, 1, axes[0])]
+def inputs(pixels: Array, axes: Axes) -> Factors:
+    """The factors made of x, each [B, tiles down, tiles across, I].
+
+    An x[b, i, j] is a matrix, and has lain apart: `pixels` is [B, h + 1, r, w + 1, s, J], with
+    r s J = I. Its parts are brought together once half of the work is done, and written down, so
+    that neither that half nor the moving is done anew for each factor.
+    """
+
+    def together(rows: Array) -> Array:
+        rows = worked_out_once(rows.transpose(0, 1, 3, 2, 4, 5))
+        return rows.reshape(*rows.shape[:3], math.prod(rows.shape[3:]))
+
+    return [_inputs(together(rows), 2, axes[1]) for rows in _inputs(pixels, 1, axes[0])]
 
 
 def inputs_transposed(factors: Factors, axes: Axes) -> Array:
-    """The transpose of `inputs`."""
+    """The transpose of `inputs`, but that x [B, h + 1, w + 1, I] stays together."""
     return _inputs_transposed([_inputs_transposed(row, 2, axes[1]) for row in factors], 1, axes[0])
 
 
