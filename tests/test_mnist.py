@@ -191,11 +191,14 @@ def test_a_run_killed_before_its_summary_gets_it_without_training(done, idx, tmp
 
 @pytest.mark.parametrize("layout", ["shard", pytest.param("pmap", marks=pytest.mark.slow)])
 def test_eight_devices_train_as_one_does(layout, idx, tmp_path, monkeypatch):
-    """To 2e-5, under SGD: Adam divides each gradient by its own size, rounding errors too."""
+    """To 2e-5, under SGD: Adam divides each gradient by its own size, rounding errors too.
+
+    Seed 1: from seed 0 a rounding error turns the sign of a ReLU's input on some processors.
+    """
     monkeypatch.setattr(mnist, "adam", lambda rate, b1, b2: optax.sgd(0.05))
 
     def train(layout):
-        state = mnist.main(config(tmp_path / layout, idx, parallel=layout, num_steps=4))
+        state = mnist.main(config(tmp_path / layout, idx, parallel=layout, num_steps=4, seed=1))
         return jax.device_get(state.replace(key=None))
 
     first = mnist.build(config(tmp_path, idx), None, (8, 8, 1))[1]
