@@ -197,11 +197,14 @@ def test_eight_devices_train_as_one_does(layout, idx, tmp_path, monkeypatch):
     """
     monkeypatch.setattr(mnist, "adam", lambda rate, b1, b2: optax.sgd(0.05))
 
+    def seeded(folder, **options):
+        return config(folder, idx, seed=1, **options)
+
     def train(layout):
-        state = mnist.main(config(tmp_path / layout, idx, parallel=layout, num_steps=4, seed=1))
+        state = mnist.main(seeded(tmp_path / layout, parallel=layout, num_steps=4))
         return jax.device_get(state.replace(key=None))
 
-    first = mnist.build(config(tmp_path, idx), None, (8, 8, 1))[1]
+    first = mnist.build(seeded(tmp_path), None, (8, 8, 1))[1]
     one = train("jit")
     moved = jax.tree.map(
         lambda a, b: np.abs(a - b).max(), one.discriminator.params, first.discriminator.params
