@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from gan_jax.models import conv_native, winograd
 from gan_jax.models.conv_native import Geometry, Pair
-from gan_jax.models.winograd import place, worked_out_once
+from gan_jax.models.winograd import place, together, worked_out_once
 from gan_jax.types import Array
 
 _THICK = 32
@@ -131,8 +131,7 @@ def _pixels(x: Array, geometry: Geometry) -> Array:
 
 def _tiles(x: Array, geometry: Geometry) -> Array:
     """[B, H, W, I] -> [B, rows, columns, stride * stride * I]."""
-    x = worked_out_once(_pixels(x, geometry).transpose(0, 1, 3, 2, 4, 5))
-    return x.reshape(*x.shape[:3], -1)
+    return together(_pixels(x, geometry))
 
 
 def _tiles_transposed(tiles: Array, geometry: Geometry) -> Array:

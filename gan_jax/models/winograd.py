@@ -116,11 +116,6 @@ def inputs(pixels: Array, axes: Axes) -> Factors:
     r s J = I. Its parts are brought together once half of the work is done, and written down, so
     that neither that half nor the moving is done anew for each factor.
     """
-
-    def together(rows: Array) -> Array:
-        rows = worked_out_once(rows.transpose(0, 1, 3, 2, 4, 5))
-        return rows.reshape(*rows.shape[:3], math.prod(rows.shape[3:]))
-
     return [_inputs(together(rows), 2, axes[1]) for rows in _inputs(pixels, 1, axes[0])]
 
 
@@ -225,6 +220,12 @@ def place(x: Array, axis: int, start: int, length: int) -> Array:
     margins = [(0, 0, 0)] * x.ndim
     margins[axis] = (start, length - start - x.shape[axis], 0)
     return jax.lax.pad(x, jnp.zeros((), x.dtype), margins)
+
+
+def together(pixels: Array) -> Array:
+    """[B, n, r, m, s, J] -> [B, n, m, r s J], written down."""
+    x = worked_out_once(pixels.transpose(0, 1, 3, 2, 4, 5))
+    return x.reshape(*x.shape[:3], math.prod(x.shape[3:]))
 
 
 def worked_out_once(x: Array) -> Array:
