@@ -1,5 +1,6 @@
 """Checkpoints of a whole state, verified when read. The only module that knows Orbax."""
 
+import functools
 import gc
 import hashlib
 import logging
@@ -12,11 +13,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from orbax.checkpoint import v1 as ocp
 
 from gan_jax.types import PyTree
-
-_POLICIES = ocp.training.save_decision_policies, ocp.training.preservation_policies
 
 
 class CheckpointError(RuntimeError):
@@ -38,23 +36,28 @@ class Checkpoints:
 
     def __init__(self, folder: Path, *, keep: int | None = 3) -> None:
         self.folder = folder.absolute()
-        self._decision = _POLICIES[0].FixedIntervalPolicy(1)
         self._keep = keep
         self._pending: Any = None
         self._failed = False
-        self._open()
 
-    def _open(self) -> None:
-        self._checkpointer = ocp.training.Checkpointer(
+    @functools.cached_property
+    def _checkpointer(self) -> Any:
+        # Orbax takes long to import: a new run has begun its training by then.
+        from orbax.checkpoint import v1 as ocp
+
+        training = ocp.training
+        return training.Checkpointer(
             self.folder,
-            save_decision_policy=self._decision,
-            preservation_policy=_POLICIES[1].LatestN(self._keep),
+            save_decision_policy=training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=training.preservation_policies.LatestN(self._keep),
             cleanup_tmp_directories=self._keep is not None,
         )
 
     @property
     def steps(self) -> list[int]:
         """The steps saved, in ascending order."""
+        if not (self.folder.is_dir() and any(self.folder.iterdir())):
+            return []
         return sorted(checkpoint.step for checkpoint in self._checkpointer.checkpoints)
 
     def save(self, step: int, state: PyTree) -> None:
@@ -139,7 +142,11 @@ class Checkpoints:
             self.wait()
         finally:
             with suppress(Exception) if self._failed else nullcontext():
-                self._checkpointer.close()  # raises once more what failed
+                self._let_go()  # raises once more what failed
+
+    def _let_go(self) -> None:
+        if opened := vars(self).pop("_checkpointer", None):
+            opened.close()
 
     def _try_load(self, step: int, abstract: PyTree) -> tuple[PyTree, str]:
         """What was saved and "", or None and what is wrong with it."""
@@ -164,8 +171,7 @@ class Checkpoints:
         corrupt = self.folder.parent / "corrupt"
         corrupt.mkdir(exist_ok=True)
         kept = (self.folder / str(step)).rename(corrupt / f"{step}-{len(list(corrupt.iterdir()))}")
-        self._checkpointer.close()
-        self._open()
+        self._let_go()
         return f"moved to {kept}"
 
 

@@ -10,12 +10,13 @@ The state is donated: the one passed in is gone after the call.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from gan_jax import memory
 from gan_jax.cpu import EIGEN as EIGEN
@@ -78,16 +79,21 @@ def shard_step(
       UserError: (on a call, before compiling) the devices do not divide the batch.
     """
     devices = jax.devices() if devices is None else devices
-    mesh = _mesh(devices, AXIS_NAME)
-    whole = NamedSharding(mesh, PartitionSpec())
-    split = NamedSharding(mesh, PartitionSpec(*[None] * batch_axis, AXIS_NAME))
+    if len(devices) == 1:  # of a mesh JAX knows nothing: all would be traced once more
+        whole: Sharding = SingleDeviceSharding(devices[0])
+        split = whole
+        in_force: Callable[[], Any] = nullcontext
+    else:
+        mesh = _mesh(devices, AXIS_NAME)
+        whole = NamedSharding(mesh, PartitionSpec())
+        split = NamedSharding(mesh, PartitionSpec(*[None] * batch_axis, AXIS_NAME))
+        in_force = partial(jax.set_mesh, mesh)  # for `spread`
 
     def placed(state: PyTree, batch: PyTree) -> Arguments:
         check_divisible(batch, batch_axis, len(devices))
         shardings = jax.tree.map(lambda leaf: split if leaf.ndim > batch_axis else whole, batch)
         return jax.device_put(state, whole), jax.device_put(batch, shardings)
 
-    in_force = partial(jax.set_mesh, mesh)  # for `spread`
     with in_force():
         # The state's layout is pinned on the way out, so that it comes back in as it went.
         program = _program(step, like and placed(*like), donate, out_shardings=whole)
@@ -236,7 +242,9 @@ def _program(step: Step, like: Arguments | None, donate: bool, **options: Any) -
 
 def place(layout: str, state: PyTree) -> PyTree:
     """The state where `make_step`'s step will leave it, so that nothing is compiled for two."""
-    return state if layout == "jit" else jax.device_put(state, _on_every(jax.devices(), AXIS_NAME))
+    if layout == "jit" or (layout == "shard" and num_devices(layout) == 1):
+        return state
+    return jax.device_put(state, _on_every(jax.devices(), AXIS_NAME))
 
 
 def spread(x: Array) -> Array:

@@ -43,16 +43,18 @@ def make_chunk(step: StepFn) -> Callable[[TrainState, Work], tuple[TrainState, M
     """
 
     def chunk(state: TrainState, work: Work) -> tuple[TrainState, Metrics]:
+        traced = jax.jit(step, inline=True)  # once, for its metrics' shapes and for itself
+
         def take(index: Array) -> Batch:
             batch: Batch = jax.tree.map(lambda leaf: leaf[index], work.batch)
             return batch._replace(x=dequantize(batch.x))
 
         def body(index: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
             state, history = carry
-            state, metrics = step(state, take(index))
+            state, metrics = traced(state, take(index))
             return state, jax.tree.map(lambda h, m: h.at[index].set(m), history, metrics)
 
-        shapes = jax.eval_shape(step, state, jax.eval_shape(take, 0))[1]
+        shapes = jax.eval_shape(traced, state, jax.eval_shape(take, 0))[1]
         length = work.batch.x.shape[0]
         history = jax.tree.map(lambda m: jnp.zeros((length, *m.shape), m.dtype), shapes)
         return jax.lax.fori_loop(0, work.num, body, (state, history))

@@ -2,6 +2,8 @@
 
 import resource
 import shutil
+import subprocess
+import sys
 import threading
 
 import jax
@@ -95,6 +97,24 @@ def test_a_step_that_is_not_new_is_refused(copy, step):
 
 def test_an_empty_folder_has_nothing(tmp_path):
     assert restore(tmp_path / "checkpoints") == (None, None, [])
+
+
+def test_a_new_run_does_not_wait_for_orbax(tmp_path):
+    """In an interpreter of its own: it is imported for the first state to save, or to read."""
+    code = (
+        "import pathlib, sys\n"
+        "from gan_jax import session\n"
+        f"new = session.Checkpoints(pathlib.Path({str(tmp_path / 'new')!r}))\n"
+        "assert new.restore({}) is None and new.steps == []\n"
+        "print('orbax' in sys.modules)\n"
+        "new.save(1, {'x': __import__('numpy').zeros(2)})\n"
+        "new.wait()\n"
+        "print('orbax' in sys.modules, new.steps)\n"
+        "new.close()"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split("\n")[:2] == ["False", "True [1]"]
 
 
 def files(folder):

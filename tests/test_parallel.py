@@ -274,6 +274,20 @@ def test_shard_step_keeps_the_state_on_every_device():
     assert state.is_fully_replicated
 
 
+def test_on_one_device_shard_step_traces_nothing_anew():
+    """Of a function that was traced before, as by `init`, JAX keeps the trace for each mesh."""
+    inner = jax.jit(chex.assert_max_traces(lambda x: jnp.sin(x) + 1.0, n=1))
+
+    def step(state, batch):
+        return inner(state), batch
+
+    arguments = jnp.zeros(3), jnp.zeros((16, 2))
+    parallel.jit_step(step, like=arguments)
+    parallel.shard_step(step, devices=jax.devices()[:1], like=arguments)
+    with pytest.raises(AssertionError, match="traced"):  # which a mesh of many does
+        parallel.shard_step(step, like=arguments)
+
+
 @pytest.mark.parametrize(("layout", "num"), [("jit", 1), ("pmap", 8), ("shard", 8)])
 def test_layouts_use_all_devices_but_jit(layout, num):
     assert parallel.num_devices(layout) == num

@@ -97,6 +97,12 @@ def test_short_chunks_at_both_ends_of_a_run_compile_nothing_new(mlp):
     assert state.generator.step == 8
 
 
+def test_the_step_is_traced_once_for_a_chunk(mlp):
+    """Twice would be a tenth of the time to the first step."""
+    step = chex.assert_max_traces(lambda state, batch: mlp.step(state, batch), n=1)
+    jax.jit(make_chunk(step)).trace(mlp.state, Work(Batch(mlp.images), np.int32(STEPS)))
+
+
 LENGTH = 2
 """Steps in a chunk of `Recorder`."""
 
