@@ -29,7 +29,7 @@ class Checkpoints:
     digest of its contents: a damaged one is never taken for a good one.
 
     Args:
-      folder: made if it is missing.
+      folder: made with the first state, if it is missing.
       keep: how many of the newest to keep. None: only to read, as beside a run that goes on:
         nothing is cleaned up, moved or deleted.
     """
