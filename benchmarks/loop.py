@@ -186,9 +186,7 @@ def measure_overhead(config: Config, folder: Path) -> Figures:
     axis_name, shape = parallel.AXIS_NAMES[setting.parallel], dataset.x.shape[1:]
     gan, state, step = mnist.build(setting, axis_name, shape)
     noise, order = jax.random.split(jax.random.key(setting.seed))
-    length, visit = setting.log_every, RunFolder(folder / "overhead", {})
-    visit.create()
-    visit.samples.mkdir()
+    length, run_folder = setting.log_every, RunFolder(folder / "overhead", {})
     chunk = parallel.make_step(setting.parallel, make_chunk(step), batch_axis=2)
     stacks = make_batches(dataset, order, (length, setting.n_critic, setting.batch_size))
     sampler = jax.jit(lambda state: quantize(sample(gan, state, noise, 64)))
@@ -203,13 +201,15 @@ def measure_overhead(config: Config, folder: Path) -> Figures:
         return state
 
     with ExitStack() as stack:
+        stack.enter_context(run_folder.visit())
+        run_folder.samples.mkdir()
         kept = setting.keep_checkpoints
-        checkpoints = stack.enter_context(closing(Checkpoints(visit.checkpoints, keep=kept)))
+        checkpoints = stack.enter_context(closing(Checkpoints(run_folder.checkpoints, keep=kept)))
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         shown = stack.enter_context(hooks.progress(0, 2 * config.steps * (config.rounds + 1)))
         done = (
-            hooks.log(length, visit, shown, checkpoints),
-            hooks.draw(setting.sample_every, visit, sampler),
+            hooks.log(length, run_folder, shown, checkpoints),
+            hooks.draw(setting.sample_every, run_folder, sampler),
             hooks.save(setting.checkpoint_every, checkpoints),
         )
 

@@ -47,10 +47,13 @@ def keep_compilations() -> None:
     """Has JAX keep what it compiles in the user's cache folder, so that it compiles it once.
 
     JAX's own variable JAX_COMPILATION_CACHE_DIR says where else; set and empty, it says nowhere.
+    What took less than a second to compile is kept too, if JAX's own variable for that,
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS, does not forbid it.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(caches / "gan_jax"))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
@@ -102,10 +105,10 @@ def record(name: str, config: Any, work: Callable[[Path], Record]) -> Record:
     if done := folder.summary():
         print(f"{folder.path} is complete: look at its pictures, or choose another --workdir")
         return done
-    folder.create()
-    start = time.monotonic()
-    figures = work(folder.path)
-    summary = folder.summarise({**figures, "wall_seconds": time.monotonic() - start})
+    with folder.visit():
+        start = time.monotonic()
+        figures = work(folder.path)
+        summary = folder.summarise({**figures, "wall_seconds": time.monotonic() - start})
     print(f"done: look at the pictures in {folder.path}, and at summary.json for the figures")
     return summary
 

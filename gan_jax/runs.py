@@ -3,21 +3,27 @@
 import importlib.metadata
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
+from filelock import FileLock, Timeout
 
 from gan_jax.errors import UserError
 
 Record = dict[str, Any]
 
+_LOCK = "run.lock"
+"""The file that a visit locks; it may be left, and says nothing by itself."""
+
 
 class RunFolder:
     """`config.json`, `metrics.jsonl`, `samples/`, `checkpoints/` and `summary.json` of one run.
 
-    A folder goes on only with the settings of the first run in it. Nothing is written before
-    `create`.
+    A folder goes on only with the settings of the first run in it. Nothing is written before a
+    `visit`.
 
     Args:
       path: of the folder.
@@ -31,23 +37,43 @@ class RunFolder:
     def __init__(self, path: Path, settings: Record, free: frozenset[str] = frozenset()) -> None:
         self.path = path.absolute()
         self._settings = json.loads(json.dumps(settings, default=str))
+        self._free = free
         self._config = self.path / "config.json"
-        if self._config.exists():
-            _check_same(self.path, read_config(self.path), self._settings, free)
-        elif self.path.exists() and not _is_blank(self.path):
-            raise UserError(
-                f"--workdir {path} exists and is not a run's folder (it has no config.json): "
-                "choose another, or empty it yourself"
-            )
+        self._check()
         self.samples = self.path / "samples"
         self.checkpoints = self.path / "checkpoints"
         self._metrics = self.path / "metrics.jsonl"
 
-    def create(self) -> None:
-        """Makes the folder, or notes the free settings of this visit."""
+    def _check(self) -> None:
+        if self._config.exists():
+            _check_same(self.path, read_config(self.path), self._settings, self._free)
+        elif self.path.exists() and not _is_blank(self.path):
+            raise UserError(
+                f"--workdir {self.path} exists and is not a run's folder (it has no config.json): "
+                "choose another, or empty it yourself"
+            )
+
+    @contextmanager
+    def visit(self) -> Iterator[None]:
+        """Makes the folder, or notes the free settings of this visit, and keeps others out.
+
+        Raises:
+          UserError: another command is at work in the folder, or has been since it was looked at,
+            with other settings.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        if not self._config.exists() or read_config(self.path) != self._settings:
-            write_json(self._config, self._settings)  # first: without it the rest is not a run's
+        try:
+            lock = FileLock(self.path / _LOCK).acquire(blocking=False)
+        except Timeout:
+            raise UserError(
+                f"another command is at work in {self.path}: wait until it is done, or choose "
+                "another --workdir"
+            ) from None
+        with lock:
+            self._check()
+            if not self._config.exists() or read_config(self.path) != self._settings:
+                write_json(self._config, self._settings)  # first: else the rest is not a run's
+            yield
 
     def is_complete(self, step: int) -> bool:
         """Whether a visit ended at this step and left its summary."""
@@ -114,8 +140,9 @@ def read_config(path: Path) -> Record:
 
 
 def _is_blank(path: Path) -> bool:
-    """Whether a path is a folder with nothing in it but, at most, a `config.json` cut short."""
-    return path.is_dir() and all(entry.name == "config.json.tmp" for entry in path.iterdir())
+    """Whether a path is a folder with nothing in it but, at most, what a first visit began with."""
+    begun = {_LOCK, "config.json.tmp"}
+    return path.is_dir() and all(entry.name in begun for entry in path.iterdir())
 
 
 def write_json(path: Path, value: Record) -> None:

@@ -163,19 +163,24 @@ def test_files(case, message, tmp_path, idx):
     assert not (tmp_path / "run").exists()
 
 
-def made_run(folder, idx, **changes):
-    """A folder as a run with these settings would begin it."""
+def run_folder(settings):
+    """The folder as a run with these settings has it."""
     from gan_jax import data, session
     from gan_jax.runs import RunFolder
 
-    settings = config(folder, idx, **changes)
     record = {
         "experiment": "mnist",
         "config": dataclasses.asdict(settings),
         "data": session.describe(data.load(settings.data)),
     }
-    RunFolder(folder, record).create()
-    return settings
+    return RunFolder(settings.workdir, record)
+
+
+def made_run(folder, idx, **changes):
+    """A folder as a run with these settings would begin it."""
+    settings = config(folder, idx, **changes)
+    with run_folder(settings).visit():
+        return settings
 
 
 def test_a_folder_of_something_else_is_not_taken(message, tmp_path, idx):
@@ -203,6 +208,14 @@ def test_a_workdir_that_is_a_file(message, tmp_path, idx):
 def test_a_run_with_other_settings(name, value, said, message, tmp_path, idx):
     made_run(tmp_path / "run", idx, **{name: value})
     assert said in message(mnist, *flags(config(tmp_path / "run", idx)))
+
+
+def test_a_run_that_is_at_work(message, tmp_path, idx):
+    settings = config(tmp_path / "run", idx)
+    with run_folder(settings).visit():
+        said = message(mnist, *flags(settings))
+    assert f"another command is at work in {tmp_path / 'run'}: wait until it is done" in said
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_a_run_on_other_data(message, tmp_path, idx):

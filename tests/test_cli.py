@@ -38,6 +38,20 @@ def test_jaxs_own_variable_has_the_last_word(monkeypatch, chosen):
     assert jax.config.values["jax_compilation_cache_dir"] == before
 
 
+@pytest.mark.usefixtures("_restored")
+@pytest.mark.parametrize("folder", [None, "elsewhere"])
+@pytest.mark.parametrize("chosen", [None, "2.5"])
+def test_what_is_quickly_compiled_is_kept_too_unless_told_otherwise(monkeypatch, folder, chosen):
+    name = "jax_persistent_cache_min_compile_time_secs"
+    for variable, value in (("JAX_COMPILATION_CACHE_DIR", folder), (name.upper(), chosen)):
+        monkeypatch.delenv(variable, raising=False)
+        if value is not None:
+            monkeypatch.setenv(variable, value)
+    jax.config.update(name, float(chosen or 1.0))  # as JAX reads its variable at the start
+    cli.keep_compilations()
+    assert jax.config.values[name] == float(chosen or 0)
+
+
 def test_tracking_goes_through_everything_and_says_so(capsys):
     assert list(cli.track([3, 1, 2], "numbers")) == [3, 1, 2]
     assert "numbers: 3/3" in capsys.readouterr().out

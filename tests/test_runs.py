@@ -1,6 +1,8 @@
 """The folder of a run: what it refuses, and what it remembers."""
 
 import json
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -16,14 +18,19 @@ def changed(**config):
     return {**SETTINGS, "config": {**SETTINGS["config"], **config}}
 
 
+def visit(*arguments):
+    """A run's folder, visited once."""
+    folder = RunFolder(*arguments)
+    with folder.visit():
+        return folder
+
+
 @pytest.fixture
 def folder(tmp_path):
-    folder = RunFolder(tmp_path / "deep" / "run", SETTINGS, FREE)
-    folder.create()
-    return folder
+    return visit(tmp_path / "deep" / "run", SETTINGS, FREE)
 
 
-def test_nothing_is_written_before_create(tmp_path):
+def test_nothing_is_written_before_a_visit(tmp_path):
     RunFolder(tmp_path / "run", SETTINGS)
     assert list(tmp_path.iterdir()) == []
 
@@ -35,12 +42,12 @@ def test_a_folder_remembers_its_settings(folder):
 def test_the_same_settings_change_nothing(folder):
     config = folder.path / "config.json"
     before = config.stat().st_mtime_ns
-    RunFolder(folder.path, SETTINGS, FREE).create()
+    visit(folder.path, SETTINGS, FREE)
     assert config.stat().st_mtime_ns == before
 
 
 def test_free_settings_may_change_and_are_remembered(folder):
-    RunFolder(folder.path, changed(steps=9), FREE).create()
+    visit(folder.path, changed(steps=9), FREE)
     assert read_config(folder.path) == changed(steps=9)
 
 
@@ -60,13 +67,13 @@ def test_other_settings_are_refused_naming_each_difference(folder):
 
 
 def test_an_empty_folder_may_become_a_run(tmp_path):
-    RunFolder(tmp_path, SETTINGS).create()
+    visit(tmp_path, SETTINGS)
     assert read_config(tmp_path) == SETTINGS
 
 
 def test_a_folder_whose_first_visit_was_killed_at_its_first_write_may_too(tmp_path):
     (tmp_path / "config.json.tmp").write_text('{"exper')
-    RunFolder(tmp_path, SETTINGS).create()
+    visit(tmp_path, SETTINGS)
     assert read_config(tmp_path) == SETTINGS
 
 
@@ -75,6 +82,55 @@ def test_a_folder_with_something_else_in_it_is_refused(tmp_path, name):
     (tmp_path / name).write_text("years of work")
     with pytest.raises(UserError, match=f"{tmp_path} exists and is not a run's folder"):
         RunFolder(tmp_path, SETTINGS)
+
+
+def test_one_visit_at_a_time(folder):
+    other = RunFolder(folder.path, changed(steps=9), FREE)
+    with (
+        folder.visit(),
+        pytest.raises(UserError, match=f"another command is at work in {folder.path}: wait"),
+        other.visit(),
+    ):
+        pass
+    assert read_config(folder.path) == SETTINGS
+    with other.visit():
+        assert read_config(folder.path) == changed(steps=9)
+
+
+def test_a_visit_that_failed_is_over(folder):
+    with pytest.raises(ZeroDivisionError), folder.visit():
+        raise ZeroDivisionError
+    with folder.visit():
+        pass
+
+
+def test_a_visit_of_another_process_is_over_when_that_is_killed(folder):
+    program = (
+        "import sys, time, json, pathlib; from gan_jax.runs import RunFolder\n"
+        "with RunFolder(pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])).visit():\n"
+        "    print('in', flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(folder.path), json.dumps(SETTINGS)],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "in\n"
+        with pytest.raises(UserError, match="another command is at work"), folder.visit():
+            pass
+        process.kill()
+    with folder.visit():
+        pass
+
+
+def test_what_came_in_between_is_not_overwritten(tmp_path):
+    """Two commands may find a folder empty; the second comes upon the first one's run."""
+    first, second = RunFolder(tmp_path, SETTINGS), RunFolder(tmp_path, changed(lr=0.2))
+    with first.visit():
+        pass
+    with pytest.raises(UserError, match="holds a run with other settings"), second.visit():
+        pass
+    assert read_config(tmp_path) == SETTINGS
 
 
 def test_a_file_is_refused(tmp_path):
