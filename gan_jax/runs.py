@@ -15,7 +15,7 @@ from gan_jax.errors import UserError
 
 Record = dict[str, Any]
 
-_LOCK = "run.lock"
+_LOCK = ".lock"
 """The file that a visit locks; it may be left, and says nothing by itself."""
 
 
