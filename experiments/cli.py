@@ -1,6 +1,7 @@
 """The command line that every experiment shares."""
 
 import dataclasses
+import gc
 import os
 import sys
 import time
@@ -26,6 +27,7 @@ def run(main: Callable[[Config], Any], config: type[Config], description: str) -
     from gan_jax.checkpoint import CheckpointError
     from gan_jax.training import Interrupted
 
+    gc.freeze()  # what is imported stays, and need not be gone through again and again
     keep_compilations()
     memory.return_large_buffers()
     with warnings.catch_warnings():
