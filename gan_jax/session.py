@@ -70,66 +70,61 @@ def train(
     """
     check_schedule(log_every, sample_every, checkpoint_every)
     check_batch_size(batch_size, layout, dataset)
-    with folder.visit():
+    with folder.visit(), ExitStack() as stack:
         folder.samples.mkdir(exist_ok=True)
-        with ExitStack() as stack:
-            checkpoints = stack.enter_context(
-                closing(Checkpoints(folder.checkpoints, keep=keep_checkpoints))
+        checkpoints = stack.enter_context(
+            closing(Checkpoints(folder.checkpoints, keep=keep_checkpoints))
+        )
+        restored = checkpoints.restore(state, announce)
+        start, state = restored or (0, state)
+        if start >= num_steps and folder.is_complete(start):
+            announce(
+                f"{folder.path} is complete at step {start}: --num-steps {start + num_steps}, "
+                "say, would go on"
             )
-            restored = checkpoints.restore(state, announce)
-            start, state = restored or (0, state)
-            if start >= num_steps and folder.is_complete(start):
-                announce(
-                    f"{folder.path} is complete at step {start}: --num-steps {start + num_steps}, "
-                    "say, would go on"
-                )
-                return state
-            records = folder.rewind(start)
-            announce(f"resuming from step {start}" if restored else f"a new run in {folder.path}")
-            before = records[-1]["seconds"] if records else 0.0
+            return state
+        records = folder.rewind(start)
+        announce(f"resuming from step {start}" if restored else f"a new run in {folder.path}")
+        before = records[-1]["seconds"] if records else 0.0
 
-            def sampler(state: TrainState) -> jax.Array:
-                keys = jax.random.split(
-                    jax.random.fold_in(state.key, _FIXED_NOISE), -(-num_samples // _DRAWN_AT_ONCE)
-                )
-                x = jax.lax.map(lambda key: sample(gan, state, key, _DRAWN_AT_ONCE), keys)
-                return quantize(x.reshape(-1, *x.shape[2:])[:num_samples])
+        def sampler(state: TrainState) -> jax.Array:
+            keys = jax.random.split(
+                jax.random.fold_in(state.key, _FIXED_NOISE), -(-num_samples // _DRAWN_AT_ONCE)
+            )
+            x = jax.lax.map(lambda key: sample(gan, state, key, _DRAWN_AT_ONCE), keys)
+            return quantize(x.reshape(-1, *x.shape[2:])[:num_samples])
 
-            batches = make_batches(dataset, state.key, (log_every, n_critic, batch_size))
-            state = parallel.place(layout, state)
-            writer = stack.enter_context(closing(_writer(folder.path))) if tensorboard else None
-            shown = stack.enter_context(hooks.progress(start, num_steps))
-            draw = hooks.draw(sample_every, folder, memory.compiled(sampler, state), writer=writer)
-            save = hooks.save(checkpoint_every, checkpoints)
-            if not restored:
-                draw.start(0, state, {})()
-            if start < num_steps:
-                shown.say("compiling the training step")
-                work = Work(batches(0), np.int32(0))
-                chunk = parallel.make_step(
-                    layout, make_chunk(step), batch_axis=2, like=(state, work)
-                )
-                memory.release()
-                state = run(
-                    chunk,
-                    state,
-                    lambda step: batches(step * n_critic * batch_size),
-                    start=start,
-                    num_steps=num_steps,
-                    chunk_length=log_every,
-                    hooks=(
-                        hooks.log(
-                            log_every, folder, shown, checkpoints, before=before, writer=writer
-                        ),
-                        draw,
-                        save,
-                        hooks.release(log_every),
-                    ),
-                )
-            checkpoints.wait()
-
+        batches = make_batches(dataset, state.key, (log_every, n_critic, batch_size))
+        state = parallel.place(layout, state)
+        writer = stack.enter_context(closing(_writer(folder.path))) if tensorboard else None
+        shown = stack.enter_context(hooks.progress(start, num_steps))
+        draw = hooks.draw(sample_every, folder, memory.compiled(sampler, state), writer=writer)
+        save = hooks.save(checkpoint_every, checkpoints)
+        if not restored:
+            draw.start(0, state, {})()
+        if start < num_steps:
+            shown.say("compiling the training step")
+            work = Work(batches(0), np.int32(0))
+            chunk = parallel.make_step(layout, make_chunk(step), batch_axis=2, like=(state, work))
+            memory.release()
+            state = run(
+                chunk,
+                state,
+                lambda step: batches(step * n_critic * batch_size),
+                start=start,
+                num_steps=num_steps,
+                chunk_length=log_every,
+                hooks=(
+                    hooks.log(log_every, folder, shown, checkpoints, before=before, writer=writer),
+                    draw,
+                    save,
+                    hooks.release(log_every),
+                ),
+            )
+        checkpoints.wait()
+        shown.close()
         _finish(folder, dataset, max(start, num_steps), announce)
-        return jax.device_put(state, jax.devices()[0])
+    return jax.device_put(state, jax.devices()[0])
 
 
 def check_schedule(log_every: int, sample_every: int, checkpoint_every: int) -> None:
