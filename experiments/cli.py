@@ -1,6 +1,7 @@
 """The command line that every experiment shares."""
 
 import dataclasses
+import errno
 import gc
 import os
 import sys
@@ -17,6 +18,9 @@ from tqdm import tqdm
 from gan_jax import memory
 from gan_jax.errors import UserError
 from gan_jax.runs import Record, RunFolder
+
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+"""Errors that a user can mend: no room, no rights, or a disk that fails."""
 
 Config = TypeVar("Config")
 Item = TypeVar("Item")
@@ -37,6 +41,10 @@ def run(main: Callable[[Config], Any], config: type[Config], description: str) -
         main(settings)
     except (UserError, CheckpointError) as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.errno not in _OF_THE_DISK:
+            raise
+        sys.exit(f"error: {error}. What was saved before is as it was.")
     except Interrupted as stop:
         print(f"stopped by {stop}, saved. The same command resumes.", file=sys.stderr)
         sys.exit(128 + stop.signum)

@@ -98,11 +98,12 @@ class Config:
 
 FREE = frozenset(
     {
-        *("workdir", "data.dir", "num_steps", "log_every", "sample_every"),
+        *("workdir", "data.dir", "data.source", "num_steps", "log_every", "sample_every"),
         *("checkpoint_every", "keep_checkpoints", "tensorboard"),
     }
 )
-"""Settings that may change when a run is resumed: none of them changes a step's result."""
+"""Settings that may change when a run is resumed: none of them changes a step's result. (What the
+data are is recorded too, wherever they came from.)"""
 
 
 def check(config: Config) -> None:

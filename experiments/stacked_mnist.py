@@ -202,7 +202,10 @@ def _work(config: Config, dataset: datasets.Dataset, folder: Path) -> Record:
 
 
 def _accuracy(dataset: datasets.Dataset) -> float | None:
-    """The share of the digits at hand that the classifier is right about, if they have labels."""
+    """The share of the digits at hand that the classifier is right about, if they have labels.
+
+    Most of the embedded ones are those it was trained on.
+    """
     if dataset.label is None:
         return None
     return float((digits.class_probabilities(dataset.x).argmax(axis=1) == dataset.label).mean())

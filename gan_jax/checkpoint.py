@@ -99,8 +99,8 @@ class Checkpoints:
     ) -> tuple[int, PyTree] | None:
         """The newest state that can be read, with its step.
 
-        A checkpoint that cannot be read is moved to `corrupt/` beside the folder, announced, and
-        the one before it is tried.
+        Checkpoints newer than that one are announced and moved to `corrupt/` beside the folder.
+        If none can be read all stay where they are: it may be the disk, or another version.
 
         Args:
           template: a state, or `jax.eval_shape` of one, with the structure that was saved.
@@ -116,23 +116,22 @@ class Checkpoints:
         abstract = jax.tree.map(
             lambda leaf: np.empty(leaf.shape, leaf.dtype), jax.eval_shape(_key_data, template)
         )
-        steps = self.steps
+        steps, unreadable = self.steps, dict[int, str]()
         for step in reversed(steps):
             with _quiet():
                 loaded, reason = self._try_load(step, abstract)
             if not reason:
+                for newer, why in unreadable.items():
+                    outcome = "passed over" if self._keep is None else self._set_aside(newer)
+                    announce(f"checkpoint {newer} cannot be read ({why}): {outcome}")
                 return step, jax.tree.map(_like, template, loaded)
-            outcome = "passed over" if self._keep is None else self._set_aside(step)
-            announce(f"checkpoint {step} cannot be read ({reason}): {outcome}")
+            unreadable[step] = reason
         if steps:
-            remedy = (
-                "put back a good copy, or train again"
-                if self._keep is None
-                else f"put back a good copy of what is now in {self.folder.parent / 'corrupt'}; "
-                "else the same command starts from the beginning"
-            )
+            why = "; ".join(f"{step}: {reason}" for step, reason in unreadable.items())
             raise CheckpointError(
-                f"none of the checkpoints of steps {steps} in {self.folder} can be read: {remedy}"
+                f"none of the checkpoints in {self.folder} can be read ({why}). They are left as "
+                "they are: if the disk is at fault try again, if another version made them use "
+                "that one, else put back a good copy. To begin anew move the folder away"
             )
         return None
 

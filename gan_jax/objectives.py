@@ -109,7 +109,8 @@ def discriminator_objective(
     Metrics: `discriminator_loss` (without penalties); `value`, the estimate of V(D, G);
     `jsd_lower_bound` = (value + log 4) / 2; `real_accuracy` and `fake_accuracy`, the shares of
     logits on the right side of 0; and each penalty's mean, unweighted, by its name, 0 if its
-    schedule left it out.
+    schedule left it out. (Of `least_squares` the border is 1/2, of `f_kl` 1, and Wasserstein's
+    logits have none: there the two accuracies say less.)
     """
     names = [penalty_name(penalty) for penalty, _ in penalties]
     if len(set(names)) < len(names):

@@ -27,7 +27,13 @@ def adam(
       learning_rate: above 0; or a schedule, a function of the number of updates made.
       b1, b2: in [0, 1), the decay of the mean gradient and of the mean square.
       eps: added to the root of the mean square.
+
+    Raises:
+      ValueError: a number for `b1` or `b2` out of range.
     """
+    for name, decay in (("b1", b1), ("b2", b2)):
+        if isinstance(decay, float | int) and not 0 <= decay < 1:
+            raise ValueError(f"{name} must be in [0, 1), got {decay}")
 
     def init(params: PyTree) -> optax.ScaleByAdamState:
         mean, square = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))

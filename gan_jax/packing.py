@@ -13,7 +13,8 @@ def packed(gan: GAN, size: int) -> GAN:
     D is given a pack joined along the last axis (the channels of images, the features of vectors)
     and makes one logit of it. G makes each sample of a pack from a noise of its own, and its
     parameters are those of `gan`'s G: `sample(gan, state, ...)` draws samples one by one. Losses
-    and penalties apply to packs as to any example.
+    and penalties apply to packs as to any example. (A G with draws of its own, such as dropout,
+    makes others when a batch is taken in parts.)
 
     Args:
       gan: any; its D is built for `size` times the channels by its `init`, on first sight.

@@ -261,6 +261,13 @@ def num_devices(layout: str) -> int:
     return 1 if layout == "jit" else len(jax.devices())
 
 
+def describe(layout: str) -> str:
+    """The devices a layout uses, in words: "cpu", "8 x TPU v4"."""
+    devices = num_devices(layout)
+    kind = jax.devices()[0].device_kind
+    return kind if devices == 1 else f"{devices} x {kind}"
+
+
 def _on_every(devices: Sequence[jax.Device], axis_name: str) -> NamedSharding:
     """The sharding of what every device holds whole."""
     return NamedSharding(_mesh(devices, axis_name), PartitionSpec())

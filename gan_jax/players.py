@@ -82,9 +82,11 @@ def generator_step_of(
       A pure step. Metrics: the objective's and `generator_gradient_norm`.
 
     Raises:
-      ValueError: as for `discriminator_step_of`.
+      ValueError: as for `discriminator_step_of`; a number for `ema_decay` outside of [0, 1).
     """
     check_at_least_one(accumulate=accumulate)
+    if isinstance(ema_decay, float | int) and not 0 <= ema_decay < 1:
+        raise ValueError(f"ema_decay must be in [0, 1), got {ema_decay}")
 
     def generator_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         player, metrics, norm = update(

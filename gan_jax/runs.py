@@ -62,14 +62,7 @@ class RunFolder:
             with other settings.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        try:
-            lock = FileLock(self.path / _LOCK).acquire(blocking=False)
-        except Timeout:
-            raise UserError(
-                f"another command is at work in {self.path}: wait until it is done, or choose "
-                "another --workdir"
-            ) from None
-        with lock:
+        with _alone(self.path):
             self._check()
             if not self._config.exists() or read_config(self.path) != self._settings:
                 write_json(self._config, self._settings)  # first: else the rest is not a run's
@@ -139,6 +132,26 @@ def read_config(path: Path) -> Record:
     return settings
 
 
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keeps other commands out of a folder, if its file system has locks."""
+    # Without locks, a file that says so would outlive a command that was killed.
+    lock = FileLock(path / _LOCK, fallback_to_soft=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise UserError(
+            f"another command is at work in {path}: wait until it is done, or choose another "
+            "--workdir"
+        ) from None
+    except (OSError, NotImplementedError):
+        pass
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _is_blank(path: Path) -> bool:
     """Whether a path is a folder with nothing in it but, at most, what a first visit began with."""
     begun = {_LOCK, "config.json.tmp"}
@@ -181,4 +194,13 @@ def _check_same(path: Path, old: Record, new: Record, free: frozenset[str]) -> N
             f"{path} holds a run with other settings:\n"
             + "\n".join(differences)
             + "\nUse its settings to resume it, or another --workdir for a new run."
+            + _other_source(was, now)
         )
+
+
+def _other_source(was: Record, now: Record) -> str:
+    """What to say where other data were found than the last time, as when the network is back."""
+    source = was.get("data.source")
+    if source == now.get("data.source"):
+        return ""
+    return f" (--data.source {source} takes its data from where it did.)"

@@ -84,7 +84,8 @@ def train(
             )
             return state
         records = folder.rewind(start)
-        announce(f"resuming from step {start}" if restored else f"a new run in {folder.path}")
+        what = f"resuming from step {start}" if restored else f"a new run in {folder.path}"
+        announce(f"{what}, on {parallel.describe(layout)}")
         before = records[-1]["seconds"] if records else 0.0
 
         def sampler(state: TrainState) -> jax.Array:
@@ -145,7 +146,10 @@ def check_batch_size(
     try:
         parallel.check_batch_size(batch_size, devices)
     except UserError as error:
-        raise UserError(f"--batch-size {batch_size}: {error} (--parallel jit)") from None
+        raise UserError(
+            f"--batch-size {batch_size}: {error} (--parallel jit); a run that was begun otherwise "
+            "goes on where JAX is shown fewer devices, as by CUDA_VISIBLE_DEVICES"
+        ) from None
     if (batch_size // devices) % accumulate:
         raise UserError(
             f"--accumulate must divide the {batch_size // devices} images of a batch that a "

@@ -156,7 +156,8 @@ def make_generator_step(
       relativistic, its logits. Metrics: `generator_loss`, `generator_gradient_norm`.
 
     Raises:
-      ValueError: `accumulate` < 1, or (from the step) it does not divide the batch.
+      ValueError: `accumulate` < 1, or (from the step) it does not divide the batch; a number for
+        `ema_decay` outside of [0, 1).
     """
     objective = generator_objective(gan, loss, axis_name)
     return generator_step_of(

@@ -1,5 +1,6 @@
 """Checkpoints: exact, few, verified, and never in the way."""
 
+import errno
 import resource
 import shutil
 import subprocess
@@ -176,12 +177,34 @@ def test_no_damage_to_any_file_is_taken_for_a_good_state(two, tmp_path):
     assert 6 < outcomes.count(1) < len(outcomes)
 
 
-def test_when_all_are_damaged_it_is_an_error_that_says_what_next(copy):
+def test_when_none_can_be_read_all_are_left_and_it_says_what_next(copy):
     for step in ("1", "2"):
         largest(copy / step).unlink()
-    with pytest.raises(CheckpointError, match=r"steps \[1, 2\].*the same command starts from"):
-        restore(copy)
-    assert restore(copy) == (None, None, [])
+    before = snapshot(copy.parent)
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=r"2: .*1: .*left as they are.*To begin anew"):
+            restore(copy)
+        assert snapshot(copy.parent) == before
+
+
+def test_a_disk_that_fails_for_a_while_costs_nothing(copy, monkeypatch):
+    def load(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(Checkpoints, "_load", load)
+        with pytest.raises(CheckpointError, match=r"Input/output error.*try again"):
+            restore(copy)
+    assert restore(copy) == (2, digest(make_state(2)), [])
+
+
+def test_a_state_of_another_structure_costs_nothing(copy):
+    template = {**jax.eval_shape(make_state, 0), "new": jax.ShapeDtypeStruct((), jnp.float32)}
+    checkpoints = Checkpoints(copy)
+    with pytest.raises(CheckpointError, match="another version made them"):
+        checkpoints.restore(template)
+    checkpoints.close()
+    assert restore(copy) == (2, digest(make_state(2)), [])
 
 
 def test_an_unfinished_save_is_passed_over(copy):

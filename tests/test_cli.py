@@ -1,5 +1,7 @@
 """What all experiments share on the command line."""
 
+import dataclasses
+import errno
 from pathlib import Path
 
 import jax
@@ -50,6 +52,32 @@ def test_what_is_quickly_compiled_is_kept_too_unless_told_otherwise(monkeypatch,
     jax.config.update(name, float(chosen or 1.0))  # as JAX reads its variable at the start
     cli.keep_compilations()
     assert jax.config.values[name] == float(chosen or 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "ends"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/run/x.png"), SystemExit),
+        (PermissionError(errno.EACCES, "Permission denied", "/run/x.png"), SystemExit),
+        (FileNotFoundError(errno.ENOENT, "No such file", "/run/x.png"), FileNotFoundError),
+    ],
+)
+def test_a_disk_that_fails_ends_in_a_message_and_a_mistake_of_ours_in_a_traceback(
+    monkeypatch, error, ends
+):
+    @dataclasses.dataclass
+    class Config:
+        """None."""
+
+    def main(_):
+        raise error
+
+    monkeypatch.setattr("sys.argv", ["command"])
+    with pytest.raises(ends, match=r"/run/x.png") as stop:
+        cli.run(main, Config, "")
+    if ends is SystemExit:
+        assert stop.value.code.startswith("error: ")
+        assert error.strerror in stop.value.code
 
 
 def test_tracking_goes_through_everything_and_says_so(capsys):

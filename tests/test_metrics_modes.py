@@ -31,6 +31,15 @@ def test_by_hand():
     np.testing.assert_allclose(made.width, np.sqrt((4 + 9) / 2 / 2), rtol=1e-6)
 
 
+def test_a_sample_belongs_to_the_mode_that_is_nearest_in_its_own_deviations():
+    """1.2 of the first's, 8 of the second's, though the second's centre is nearer."""
+    made = mode_coverage(
+        jnp.array([[1.2, 0.0]]), jnp.array([[0.0, 0.0], [2.0, 0.0]]), np.array([1.0, 0.1])
+    )
+    assert (made.captured, made.high_quality) == (1, 1)
+    np.testing.assert_allclose(made.width, 1.2 / np.sqrt(2), rtol=1e-6)
+
+
 def test_all_in_one_mode():
     made = mode_coverage(jnp.zeros((10, 2)), MODES, 1.0)
     assert (made.captured, made.high_quality) == (1, 1.0)

@@ -40,3 +40,12 @@ def test_its_level_is_what_it_says_and_it_tells_shrunken_modes():
     same, shrunken = p_values(keys)
     assert stats.kstest(np.asarray(same), "uniform").pvalue > 1e-2
     assert np.mean(np.asarray(shrunken) <= 0.05) > 0.9
+
+
+def test_of_bytes_it_is_that_of_the_numbers():
+    keys = jax.random.split(jax.random.key(0))
+    x, y = (jax.random.randint(k, (20, 3), 0, 256).astype(jnp.uint8) for k in keys)
+    made = energy_test(x, y, keys[0])
+    expected = energy_test(x.astype(jnp.float32), y.astype(jnp.float32), keys[0])
+    assert made == expected
+    assert 0 < made.p_value < 1

@@ -21,6 +21,7 @@ from PIL import Image
 from small_runs import IMAGES, config, digest, flags, shared_compilations, snapshot, write_idx
 
 from experiments import cli, mnist
+from gan_jax import data as datasets
 from gan_jax import losses, session
 from gan_jax.checkpoint import Checkpoints
 from gan_jax.errors import UserError
@@ -187,6 +188,12 @@ def test_a_run_killed_before_its_summary_gets_it_without_training(done, idx, tmp
     assert digest(mnist.main(config(folder, idx))) == done[1]
     assert read_json(folder / "summary.json")["step"] == 6
     assert (folder / "samples.gif").exists()
+
+
+def test_the_same_data_found_another_way_go_on(done, idx, tmp_path):
+    folder = shutil.copytree(done[0], tmp_path / "run")
+    mnist.main(config(folder, idx, num_steps=8, data=datasets.Config(source="auto", dir=idx)))
+    assert read_json(folder / "summary.json")["step"] == 8
 
 
 @pytest.mark.parametrize("layout", ["shard", pytest.param("pmap", marks=pytest.mark.slow)])

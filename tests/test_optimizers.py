@@ -27,6 +27,12 @@ def descend(tx, num):
     return jax.jit(lambda: jax.lax.scan(step, (START, tx.init(START)), jnp.arange(num)))()
 
 
+@pytest.mark.parametrize("name", ["b1", "b2"])
+def test_a_decay_out_of_range_is_refused(name):
+    with pytest.raises(ValueError, match=rf"{name} must be in \[0, 1\), got 1.0"):
+        optimizers.adam(1e-3, **{name: 1.0})
+
+
 @pytest.mark.parametrize("b1", [0.0, 0.5, 0.9])
 @pytest.mark.parametrize("eps", [1e-8, 1e-2])
 @pytest.mark.parametrize("rate", [3e-2, optax.linear_schedule(5e-2, 1e-2, 70)])

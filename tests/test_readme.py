@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import quality
 from experiments import mixture_2d, mnist, sample, stacked_mnist
 from gan_jax import data
 
@@ -37,7 +38,7 @@ _QUICKLY = "(gan, loss, tx, ema_decay=0.9)\n"
 
 
 def test_every_flag_is_one_of_the_experiments():
-    named = set(re.findall(r"--([a-z][a-z.-]*)", README)) - {"help"}
+    named = set(re.findall(r"--([a-z][a-z.-]*)(?!\w)", README)) - {"help"}
     known = {
         prefix + field.name.replace("_", "-")
         for prefix, config in (
@@ -45,10 +46,13 @@ def test_every_flag_is_one_of_the_experiments():
             ("", sample.Config),
             ("", mixture_2d.Config),
             ("", stacked_mnist.Config),
+            ("", quality.Config),
             ("data.", data.Config),
         )
         for field in dataclasses.fields(config)
     }
+    pytorch = (Path(__file__).parents[1] / "benchmarks" / "torch_dcgan.py").read_text()
+    known |= set(re.findall(r"^    (\w+): ", pytorch, re.MULTILINE))
     assert named <= known, named - known
 
 

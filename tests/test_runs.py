@@ -1,5 +1,6 @@
 """The folder of a run: what it refuses, and what it remembers."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -121,6 +122,24 @@ def test_a_visit_of_another_process_is_over_when_that_is_killed(folder):
         process.kill()
     with folder.visit():
         pass
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOLCK, "no locks"), NotImplementedError()])
+def test_a_file_system_without_locks_is_no_obstacle(folder, monkeypatch, error):
+    def acquire(*_, **__):
+        raise error
+
+    monkeypatch.setattr("gan_jax.runs.FileLock.acquire", acquire)
+    with folder.visit(), RunFolder(folder.path, changed(steps=9), FREE).visit():
+        assert read_config(folder.path) == changed(steps=9)
+
+
+def test_other_data_are_refused_with_the_source_that_has_them(tmp_path):
+    """As when a run began without a network and there is one now."""
+    settings = {**SETTINGS, "data": {"source": "embedded", "count": 5000}}
+    visit(tmp_path, settings)
+    with pytest.raises(UserError, match=r"(?s)data.count: 5000 there.*--data.source embedded"):
+        RunFolder(tmp_path, {**SETTINGS, "data": {"source": "tfds", "count": 60000}})
 
 
 def test_what_came_in_between_is_not_overwritten(tmp_path):

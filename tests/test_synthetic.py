@@ -178,3 +178,27 @@ def test_each_step_is_fed_fresh_draws_by_its_number(linear_gan):
     # Another seed draws otherwise.
     other, _ = echo(linear_gan, optax.sgd(0.1), jax.random.key(1))
     assert (np.asarray(jax.lax.scan(fed, other, length=4)[1]["x"]) != x).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (
+            lambda: synthetic.mixture(np.zeros((3, 2)), 0.1, np.array([1, 2, 1])),
+            "3 numbers above 0 of sum 1",
+        ),
+        (
+            lambda: synthetic.mixture(np.zeros((2, 2)), 0.1, np.array([1.5, -0.5])),
+            "above 0 of sum 1",
+        ),
+        (lambda: synthetic.mixture(np.zeros((2, 2)), 0.1, np.array([1.0])), "2 numbers"),
+        (
+            lambda: synthetic.mixture(np.zeros((2, 2)), np.array([0.1, 0.0])),
+            "scale must be above 0",
+        ),
+        (lambda: synthetic.uniform(1.0, 1.0), "low must be below high"),
+    ],
+)
+def test_what_is_no_distribution_is_refused(make, said):
+    with pytest.raises(ValueError, match=said):
+        make()

@@ -261,6 +261,35 @@ def test_far_apart_in_single_precision_nothing_is_nan(name):
     np.testing.assert_allclose(made, expected[name], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("precision", [jnp.float32, jnp.float64])
+def test_a_mass_too_small_for_a_number_is_not_zero(precision):
+    """Where q is 0 and p is e^-1000: KL(p, q) is infinite, and not NaN."""
+    log_p, log_q = jnp.array([[-1000.0, 0.0], [-jnp.inf, 0.0]], precision)
+    ones = jnp.ones(2, precision)
+    assert kl_divergence(log_p, log_q, ones) == np.inf
+    assert f_divergence("reverse_kl", log_q, log_p, ones) == np.inf
+    assert kl_divergence(log_q, log_p, ones) == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("means", [(0.0, 15.0), (0.0, 20.0), (20.0, 0.0)])
+def test_far_apart_the_bound_at_the_optimal_critic_is_a_bound(name, means):
+    x, weights = interval(-15.0, 35.0, 4001)
+    log_p, log_q = (jnp.float32(stats.norm.logpdf(x, m)) for m in means)
+    of = log_p, log_q, weights.astype(jnp.float32)
+    critic = F_DIVERGENCES[name].optimal_critic(log_p - log_q)
+    bound = variational_bound(name, critic, *of)
+    assert bound <= f_divergence(name, *of) + 1e-3
+    assert bound < np.inf
+
+
+def test_hellingers_bound_is_tight_where_p_is_zero():
+    log_p, log_q, ones = *logs([0.0, 1.0], [0.5, 0.5]), jnp.ones(2)
+    critic = F_DIVERGENCES["squared_hellinger"].optimal_critic(log_p - log_q)
+    bound = variational_bound("squared_hellinger", critic, log_p, log_q, ones)
+    np.testing.assert_allclose(bound, 2 - np.sqrt(2), rtol=1e-12)
+
+
 # Random distributions, some of whose nodes may be zero.
 masses = st.lists(st.one_of(st.just(0.0), st.floats(1e-3, 1.0)), min_size=5, max_size=5)
 vectors = masses.filter(lambda m: sum(m) > 0).map(lambda m: np.array(m) / np.sum(m))

@@ -118,7 +118,7 @@ def test_the_field_of_wgan_gp_jumps():
     game = dirac_gan("wgan_gp", 1.0)
     at = [vector_field(game, jnp.zeros(()), jnp.array(psi))[1] for psi in (1e-9, -1e-9)]
     np.testing.assert_allclose(at, [1.0, -1.0], atol=1e-6)
-    with pytest.raises(ValueError, match="wgan_gp"):
+    with pytest.raises(ValueError, match="field of 'wgan_gp'"):
         dirac_eigenvalues("wgan_gp")
 
 

@@ -28,6 +28,12 @@ def test_ema_by_hand(linear_gan):
     assert np.abs(expected - state.generator.params["A"]).max() > 1e-3
 
 
+@pytest.mark.parametrize("decay", [1.0, -0.1])
+def test_an_ema_decay_out_of_range_is_refused(linear_gan, decay):
+    with pytest.raises(ValueError, match=rf"ema_decay must be in \[0, 1\), got {decay}"):
+        make("generator", linear_gan, ema_decay=decay)
+
+
 def test_ema_decay_may_be_a_schedule_of_the_updates_made(linear_gan):
     """n / (n + 1) makes it the plain mean of all parameters since the first update."""
     step = jax.jit(make("generator", linear_gan, ema_decay=lambda n: n / (n + 1.0)))

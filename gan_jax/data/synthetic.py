@@ -51,10 +51,17 @@ def mixture(
     """Isotropic Gaussians at `means` [K, D], with standard deviations `scale` [] or [K].
 
     Args:
-      weights: [K] probabilities; by default equal.
+      weights: [K] probabilities, all above 0; by default equal.
+
+    Raises:
+      ValueError: weights of another number, not above 0 or not of sum 1; a scale not above 0.
     """
     num, dim = means.shape
     weights = np.full(num, 1 / num) if weights is None else np.asarray(weights)
+    if weights.shape != (num,) or not (weights > 0).all() or abs(weights.sum() - 1) > 1e-6:
+        raise ValueError(f"weights must be {num} numbers above 0 of sum 1, got {weights}")
+    if not (np.asarray(scale) > 0).all():
+        raise ValueError(f"scale must be above 0, got {scale}")
     scales = np.broadcast_to(scale, (num,))
     log_weights = np.log(weights) - dim * np.log(scales * np.sqrt(2 * np.pi))
 
@@ -79,7 +86,13 @@ def mixture(
 
 
 def uniform(low: float, high: float) -> Distribution:
-    """U(low, high) on the line; log_prob is -inf outside."""
+    """U(low, high) on the line; log_prob is -inf outside.
+
+    Raises:
+      ValueError: `low` is not below `high`.
+    """
+    if not low < high:
+        raise ValueError(f"low must be below high, got {low} and {high}")
 
     def log_prob(x: Array) -> Array:
         inside = (x[:, 0] >= low) & (x[:, 0] <= high)
@@ -226,7 +239,8 @@ def feed(
     an ensemble. Like all draws of a step these depend on the state's key and counters alone.
 
     Args:
-      step: on a batch of `batch_shape`, [n_critic, B] for a train step, [B] for a player's.
+      step: on a batch of `batch_shape`, [n_critic, B] for a train step, [B] for a player's; made
+        without `axis_name`, for the real samples are those of the whole batch.
       real: of the real samples.
       batch_shape: the leading dimensions of a batch.
     """

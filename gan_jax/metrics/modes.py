@@ -11,7 +11,7 @@ class Modes(NamedTuple):
     """How samples spread over K modes.
 
     Attributes:
-      captured: [] the number of modes nearest to at least one high-quality sample.
+      captured: [] the number of modes that are the nearest of at least one high-quality sample.
       high_quality: [] the share of samples within `within` standard deviations of a mode.
       reverse_kl: [] KL(histogram of the nearest modes, uniform), in nats.
       width: [] root mean square distance of the high-quality samples from their modes along an
@@ -37,7 +37,7 @@ class Classes(NamedTuple):
 
 
 def mode_coverage(x: Array, modes: Array, scale: float | Array, *, within: float = 3.0) -> Modes:
-    """Counts samples by the mode nearest to them.
+    """Counts samples by the mode nearest to them, in standard deviations of that mode.
 
     A perfect sampler of a 2-D mixture has a high-quality share of 1 - exp(-within^2 / 2), which is
     .9889, and with what lies beyond cut off a width of .974. A share may be high because modes
@@ -51,8 +51,8 @@ def mode_coverage(x: Array, modes: Array, scale: float | Array, *, within: float
     """
     num, dim = modes.shape
     squared = jnp.sum(jnp.square(x[:, None] - modes[None]), axis=2)
-    nearest = jnp.argmin(squared, axis=1)
-    squared = jnp.min(squared, axis=1) / jnp.broadcast_to(scale, (num,))[nearest] ** 2
+    squared /= jnp.broadcast_to(scale, (1, num)) ** 2
+    nearest, squared = jnp.argmin(squared, axis=1), jnp.min(squared, axis=1)
     near = squared <= within**2
     hits = jnp.bincount(jnp.where(near, nearest, num), length=num + 1)[:num]
     mean_square = jnp.sum(jnp.where(near, squared, 0)) / jnp.maximum(jnp.sum(near), 1)

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from gan_jax.theory.optimum import optimal_logit
-from gan_jax.theory.quadrature import expectation, integral, times
+from gan_jax.theory.quadrature import integral, times
 from gan_jax.types import Array
 
 LOG_2 = math.log(2.0)
@@ -115,7 +115,7 @@ F_DIVERGENCES: dict[str, FDivergence] = {
     ),
     "squared_hellinger": FDivergence(
         perspective=_squared_hellinger,
-        conjugate=lambda t: _where(t < 1, lambda t: t / (1 - t), t, 0.0),
+        conjugate=lambda t: _where(t < 1, lambda t: 1 / (1 - t) - 1, t, 0.0),
         optimal_critic=lambda log_u: -jnp.expm1(-log_u / 2),
         activation=lambda v: -jnp.expm1(-v),
     ),
@@ -155,11 +155,14 @@ def variational_bound(
 ) -> Array:
     """E_p[T] - E_q[f*(T)] <= D_f(p, q), with equality at T*: four [N] -> [].
 
-    Where p/q is so large that T* rounds to the end of the domain of f*, f* is not finite there and
-    the bound is -inf, if q has mass there still.
+    Where p/q is so large, or so small, that T* rounds to the end of the domain of f*, f* or T*
+    itself is not finite and the bound is -inf, if there is mass there still.
     """
     conjugate = F_DIVERGENCES[name].conjugate(critic)
-    return expectation(log_p, critic, weights) - expectation(log_q, conjugate, weights)
+    of_p, of_q = times(log_p, critic), times(log_q, conjugate)
+    lost = (weights != 0) & ((of_p == -jnp.inf) | (of_q == jnp.inf))
+    bound = integral(jnp.where(lost, 0.0, of_p - of_q), weights)
+    return jnp.where(lost.any(), -jnp.inf, bound)
 
 
 def kl_divergence(log_p: Array, log_q: Array, weights: Array) -> Array:

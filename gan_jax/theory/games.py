@@ -157,8 +157,10 @@ def dirac_eigenvalues(name: str, strength: float = 1.0) -> np.ndarray:
     Mescheder et al. 2018, sections 2 to 4. Arguments as for `dirac_gan`.
 
     Raises:
-      ValueError: for "wgan_gp", whose field jumps at psi = 0: there is no Jacobian.
+      ValueError: for "wgan_gp", whose field jumps at psi = 0: there is no Jacobian; another name.
     """
+    if name not in DIRAC_GANS:
+        raise ValueError(f"name must be one of {', '.join(DIRAC_GANS)}, got {name!r}")
     half, turn = {
         "minimax": (0.0, -1 / 4),
         "non_saturating": (0.0, -1 / 4),

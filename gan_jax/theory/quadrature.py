@@ -22,10 +22,15 @@ def integral(x: Array, weights: Array) -> Array:
 
 
 def times(log_p: Array, x: Array) -> Array:
-    """p x, and 0 where p = 0 even if x is infinite there. So are its gradients."""
+    """p x, and 0 where p = 0 even if x is infinite there. So are its gradients.
+
+    Where x is infinite and p is not 0 it is x, however small p: it may have rounded to 0.
+    """
     positive = log_p > -jnp.inf
     p = jnp.where(positive, jnp.exp(jnp.where(positive, log_p, 0.0)), 0.0)
-    return p * jnp.where(positive, x, 0.0)
+    x = jnp.where(positive, x, 0.0)
+    finite = jnp.isfinite(x)
+    return jnp.where(finite, p * jnp.where(finite, x, 0.0), x)
 
 
 def interval(low: float, high: float, num: int) -> tuple[Array, Array]:
