@@ -5,6 +5,7 @@ curves.png, metrics.jsonl, checkpoints/ and summary.json. The same command resum
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -23,12 +24,12 @@ from gan_jax import (
     make_discriminator_step,
     make_generator_step,
     make_train_step,
+    memory,
     mixed_precision,
     rematerialised,
 )
 from gan_jax import data as datasets
 from gan_jax.errors import UserError
-from gan_jax.memory import compiled
 from gan_jax.models import MODELS
 from gan_jax.optimizers import adam
 from gan_jax.parallel import AXIS_NAMES
@@ -150,7 +151,7 @@ def build(
         return init(gan, generator_tx, discriminator_tx, key, Batch(jnp.zeros((2, *shape))))
 
     seed = np.uint32(config.seed)
-    state = compiled(begin, seed)(seed)
+    state = memory.compiled(begin, seed)(seed)
     step = make_train_step(
         make_discriminator_step(
             gan,
@@ -165,8 +166,8 @@ def build(
     return gan, state, step
 
 
-def main(config: Config) -> TrainState:
-    """Trains in `config.workdir`, or goes on there."""
+def main(config: Config, *, when_compiled: Callable[[], None] = memory.release) -> TrainState:
+    """Trains in `config.workdir`, or goes on there; `when_compiled` is as for `session.train`."""
     from gan_jax import session
 
     check(config)
@@ -199,8 +200,9 @@ def main(config: Config) -> TrainState:
         checkpoint_every=config.checkpoint_every,
         keep_checkpoints=config.keep_checkpoints,
         tensorboard=config.tensorboard,
+        when_compiled=when_compiled,
     )
 
 
 if __name__ == "__main__":
-    cli.run(main, Config, __doc__ or "")
+    cli.run(partial(main, when_compiled=memory.forget), Config, __doc__ or "")

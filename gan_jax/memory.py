@@ -56,6 +56,16 @@ def release() -> None:
         trim(0)
 
 
+def forget() -> None:
+    """Has JAX forget what it has traced, and returns that, some ten MiB.
+
+    Of the whole process: for a command that has compiled all it needs, not for a library. What is
+    called under `jax.jit` from here on is traced anew; what is `compiled` stays.
+    """
+    jax.clear_caches()
+    release()
+
+
 def _function(name: str) -> Callable[..., int] | None:
     """glibc's, or None where the C library is another one."""
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

@@ -43,6 +43,7 @@ def train(
     num_samples: int = 64,
     tensorboard: bool = False,
     announce: Callable[[str], None] = print,
+    when_compiled: Callable[[], None] = memory.release,
 ) -> TrainState:
     """Trains to `num_steps`, from the last checkpoint in the folder if there is one.
 
@@ -59,6 +60,7 @@ def train(
       num_samples: images in a grid.
       tensorboard: whether to write event files to `tensorboard/` in the folder.
       announce: where messages go.
+      when_compiled: called when all programs are, to give back what that took.
 
     Returns:
       The last state, on the host's first device.
@@ -107,7 +109,7 @@ def train(
             shown.say("compiling the training step")
             work = Work(batches(0), np.int32(0))
             chunk = parallel.make_step(layout, make_chunk(step), batch_axis=2, like=(state, work))
-            memory.release()
+            when_compiled()
             state = run(
                 chunk,
                 state,

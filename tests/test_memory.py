@@ -91,3 +91,24 @@ def test_what_a_program_was_made_from_is_let_go_while_the_function_lives(compile
     names = [equation.primitive.name for jaxpr in found for equation in jaxpr.eqns]
     assert ("bessel_i0e" in names) == kept
     np.testing.assert_allclose(program(np.float32(0)), rare(0.0))
+
+
+def test_what_is_forgotten_is_traced_anew_and_what_is_compiled_stays():
+    """In an interpreter of its own, for it is the whole process that forgets."""
+    code = (
+        "import jax, jax.numpy as jnp\n"
+        "from gan_jax import memory\n"
+        "traced = []\n"
+        "def double(x):\n"
+        "    traced.append(x)\n"
+        "    return 2 * x\n"
+        "x = jnp.ones(3)\n"
+        "jitted, kept = jax.jit(double), memory.compiled(double, x)\n"
+        "jitted(x), jitted(x), kept(x)\n"
+        "print(len(traced))\n"
+        "memory.forget()\n"
+        "print(float(kept(x).sum()), len(traced))\n"
+        "print(float(jitted(x).sum()), len(traced))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert run.stdout.split() == ["2", "6.0", "2", "6.0", "3"]
