@@ -154,7 +154,6 @@ def _command(
         env={
             **os.environ,
             "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",  # as the experiment itself has it
         },
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

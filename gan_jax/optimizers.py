@@ -5,7 +5,7 @@ is here, and `optax.optimistic_gradient_descent` and `optax.optimistic_adam_v2`,
 wraps the optimizer of one player and keeps only arrays, so that every step takes it as it is.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,9 +31,7 @@ def adam(
     Raises:
       ValueError: a number for `b1` or `b2` out of range.
     """
-    for name, decay in (("b1", b1), ("b2", b2)):
-        if isinstance(decay, float | int) and not 0 <= decay < 1:
-            raise ValueError(f"{name} must be in [0, 1), got {decay}")
+    check_decays(b1=b1, b2=b2)
 
     def init(params: PyTree) -> optax.ScaleByAdamState:
         mean, square = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
@@ -58,6 +56,13 @@ def adam(
         return updates, optax.ScaleByAdamState(count, mean, square)
 
     return optax.GradientTransformation(init, update)
+
+
+def check_decays(**decays: Any) -> None:
+    """Raises ValueError for a number outside of [0, 1), by its name; arrays and schedules pass."""
+    for name, decay in decays.items():
+        if isinstance(decay, float | int) and not 0 <= decay < 1:
+            raise ValueError(f"{name} must be in [0, 1), got {decay}")
 
 
 @jax.custom_jvp

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from gan_jax.objectives import Objective
+from gan_jax.optimizers import check_decays
 from gan_jax.types import Array, AxisName, Batch, Metrics, StepFn, TrainState
 from gan_jax.update import update
 
@@ -85,8 +86,7 @@ def generator_step_of(
       ValueError: as for `discriminator_step_of`; a number for `ema_decay` outside of [0, 1).
     """
     check_at_least_one(accumulate=accumulate)
-    if isinstance(ema_decay, float | int) and not 0 <= ema_decay < 1:
-        raise ValueError(f"ema_decay must be in [0, 1), got {ema_decay}")
+    check_decays(ema_decay=ema_decay)
 
     def generator_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         player, metrics, norm = update(

@@ -39,19 +39,23 @@ class RunFolder:
         self._settings = json.loads(json.dumps(settings, default=str))
         self._free = free
         self._config = self.path / "config.json"
-        self._check()
+        self._found()
         self.samples = self.path / "samples"
         self.checkpoints = self.path / "checkpoints"
         self._metrics = self.path / "metrics.jsonl"
 
-    def _check(self) -> None:
+    def _found(self) -> Record:
+        """The settings of the run that is there, if it may go on with ours; empty if none is."""
         if self._config.exists():
-            _check_same(self.path, read_config(self.path), self._settings, self._free)
-        elif self.path.exists() and not _is_blank(self.path):
+            found = read_config(self.path)
+            _check_same(self.path, found, self._settings, self._free)
+            return found
+        if self.path.exists() and not _is_blank(self.path):
             raise UserError(
                 f"--workdir {self.path} exists and is not a run's folder (it has no config.json): "
                 "choose another, or empty it yourself"
             )
+        return {}
 
     @contextmanager
     def visit(self) -> Iterator[None]:
@@ -63,8 +67,7 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with _alone(self.path):
-            self._check()
-            if not self._config.exists() or read_config(self.path) != self._settings:
+            if self._found() != self._settings or not self._config.exists():
                 write_json(self._config, self._settings)  # first: else the rest is not a run's
             yield
 
@@ -145,7 +148,7 @@ def _alone(path: Path) -> Iterator[None]:
             "--workdir"
         ) from None
     except (OSError, NotImplementedError):
-        pass
+        pass  # no locks here; what else may be wrong with the folder shows when it is written to
     try:
         yield
     finally:

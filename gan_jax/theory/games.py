@@ -124,7 +124,11 @@ def dirac_gan(name: str, strength: float = 1.0) -> Game:
       strength: gamma of "r1" and "r2" (each is gamma/2 psi^2: D is linear), "wgan_gp"
         (gamma/2 (|psi| - 1)^2) and "consensus" (gamma/2 |v|^2); sigma of "instance_noise", the
         standard deviation of the noise on data and samples. Of no effect on the others.
+
+    Raises:
+      ValueError: another name.
     """
+    _check_name(name)
     if name in _DIRAC:
         return _DIRAC[name]
     plain = _DIRAC["minimax"]
@@ -142,13 +146,16 @@ def dirac_gan(name: str, strength: float = 1.0) -> Game:
         )
     if name in ("r1", "r2"):
         return Game(plain.generator, lambda t, p: plain.discriminator(t, p) + strength / 2 * p**2)
-    if name == "wgan_gp":
-        base = _DIRAC["wasserstein"]
-        return Game(
-            base.generator,
-            lambda t, p: base.discriminator(t, p) + strength / 2 * (jnp.abs(p) - 1) ** 2,
-        )
-    raise ValueError(f"name must be one of {', '.join(DIRAC_GANS)}, got {name!r}")
+    base = _DIRAC["wasserstein"]
+    return Game(
+        base.generator,
+        lambda t, p: base.discriminator(t, p) + strength / 2 * (jnp.abs(p) - 1) ** 2,
+    )
+
+
+def _check_name(name: str) -> None:
+    if name not in DIRAC_GANS:
+        raise ValueError(f"name must be one of {', '.join(DIRAC_GANS)}, got {name!r}")
 
 
 def dirac_eigenvalues(name: str, strength: float = 1.0) -> np.ndarray:
@@ -159,8 +166,7 @@ def dirac_eigenvalues(name: str, strength: float = 1.0) -> np.ndarray:
     Raises:
       ValueError: for "wgan_gp", whose field jumps at psi = 0: there is no Jacobian; another name.
     """
-    if name not in DIRAC_GANS:
-        raise ValueError(f"name must be one of {', '.join(DIRAC_GANS)}, got {name!r}")
+    _check_name(name)
     half, turn = {
         "minimax": (0.0, -1 / 4),
         "non_saturating": (0.0, -1 / 4),
