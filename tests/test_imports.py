@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"types", "errors", "memory", "cpu"},
     {"models.conv_native", "models.winograd", "parallel"},
-    {"models.conv_cpu"},
+    {"models.conv_cpu", "metrics.distances"},
     {"keys", "losses", "augmentations", "optimizers", "priors", "runs", "checkpoint"}
     | {"models.conv", "data.types", "metrics", "metrics.digits", "metrics.frechet"}
     | {"plots.images", "plots.charts", "theory.quadrature", "metrics.modes"}

@@ -1,4 +1,4 @@
-"""Pictures: of samples, and of figures over steps."""
+"""Pictures of samples, and charts of metrics over steps."""
 
 from gan_jax.plots.charts import LOG_4, chart, curves
 from gan_jax.plots.demonstration import Moment, convergence, moments

@@ -1,4 +1,4 @@
-"""Figures over steps: a thin frame round matplotlib, and the curves of a run."""
+"""Charts: empty axes without a window, and the curves of a run."""
 
 import math
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ LOG_4 = math.log(4.0)
 def chart(
     rows: int = 1, columns: int = 1, *, size: tuple[float, float], **grid: Any
 ) -> tuple["Figure", Any]:
-    """An empty figure, of no window and no global state, and its axes.
+    """An empty matplotlib figure and its axes, without a window or global state.
 
     Args:
-      rows, columns: of axes; with more than one, the axes come as an array, as from `subplots`.
-      size: in inches, width and height.
-      **grid: for `Figure.subplots`.
+      rows, columns: of axes. With more than one, the axes are an array, as from `subplots`.
+      size: width and height in inches.
+      **grid: further arguments of `Figure.subplots`.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -30,7 +30,18 @@ def chart(
 
 
 def curves(records: Sequence[dict[str, float]], file: Path) -> None:
-    """The figures of a run over its steps: V with its optimum, both losses, both accuracies."""
+    """Draws a run's metrics over its steps: V and its optimum, both losses, both accuracies.
+
+    Args:
+      records: at least one, in order. Each has `step` (updates of G), `value`,
+        `discriminator_loss` and `generator_loss` in nats, `real_accuracy` and `fake_accuracy`.
+      file: the PNG to write.
+
+    Raises:
+      ValueError: if there is no record.
+    """
+    if not records:
+        raise ValueError("records must hold at least one step's metrics, got none")
     figure, (value, losses, accuracies) = chart(3, size=(7, 7), sharex=True)
     steps = [record["step"] for record in records]
 

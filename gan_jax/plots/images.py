@@ -4,20 +4,31 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 
 def grid(images: np.ndarray, *, columns: int | None = None, height: int = 560) -> Image.Image:
-    """Images side by side, enlarged by a whole factor to about `height` pixels.
+    """A picture of images side by side, enlarged by a whole factor to about `height` pixels.
 
     Args:
-      images: uint8 [N, H, W, C], C = 1 or 3.
-      columns: by default as square as N allows.
-      height: of the picture, roughly, in pixels.
+      images: [N, H, W, C], N, H and W at least 1, C = 1 or 3. Either uint8, or floats in [-1, 1]
+        as `gan_jax.sample` returns them, which become what `data.pipeline.quantize` makes of them.
+      columns: at least 1. None: as square as N allows.
+      height: of the picture, roughly, in pixels; at least 1.
+
+    Raises:
+      TypeError: if the images are neither uint8 nor floats.
+      ValueError: if they have another shape, or floats that are NaN or outside [-1, 1] by more
+        than rounding; if `columns` or `height` is below 1.
     """
+    images = _bytes(images)
     num, rows_of_one, columns_of_one, channels = images.shape
-    columns = columns or math.ceil(math.sqrt(num))
+    columns = math.ceil(math.sqrt(num)) if columns is None else columns
+    if columns < 1 or height < 1:
+        raise ValueError(f"columns and height must be at least 1, got {columns} and {height}")
     rows = math.ceil(num / columns)
     canvas = np.zeros((rows * columns, rows_of_one, columns_of_one, channels), np.uint8)
     canvas[:num] = images
@@ -26,6 +37,33 @@ def grid(images: np.ndarray, *, columns: int | None = None, height: int = 560) -
     factor = max(1, round(height / picture.shape[0]))
     picture = picture.repeat(factor, axis=0).repeat(factor, axis=1)
     return Image.fromarray(picture[:, :, 0] if channels == 1 else picture)
+
+
+def _bytes(images: np.ndarray) -> NDArray[np.uint8]:
+    """Images as uint8 [N, H, W, C]; raises as `grid` says."""
+    x = np.asarray(images)
+    if x.ndim != 4 or 0 in x.shape or x.shape[3] not in (1, 3):
+        raise ValueError(
+            f"images must be [N, H, W, C], none of them 0 and C = 1 or 3, got shape {list(x.shape)}"
+        )
+    if x.dtype == np.uint8:
+        return x
+    if not jnp.issubdtype(x.dtype, jnp.floating):  # which knows bfloat16
+        raise TypeError(
+            f"images must be uint8, or floats in [-1, 1], got {x.dtype}: convert 0..255 by "
+            ".astype('uint8')"
+        )
+    low, high = float(x.min()), float(x.max())
+    if not (low >= -1 - _HALF_LEVEL and high <= 1 + _HALF_LEVEL):
+        raise ValueError(
+            f"float images must be in [-1, 1], got {low:.6g} to {high:.6g}: give bytes as uint8, "
+            "or scale the images"
+        )
+    return np.clip(np.rint((x.astype(np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+_HALF_LEVEL = 1 / 255
+"""Half the distance of two grey levels in [-1, 1]: rounding moves a float by less."""
 
 
 def history(grids: Sequence[Path], gif: Path, strip: Path, *, most: int = 60) -> None:
@@ -48,7 +86,18 @@ def history(grids: Sequence[Path], gif: Path, strip: Path, *, most: int = 60) ->
 
 
 def animate(pictures: Sequence[Image.Image], gif: Path) -> None:
-    """Pictures of one size one after the other, the last of them for a while, for ever."""
+    """Writes an animation that repeats for ever and rests at its last picture.
+
+    Args:
+      pictures: frames of one size, at least one: each shown for 120 ms, the last for two seconds.
+      gif: the file to write.
+
+    Raises:
+      ValueError: if there is no picture, or their sizes differ.
+    """
+    sizes = sorted({picture.size for picture in pictures})
+    if len(sizes) != 1:
+        raise ValueError(f"pictures must be at least one and all of one size, got sizes {sizes}")
     frames = [picture.convert("P", palette=Image.Palette.ADAPTIVE) for picture in pictures]
     durations = [120] * (len(frames) - 1) + [2000]
     frames[0].save(gif, save_all=True, append_images=frames[1:], duration=durations, loop=0)
