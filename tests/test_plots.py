@@ -115,11 +115,6 @@ def test_what_is_not_in_the_plane_is_refused(draw, views, real, reach, match, tm
     assert not list(tmp_path.iterdir())
 
 
-def test_curves_of_no_record_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="records must hold at least one"):
-        plots.curves([], tmp_path / "a.png")
-
-
 def moment(**changes):
     line = np.linspace(0, 1, 4)
     names = ("x", "p_data", "p_g", "discriminator", "optimal", "z", "made")

@@ -30,18 +30,7 @@ def chart(
 
 
 def curves(records: Sequence[dict[str, float]], file: Path) -> None:
-    """Draws a run's metrics over its steps: V and its optimum, both losses, both accuracies.
-
-    Args:
-      records: at least one, in order. Each has `step` (updates of G), `value`,
-        `discriminator_loss` and `generator_loss` in nats, `real_accuracy` and `fake_accuracy`.
-      file: the PNG to write.
-
-    Raises:
-      ValueError: if there is no record.
-    """
-    if not records:
-        raise ValueError("records must hold at least one step's metrics, got none")
+    """The figures of a run over its steps: V with its optimum, both losses, both accuracies."""
     figure, (value, losses, accuracies) = chart(3, size=(7, 7), sharex=True)
     steps = [record["step"] for record in records]
 
