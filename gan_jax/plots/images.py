@@ -39,33 +39,6 @@ def grid(images: np.ndarray, *, columns: int | None = None, height: int = 560) -
     return Image.fromarray(picture[:, :, 0] if channels == 1 else picture)
 
 
-def _bytes(images: np.ndarray) -> NDArray[np.uint8]:
-    """Images as uint8 [N, H, W, C]; raises as `grid` says."""
-    x = np.asarray(images)
-    if x.ndim != 4 or 0 in x.shape or x.shape[3] not in (1, 3):
-        raise ValueError(
-            f"images must be [N, H, W, C], none of them 0 and C = 1 or 3, got shape {list(x.shape)}"
-        )
-    if x.dtype == np.uint8:
-        return x
-    if not jnp.issubdtype(x.dtype, jnp.floating):  # which knows bfloat16
-        raise TypeError(
-            f"images must be uint8, or floats in [-1, 1], got {x.dtype}: convert 0..255 by "
-            ".astype('uint8')"
-        )
-    low, high = float(x.min()), float(x.max())
-    if not (low >= -1 - _HALF_LEVEL and high <= 1 + _HALF_LEVEL):
-        raise ValueError(
-            f"float images must be in [-1, 1], got {low:.6g} to {high:.6g}: give bytes as uint8, "
-            "or scale the images"
-        )
-    return np.clip(np.rint((x.astype(np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
-
-
-_HALF_LEVEL = 1 / 255
-"""Half the distance of two grey levels in [-1, 1]: rounding moves a float by less."""
-
-
 def history(grids: Sequence[Path], gif: Path, strip: Path, *, most: int = 60) -> None:
     """The saved grids of a run as an animation, and some of them side by side.
 
@@ -106,3 +79,30 @@ def animate(pictures: Sequence[Image.Image], gif: Path) -> None:
 def _spread(count: int, most: int) -> list[int]:
     """At most `most` of `count` indices, evenly spread, the first and last among them."""
     return sorted({round(i) for i in np.linspace(0, count - 1, min(count, most))})
+
+
+_HALF_LEVEL = 1 / 255
+"""Half the distance of two grey levels in [-1, 1]: rounding moves a float by less."""
+
+
+def _bytes(images: np.ndarray) -> NDArray[np.uint8]:
+    """Images as uint8 [N, H, W, C]; raises as `grid` says."""
+    x = np.asarray(images)
+    if x.ndim != 4 or 0 in x.shape or x.shape[3] not in (1, 3):
+        raise ValueError(
+            f"images must be [N, H, W, C], none of them 0 and C = 1 or 3, got shape {list(x.shape)}"
+        )
+    if x.dtype == np.uint8:
+        return x
+    if not jnp.issubdtype(x.dtype, jnp.floating):  # which knows bfloat16
+        raise TypeError(
+            f"images must be uint8, or floats in [-1, 1], got {x.dtype}: convert 0..255 by "
+            ".astype('uint8')"
+        )
+    low, high = float(x.min()), float(x.max())
+    if not (low >= -1 - _HALF_LEVEL and high <= 1 + _HALF_LEVEL):
+        raise ValueError(
+            f"float images must be in [-1, 1], got {low:.6g} to {high:.6g}: give bytes as uint8, "
+            "or scale the images"
+        )
+    return np.clip(np.rint((x.astype(np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
