@@ -66,7 +66,7 @@ def _check_tensorflow(name: str, folder: Path) -> None:
 
     try:
         tfds.builder_cls(name.split("/")[0])
-    except tfds.core.registered.DatasetNotFoundError as error:
+    except Exception as error:  # DatasetNotFoundError, and others for what is no name at all
         raise DataError(
             f"--data.name {name} is no data set TFDS knows, nor is it prepared in {folder}; "
             "for the names see https://www.tensorflow.org/datasets/catalog."
