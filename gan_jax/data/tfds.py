@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gan_jax.data import images, prepare
 from gan_jax.data.types import Channels, DataError, Examples
@@ -130,8 +131,9 @@ def _read_prepared(prepared: Path, size: int | None, channels: Channels | None) 
     count = splits["train"].num_examples
     if count == 0:
         raise DataError(f"{prepared} has no examples in its split train; delete that folder.")
-    labelled = label is not None and label.shape == () and np.issubdtype(label.np_dtype, np.integer)
-    labels = np.empty(count, label.np_dtype) if labelled else None
+    labels: NDArray[np.integer] | None = None
+    if label is not None and label.shape == () and np.issubdtype(label.np_dtype, np.integer):
+        labels = np.empty(count, label.np_dtype)
 
     def encoded() -> Iterator[tuple[str, bytes]]:
         for i, example in enumerate(_examples(builder, prepared)):
