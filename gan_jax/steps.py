@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gan_jax.buffers import unshared
 from gan_jax.objectives import (
     discriminator_objective,
     draw_latents,
@@ -72,13 +73,13 @@ def init(
     discriminator = _init_player(
         gan.discriminator, discriminator_tx, key_discriminator, batch.x, batch.label
     )
-    return TrainState(
+    state = TrainState(
         key=key_state,
         generator=generator,
         discriminator=dataclasses.replace(discriminator, memory=first_memory(penalties)),
-        # Buffers of its own: a donated state may not hold the same array twice.
-        ema_params=jax.tree.map(jnp.copy, generator.params),
+        ema_params=generator.params,
     )
+    return unshared(state, apart_from=(key, batch))
 
 
 def _init_player(
