@@ -57,9 +57,16 @@ def first_memory(penalties: Sequence[WeightedPenalty]) -> dict[str, PyTree]:
     }
 
 
-def draw_latents(gan: GAN, key: Array, num: int, axis_name: AxisName | None = None) -> Array:
-    """z [num, L] ~ p_z, each example from the key of its index in the global batch."""
-    return jax.vmap(lambda k: gan.prior(k, 1)[0])(per_example(key, num, axis_name))
+def draw_latents(gan: GAN, key: Array, num: int, axis_name: AxisName | None = None) -> PyTree:
+    """z [num, L] ~ p_z, each example from the key of its index in the global batch.
+
+    A prior may draw a tree of arrays [num, ...], such as noise and a code.
+    """
+
+    def draw(key: Array) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf[0], gan.prior(key, 1))
+
+    return jax.vmap(draw)(per_example(key, num, axis_name))
 
 
 def _logits(

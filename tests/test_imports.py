@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 FLOORS = [
     {"types", "errors", "memory", "cpu"},
+    {"buffers", "trees"},
     {"models.conv_native", "models.winograd", "parallel"},
     {"models.conv_cpu", "metrics.distances"},
     {"keys", "losses", "augmentations", "optimizers", "priors", "runs", "checkpoint"}
