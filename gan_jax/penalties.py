@@ -1,21 +1,51 @@
 """Penalties on the discriminator: per example, of a critic function x -> logits.
 
 Each is `(critic, real [B, ...], fake [B, ...], key) -> [B]`; `make_discriminator_step` takes
-pairs `(penalty, weight)`, where the weight may be a schedule, such as `lazy` makes.
+pairs `(penalty, weight)`, where the weight may be a schedule, such as `lazy` makes. Each raises
+AssertionError for samples that are not floating or not of one shape, and for a critic that does not
+return [B]. Results are float32 at least, whatever the type of the samples.
 
 What draws for each example, or compares examples, takes the mapped axis the batch is split over,
 if it is: pass `functools.partial(dragan, axis_name=...)`.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
+from typing import Concatenate, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from gan_jax.augmentations import shift_and_flip
+from gan_jax.contract import at_least_single, check_samples, one_each
 from gan_jax.keys import per_example
 from gan_jax.types import Array, AxisName, Critic, Penalty, PenaltyWithMemory, Weight
+
+_Options = ParamSpec("_Options")
+_Result = TypeVar("_Result")
+
+
+def _checked(
+    penalty: Callable[Concatenate[Critic, Array, Array, Array, _Options], _Result],
+) -> Callable[Concatenate[Critic, Array, Array, Array, _Options], _Result]:
+    """The penalty, of samples of one shape and a critic that is seen to return logits [B]."""
+
+    @wraps(penalty)
+    def checked(
+        critic: Critic,
+        real: Array,
+        fake: Array,
+        key: Array,
+        *arguments: _Options.args,
+        **options: _Options.kwargs,
+    ) -> _Result:
+        def logits(x: Array) -> Array:
+            return one_each(critic(x), x.shape[0], "the critic")
+
+        check_samples(real, fake)
+        return penalty(logits, real, fake, key, *arguments, **options)
+
+    return checked
 
 
 def _squared_gradient_norm(critic: Critic, x: Array) -> Array:
@@ -25,7 +55,8 @@ def _squared_gradient_norm(critic: Critic, x: Array) -> Array:
     examples alone; under batch norm it includes what an example does to its neighbours.
     """
     gradient = jax.grad(lambda x: jnp.sum(critic(x)))(x)
-    return jnp.sum(jnp.square(gradient), axis=tuple(range(1, x.ndim)))
+    # In float16 the sum of squares overflows: at 65,536 pixels of slope 1.
+    return jnp.sum(jnp.square(at_least_single(gradient)), axis=tuple(range(1, x.ndim)))
 
 
 def _gradient_norm(critic: Critic, x: Array) -> Array:
@@ -38,30 +69,39 @@ def _gradient_norm(critic: Critic, x: Array) -> Array:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
 
 
+def _uniform(key: Array, x: Array, shape: tuple[int, ...], axis_name: AxisName | None) -> Array:
+    """Numbers [B, *shape] in [0, 1) for the examples of x [B, ...], in x's type."""
+    keys = per_example(key, x.shape[0], axis_name)
+    return jax.vmap(partial(jax.random.uniform, shape=shape, dtype=x.dtype))(keys)
+
+
 def _shares(key: Array, x: Array, axis_name: AxisName | None) -> Array:
     """One number in [0, 1) for each example of x [B, ...], shaped to be multiplied by it."""
-    keys = per_example(key, x.shape[0], axis_name)
-    return jax.vmap(partial(jax.random.uniform, shape=(1,) * (x.ndim - 1)))(keys)
+    return _uniform(key, x, (1,) * (x.ndim - 1), axis_name)
 
 
 def _between(key: Array, real: Array, fake: Array, axis_name: AxisName | None) -> Array:
     """A point drawn uniformly on the line from each fake sample to a real one."""
+    real, fake = at_least_single(real), at_least_single(fake)
     share = _shares(key, real, axis_name)
     return share * real + (1.0 - share) * fake
 
 
+@_checked
 def r1(critic: Critic, real: Array, fake: Array, key: Array) -> Array:
     """|grad D|^2 on real samples (Mescheder et al. 2018, equation 9). Weight: gamma / 2."""
     del fake, key
     return _squared_gradient_norm(critic, real)
 
 
+@_checked
 def r2(critic: Critic, real: Array, fake: Array, key: Array) -> Array:
     """|grad D|^2 on fake samples (Mescheder et al. 2018, equation 10). Weight: gamma / 2."""
     del real, key
     return _squared_gradient_norm(critic, fake)
 
 
+@_checked
 def gradient_penalty(
     critic: Critic, real: Array, fake: Array, key: Array, *, axis_name: AxisName | None = None
 ) -> Array:
@@ -73,6 +113,7 @@ def gradient_penalty(
     return jnp.square(_gradient_norm(critic, _between(key, real, fake, axis_name)) - 1.0)
 
 
+@_checked
 def one_sided_gradient_penalty(
     critic: Critic, real: Array, fake: Array, key: Array, *, axis_name: AxisName | None = None
 ) -> Array:
@@ -82,6 +123,7 @@ def one_sided_gradient_penalty(
     return jnp.square(jax.nn.relu(norm - 1.0))
 
 
+@_checked
 def dragan(
     critic: Critic,
     real: Array,
@@ -104,9 +146,9 @@ def dragan(
         batch taken in parts (`accumulate`) it is the part's.
     """
     del fake
+    real = at_least_single(real)
     key_share, key_noise = jax.random.split(key)
-    keys = per_example(key_noise, real.shape[0], axis_name)
-    noise = jax.vmap(partial(jax.random.uniform, shape=real.shape[1:]))(keys)
+    noise = _uniform(key_noise, real, real.shape[1:], axis_name)
 
     def mean(x: Array) -> Array:
         local = jnp.mean(x)
@@ -129,6 +171,7 @@ def _inconsistency(
     return jnp.square(critic(changed) - critic(x))
 
 
+@_checked
 def real_consistency(
     critic: Critic,
     real: Array,
@@ -143,6 +186,7 @@ def real_consistency(
     return _inconsistency(critic, real, key, augment, axis_name)
 
 
+@_checked
 def consistency(
     critic: Critic,
     real: Array,
@@ -194,6 +238,7 @@ def lecam(decay: float = 0.99) -> PenaltyWithMemory:
     def init() -> dict[str, Array]:
         return {name: jnp.zeros(()) for name in ("real", "fake", "weight")}
 
+    @_checked
     def apply(
         critic: Critic, real: Array, fake: Array, key: Array, memory: dict[str, Array]
     ) -> tuple[Array, dict[str, Array]]:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 FLOORS = [
     {"types", "errors", "memory", "cpu"},
-    {"models.conv_native", "models.winograd", "parallel"},
+    {"models.conv_native", "models.winograd", "parallel", "contract"},
     {"models.conv_cpu"},
     {"keys", "losses", "augmentations", "optimizers", "priors", "runs", "checkpoint"}
     | {"models.conv", "data.types", "metrics", "metrics.digits", "metrics.frechet"}
