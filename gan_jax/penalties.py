@@ -2,8 +2,8 @@
 
 Each is `(critic, real [B, ...], fake [B, ...], key) -> [B]`; `make_discriminator_step` takes
 pairs `(penalty, weight)`, where the weight may be a schedule, such as `lazy` makes. Each raises
-AssertionError for samples that are not floating or not of one shape, and for a critic that does not
-return [B]. Results are float32 at least, whatever the type of the samples.
+AssertionError for samples that are not floating and of one shape, and for a critic that does not
+return [B]. Results are float32 at least.
 
 What draws for each example, or compares examples, takes the mapped axis the batch is split over,
 if it is: pass `functools.partial(dragan, axis_name=...)`.
@@ -21,29 +21,24 @@ from gan_jax.contract import at_least_single, check_samples, one_each
 from gan_jax.keys import per_example
 from gan_jax.types import Array, AxisName, Critic, Penalty, PenaltyWithMemory, Weight
 
-_Options = ParamSpec("_Options")
-_Result = TypeVar("_Result")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 def _checked(
-    penalty: Callable[Concatenate[Critic, Array, Array, Array, _Options], _Result],
-) -> Callable[Concatenate[Critic, Array, Array, Array, _Options], _Result]:
+    penalty: Callable[Concatenate[Critic, Array, Array, Array, _P], _R],
+) -> Callable[Concatenate[Critic, Array, Array, Array, _P], _R]:
     """The penalty, of samples of one shape and a critic that is seen to return logits [B]."""
 
     @wraps(penalty)
     def checked(
-        critic: Critic,
-        real: Array,
-        fake: Array,
-        key: Array,
-        *arguments: _Options.args,
-        **options: _Options.kwargs,
-    ) -> _Result:
+        critic: Critic, real: Array, fake: Array, key: Array, *args: _P.args, **options: _P.kwargs
+    ) -> _R:
         def logits(x: Array) -> Array:
             return one_each(critic(x), x.shape[0], "the critic")
 
         check_samples(real, fake)
-        return penalty(logits, real, fake, key, *arguments, **options)
+        return penalty(logits, real, fake, key, *args, **options)
 
     return checked
 
@@ -75,15 +70,10 @@ def _uniform(key: Array, x: Array, shape: tuple[int, ...], axis_name: AxisName |
     return jax.vmap(partial(jax.random.uniform, shape=shape, dtype=x.dtype))(keys)
 
 
-def _shares(key: Array, x: Array, axis_name: AxisName | None) -> Array:
-    """One number in [0, 1) for each example of x [B, ...], shaped to be multiplied by it."""
-    return _uniform(key, x, (1,) * (x.ndim - 1), axis_name)
-
-
 def _between(key: Array, real: Array, fake: Array, axis_name: AxisName | None) -> Array:
     """A point drawn uniformly on the line from each fake sample to a real one."""
     real, fake = at_least_single(real), at_least_single(fake)
-    share = _shares(key, real, axis_name)
+    share = _uniform(key, real, (1,) * (real.ndim - 1), axis_name)
     return share * real + (1.0 - share) * fake
 
 
@@ -155,7 +145,8 @@ def dragan(
         return local if axis_name is None else jax.lax.pmean(local, axis_name)
 
     std = jnp.sqrt(mean(jnp.square(real - mean(real))))
-    x = real + _shares(key_share, real, axis_name) * scale * std * noise
+    share = _uniform(key_share, real, (1,) * (real.ndim - 1), axis_name)
+    x = real + share * scale * std * noise
     return jnp.square(_gradient_norm(critic, x) - 1.0)
 
 
@@ -261,23 +252,23 @@ def lazy(weight: Weight, every: int = 16) -> Callable[[Array], Array]:
     `every * weight` on updates 0, every, 2 every, ..., and 0 between, where the penalty costs
     nothing: the same force on average (Karras et al. 2020, appendix B, with R1 every 16).
 
-    The force comes as a kick, and the kick has a step-size limit. Plain gradient descent with
-    learning rate h multiplies the deviation along a direction in which the penalty has curvature
-    c by 1 - every weight h c: it is thrown further with each kick once
+    A lazy penalty applies a larger gradient less often, which limits the stable learning rate.
+    Plain gradient descent with learning rate h multiplies the deviation along a direction in which
+    the penalty has curvature c by 1 - every weight h c. It diverges once
 
         every * weight * h > 2 / c,
 
-    `every` times sooner than without being lazy. For R1 of the Dirac-GAN c = 2, so that gamma = 1
-    (weight 1/2) and h = 0.2 allow every < 10. And where the players turn round each other by half a
-    circle between two kicks, they are kicked in one direction only, and the other is not damped.
+    which is `every` times sooner than with the penalty on each update. For R1 of the Dirac-GAN c =
+    2, so that gamma = 1 (weight 1/2) and h = 0.2 allow every < 10. Where the players go half round
+    each other between two applications, only one direction is damped.
 
-    Adam divides by the size of its gradients, so that its limit is another. StyleGAN2 makes of a
-    kick an update of its own, so that there are every + 1 where there were `every`, and gives Adam
+    Adam divides by the size of its gradients, so its limit differs. StyleGAN2 applies the penalty
+    in an update of its own, so that it makes every + 1 updates instead of `every`, and gives Adam
     c h for the learning rate h and b1^c, b2^c for b1, b2, with c = every / (every + 1). Here the
-    kick is part of an update, and their number stays.
+    penalty is part of an update, and the number of updates stays.
 
     Args:
-      weight: what it would be on each update; itself perhaps a schedule.
+      weight: the weight on each update of a penalty that is not lazy: a number or a schedule.
       every: at least 1.
 
     Raises:
