@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from gan_jax.buffers import unshared
+from gan_jax.contract import check_batch
 from gan_jax.objectives import (
     discriminator_objective,
     draw_latents,
@@ -63,7 +64,9 @@ def init(
 
     Raises:
       ValueError: the generator's samples have another shape than the data.
+      AssertionError: the data are not floating, or the labels are of another number.
     """
+    check_batch(batch)
     key_state, key_z, key_generator, key_discriminator = jax.random.split(key, 4)
     z = draw_latents(gan, key_z, batch.x.shape[0])
     generator = _init_player(gan.generator, generator_tx, key_generator, z, batch.label)
