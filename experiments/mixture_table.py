@@ -18,6 +18,7 @@ from experiments import cli, many, mixtures
 from experiments.mixtures import Recipe
 from gan_jax import parallel, sample
 from gan_jax.errors import UserError
+from gan_jax.files import write_text
 from gan_jax.plots import plane
 from gan_jax.runs import Record, write_json
 from gan_jax.tables import markdown
@@ -156,7 +157,7 @@ def main(config: Config) -> Record:
                 print(f"{data}: {WAYS[way].title}", flush=True)
                 file = folder / "ways" / f"{data}_{way}.json"
                 figures[data][way] = _one(recipe(config, data, way), file)
-                (folder / "table.md").write_text(text := table(config, figures))
+                write_text(folder / "table.md", text := table(config, figures))
             _draw(figures[data], folder / f"{data}.png")
         print(f"\n{text}")
         return {
