@@ -85,7 +85,7 @@ def _run(main: Callable[[Config], Any], config: type[Config], description: str) 
 def _make_stdout_usable() -> None:
     """Lets stdout be closed, and take any name of a file."""
     if sys.stdout is None:  # it is closed, as by `>&-`
-        sys.stdout = Path(os.devnull).open("w")
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be text
         sys.stdout.reconfigure(errors="backslashreplace")
 
@@ -119,6 +119,8 @@ def _path(text: str) -> Path:
     """
     if not text:
         raise ValueError("the path is empty")
+    if text != text.encode(errors="ignore").decode():  # checkpoints cannot be saved there
+        raise ValueError(f"the path is not text in UTF-8: {text!r}")
     return Path(os.path.expanduser(text)).absolute()
 
 

@@ -24,6 +24,9 @@ from gan_jax.types import Array
 BATCH = 256
 """Images drawn at a time. Part of the definition of a sample: changing it changes them."""
 
+_WRONG = (ImportError, AttributeError, LookupError, TypeError, ValueError, ArithmeticError)
+"""Exceptions that damaged settings raise in building a run: JSON has no types of fields."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -100,17 +103,20 @@ def _room(num: int, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _build(run: Path, settings: dict) -> tuple:
-    """The GAN and the shapes of the state of a run, from its settings."""
+    """The GAN and the shapes of the state of a run, from its settings.
+
+    Raises:
+      UserError: the settings are damaged, or another version's.
+    """
     try:
         experiment = importlib.import_module(f"experiments.{settings['experiment']}")
         raw = settings["config"]
         config = experiment.Config(**{**raw, "data": datasets.Config(**raw["data"])})
-        shape = tuple(settings["data"]["shape"])
-    except (KeyError, TypeError, ImportError, AttributeError) as error:
+        gan, state, _ = experiment.build(config, None, tuple(settings["data"]["shape"]))
+    except _WRONG as error:
         raise UserError(
             f"{run / 'config.json'} is not that of a run of this version ({error!r})"
         ) from None
-    gan, state, _ = experiment.build(config, None, shape)
     return gan, state
 
 

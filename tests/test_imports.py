@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 FLOORS = [
-    {"types", "errors", "memory", "cpu"},
+    {"types", "errors", "files", "memory", "cpu"},
     {"models.conv_native", "models.winograd", "parallel"},
     {"models.conv_cpu"},
     {"keys", "losses", "augmentations", "optimizers", "priors", "runs", "checkpoint"}
