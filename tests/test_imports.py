@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 FLOORS = [
-    {"types", "errors", "memory", "cpu"},
+    {"types", "errors", "files", "memory", "cpu"},
     {"buffers", "trees"},
     {"models.conv_native", "models.winograd", "parallel", "contract"},
     {"models.conv_cpu", "metrics.distances"},
