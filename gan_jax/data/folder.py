@@ -12,8 +12,8 @@ from gan_jax.data.types import Channels, DataError, Examples
 
 SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp")
 
-_KINDS = 6  # of what is left out, in the line that announces it
-_NAMES = 3  # of each kind
+_KINDS = 6  # that the line about what is left out counts
+_NAMES = 3  # that it gives of each kind
 
 
 def read(

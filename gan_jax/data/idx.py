@@ -31,8 +31,8 @@ def read(folder: Path, *, announce: Callable[[str], None] = print) -> Examples:
 
     Args:
       folder: The folder.
-      announce: Called with a line if there are several files of images or of labels. The one read
-        is not compressed, if there is such a one, and is spelt train-images-idx3, not .idx3.
+      announce: Called with a line if there are several files of images or of labels. An
+        uncompressed file is preferred, then the spelling train-images-idx3 to train-images.idx3.
 
     Returns:
       Images [N, H, W, 1] uint8 in [0, 255] and labels [N] int32 in [0, 255], or None without a file
