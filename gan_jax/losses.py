@@ -2,7 +2,8 @@
 
 Write D(x) = sigmoid(logit). Then log D = -softplus(-logit) and log(1 - D) = -softplus(logit),
 which stay finite, with finite gradients, at any size of logit. Each value of this module is an
-`AdversarialLoss`; its functions map `(real_logits [B], fake_logits [B])` to `[B]`.
+`AdversarialLoss`; its functions map `(real_logits [B], fake_logits [B])` to `[B]`, and raise
+AssertionError for logits that are not floating, not of rank 1 or not of one shape.
 
 >>> import jax.numpy as jnp
 >>> real, fake = jnp.array([0.0]), jnp.array([0.0])       # D = 1/2 everywhere ...
@@ -18,10 +19,29 @@ from typing import Literal, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from gan_jax.contract import check_logits
 from gan_jax.types import AdversarialLoss, Array, AxisName
 
 _LOG_2 = math.log(2.0)
 _OfLogits = Callable[[Array, Array], Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Checked:
+    """A player's loss that refuses logits of other shapes and types than the contract's.
+
+    Logits [B, 1] beside [B] would broadcast to [B, B] without a word.
+    """
+
+    loss: _OfLogits
+
+    def __call__(self, real_logits: Array, fake_logits: Array) -> Array:
+        check_logits(real_logits, fake_logits)
+        return self.loss(real_logits, fake_logits)
+
+
+def _checked(discriminator: _OfLogits, generator: _OfLogits) -> AdversarialLoss:
+    return AdversarialLoss(_Checked(discriminator), _Checked(generator))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,23 +96,23 @@ def _raise_logit(real_logits: Array, fake_logits: Array) -> Array:
     return -fake_logits
 
 
-minimax = AdversarialLoss(_cross_entropy, _saturating)
+minimax = _checked(_cross_entropy, _saturating)
 """The game of V(D, G) itself: min over G, max over D (Goodfellow et al. 2014, equation 1)."""
 
-non_saturating = AdversarialLoss(_cross_entropy, _non_saturating)
+non_saturating = _checked(_cross_entropy, _non_saturating)
 """The same D; G maximises log D(G(z)) (Goodfellow et al. 2014, section 3). The same fixed
 point as `minimax`, other gradients."""
 
-least_squares = AdversarialLoss(_least_squares_discriminator, _least_squares_generator)
+least_squares = _checked(_least_squares_discriminator, _least_squares_generator)
 """LSGAN with targets a = 0, b = c = 1 (Mao et al. 2017, equation 9)."""
 
-hinge = AdversarialLoss(_hinge_discriminator, _raise_logit)
+hinge = _checked(_hinge_discriminator, _raise_logit)
 """The hinge loss (Lim and Ye 2017; Miyato et al. 2018, equations 16 and 17)."""
 
-wasserstein = AdversarialLoss(_wasserstein_discriminator, _raise_logit)
+wasserstein = _checked(_wasserstein_discriminator, _raise_logit)
 """E[D(fake)] - E[D(real)] (Arjovsky et al. 2017): wants a Lipschitz D, so a penalty."""
 
-relativistic = AdversarialLoss(
+relativistic = _checked(
     _CrossEntropy(lambda real, fake: real - fake, lambda real, fake: jnp.zeros_like(fake)),
     lambda real, fake: jax.nn.softplus(real - fake),
 )
@@ -118,7 +138,7 @@ def relativistic_average(axis_name: AxisName | None = None) -> AdversarialLoss:
     discriminator = _CrossEntropy(
         against_mean, lambda real, fake: jax.nn.softplus(against_mean(fake, real))
     )
-    return AdversarialLoss(discriminator, lambda real, fake: discriminator(fake, real))
+    return _checked(discriminator, lambda real, fake: discriminator(fake, real))
 
 
 def smoothed(loss: AdversarialLoss, target: float = 0.9) -> AdversarialLoss:
@@ -137,7 +157,7 @@ def smoothed(loss: AdversarialLoss, target: float = 0.9) -> AdversarialLoss:
     Raises:
       ValueError: another loss (one smoothed already, too), or a target out of range.
     """
-    cross_entropy = loss.discriminator
+    cross_entropy = getattr(loss.discriminator, "loss", None)
     if not isinstance(cross_entropy, _CrossEntropy):
         raise ValueError(
             "loss has no label to smooth, as its discriminator minimises no plain cross-entropy: "
@@ -151,7 +171,7 @@ def smoothed(loss: AdversarialLoss, target: float = 0.9) -> AdversarialLoss:
         v = cross_entropy.real_logit(real_logits, fake_logits)
         return cross_entropy(real_logits, fake_logits) + (1 - target) * v
 
-    return loss._replace(discriminator=discriminator)
+    return loss._replace(discriminator=_Checked(discriminator))
 
 
 def top_k(
@@ -188,7 +208,7 @@ def top_k(
         scale = everyone.shape[0] / num
         return jnp.where(counts, scale * loss.generator(real_logits, fake_logits), 0.0)
 
-    return loss._replace(generator=generator)
+    return loss._replace(generator=_Checked(generator))
 
 
 def f_divergence(name: str, *, non_saturating: bool = False) -> AdversarialLoss:
@@ -221,7 +241,7 @@ def f_divergence(name: str, *, non_saturating: bool = False) -> AdversarialLoss:
         del real_logits
         return -critic(fake_logits) if non_saturating else -conjugate(fake_logits)
 
-    return AdversarialLoss(discriminator, generator)
+    return _checked(discriminator, generator)
 
 
 _F_DIVERGENCES: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gan_jax.contract import check_batch, one_each
 from gan_jax.keys import per_example
 from gan_jax.types import (
     GAN,
@@ -57,9 +58,16 @@ def first_memory(penalties: Sequence[WeightedPenalty]) -> dict[str, PyTree]:
     }
 
 
-def draw_latents(gan: GAN, key: Array, num: int, axis_name: AxisName | None = None) -> Array:
-    """z [num, L] ~ p_z, each example from the key of its index in the global batch."""
-    return jax.vmap(lambda k: gan.prior(k, 1)[0])(per_example(key, num, axis_name))
+def draw_latents(gan: GAN, key: Array, num: int, axis_name: AxisName | None = None) -> PyTree:
+    """z [num, L] ~ p_z, each example from the key of its index in the global batch.
+
+    A prior may draw a tree of arrays [num, ...], such as noise and a code.
+    """
+
+    def draw(key: Array) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf[0], gan.prior(key, 1))
+
+    return jax.vmap(draw)(per_example(key, num, axis_name))
 
 
 def _logits(
@@ -70,30 +78,38 @@ def _logits(
     label: Array | None,
     key: Array,
 ) -> tuple[Array, PyTree]:
+    """In float32 at least, and so are all losses, penalties and metrics."""
     logits, model_state = discriminator.apply(params, model_state, x, label, train=True, key=key)
-    if logits.shape != (x.shape[0],):
-        raise ValueError(
-            f"the discriminator returned shape {logits.shape} for a batch of {x.shape[0]}: "
-            f"it must return one logit for each example, shape ({x.shape[0]},)"
-        )
-    return logits, model_state
+    return one_each(logits, x.shape[0], "the discriminator"), model_state
 
 
 def _measure(
-    penalty: Penalty | PenaltyWithMemory, critic: Critic, real: Array, fake: Array, key: Array
+    penalty: Penalty | PenaltyWithMemory,
+    critic: Critic,
+    real: Array,
+    fake: Array,
+    key: Array,
+    dtype: Any,
 ) -> Callable[[dict[str, PyTree]], tuple[Array, dict[str, PyTree]]]:
-    """From the memory of all penalties to this one's mean over the batch and the memory after."""
+    """From the memory of all penalties to this one's mean over the batch and the memory after.
+
+    The mean has the given type, whether or not the critic and the penalty compute in another.
+    """
+
+    def mean(values: Array) -> Array:
+        maker = f"the penalty {penalty_name(penalty)!r}"
+        return jnp.mean(one_each(values, real.shape[0], maker)).astype(dtype)
 
     def measured(memory: dict[str, PyTree]) -> tuple[Array, dict[str, PyTree]]:
         if not isinstance(penalty, PenaltyWithMemory):
-            return jnp.mean(penalty(critic, real, fake, key)), memory
+            return mean(penalty(critic, real, fake, key)), memory
         if penalty.name not in memory:
             raise ValueError(
                 f"the penalty {penalty.name!r} finds no memory in the discriminator's state: give "
                 "init the same penalties as the step"
             )
         values, remembered = penalty.apply(critic, real, fake, key, memory[penalty.name])
-        return jnp.mean(values), {**memory, penalty.name: remembered}
+        return mean(values), {**memory, penalty.name: remembered}
 
     return measured
 
@@ -109,8 +125,14 @@ def discriminator_objective(
     Metrics: `discriminator_loss` (without penalties); `value`, the estimate of V(D, G);
     `jsd_lower_bound` = (value + log 4) / 2; `real_accuracy` and `fake_accuracy`, the shares of
     logits on the right side of 0; and each penalty's mean, unweighted, by its name, 0 if its
-    schedule left it out. (Of `least_squares` the border is 1/2, of `f_kl` 1, and Wasserstein's
-    logits have none: there the two accuracies say less.)
+    schedule left it out. All are float32 at least. (Of `least_squares` the border is 1/2, of `f_kl`
+    1, and Wasserstein's logits have none: there the two accuracies say less.)
+
+    Raises:
+      ValueError: two penalties of one name; (from the objective) a memory is missing.
+      AssertionError: (from the objective) the batch's x is not floating or its labels are of
+        another number; D, the loss or a penalty returned anything but one floating number for each
+        example.
     """
     names = [penalty_name(penalty) for penalty, _ in penalties]
     if len(set(names)) < len(names):
@@ -119,8 +141,10 @@ def discriminator_objective(
     def objective(
         params: PyTree, player: PlayerState, opponent: PlayerState, batch: Batch, key: Array
     ) -> tuple[Array, tuple[Metrics, PyTree, PyTree]]:
+        check_batch(batch)
+        num = batch.x.shape[0]
         key_z, key_fake, *keys = jax.random.split(key, 4 + 2 * len(penalties))
-        z = draw_latents(gan, key_z, batch.x.shape[0], axis_name)
+        z = draw_latents(gan, key_z, num, axis_name)
         fake, _ = gan.generator.apply(
             opponent.params, opponent.model_state, z, batch.label, train=True, key=key_fake
         )
@@ -129,7 +153,8 @@ def discriminator_objective(
         fake_logits, model_state = critic(model_state, fake, batch.label, keys[1])
 
         value = -jnp.mean(jax.nn.softplus(-real_logits)) - jnp.mean(jax.nn.softplus(fake_logits))
-        adversarial = jnp.mean(loss.discriminator(real_logits, fake_logits))
+        losses = loss.discriminator(real_logits, fake_logits)
+        adversarial = jnp.mean(one_each(losses, num, "the discriminator's loss"))
         metrics = {
             "discriminator_loss": adversarial,
             "value": value,
@@ -145,7 +170,7 @@ def discriminator_objective(
             def critic_of(x: Array, key: Array = key_network) -> Array:
                 return critic(player.model_state, x, batch.label, key)[0]
 
-            measured = _measure(penalty, critic_of, batch.x, fake, key_penalty)
+            measured = _measure(penalty, critic_of, batch.x, fake, key_penalty, adversarial.dtype)
             factor = weight(player.step) if callable(weight) else weight
             if callable(weight) and isinstance(factor, jax.Array):
                 mean, memory = jax.lax.cond(
@@ -163,13 +188,19 @@ def discriminator_objective(
 def generator_objective(
     gan: GAN, loss: AdversarialLoss, axis_name: AxisName | None = None
 ) -> Objective:
-    """G's loss on fresh fakes, as many as the batch is large. Metrics: `generator_loss`."""
+    """G's loss on fresh fakes, as many as the batch is large. Metrics: `generator_loss`.
+
+    Raises:
+      AssertionError: (from the objective) as for `discriminator_objective`.
+    """
 
     def objective(
         params: PyTree, player: PlayerState, opponent: PlayerState, batch: Batch, key: Array
     ) -> tuple[Array, tuple[Metrics, PyTree, PyTree]]:
+        check_batch(batch)
+        num = batch.x.shape[0]
         key_z, key_generator, key_real, key_fake = jax.random.split(key, 4)
-        z = draw_latents(gan, key_z, batch.x.shape[0], axis_name)
+        z = draw_latents(gan, key_z, num, axis_name)
         fake, model_state = gan.generator.apply(
             params, player.model_state, z, batch.label, train=True, key=key_generator
         )
@@ -177,7 +208,8 @@ def generator_objective(
         # Only relativistic losses read the real logits: for the others the compiler drops them.
         real_logits, _ = critic(batch.x, batch.label, key_real)
         fake_logits, _ = critic(fake, batch.label, key_fake)
-        adversarial = jnp.mean(loss.generator(real_logits, fake_logits))
+        losses = loss.generator(real_logits, fake_logits)
+        adversarial = jnp.mean(one_each(losses, num, "the generator's loss"))
         return adversarial, ({"generator_loss": adversarial}, model_state, player.memory)
 
     return objective

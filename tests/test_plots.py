@@ -1,5 +1,7 @@
 """Pictures."""
 
+import io
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -183,3 +185,71 @@ def test_the_curves_of_a_run_change_with_its_records(tmp_path):
             pictures.append(np.asarray(picture.convert("L")))
     assert pictures[0].shape == pictures[1].shape == (770, 770)
     assert (pictures[0] != pictures[1]).any()
+
+
+def cut(whole):
+    return whole[: len(whole) // 2]
+
+
+def flipped(whole):
+    return bytes([whole[0], whole[1] ^ 1, *whole[2:]])
+
+
+def other_size(whole):
+    file = io.BytesIO()
+    Image.new("L", (5, 5)).save(file, "PNG")
+    return file.getvalue()
+
+
+DAMAGES = {
+    "empty": lambda whole: b"",
+    "cut": cut,
+    "flipped": flipped,
+    "no image": lambda whole: b"years of work",
+    "other size": other_size,
+    "another format": lambda whole: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 10\n",
+}
+"""Name -> the bytes of a grid -> those of a damaged one."""
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_grid_that_cannot_be_read_is_passed_over_by_name(tmp_path, damage):
+    paths = save_grids(tmp_path, 4)
+    paths[2].write_bytes(DAMAGES[damage](paths[2].read_bytes()))
+    said = []
+    plots.history(paths, tmp_path / "a.gif", tmp_path / "a.png", announce=said.append)
+    (line,) = said
+    assert line.startswith(f"{paths[2]} cannot be read (")
+    with Image.open(tmp_path / "a.gif") as animation:
+        assert animation.n_frames == 3
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size == (20 * 3 + 12 * 2, 10)
+
+
+def test_a_grid_with_any_byte_flipped_is_read_or_passed_over(tmp_path):
+    paths = save_grids(tmp_path, 2)
+    good = paths[1].read_bytes()
+    for position in range(len(good)):
+        bad = bytearray(good)
+        bad[position] ^= 0x41
+        paths[1].write_bytes(bad)
+        said = []
+        plots.history(paths, tmp_path / "a.gif", tmp_path / "a.png", announce=said.append)
+        assert all(str(paths[1]) in line for line in said)
+
+
+def test_without_a_grid_that_can_be_read_there_is_no_history(tmp_path):
+    (path,) = save_grids(tmp_path, 1)
+    path.write_bytes(b"")
+    said = []
+    plots.history([path], tmp_path / "a.gif", tmp_path / "b.png", announce=said.append)
+    plots.history([], tmp_path / "a.gif", tmp_path / "b.png", announce=said.append)
+    assert len(said) == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_curves_are_drawn_of_what_the_records_have(tmp_path):
+    records = [{"step": 1, "value": -1.0}, {"step": 2, "discriminator_loss": 1.0}]
+    plots.curves(records, tmp_path / "a.png")
+    plots.curves([], tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()

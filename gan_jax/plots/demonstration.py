@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gan_jax.plots.charts import LOG_4, chart
+from gan_jax.plots.charts import LOG_4, chart, save_chart
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,7 +74,7 @@ def moments(rows: Sequence[Sequence[Moment]], file: Path, *, limits: tuple[float
         ncols=min(4, 2 * columns),
         fontsize=9,
     )
-    figure.savefig(file, dpi=90)
+    save_chart(figure, file, dpi=90)
 
 
 def _check(moment: Moment) -> None:
@@ -156,4 +156,4 @@ def convergence(
     for axes in (divergence, value):
         axes.legend(fontsize=8)
         axes.grid(alpha=0.3)
-    figure.savefig(file, dpi=110)
+    save_chart(figure, file)

@@ -1,13 +1,15 @@
 """Grids of samples, and the history of a run in pictures."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from gan_jax.files import whole
 
 
 def grid(images: np.ndarray, *, columns: int | None = None, height: int = 560) -> Image.Image:
@@ -39,23 +41,54 @@ def grid(images: np.ndarray, *, columns: int | None = None, height: int = 560) -
     return Image.fromarray(picture[:, :, 0] if channels == 1 else picture)
 
 
-def history(grids: Sequence[Path], gif: Path, strip: Path, *, most: int = 60) -> None:
-    """The saved grids of a run as an animation, and some of them side by side.
+def save_image(picture: Image.Image, file: Path) -> None:
+    """Writes a picture as a PNG file, whole or not at all."""
+    with whole(file) as opened:
+        picture.save(opened, "PNG")
+
+
+def history(
+    grids: Sequence[Path],
+    gif: Path,
+    strip: Path,
+    *,
+    most: int = 60,
+    announce: Callable[[str], None] = print,
+) -> None:
+    """Writes the saved grids of a run as an animation, and some of them side by side.
 
     Args:
-      grids: pictures of one size, in order.
-      gif, strip: the files to write.
+      grids: PNG files of one size, in order.
+      gif, strip: the files to write; none is written if no grid can be read.
       most: frames in the animation, at the most.
+      announce: told of each grid that cannot be read, which is passed over.
     """
-    chosen = [grids[i] for i in _spread(len(grids), most)]
-    animate([Image.open(path) for path in chosen], gif)
-    shown = [Image.open(grids[i]) for i in _spread(len(grids), 6)]
+    pictures = list[Image.Image]()
+    for path in (grids[i] for i in _spread(len(grids), most)):
+        try:
+            picture = _read(path)
+            if pictures and picture.size != pictures[0].size:
+                raise ValueError(f"{picture.size} pixels, not {pictures[0].size}")
+            pictures.append(picture)
+        except Exception as error:  # Pillow raises exceptions of many kinds for a damaged file
+            announce(f"{path} cannot be read ({error}): it is passed over")
+    if not pictures:
+        return
+    animate(pictures, gif)
+    shown = [pictures[i] for i in _spread(len(pictures), 6)]
     width, height = shown[0].size
     side_by_side = Image.new(shown[0].mode, ((width + 12) * len(shown) - 12, height), "white")
     for i, picture in enumerate(shown):
         side_by_side.paste(picture, (i * (width + 12), 0))
     side_by_side.thumbnail((2400, 2400))
-    side_by_side.save(strip)
+    save_image(side_by_side, strip)
+
+
+def _read(path: Path) -> Image.Image:
+    """The picture in a PNG file, decoded."""
+    with Image.open(path, formats=["PNG"]) as picture:
+        picture.load()
+    return picture
 
 
 def animate(pictures: Sequence[Image.Image], gif: Path) -> None:
@@ -73,7 +106,10 @@ def animate(pictures: Sequence[Image.Image], gif: Path) -> None:
         raise ValueError(f"pictures must be at least one and all of one size, got sizes {sizes}")
     frames = [picture.convert("P", palette=Image.Palette.ADAPTIVE) for picture in pictures]
     durations = [120] * (len(frames) - 1) + [2000]
-    frames[0].save(gif, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    with whole(gif) as file:
+        frames[0].save(
+            file, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0
+        )
 
 
 def _spread(count: int, most: int) -> list[int]:

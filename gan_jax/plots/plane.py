@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image
 
-from gan_jax.plots.charts import chart
+from gan_jax.plots.charts import chart, save_chart
 from gan_jax.plots.images import animate
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def side_by_side(views: Sequence[View], real: np.ndarray, file: Path, *, reach: 
     figure.legend(
         handles, labels, loc="outside lower center", ncols=2, frameon=False, markerscale=4
     )
-    figure.savefig(file, dpi=110)
+    save_chart(figure, file)
 
 
 def _check(views: Sequence[View], real: np.ndarray, reach: float) -> None:
