@@ -22,6 +22,7 @@ from experiments import cli, mnist
 from gan_jax import data, sample
 from gan_jax.data.pipeline import quantize
 from gan_jax.errors import UserError
+from gan_jax.files import whole
 from gan_jax.metrics import digits
 from gan_jax.metrics.frechet import frechet_distance, statistics
 from gan_jax.tables import markdown
@@ -138,7 +139,8 @@ def main(config: Config) -> list[Row]:
             f"{config.held_out} leaves"
         )
     if config.export is not None:
-        np.savez_compressed(config.export, x=dataset.x)
+        with whole(config.export) as opened:
+            np.savez_compressed(opened, x=dataset.x)
     samples.insert(0, ("real training digits", dataset.x[: config.count]))
     samples.append(("untrained generator", untrained_samples(config.count)))
     rows = [measure(config, name, x, dataset.held_out) for name, x in samples]

@@ -29,6 +29,7 @@ from benchmarks.report import Result, machine_facts
 from experiments import cli
 from gan_jax import data
 from gan_jax.errors import UserError
+from gan_jax.files import write_text
 from gan_jax.runs import write_json
 
 REFERENCE = "gan_jax"
@@ -223,7 +224,7 @@ def _write(config: Config, results: list[Result]) -> None:
     }
     write_json(config.out / "results.json", found)
     tables = "\n\n".join(result.table() for result in results)
-    (config.out / "tables.md").write_text(tables + "\n")
+    write_text(config.out / "tables.md", tables + "\n")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from benchmarks.report import check_out
 from experiments import cli
 from gan_jax import data
+from gan_jax.files import whole
 from gan_jax.metrics import digits
 
 Array = jax.Array
@@ -139,7 +140,8 @@ def main(config: Config) -> None:
     dataset = data.load(data.Config(source="embedded", held_out=config.held_out))
     x, label = jnp.asarray(dataset.x, jnp.float32), jnp.asarray(dataset.label)
     content = to_npz(train(config, x, label))
-    config.out.write_bytes(content)
+    with whole(config.out) as opened:
+        opened.write(content)
     with np.load(io.BytesIO(content)) as file:
         weights = {name: jnp.asarray(value, jnp.float32) for name, value in file.items()}
     hidden = digits.penultimate(weights, jnp.asarray(dataset.held_out, jnp.float32))

