@@ -1,4 +1,4 @@
-"""A disk that fills up at any moment: a message, and the same command resumes when there is room."""
+"""A disk that fills up ends a run in a message; with room the same command resumes exactly."""
 
 import contextlib
 import subprocess
