@@ -110,7 +110,7 @@ class Checkpoints:
             if all(step > saved for saved in self.steps):
                 pending = self._checkpointer.save_async(
                     step,
-                    arrays,
+                    arrays or {"nothing": np.zeros(1)},  # Orbax refuses an empty tree
                     custom_metadata={"leaves": leaves, "sha256": _digest(leaves, arrays)},
                 )
         if pending is None:
@@ -191,10 +191,12 @@ class Checkpoints:
             for newer, why in unreadable.items():
                 outcome = "passed over" if self._keep is None else self._set_aside(newer)
                 announce(f"checkpoint {newer} cannot be read ({why}): {outcome}")
-            like, treedef = jax.tree.flatten(template)
-            return step, treedef.unflatten(
-                _like(leaf, arrays.get(place.path)) for leaf, place in zip(like, wanted, strict=True)
-            )
+            like, structure = jax.tree.flatten(template)
+            found = [
+                _like(leaf, arrays.get(place.path))
+                for leaf, place in zip(like, wanted, strict=True)
+            ]
+            return step, jax.tree.unflatten(structure, found)
         if steps:
             why = "; ".join(f"{step}: {problem}" for step, problem in unreadable.items())
             raise CheckpointError(
@@ -239,8 +241,9 @@ class Checkpoints:
         return f"moved to {kept}"
 
     def _first_line(self, error: BaseException) -> str:
-        line = (str(error).splitlines() or [""])[0]
-        return line.replace(str(self._address), str(self.folder))[:200]
+        line = (str(error).splitlines() or [""])[0].replace(str(self._address), str(self.folder))
+        line, *_ = re.split(r" \[\w+=", line)  # what tensorstore appends for its developers
+        return line if len(line) <= 240 else f"{line[:80]} ... {line[-150:]}"
 
 
 _ODD = re.compile(r"[^\w .,=+/-]")

@@ -1,18 +1,27 @@
 """Checkpoints: exact, few, verified, and never in the way."""
 
 import errno
+import gc
+import logging
+import os
 import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
+from collections import namedtuple
+from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from small_runs import digest, snapshot
 
+from gan_jax import checkpoint
 from gan_jax.checkpoint import CheckpointError, Checkpoints
 
 
@@ -69,6 +78,60 @@ def test_a_state_comes_back_as_it_went(tmp_path):
     ]
     assert digest(back) == digest(state)
     assert jax.random.normal(back["key"]) == jax.random.normal(state["key"])
+
+
+def odd_bits(dtype, *shape):
+    """Every pattern of bits that fits, NaNs and -0 among them."""
+    dtype = np.dtype(dtype)
+    size = int(np.prod(shape)) * dtype.itemsize
+    return np.arange(size, dtype=np.uint32).astype(np.uint8).view(dtype).reshape(shape)
+
+
+BITS = {
+    **{
+        name: jnp.asarray(odd_bits(jnp.dtype(name), 16, 16))
+        for name in ("bfloat16", "float16", "float32", "int8", "uint16", "complex64")
+    },
+    "float8": jnp.asarray(odd_bits(jnp.float8_e4m3fn, 256)),
+    "int4": jnp.arange(-8, 8, dtype=jnp.int4),
+    "empty": jnp.zeros((3, 0, 2), jnp.bfloat16),
+    "scalar": jnp.asarray(odd_bits(jnp.bfloat16)),
+    "64 bits": np.pi * np.ones(3),
+    **{f"{impl} key": jax.random.key(3, impl=impl) for impl in ("threefry2x32", "rbg")},
+    "unsafe_rbg keys": jax.random.split(jax.random.key(3, impl="unsafe_rbg"), 6).reshape(2, 3),
+    "no keys": jax.random.split(jax.random.key(3, impl="rbg"), 0),
+}
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_every_type_comes_back_bit_for_bit(abstract, tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(
+        1, checkpoint.snapshot({**BITS, "64 bits": None}) | {"64 bits": BITS["64 bits"]}
+    )
+    shapes = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in BITS.items()}
+    _, back = checkpoints.restore(shapes if abstract else BITS)
+    checkpoints.close()
+    assert back.keys() == BITS.keys()
+    for name, leaf in BITS.items():
+        assert (back[name].dtype, back[name].shape) == (leaf.dtype, leaf.shape), name
+        assert digest(back[name]) == digest(leaf), name
+        assert isinstance(back[name], jax.Array) or name == "64 bits"
+
+
+@pytest.mark.parametrize("state", [{}, {"x": jnp.zeros((0, 2))}])
+def test_a_state_without_a_number_comes_back(state, tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(1, state)
+    assert digest(checkpoints.restore(state)[1]) == digest(state)
+    checkpoints.close()
+
+
+def test_what_is_not_an_array_is_refused(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    with pytest.raises(TypeError, match=r"state\['epoch'\] must be an array, got a int"):
+        checkpoints.save(1, {"epoch": 3})
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_what_is_saved_is_the_state_of_that_moment(tmp_path):
@@ -198,13 +261,101 @@ def test_a_disk_that_fails_for_a_while_costs_nothing(copy, monkeypatch):
     assert restore(copy) == (2, digest(make_state(2)), [])
 
 
-def test_a_state_of_another_structure_costs_nothing(copy):
-    template = {**jax.eval_shape(make_state, 0), "new": jax.ShapeDtypeStruct((), jnp.float32)}
-    checkpoints = Checkpoints(copy)
-    with pytest.raises(CheckpointError, match="another version made them"):
+Pair = namedtuple("Pair", "w b")
+W, B = jnp.ones((3, 2)), jnp.zeros(2)
+PARAMS = {"w": W, "b": B}
+KEY = jax.random.key(0)
+STRUCTURES = {
+    "a missing array": (
+        {"b": B},
+        "state['w'] (float32[3, 2]) in the checkpoint, not in this state",
+    ),
+    "one more array": (
+        {"a": KEY, **PARAMS},
+        "state['a'] (key<fry>[]) in this state, not in the checkpoint",
+    ),
+    "another shape": (
+        {"w": jnp.ones((3, 4)), "b": B},
+        "state['w']: float32[3, 2] in the checkpoint, float32[3, 4] in this state",
+    ),
+    "another rank": (
+        {"w": W, "b": B[None]},
+        "state['b']: float32[2] in the checkpoint, float32[1, 2] in this state",
+    ),
+    "another type": (
+        {"w": W, "b": B.astype(jnp.bfloat16)},
+        "state['b']: float32[2] in the checkpoint, bfloat16[2] in this state",
+    ),
+    "a subtree for an array": (
+        {"w": {"w": W}, "b": B},
+        "state['w'] (float32[3, 2]) in the checkpoint, state['w']['w'] (float32[3, 2]) in this",
+    ),
+    "another container": (
+        Pair(b=B, w=W),
+        "state['b'] (float32[2]) in the checkpoint, state.w (float32[3, 2]) in this state",
+    ),
+    "a list": ([B, W], "state['b'] (float32[2]) in the checkpoint, state[0] (float32[2]) in this"),
+    "nothing": ({}, "state['b'] (float32[2]) in the checkpoint, not in this state"),
+}
+
+
+def refused(folder, template):
+    """What is said of a checkpoint in a state of another structure; nothing is changed."""
+    before = snapshot(folder.parent)
+    checkpoints = Checkpoints(folder)
+    with pytest.raises(CheckpointError) as stop:
         checkpoints.restore(template)
     checkpoints.close()
-    assert restore(copy) == (2, digest(make_state(2)), [])
+    assert snapshot(folder.parent) == before
+    assert "another structure: " in str(stop.value)
+    assert "disk" not in str(stop.value)
+    return str(stop.value).split("another structure: ")[1]
+
+
+@pytest.fixture(scope="module")
+def params(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("params") / "checkpoints"
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(1, PARAMS)
+    checkpoints.close()
+    return folder
+
+
+@pytest.mark.parametrize("other", STRUCTURES)
+def test_the_first_difference_of_structure_is_named_and_nothing_is_moved(other, params):
+    template, message = STRUCTURES[other]
+    assert refused(params, template).startswith(message)
+
+
+def test_another_optimizer_and_another_kind_of_key_are_named(tmp_path):
+    def state(tx, impl="threefry2x32"):
+        return {"key": jax.random.key(0, impl=impl), "opt": tx.init(PARAMS)}
+
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(1, state(optax.adam(1e-3)))
+    checkpoints.close()
+    assert refused(tmp_path / "checkpoints", state(optax.sgd(1e-3, momentum=0.9))).startswith(
+        "state['opt'][0].count (int32[]) in the checkpoint, "
+        "state['opt'][0].trace['b'] (float32[2]) in this state"
+    )
+    assert refused(tmp_path / "checkpoints", state(optax.adam(1e-3), "rbg")).startswith(
+        "state['key']: key<fry>[] in the checkpoint, key<rbg>[] in this state"
+    )
+
+
+def test_a_tuple_for_a_list_is_the_same_structure(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(1, {"x": [W, (), {}], "y": None})
+    _, back = checkpoints.restore({"x": (W,)})
+    checkpoints.close()
+    assert jax.tree.structure(back) == jax.tree.structure({"x": (W,)})
+    assert digest(back) == digest([W])
+
+
+def test_damage_to_the_newest_and_another_structure_before_it_costs_nothing(copy):
+    flip(largest(copy / "2"))
+    template = {**jax.eval_shape(make_state, 0), "new": jax.ShapeDtypeStruct((), jnp.float32)}
+    assert refused(copy, template).startswith("state['new'] (float32[]) in this state, not in")
 
 
 def test_an_unfinished_save_is_passed_over(copy):
@@ -232,16 +383,150 @@ def test_no_thread_is_left(tmp_path):
     assert set(threading.enumerate()) <= before
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's threads
-def test_a_save_that_fails_says_so(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
+@pytest.mark.parametrize("folder", ["checkpoints", "check[points]"])
+def test_a_save_that_fails_says_so_and_the_next_one_works(folder, tmp_path):
+    checkpoints = Checkpoints(tmp_path / folder)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, hard))  # like a full disk
     try:
         checkpoints.save(1, make_state(1))
-        with pytest.raises(CheckpointError, match=r"could not be saved.*make room"):
+        with pytest.raises(
+            CheckpointError, match=r"could not be saved.*too large\): make room"
+        ) as stop:
             checkpoints.wait()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        checkpoints.close()
-    assert restore(tmp_path / "checkpoints") == (None, None, [])
+    assert "gan_jax-" not in str(stop.value)  # the link it may have been written through
+    assert checkpoints.steps == []
+    checkpoints.save(1, make_state(1))
+    checkpoints.close()
+    assert restore(tmp_path / folder) == (1, digest(make_state(1)), [])
+
+
+def test_of_a_save_that_fails_nothing_else_is_printed(tmp_path):
+    """In an interpreter of its own: Orbax and its threads write to the standard error."""
+    code = (
+        "import pathlib, resource, sys, jax.numpy as jnp\n"
+        "from gan_jax.checkpoint import CheckpointError, Checkpoints\n"
+        "_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)\n"
+        "for size in (100, 500, 1000, 3000, 9000):\n"
+        f"    checkpoints = Checkpoints(pathlib.Path({str(tmp_path)!r}) / str(size))\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))\n"
+        "    try:\n"
+        "        checkpoints.save(1, {str(i): jnp.arange(2000.0) + i for i in range(40)})\n"
+        "        checkpoints.wait()\n"
+        "    except CheckpointError as error:\n"
+        "        print(error)\n"
+        "    checkpoints.close()\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (0, "")
+    lines = run.stdout.splitlines()
+    assert len(lines) == 5
+    assert all("could not be saved" in line for line in lines)
+
+
+def test_what_others_report_is_still_reported(params, caplog, monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    refused(params, {})
+    logging.getLogger("absl").warning("of absl")
+    try:
+        raise ValueError("mine")
+    except ValueError:
+        logging.getLogger("asyncio").exception("of asyncio")
+    assert [record.message for record in caplog.records] == ["of absl", "of asyncio"]
+    mine, of_orbax = ValueError("mine"), RuntimeError("Event loop is closed")
+    for error in (mine, of_orbax):
+        sys.unraisablehook(SimpleNamespace(exc_value=error))
+    assert [unraisable.exc_value for unraisable in told] == [mine]
+
+
+def test_the_first_save_is_read_back_and_no_other(tmp_path, monkeypatch):
+    read, load = [], Checkpoints._load
+    monkeypatch.setattr(
+        Checkpoints, "_load", lambda self, step: read.append(step) or load(self, step)
+    )
+    save(tmp_path / "checkpoints", 1, 2, 3)
+    assert read == [1]
+
+
+def test_what_cannot_be_read_back_is_known_at_the_next_save(tmp_path):
+    folder = tmp_path / "checkpoints"
+    checkpoints = Checkpoints(folder)
+    for step in (1, 2):  # until one can be
+        checkpoints.save(step, make_state(step))
+        checkpoints._pending[1].result()
+        flip(largest(folder / str(step)))
+        with pytest.raises(CheckpointError, match=rf"checkpoint {step} .* cannot be read back \("):
+            checkpoints.save(step + 1, make_state(step + 1))
+    checkpoints.save(3, make_state(3))
+    checkpoints.close()
+    assert restore(folder, keep=None)[:2] == (3, digest(make_state(3)))
+
+
+NAMES = [
+    "lr[0.1]",
+    "a\\b",
+    "**",
+    "*",
+    "gs:",
+    "file:",
+    "%5B{}#?",
+    "new\nline",
+    "'\" ünï😀",
+    "x" * 200,
+]
+NAMES += ["~", "caf\u0301", *([os.fsdecode(b"\xff")] if sys.platform == "linux" else [])]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_of_any_name_is_read_again(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    (tmp_path / "in").mkdir()
+    monkeypatch.chdir(tmp_path / "in")
+    folder = Path(name) / "checkpoints"
+    save(folder, 1, 2)
+    monkeypatch.chdir(tmp_path)
+    assert restore(tmp_path / "in" / folder) == (2, digest(make_state(2)), [])
+    flip(largest(tmp_path / "in" / folder / "2"))
+    step, bits, (line,) = restore(tmp_path / "in" / folder)
+    assert (step, bits) == (1, digest(make_state(1)))
+    assert line.endswith(f"moved to {tmp_path / 'in' / name / 'corrupt' / '2-0'}")
+    assert [path.name for path in (tmp_path / "in").iterdir()] == [name]
+    gc.collect()
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_a_link_that_was_cleaned_up_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    checkpoints = Checkpoints(tmp_path / "[x]")
+    checkpoints.save(1, make_state(1))
+    checkpoints.wait()
+    for link in (tmp_path / "temporary").iterdir():
+        shutil.rmtree(link)
+    checkpoints.save(2, make_state(2))
+    checkpoints.close()
+    assert restore(tmp_path / "[x]") == (2, digest(make_state(2)), [])
+
+
+@pytest.mark.parametrize("temporary", ["missing", "[odd]"])
+def test_a_name_that_cannot_be_used_is_refused_before_anything_is_written(
+    temporary, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / temporary))
+    (tmp_path / "[odd]").mkdir()
+    with pytest.raises(CheckpointError, match=r"because of '\[' ']' .*use a folder whose path"):
+        Checkpoints(tmp_path / "a[b]")
+    assert not (tmp_path / "a[b]").exists()
+    save(tmp_path / "plain", 1)
+
+
+@pytest.mark.parametrize("first", ["gs", "s3", "az", "hf"])
+def test_a_first_folder_that_is_a_store_to_orbax_is_not_given_to_it(first):
+    checkpoints = Checkpoints(Path("/") / first / "run")
+    assert checkpoints._address != checkpoints.folder
+    assert checkpoints._address.readlink() == Path("/") / first / "run"
+    assert checkpoints.restore({}) is None
