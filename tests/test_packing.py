@@ -54,7 +54,7 @@ def test_a_pack_by_hand(shape):
     gan = linear(shape)
     packs = packed(gan, SIZE)
     z = packs.prior(jax.random.key(0), 5)
-    assert z.shape == (5, SIZE * np.prod(shape))
+    assert z.shape == (5, SIZE, np.prod(shape))
     params, _ = packs.generator.init(jax.random.key(1), z)
     label = jnp.arange(5)
     x, _ = packs.generator.apply(params, {}, z, label, train=True)
