@@ -52,4 +52,4 @@ def first_difference(given: PyTree, expected: PyTree) -> str | None:
         if path not in wanted:
             return f"{path} is not expected"
     kinds: list[Any] = [jax.tree.structure(tree) for tree in (given, expected)]
-    return None if kinds[0] == kinds[1] else f"the containers are {kinds[0]}, not {kinds[1]}"
+    return None if kinds[0] == kinds[1] else f": the containers are {kinds[0]}, not {kinds[1]}"

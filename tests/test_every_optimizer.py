@@ -98,7 +98,7 @@ def build(name, factory):
     return factory(**{name: GIVEN[name] for name in needed})
 
 
-FACTORIES = factories() | {name: None for name in SPECIAL}
+FACTORIES = factories() | dict.fromkeys(SPECIAL)
 
 
 def small_gan():
@@ -140,5 +140,7 @@ def test_it_trains_donated_as_undonated_or_is_refused(name):
             trained(tx, donate=True)
         return
     made, expected = trained(tx, donate=True), trained(tx, donate=False)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), made, expected)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), made, expected
+    )
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(made))

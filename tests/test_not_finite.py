@@ -48,7 +48,10 @@ def steps(role, tx, **options):
         bad = Batch(GOOD.at[3, 0].set(jnp.nan), LABEL)
     else:
         bad = Batch(GOOD, LABEL.at[3].set(jnp.nan))
-    make = {"discriminator": gan_jax.make_discriminator_step, "generator": gan_jax.make_generator_step}
+    make = {
+        "discriminator": gan_jax.make_discriminator_step,
+        "generator": gan_jax.make_generator_step,
+    }
     step = jax.jit(make[role](GAN_OF_NORMS, non_saturating, tx, **options))
     states = []
     for given in (batch, bad, batch):
