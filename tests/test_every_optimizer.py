@@ -12,7 +12,10 @@ import pytest
 import gan_jax
 from gan_jax import GAN, Batch, Network, losses, priors
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = [
+    pytest.mark.usefixtures("quick_compile"),
+    pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning"),  # Optax's own
+]
 
 SGD = optax.sgd(0.1)
 
@@ -68,7 +71,17 @@ SPECIAL = {
     "MultiSteps": lambda: optax.MultiSteps(optax.adam(0.01), 2).gradient_transformation(),
 }
 
-REFUSED = {}
+_LINE_SEARCH = "needs more than a step gives it .*'value_fn'"
+_SCALARS = r"raised by the discriminator's tx, for parameters of shapes \[\(\), "
+
+REFUSED = {
+    "lbfgs": _LINE_SEARCH,
+    "scale_by_backtracking_linesearch": _LINE_SEARCH,
+    "scale_by_zoom_linesearch": _LINE_SEARCH,
+    "lookahead": "use gan_jax.optimizers.lookahead",
+    "sm3": _SCALARS,
+    "scale_by_sm3": _SCALARS,
+}
 """Those that a step cannot serve, and what it says of them."""
 
 QUICK = {"adam", "polyak_sgd", "lbfgs", "inject_hyperparams", "contrib.prodigy", "contrib.dog"}
@@ -136,7 +149,7 @@ def trained(tx, donate):
 def test_it_trains_donated_as_undonated_or_is_refused(name):
     tx = build(name, FACTORIES[name])
     if name in REFUSED:
-        with pytest.raises((ValueError, TypeError), match=REFUSED[name]):
+        with pytest.raises((ValueError, IndexError), match=REFUSED[name]):
             trained(tx, donate=True)
         return
     made, expected = trained(tx, donate=True), trained(tx, donate=False)
