@@ -7,6 +7,7 @@ Unjitted and free of side effects, so that the caller composes: `jax.jit(step)`,
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -147,11 +148,19 @@ def warm_start(
 
 
 def _copy_like(params: PyTree, like: PyTree, name: str) -> PyTree:
+    remedy = "give parameters of the same structure and shapes as the state's"
     if difference := first_difference(params, like):
-        raise ValueError(
-            f"{name}{difference}: give parameters of the same structure and shapes as the state's"
-        )
-    return jax.tree.map(lambda leaf, own: jnp.array(leaf, own.dtype), params, like)
+        raise ValueError(f"{name}{difference}: {remedy}")
+
+    def copy(path: Any, leaf: Array, own: Array) -> Array:
+        if jnp.shape(leaf) != own.shape:
+            raise ValueError(
+                f"{name}{jax.tree_util.keystr(path)} has shape {jnp.shape(leaf)}, not {own.shape}: "
+                f"{remedy}"
+            )
+        return jnp.array(leaf, own.dtype)
+
+    return jax.tree.map_with_path(copy, params, like)
 
 
 def make_discriminator_step(

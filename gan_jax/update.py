@@ -75,7 +75,12 @@ def update(
 
 
 def _check_opt_state(tx: optax.GradientTransformation, player: PlayerState, role: str) -> None:
-    """Raises ValueError unless the optimizer's own first state is like the player's."""
+    """Raises ValueError unless the state is structured as the optimizer's own first state."""
+    if isinstance(player.opt_state, optax.LookaheadState):
+        raise ValueError(
+            f"the {role}'s tx is optax.lookahead, which needs a pair of parameters: use "
+            "gan_jax.optimizers.lookahead, which keeps the slow ones in its state"
+        )
     expected = jax.eval_shape(tx.init, player.params)
     if difference := first_difference(player.opt_state, expected):
         raise ValueError(
@@ -92,19 +97,22 @@ def _optimize(
     role: str,
 ) -> tuple[PyTree, PyTree]:
     """The optimizer's updates and its state after them."""
-    given = {"value": loss, "grad": gradients}
     try:
         return optax.with_extra_args_support(tx).update(
-            gradients, player.opt_state, player.params, **given
+            gradients, player.opt_state, player.params, value=loss, grad=gradients
         )
     except TypeError as error:
         if "required keyword-only argument" not in str(error):
             raise
         raise ValueError(
             f"the {role}'s tx needs more than a step gives it ({error}): a step gives the "
-            f"gradients, the parameters, {' and '.join(given)}. Choose an optimizer that "
-            "evaluates no other point, not a line search"
+            "gradients, the parameters, value and grad. Choose an optimizer that evaluates the "
+            "loss at no other point: a line search does"
         ) from error
+    except Exception as error:
+        shapes = sorted({jnp.shape(leaf) for leaf in jax.tree.leaves(player.params)})
+        error.add_note(f"raised by the {role}'s tx, for parameters of shapes {shapes}")
+        raise
 
 
 def _only_if(condition: Array, new: PyTree, old: PyTree) -> PyTree:

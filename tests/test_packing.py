@@ -54,7 +54,7 @@ def test_a_pack_by_hand(shape):
     gan = linear(shape)
     packs = packed(gan, SIZE)
     z = packs.prior(jax.random.key(0), 5)
-    assert z.shape == (5, SIZE * np.prod(shape))
+    assert z.shape == (5, SIZE, np.prod(shape))
     params, _ = packs.generator.init(jax.random.key(1), z)
     label = jnp.arange(5)
     x, _ = packs.generator.apply(params, {}, z, label, train=True)
@@ -73,6 +73,40 @@ def test_a_pack_by_hand(shape):
     assert not np.allclose(turned, logits)
     moved, _ = packs.discriminator.apply(w, {}, x[::-1], train=True)
     np.testing.assert_allclose(moved, logits[::-1], rtol=1e-6)
+
+
+def test_a_prior_of_two_arrays():
+    """Noise and a code: each example, each pack, is given its own share of both."""
+
+    def prior(key, num):
+        noise, code = jax.random.split(key)
+        return jax.random.normal(noise, (num, 2)), jax.random.randint(code, (num,), 0, 9)
+
+    def init(key, z, label=None):
+        return jnp.float32(2.0), {}
+
+    def generate(params, model_state, z, label=None, *, train, key=None):
+        noise, code = z
+        return params * noise + code[:, None], model_state
+
+    gan, tx = GAN(Network(init, generate), weigh((2,)), prior), optax.sgd(0.1)
+    state = gan_jax.init(gan, tx, tx, jax.random.key(0), Batch(jnp.zeros((6, 2))))
+    key = jax.random.key(1)
+    x = gan_jax.sample(gan, state, key, 5)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.split(key)[0], jnp.arange(5))
+    for made, k in zip(x, keys, strict=True):
+        noise, code = prior(k, 1)
+        np.testing.assert_allclose(made, 2 * noise[0] + code[0], rtol=1e-6)
+
+    packs = packed(gan, SIZE)
+    noise, code = packs.prior(key, 4)
+    assert (noise.shape, code.shape) == ((4, SIZE, 2), (4, SIZE))
+    made, _ = packs.generator.apply(2.0, {}, (noise, code), train=True)
+    np.testing.assert_allclose(made, 2 * noise + code[..., None], rtol=1e-6)
+    batch = Batch(jnp.zeros((4, SIZE, 2)))
+    state = gan_jax.init(packs, tx, tx, jax.random.key(0), batch)
+    after, _ = gan_jax.make_generator_step(packs, losses.minimax, tx)(state, batch)
+    assert after.generator.params != state.generator.params
 
 
 def test_penalties_are_those_of_the_packed_discriminator():

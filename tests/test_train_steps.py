@@ -101,11 +101,67 @@ def test_labels_reach_both_networks_and_the_sampler(linear_gan):
     np.testing.assert_allclose(made, fake, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("num", "label", "message"),
+    [
+        (1, jnp.zeros(4, int), r"num = 1, but label has shape \(4,\)"),
+        (4, jnp.zeros((), int), r"num = 4, but label has shape \(\)"),
+        (2, {"a": jnp.zeros((2, 3)), "b": jnp.zeros((3, 2))}, r"num = 2, .* shape \(3, 2\)"),
+        (0, None, "num must be at least 1, got 0"),
+    ],
+)
+def test_another_number_of_labels_than_samples_is_refused(num, label, message, linear_gan):
+    with pytest.raises(ValueError, match=message):
+        gan_jax.sample(linear_gan, start(linear_gan), jax.random.key(0), num, label)
+
+
+def test_the_default_average_soon_forgets_the_start(linear_gan):
+    """After 50 updates by 1 each time the start, at -1000, has no share in it: by NumPy.
+
+    The decay is (1 + n) / (10 + n), so that the average lags by a tenth of the updates made."""
+    constant = optax.GradientTransformation(
+        lambda params: (), lambda g, state, params: (jax.tree.map(jnp.ones_like, g), state)
+    )
+    state = start(linear_gan, tx=constant)
+    b, average = -1000.0, -1000.0
+    params = {"A": jnp.eye(2), "b": jnp.full(2, b)}
+    state = gan_jax.warm_start(state, generator=params)
+    step = make("generator", linear_gan, tx=constant)
+    state, _ = jax.jit(lambda s: jax.lax.scan(lambda s, _: step(s, Batch(REAL)), s, length=50))(
+        state
+    )
+    for n in range(50):
+        b += 1.0
+        decay = min(0.999, (1 + n) / (10 + n))
+        average = decay * average + (1 - decay) * b
+    np.testing.assert_allclose(state.ema_params["b"], average, rtol=1e-6)
+    assert state.generator.params["b"][0] - average < 6
+
+
+def test_a_highest_decay_out_of_range_is_refused():
+    assert gan_jax.rising_decay(0.9)(10**6) == np.float32(0.9)
+    for highest in (-0.1, 1.0):
+        with pytest.raises(ValueError, match=rf"highest must be in \[0, 1\), got {highest}"):
+            gan_jax.rising_decay(highest)
+
+
 # Whole trainings
 
 
-def test_a_bare_pair_of_functions_learns_the_mean_of_a_gaussian():
-    """G(z) = z + b against logit = w x + c on N(3, 1), with R1: b ends near 3. No Flax."""
+def test_samples_of_a_short_run_are_those_of_the_generator():
+    """b goes from 0 to near 3 in 300 steps: with a constant decay of .999 its average is at 0.5."""
+    train_step, state, data = mean_of_a_gaussian()
+    state, _ = jax.jit(lambda s: jax.lax.scan(train_step, s, Batch(data[:300])))(state)
+    made = float(state.generator.params)
+    assert made > 2.5
+    assert abs(state.ema_params - made) < 0.3
+
+
+def mean_of_a_gaussian(**options):
+    """G(z) = z + b against logit = w x + c on N(3, 1), with R1. No Flax.
+
+    The train step, its first state, and 600 batches.
+    """
 
     def generator(params, model_state, z, label=None, *, train, key=None):
         return z + params, model_state
@@ -120,15 +176,20 @@ def test_a_bare_pair_of_functions_learns_the_mean_of_a_gaussian():
     )
     train_step = gan_jax.make_train_step(
         make("discriminator", gan, non_saturating, penalties=[(penalties.r1, 0.25)]),
-        make("generator", gan, non_saturating, ema_decay=0.98),
+        make("generator", gan, non_saturating, **options),
     )
     data = 3 + jax.random.normal(jax.random.key(1), (600, 1, 64, 1))
+    return train_step, start(gan, Batch(data[0, 0])), data
+
+
+def test_a_bare_pair_of_functions_learns_the_mean_of_a_gaussian():
+    """b ends near 3."""
+    train_step, state, data = mean_of_a_gaussian(ema_decay=0.98)
 
     @jax.jit
     def train(state):
         return jax.lax.scan(train_step, state, Batch(data))[0]
 
-    state = start(gan, Batch(data[0, 0]))
     assert abs(train(state).ema_params - 3) < 0.1
     assert train(state).generator.params == train(state).generator.params
 
