@@ -1,5 +1,6 @@
 """float16, bfloat16 and float64: layers beside Flax's, losses and accumulators beside float64."""
 
+from functools import partial
 from itertools import product
 
 import flax.linen as nn
@@ -134,10 +135,11 @@ def test_the_deviation_of_equal_examples_has_a_finite_slope(dtype):
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 300.0])
 def test_the_deviation_of_float16_features_is_that_of_float64(scale):
-    """Squares of these overflow or vanish in float16."""
+    """Squares of these, or the 1e-8 under the root, overflow or vanish in float16."""
     x = (scale * jax.random.normal(jax.random.key(0), (8, 5))).astype(jnp.float16)
     made = MinibatchStd().apply({}, x)[0, -1]
-    np.testing.assert_allclose(np.float64(made), np.std(np.float64(x), axis=0).mean(), rtol=0.02)
+    expected = np.sqrt(np.var(np.float64(x), axis=0) + 1e-8).mean()
+    np.testing.assert_allclose(np.float64(made), expected, rtol=2e-3)
 
 
 OF_SLOPE = {
@@ -233,13 +235,12 @@ def test_a_lazy_penalty_of_another_type_has_one_type():
             def one(critic, real, fake, key, dtype=dtype):
                 return jnp.ones(len(real), dtype)
 
-            state = gan_jax.init(gan, tx, tx, jax.random.key(0), batch)
+            state = jax.eval_shape(partial(gan_jax.init, gan, tx, tx), jax.random.key(0), batch)
             step = gan_jax.make_discriminator_step(
                 gan, losses.minimax, tx, penalties=[(one, lazy(0.5, 2))]
             )
-            state, metrics = jax.jit(step)(state, batch)
-            _, left_out = jax.jit(step)(state, batch)
-            assert (metrics["one"], left_out["one"]) == (1.0, 0.0)
+            _, metrics = jax.eval_shape(step, state, batch)
+            assert metrics["one"].dtype == metrics["discriminator_loss"].dtype
 
 
 # Accumulators
@@ -300,14 +301,13 @@ def test_passes_are_counted_beyond_what_a_float_counts():
     params, model_state = network.init(jax.random.key(0), x)
     model_state = {**model_state, "passes": model_state["passes"] + 2**24}
     _, after = network.apply(params, model_state, x, train=True, key=jax.random.key(1))
-    assert after["passes"] == 2**24 + 1
+    assert int(after["passes"]) == 2**24 + 1  # a float32 would round the right side, too
 
 
 @pytest.mark.parametrize("change", [gan_jax.mixed_precision, spectrally_normalised])
 def test_the_state_keeps_its_types_on_float16_batches(change):
     gan, tx = change(mlp((3,), latent=2, width=4, depth=1)), optax.sgd(0.1)
     batch = Batch(jnp.ones((4, 3), jnp.float16))
-    state = gan_jax.init(gan, tx, tx, jax.random.key(0), batch)
-    after, _ = jax.jit(gan_jax.make_discriminator_step(gan, losses.hinge, tx))(state, batch)
-    types = [[leaf.dtype for leaf in jax.tree.leaves(s)] for s in (state, after)]
-    assert types[0] == types[1]
+    state = jax.eval_shape(partial(gan_jax.init, gan, tx, tx), jax.random.key(0), batch)
+    step = gan_jax.make_discriminator_step(gan, losses.hinge, tx)
+    assert jax.eval_shape(step, state, batch)[0] == state

@@ -13,7 +13,7 @@ from small_runs import config
 
 import gan_jax
 from experiments import mnist
-from gan_jax import Batch
+from gan_jax import GAN, Batch, Network
 from gan_jax.losses import non_saturating
 from gan_jax.models import MODELS
 
@@ -68,6 +68,29 @@ def test_mixed_precision_multiplies_in_half_and_keeps_all_else_single(model):
         for name in metrics.keys() - {"real_accuracy", "fake_accuracy"}:
             np.testing.assert_allclose(metrics[name], of_single[name], rtol=0.05, atol=0.02)
         assert 0 < difference(updated, expected) < 0.05
+
+
+@pytest.mark.parametrize("by_keyword", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "int32"])
+def test_mixed_precision_lowers_floating_labels_and_every_noise(dtype, by_keyword):
+    """Of a network on a pytree, whose label is given either way; integers stay."""
+    seen = []
+
+    def apply(params, model_state, x, label=None, *, train, key=None):
+        seen.append(jax.tree.map(lambda leaf: leaf.dtype.name, (params, x, label)))
+        return x["noise"] @ params, model_state
+
+    network = Network(lambda key, x, label=None: (jnp.ones(3), {}), apply)
+    lower = gan_jax.mixed_precision(GAN(network, network, None)).generator
+    x = {"noise": jnp.ones((2, 3)), "code": jnp.ones(2, jnp.int32)}
+    label = jnp.ones((2, 4), dtype)
+    given = ((), {"label": label}) if by_keyword else ((label,), {})
+    y, _ = lower.apply(jnp.ones(3), {}, x, *given[0], **given[1], train=True)
+    of_label = {"float32": "bfloat16", "int32": "int32"}[dtype]
+    assert seen == [("bfloat16", {"noise": "bfloat16", "code": "int32"}, of_label)]
+    assert y.dtype == jnp.float32
+    remade = gan_jax.rematerialised(GAN(network, network, None)).generator
+    np.testing.assert_array_equal(remade.apply(jnp.ones(3), {}, x, label, train=True)[0], [3, 3])
 
 
 # Rematerialisation

@@ -346,6 +346,154 @@ class Twice(nn.Module):
         return layer(layer(x))
 
 
+class Embedded(nn.Module):
+    """A projection: the label's row times the features."""
+
+    attends: bool = False
+
+    @nn.compact
+    def __call__(self, x, label):
+        features = nn.Dense(4, name="a")(x)
+        rows = nn.Embed(6, 4, name="rows")
+        return rows.attend(features)[:, 0] if self.attends else jnp.sum(features * rows(label), 1)
+
+
+@pytest.mark.parametrize("attends", [False, True])
+def test_an_embedding_has_norm_1(attends):
+    """By the singular values of its matrix [V, F], whatever its scale."""
+    network = gan_jax.from_linen(Embedded(attends))
+    x, label = jnp.ones((2, 3)), jnp.array([1, 5])
+    seen = []
+
+    def apply(params, *arguments, **options):
+        seen.append(params)
+        return network.apply(params, *arguments, **options)
+
+    @jax.jit
+    def run(key):
+        params, model_state = spectral_norm(network).init(key, x, label)
+        params = jax.tree.map(lambda leaf: 100 * leaf, params)
+        wrapped = spectral_norm(Network(network.init, apply))
+        wrapped.apply(params, model_state, x, label, train=True)
+        return params, seen.pop()
+
+    plain, normalised = run(jax.random.key(0))
+    for name, parameter in (("rows", "embedding"), ("a", "kernel")):
+        before, after = (np.float64(p[name][parameter]) for p in (plain, normalised))
+        np.testing.assert_allclose(after, before / np.linalg.norm(before, 2), atol=1e-4)
+    assert np.linalg.norm(plain["rows"]["embedding"], 2) > 10
+
+
+class Recurrent(nn.Module):
+    cell: nn.Module
+
+    @nn.compact
+    def __call__(self, x):
+        carry = self.cell.initialize_carry(jax.random.key(0), x.shape)
+        return self.cell(carry, x)[1]
+
+
+class Wrapped(nn.Module):
+    wrapper: type[nn.Module]
+
+    @nn.compact
+    def __call__(self, x):
+        options = {"update_stats": False} if self.wrapper is nn.SpectralNorm else {}
+        return self.wrapper(nn.Dense(3))(x, **options)
+
+
+class Matrix(nn.Module):
+    name_of: str = "W"
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(3)(x)
+        return x + self.param(self.name_of, nn.initializers.ones, (2, 3))
+
+
+class Repeated(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        many = nn.vmap(
+            nn.Dense,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            axis_size=2,
+            in_axes=None,
+        )
+        return many(3, name="many")(x)
+
+
+VECTOR, IMAGE, SEQUENCE = (3,), (4, 4, 2), (5, 4)
+CANNOT = {
+    "DenseGeneral": (nn.DenseGeneral(2), VECTOR, "kernel"),
+    "Einsum": (nn.Einsum((3, 2), "bi,io->bo"), VECTOR, "kernel"),
+    "ConvLocal": (nn.ConvLocal(2, (2, 2)), IMAGE, "kernel"),
+    "attention": (nn.MultiHeadDotProductAttention(2), SEQUENCE, "key/kernel, out/kernel"),
+    "OptimizedLSTMCell": (Recurrent(nn.OptimizedLSTMCell(2)), VECTOR, "cell/hf/kernel, "),
+    "WeightNorm": (Wrapped(nn.WeightNorm), VECTOR, "WeightNorm_0"),
+    "SpectralNorm": (Wrapped(nn.SpectralNorm), VECTOR, "SpectralNorm_0"),
+    "a matrix": (Matrix(), VECTOR, "W"),
+    "several in one": (Repeated(), VECTOR, "many/kernel"),
+}
+"""A module, the shape of an input, the parameters that are refused."""
+
+CAN = {
+    "LSTMCell": (Recurrent(nn.LSTMCell(2)), VECTOR),
+    "PReLU": (nn.Sequential([nn.Dense(3), nn.PReLU()]), VECTOR),
+    "a matrix that is a bias": (Matrix("bias"), VECTOR),
+    **{
+        norm.__name__: (nn.Sequential([nn.Dense(4), norm(**options)]), VECTOR)
+        for norm, options in [
+            (nn.LayerNorm, {}),
+            (nn.RMSNorm, {}),
+            (nn.GroupNorm, {"num_groups": 2}),
+            (nn.BatchNorm, {"use_running_average": False}),
+        ]
+    },
+}
+"""Networks whose every matrix is normalised."""
+
+
+def start(module, shape):
+    network = spectral_norm(gan_jax.from_linen(module))
+    return jax.eval_shape(network.init, jax.random.key(0), jnp.ones((2, *shape)))
+
+
+@pytest.mark.parametrize("name", CANNOT)
+def test_layers_that_cannot_be_normalised_are_refused_by_name(name):
+    module, shape, parameters = CANNOT[name]
+    with pytest.raises(ValueError, match=f"found {parameters}.* and can normalise Linen's Dense"):
+        start(module, shape)
+
+
+@pytest.mark.parametrize("name", CAN)
+def test_vectors_biases_and_scales_are_let_through(name):
+    params, model_state = start(*CAN[name])
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+    kernels = {"/".join(e.key for e in path[:-1]) for path in paths if path[-1].key == "kernel"}
+    assert model_state["directions"].keys() == kernels
+
+
+def test_a_generator_of_several_noises_is_normalised():
+    class OfTwo(nn.Module):
+        @nn.compact
+        def __call__(self, z):
+            return nn.Dense(3, name="a")(z["noise"]) + nn.Dense(3, name="b")(z["code"])
+
+    z = {"noise": jnp.ones((2, 4)), "code": jnp.ones((2, 5))}
+    network = spectral_norm(gan_jax.from_linen(OfTwo()))
+
+    def made(key):
+        params, model_state = network.init(key, z)
+        return params, network.apply(params, model_state, z, train=True)[0]
+
+    params, y = jax.jit(made)(jax.random.key(0))
+    kernels = [np.float64(params[name]["kernel"]) for name in "ab"]
+    expected = sum(kernel.sum(0) / np.linalg.norm(kernel, 2) for kernel in kernels)
+    np.testing.assert_allclose(y[0], expected, rtol=1e-3)
+
+
 def test_what_is_refused(linear_gan):
     twice = gan_jax.from_linen(Twice())
     with pytest.raises(ValueError, match="found no layer, and can normalise"):
