@@ -221,6 +221,13 @@ def flips(good):
             yield position, good[:position] + bytes([other]) + good[position + 1 :]
 
 
+@pytest.fixture
+def unsynced(monkeypatch):
+    """Leaves the disk in peace where a file is written a thousand times."""
+    monkeypatch.setattr("gan_jax.files.os.fsync", lambda descriptor: None)
+
+
+@pytest.mark.usefixtures("unsynced")
 def test_a_flipped_byte_costs_no_more_than_its_records(folder):
     """Any byte: the lines that it is not in come back as they were, and what is said names it."""
     metrics = folder.path / "metrics.jsonl"
@@ -279,6 +286,7 @@ def test_a_flipped_byte_in_the_summary_is_another_summary_or_none(folder):
         folder.is_complete(4)
 
 
+@pytest.mark.usefixtures("unsynced")
 def test_a_flipped_byte_in_the_config_is_another_setting_or_a_message_with_its_name(folder):
     file = folder.path / "config.json"
     refused = 0
