@@ -20,8 +20,9 @@ def _stop(signum: int, _: object) -> None:
         sys.stdout.flush()
     new_line = "\n" if os.isatty(2) else ""  # below a progress bar
     message = f"{new_line}stopped by {signal.Signals(signum).name}: what was saved is as it was\n"
-    with suppress(OSError):
-        os.write(2, message.encode())
+    if sys.stderr is not None:  # else another file may have its number
+        with suppress(OSError):
+            os.write(2, message.encode())
     os._exit(128 + signum)
 
 

@@ -45,7 +45,7 @@ Item = TypeVar("Item")
 
 def run(main: Callable[[Config], Any], config: type[Config], description: str) -> None:
     """Reads the flags and runs `main`; what a user can mend ends in a message, not a traceback."""
-    _make_stdout_usable()
+    _make_streams_usable()
     try:
         try:
             _run(main, config, description)
@@ -82,11 +82,12 @@ def _run(main: Callable[[Config], Any], config: type[Config], description: str) 
         sys.exit(130)
 
 
-def _make_stdout_usable() -> None:
-    """Lets stdout be closed, and take any name of a file."""
-    if sys.stdout is None:  # it is closed, as by `>&-`
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be text
+def _make_streams_usable() -> None:
+    """Lets stdout and stderr be closed, as by `>&-`, and stdout take text of any alphabet."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):  # not so under a test or in a notebook
         sys.stdout.reconfigure(errors="backslashreplace")
 
 

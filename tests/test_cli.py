@@ -2,12 +2,21 @@
 
 import dataclasses
 import errno
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import jax
 import pytest
+from tqdm import tqdm
 
+import experiments
 from experiments import cli
+from gan_jax import hooks
 
 
 @pytest.fixture
@@ -59,6 +68,11 @@ def test_what_is_quickly_compiled_is_kept_too_unless_told_otherwise(monkeypatch,
     [
         (OSError(errno.ENOSPC, "No space left on device", "/run/x.png"), SystemExit),
         (PermissionError(errno.EACCES, "Permission denied", "/run/x.png"), SystemExit),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "/run/x.png"), SystemExit),
+        (OSError(errno.ELOOP, "Too many levels of symbolic links", "/run/x.png"), SystemExit),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/run/x.png"), SystemExit),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "/run/x.png"), SystemExit),
+        (FileExistsError(errno.EEXIST, "File exists", "/run/x.png"), SystemExit),
         (FileNotFoundError(errno.ENOENT, "No such file", "/run/x.png"), FileNotFoundError),
     ],
 )
@@ -83,3 +97,125 @@ def test_a_disk_that_fails_ends_in_a_message_and_a_mistake_of_ours_in_a_tracebac
 def test_tracking_goes_through_everything_and_says_so(capsys):
     assert list(cli.track([3, 1, 2], "numbers")) == [3, 1, 2]
     assert "numbers: 3/3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "00:00"), (59.9, "00:59"), (3_600, "1:00:00"), (99_990, "27:46:30"), (1e7, "2777:46:40")],
+)
+def test_time_left_is_told_in_hours_however_many(seconds, shown):
+    """99,990 s are 27 h 46 min 30 s; half is done, so that as much is left."""
+    assert hooks.time_left(seconds, 7, 7) == shown
+
+
+@pytest.mark.parametrize("seconds_a_step", [0.0, 1.0, 300.0])
+def test_both_kinds_of_progress_tell_the_same_time(seconds_a_step, monkeypatch, capsys):
+    clock = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    names = "discriminator_loss", "generator_loss", "value", "real_accuracy", "fake_accuracy"
+    with hooks.progress(0, 1000) as shown:
+        for step in (0, 10):
+            shown.update(step, dict.fromkeys(names, 0.5))
+            clock[0] += 10 * seconds_a_step
+            shown._printed = -1e9  # due, however little time has passed
+        shown.update(20, dict.fromkeys(names, 0.5))
+    printed = capsys.readouterr().out
+    if not seconds_a_step:
+        assert "ETA" not in printed
+        return
+    left = tqdm.format_interval(980 * seconds_a_step)
+    assert f"{1 / seconds_a_step:.1f} steps/s  ETA {left}  " in printed
+    for _ in zip(range(11), cli.track(range(1000), "numbers"), strict=False):
+        clock[0] += seconds_a_step
+    left = tqdm.format_interval(990 * seconds_a_step)
+    assert f"numbers: 10/1000  ETA {left}\n" in capsys.readouterr().out
+
+
+PROGRAM = """
+import sys
+import experiments
+from experiments import cli
+import dataclasses
+@dataclasses.dataclass
+class Config:
+    "None."
+def main(_):
+    {body}
+cli.run(main, Config, "A command.")
+"""
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "for i in range(100_000): print(i)",
+        "print(1, flush=True); sys.stdin.readline(); print(2)",  # at the end only
+        "print(1, flush=True); sys.stdin.readline(); print(2); sys.exit('error: x')",
+    ],
+)
+def test_output_that_nobody_reads_ends_a_command_without_a_traceback(body):
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM.format(body=body)],
+        **dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE),
+        text=True,
+    ) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        process.stdin.close()
+        said = process.stderr.read()
+    assert process.returncode == 141
+    assert said == ""
+
+
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-"])
+def test_a_command_runs_with_its_streams_closed(closed, tmp_path):
+    body = "print('x'); print('y', file=sys.stderr); open('done', 'w').close()"
+    line = [sys.executable, "-c", PROGRAM.format(body=body)]
+    shell = f"{shlex.join(line)} {closed}"
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    subprocess.run(shell, shell=True, cwd=tmp_path, env=env, check=True)
+    assert (tmp_path / "done").exists()
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("moment", ["importing", "at work", "at exit", "twice"])
+def test_a_signal_ends_a_command_with_a_message_at_any_moment(signum, code, moment, tmp_path):
+    """In a package of commands like `experiments`, of which Python runs one by `-m`."""
+    package = tmp_path / "commands"
+    package.mkdir()
+    source = Path(__file__).parents[1] / "experiments" / "__init__.py"
+    (package / "__init__.py").write_text(source.read_text())
+    wait = "print('there', flush=True); time.sleep(600)"
+    (package / "work.py").write_text(
+        "import threading, time\n"
+        + {
+            "importing": wait,
+            "at work": f"try:\n    {wait}\nexcept BaseException: time.sleep(600)",
+            "at exit": f"def last():\n    {wait}\nthreading.Thread(target=last).start()",
+            "twice": "from gan_jax.training import signals\nwith signals() as received:\n"
+            "    print('there', flush=True)\n"
+            "    while not received: time.sleep(0.01)\n"
+            f"    {wait}",
+        }[moment]
+    )
+    with subprocess.Popen(
+        [sys.executable, "-m", "commands.work"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
+        for _ in range(2 if moment == "twice" else 1):
+            assert process.stdout.readline() == "there\n"
+            time.sleep(0.2 if moment == "at exit" else 0)
+            process.send_signal(signum)
+        said = process.stderr.read()
+    assert process.returncode == code
+    assert said == f"stopped by {signum.name}: what was saved is as it was\n"
+
+
+def test_importing_the_commands_leaves_the_signals_alone():
+    assert signal.getsignal(signal.SIGTERM) != experiments._stop
+    assert signal.getsignal(signal.SIGINT) != experiments._stop

@@ -79,6 +79,20 @@ def test_a_cell_made_by_another_recipe_is_refused_and_kept(finished, tmp_path):
     assert cell.read_text() == text
 
 
+@pytest.mark.parametrize("damage", ["", "[]", "{}", '"gan"', '"updates"', '"settings"', "\udcff"])
+def test_a_cell_that_is_damaged_is_made_again(damage, finished, tmp_path, capsys):
+    """A cell whose file is cut, or in which a name has changed."""
+    file = finished[0].workdir / "ways" / "ring_pacgan2.json"
+    text = file.read_text()
+    (tmp_path / "cell.json").write_text(text)
+    assert mixture_table._read_cell(tmp_path / "cell.json") == json.loads(text)
+    bad = text.replace(damage, '"g"', 1) if damage.startswith('"') else damage
+    (tmp_path / "cell.json").write_bytes(bad.encode(errors="surrogateescape"))
+    assert mixture_table._read_cell(tmp_path / "cell.json") == {}
+    assert f"{tmp_path / 'cell.json'} is damaged" in capsys.readouterr().out
+    assert mixture_table._read_cell(tmp_path / "none.json") == {}
+
+
 def test_a_way_that_diverges_has_a_row_that_says_so(monkeypatch, tmp_path):
     """The other rows are there, and the same command does not train it again."""
     recipe = mixture_table.recipe

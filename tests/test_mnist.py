@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import signal
+import struct
 import sys
 import threading
 
@@ -312,6 +313,57 @@ def test_tensorboard_gets_the_figures_and_the_pictures(idx, tmp_path):
     written = events.read_bytes()
     for tag in (b"discriminator_loss", b"generator_loss", b"value", b"samples"):
         assert tag in written
+
+
+def tensorboard_steps(folder):
+    """The steps of V that TensorBoard shows: a START makes it forget those from there on."""
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+    steps = []
+    for file in sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime_ns):
+        rest = file.read_bytes()
+        while rest:
+            (length,) = struct.unpack("<Q", rest[:8])
+            event, rest = Event.FromString(rest[12 : 12 + length]), rest[16 + length :]
+            if event.HasField("session_log") and event.session_log.status == SessionLog.START:
+                steps = [step for step in steps if step < event.step]
+            steps += [event.step for value in event.summary.value if value.tag == "value"]
+    return steps
+
+
+def test_what_is_logged_again_is_logged_once(idx, tmp_path):
+    """As when a run is killed after a record and before the checkpoint of its step."""
+    pytest.importorskip("tensorboardX")
+    settings = config(tmp_path / "run", idx, tensorboard=True)
+    events = settings.workdir / "tensorboard"
+    mnist.main(settings)
+    (file,) = events.iterdir()
+    file.rename(events / file.name.replace("tfevents.", "tfevents.0"))  # not in the same second
+    shutil.rmtree(settings.workdir / "checkpoints" / "6")
+    mnist.main(settings)
+    assert tensorboard_steps(events) == [2, 4, 6]
+    assert [record["step"] for record in records(settings.workdir)] == [2, 4, 6]
+
+
+@pytest.mark.parametrize("damage", ["cut grid", "no grids", "no record", "all records"])
+def test_what_is_damaged_does_not_keep_a_run_from_its_end(damage, done, idx, tmp_path, capsys):
+    folder = shutil.copytree(done[0], tmp_path / "run")
+    (folder / "summary.json").unlink()
+    metrics, grid = folder / "metrics.jsonl", folder / "samples" / "0000002.png"
+    lines = metrics.read_text().splitlines(keepends=True)
+    damaged = {
+        "cut grid": lambda: grid.write_bytes(grid.read_bytes()[:200]),
+        "no grids": lambda: [path.unlink() for path in grid.parent.iterdir()],
+        "no record": lambda: metrics.write_text(lines[0] + "}\n" + lines[2]),
+        "all records": lambda: metrics.write_text('{"step": 2, "value": NaN}\n\xff\n'),
+    }
+    damaged[damage]()
+    assert digest(mnist.main(config(folder, idx))) == done[1]
+    said = capsys.readouterr().out
+    assert read_json(folder / "summary.json")["step"] == 6
+    named = {"cut grid": grid, "no grids": "done: look at ", "no record": f"line 2 of {metrics}"}
+    assert str(named.get(damage, metrics)) in said
+    assert "done: look at" in said
 
 
 def test_penalty_and_critic_steps_change_the_run(idx, tmp_path):
