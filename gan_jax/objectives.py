@@ -57,9 +57,12 @@ def first_memory(penalties: Sequence[WeightedPenalty]) -> dict[str, PyTree]:
     }
 
 
-def draw_latents(gan: GAN, key: Array, num: int, axis_name: AxisName | None = None) -> Array:
-    """z [num, L] ~ p_z, each example from the key of its index in the global batch."""
-    return jax.vmap(lambda k: gan.prior(k, 1)[0])(per_example(key, num, axis_name))
+def draw_latents(
+    gan: GAN, key: Array, batch: Array | int, axis_name: AxisName | None = None
+) -> Array:
+    """z [B, L] ~ p_z for a batch [B, ...] or for B examples, each from the key of its index in the
+    global batch: `keys.per_example`."""
+    return jax.vmap(lambda k: gan.prior(k, 1)[0])(per_example(key, batch, axis_name))
 
 
 def _logits(
@@ -120,7 +123,7 @@ def discriminator_objective(
         params: PyTree, player: PlayerState, opponent: PlayerState, batch: Batch, key: Array
     ) -> tuple[Array, tuple[Metrics, PyTree, PyTree]]:
         key_z, key_fake, *keys = jax.random.split(key, 4 + 2 * len(penalties))
-        z = draw_latents(gan, key_z, batch.x.shape[0], axis_name)
+        z = draw_latents(gan, key_z, batch.x, axis_name)
         fake, _ = gan.generator.apply(
             opponent.params, opponent.model_state, z, batch.label, train=True, key=key_fake
         )
@@ -169,7 +172,7 @@ def generator_objective(
         params: PyTree, player: PlayerState, opponent: PlayerState, batch: Batch, key: Array
     ) -> tuple[Array, tuple[Metrics, PyTree, PyTree]]:
         key_z, key_generator, key_real, key_fake = jax.random.split(key, 4)
-        z = draw_latents(gan, key_z, batch.x.shape[0], axis_name)
+        z = draw_latents(gan, key_z, batch.x, axis_name)
         fake, model_state = gan.generator.apply(
             params, player.model_state, z, batch.label, train=True, key=key_generator
         )

@@ -40,7 +40,7 @@ def _gradient_norm(critic: Critic, x: Array) -> Array:
 
 def _shares(key: Array, x: Array, axis_name: AxisName | None) -> Array:
     """One number in [0, 1) for each example of x [B, ...], shaped to be multiplied by it."""
-    keys = per_example(key, x.shape[0], axis_name)
+    keys = per_example(key, x, axis_name)
     return jax.vmap(partial(jax.random.uniform, shape=(1,) * (x.ndim - 1)))(keys)
 
 
@@ -105,7 +105,7 @@ def dragan(
     """
     del fake
     key_share, key_noise = jax.random.split(key)
-    keys = per_example(key_noise, real.shape[0], axis_name)
+    keys = per_example(key_noise, real, axis_name)
     noise = jax.vmap(partial(jax.random.uniform, shape=real.shape[1:]))(keys)
 
     def mean(x: Array) -> Array:
@@ -125,7 +125,7 @@ def _inconsistency(
     axis_name: AxisName | None,
 ) -> Array:
     """(D(T(x)) - D(x))^2 of each example, T drawn for it: [B, ...] -> [B]."""
-    changed = jax.vmap(augment)(per_example(key, x.shape[0], axis_name), x)
+    changed = jax.vmap(augment)(per_example(key, x, axis_name), x)
     return jnp.square(critic(changed) - critic(x))
 
 
