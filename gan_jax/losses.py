@@ -11,9 +11,10 @@ which stay finite, with finite gradients, at any size of logit. Each value of th
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,7 @@ class _CrossEntropy:
 
     real_logit: _OfLogits
     of_fake: _OfLogits
+    axes: frozenset[AxisName | None] = frozenset()
 
     def __call__(self, real_logits: Array, fake_logits: Array) -> Array:
         says_real = jax.nn.softplus(-self.real_logit(real_logits, fake_logits))
@@ -100,6 +102,15 @@ relativistic = AdversarialLoss(
 their index, is real; G makes it say the other."""
 
 
+def _over(axis_name: AxisName | None, function: Any, inner: _OfLogits) -> Any:
+    """The function, marked as comparing examples over a mapped axis, as what it calls may be too.
+
+    A step refuses a loss whose `axes` are not its own.
+    """
+    function.axes = frozenset({axis_name}) | getattr(inner, "axes", frozenset())
+    return function
+
+
 def relativistic_average(axis_name: AxisName | None = None) -> AdversarialLoss:
     """RaGAN (RaSGAN of Jolicoeur-Martineau 2019): each sample against the other kind's mean.
 
@@ -116,9 +127,12 @@ def relativistic_average(axis_name: AxisName | None = None) -> AdversarialLoss:
         return logits - (mean if axis_name is None else jax.lax.pmean(mean, axis_name))
 
     discriminator = _CrossEntropy(
-        against_mean, lambda real, fake: jax.nn.softplus(against_mean(fake, real))
+        against_mean,
+        lambda real, fake: jax.nn.softplus(against_mean(fake, real)),
+        frozenset({axis_name}),
     )
-    return AdversarialLoss(discriminator, lambda real, fake: discriminator(fake, real))
+    generator = _over(axis_name, lambda real, fake: discriminator(fake, real), discriminator)
+    return AdversarialLoss(discriminator, generator)
 
 
 def smoothed(loss: AdversarialLoss, target: float = 0.9) -> AdversarialLoss:
@@ -146,6 +160,7 @@ def smoothed(loss: AdversarialLoss, target: float = 0.9) -> AdversarialLoss:
     if not 0.5 < target <= 1:
         raise ValueError(f"target must be in (0.5, 1], got {target}: 0.9 is usual")
 
+    @functools.wraps(cross_entropy)  # for its `axes`
     def discriminator(real_logits: Array, fake_logits: Array) -> Array:
         # BCE(v, t) = softplus(-v) + (1 - t) v
         v = cross_entropy.real_logit(real_logits, fake_logits)
@@ -188,7 +203,7 @@ def top_k(
         scale = everyone.shape[0] / num
         return jnp.where(counts, scale * loss.generator(real_logits, fake_logits), 0.0)
 
-    return loss._replace(generator=generator)
+    return loss._replace(generator=_over(axis_name, generator, loss.generator))
 
 
 def f_divergence(name: str, *, non_saturating: bool = False) -> AdversarialLoss:

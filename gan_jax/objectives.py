@@ -6,6 +6,7 @@ through a step (unrolled GANs, hyper-gradients) are right.
 """
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -101,6 +102,48 @@ def _measure(
     return measured
 
 
+def _names(axis_name: AxisName | None) -> tuple[str | None, ...]:
+    return axis_name if isinstance(axis_name, tuple) else (axis_name,)
+
+
+def _over_axis(penalty: Callable[..., Any], axis_name: AxisName | None) -> Callable[..., Any]:
+    """The penalty, over the step's mapped axis: an `axis_name` parameter left open is filled in.
+
+    Raises:
+      ValueError: it is bound to another axis.
+    """
+    if axis_name is None:
+        return penalty
+    try:
+        parameter = inspect.signature(penalty).parameters.get("axis_name")
+    except (TypeError, ValueError):  # some callables written in C have no signature
+        return penalty
+    if parameter is None:
+        return penalty
+    bound = parameter.default
+    if bound is None or bound is inspect.Parameter.empty:
+        return partial(penalty, axis_name=axis_name)
+    if _names(bound) != _names(axis_name):
+        raise ValueError(
+            f"the penalty {penalty_name(penalty)!r} is over the axis {bound!r}, but the step is "
+            f"over {axis_name!r}: give both the same axis_name, or leave the penalty's to the step"
+        )
+    return penalty
+
+
+def _check_axes(
+    loss: Callable[[Array, Array], Array], axis_name: AxisName | None
+) -> Callable[[Array, Array], Array]:
+    """The player's loss; a ValueError if it compares examples over other axes than the step's."""
+    others = {axis for axis in getattr(loss, "axes", ()) if _names(axis) != _names(axis_name)}
+    if axis_name is not None and others:
+        raise ValueError(
+            f"the loss compares the examples of a batch over axis_name={others.pop()!r}, but the "
+            f"step splits its batch over {axis_name!r}: make the loss with axis_name={axis_name!r}"
+        )
+    return loss
+
+
 def discriminator_objective(
     gan: GAN,
     loss: AdversarialLoss,
@@ -118,6 +161,14 @@ def discriminator_objective(
     names = [penalty_name(penalty) for penalty, _ in penalties]
     if len(set(names)) < len(names):
         raise ValueError(f"penalties must have different names, got {names}")
+    adversarial_loss = _check_axes(loss.discriminator, axis_name)
+    over_axis = [
+        penalty._replace(apply=_over_axis(penalty.apply, axis_name))
+        if isinstance(penalty, PenaltyWithMemory)
+        else _over_axis(penalty, axis_name)
+        for penalty, _ in penalties
+    ]
+    weights = [weight for _, weight in penalties]
 
     def objective(
         params: PyTree, player: PlayerState, opponent: PlayerState, batch: Batch, key: Array
@@ -132,7 +183,7 @@ def discriminator_objective(
         fake_logits, model_state = critic(model_state, fake, batch.label, keys[1])
 
         value = -jnp.mean(jax.nn.softplus(-real_logits)) - jnp.mean(jax.nn.softplus(fake_logits))
-        adversarial = jnp.mean(loss.discriminator(real_logits, fake_logits))
+        adversarial = jnp.mean(adversarial_loss(real_logits, fake_logits))
         metrics = {
             "discriminator_loss": adversarial,
             "value": value,
@@ -142,7 +193,7 @@ def discriminator_objective(
         }
         total, memory = adversarial, dict(player.memory)
         nothing = jnp.zeros_like(adversarial)
-        for i, (penalty, weight) in enumerate(penalties):
+        for i, (penalty, weight) in enumerate(zip(over_axis, weights, strict=True)):
             key_network, key_penalty = keys[2 + 2 * i : 4 + 2 * i]
 
             def critic_of(x: Array, key: Array = key_network) -> Array:
@@ -167,6 +218,7 @@ def generator_objective(
     gan: GAN, loss: AdversarialLoss, axis_name: AxisName | None = None
 ) -> Objective:
     """G's loss on fresh fakes, as many as the batch is large. Metrics: `generator_loss`."""
+    adversarial_loss = _check_axes(loss.generator, axis_name)
 
     def objective(
         params: PyTree, player: PlayerState, opponent: PlayerState, batch: Batch, key: Array
@@ -180,7 +232,7 @@ def generator_objective(
         # Only relativistic losses read the real logits: for the others the compiler drops them.
         real_logits, _ = critic(batch.x, batch.label, key_real)
         fake_logits, _ = critic(fake, batch.label, key_fake)
-        adversarial = jnp.mean(loss.generator(real_logits, fake_logits))
+        adversarial = jnp.mean(adversarial_loss(real_logits, fake_logits))
         return adversarial, ({"generator_loss": adversarial}, model_state, player.memory)
 
     return objective
