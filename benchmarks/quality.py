@@ -1,13 +1,14 @@
-"""How far generated digits are from held-out ones, beside how far real digits are.
+"""The distance of generated digits to held-out digits, beside that of real digits.
 
 `python -m benchmarks.quality ours=samples.npz pytorch=torch_seed0.npz ...` prints one row for real
-training digits, one for an untrained generator and one per file, an npz with `x` uint8 [N, 28, 28,
-1] (`experiments.sample` and `benchmarks.torch_dcgan` write such). Every row compares as many
-images with the same held-out digits, so that what the distance owes to the sample size is in every
-row.
+training digits, one for an untrained generator and one for each file: an npz with `x` uint8
+[N, 28, 28, 1], such as `experiments.sample` and `benchmarks.torch_dcgan` write. All rows compare
+the same number of images with the same held-out digits, so the bias of the sample size is the same
+in all of them.
 """
 
 import dataclasses
+import zipfile
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -16,9 +17,11 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from experiments import mnist
+from benchmarks.report import check_out
+from experiments import cli, mnist
 from gan_jax import data, sample
 from gan_jax.data.pipeline import quantize
+from gan_jax.errors import UserError
 from gan_jax.metrics import digits
 from gan_jax.metrics.frechet import frechet_distance, statistics
 from gan_jax.tables import markdown
@@ -90,30 +93,50 @@ def load_samples(argument: str, count: int) -> tuple[str, NDArray[np.uint8]]:
     """The name and the first `count` images of `NAME=FILE.npz`.
 
     Raises:
-      ValueError: if the argument has no name, or the file too few images.
+      UserError: if the argument has no name, the file cannot be read, or has other or too few
+        images.
     """
-    name, separator, path = argument.partition("=")
-    if not separator:
-        raise ValueError(f"expected NAME=FILE.npz, got {argument!r}")
-    with np.load(Path(path)) as file:
-        x = file["x"]
+    name, separator, text = argument.partition("=")
+    if not (name and separator and text):
+        raise UserError(f"expected NAME=FILE.npz, got {argument!r}")
+    path = Path(text).expanduser()  # a shell leaves the ~ in NAME=~/FILE as it is
+    try:
+        with path.open("rb") as file, np.load(file) as arrays:
+            x = arrays["x"]
+    except (OSError, EOFError, ValueError, LookupError, TypeError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is no npz file with an array `x` ({error})") from None
+    if x.dtype != np.uint8 or x.shape[1:] != (28, 28, 1):
+        raise UserError(f"{path}: x must be uint8 [N, 28, 28, 1], got {x.dtype} {list(x.shape)}")
     if len(x) < count:
-        raise ValueError(f"{path} has {len(x)} images; {count} are compared")
+        raise UserError(f"{path} has {len(x)} images; --count {count} are compared")
     return name, x[:count]
 
 
+def validate(config: Config) -> None:
+    """Raises `UserError` for a setting that cannot be, naming its flag."""
+    cli.check_at_least(config, count=2, held_out=2, bootstraps=0)
+    cli.check_seed(config)
+    if config.export is not None and config.export.suffix != ".npz":
+        raise UserError(f"--export must end in .npz, got {config.export}")
+    check_out(config.export, "--export")
+
+
 def untrained_samples(count: int) -> NDArray[np.uint8]:
-    """What the generator of `experiments.mnist` makes before its first step."""
+    """Samples of the generator of `experiments.mnist` before its first step."""
     gan, state, _ = mnist.build(mnist.Config())
     return np.asarray(quantize(sample(gan, state, jax.random.key(0), count)))
 
 
 def main(config: Config) -> list[Row]:
     """Prints the table, real digits first, and returns its rows."""
+    validate(config)
     samples = [load_samples(argument, config.count) for argument in config.samples]
     dataset = data.load(data.Config(source="embedded", held_out=config.held_out))
     if len(dataset.x) < config.count:
-        raise ValueError(f"only {len(dataset.x)} real digits are left to compare {config.count} of")
+        raise UserError(
+            f"--count {config.count} is more than the {len(dataset.x)} real digits that --held-out "
+            f"{config.held_out} leaves"
+        )
     if config.export is not None:
         np.savez_compressed(config.export, x=dataset.x)
     samples.insert(0, ("real training digits", dataset.x[: config.count]))
@@ -124,4 +147,4 @@ def main(config: Config) -> list[Row]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    cli.run(main, Config, __doc__ or "")

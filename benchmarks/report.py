@@ -120,20 +120,20 @@ def _number(x: float) -> str:
     return f"{x:.0f}" if x >= 100 else f"{x:.3g}"
 
 
-def check_out(out: Path | None) -> None:
-    """Makes the folder that a file of figures goes into, so that measuring is not in vain.
+def check_out(out: Path | None, flag: str = "--out") -> None:
+    """Makes the folder of an output file, so that a bad path is known before the work.
 
     Raises:
-      UserError: there is no place for such a file.
+      UserError: if `out`, the value of `flag`, is a folder or its folder cannot be made.
     """
     if out is None:
         return
     if out.is_dir():
-        raise UserError(f"--out {out} is a folder: name a file")
+        raise UserError(f"{flag} {out} is a folder: name a file")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--out {out} has no place ({error}): name another file") from None
+        raise UserError(f"{flag} {out} has no place ({error}): name another file") from None
 
 
 def machine_facts() -> dict[str, Any]:

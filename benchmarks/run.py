@@ -11,7 +11,6 @@ PyTorch may be in another environment: --torch-python names its Python. Keras go
 
 import dataclasses
 import importlib.util
-import json
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from benchmarks.report import Result, machine_facts
 from experiments import cli
 from gan_jax import data
 from gan_jax.errors import UserError
+from gan_jax.runs import write_json
 
 REFERENCE = "gan_jax"
 MACHINE = ("gemm_jax", "gemm_torch", "copy")
@@ -214,11 +214,14 @@ def _begin(timed: Timed, request: dict[str, Any]) -> None:
 
 def _write(config: Config, results: list[Result]) -> None:
     found = {
-        "settings": dataclasses.asdict(config),
+        "settings": {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in dataclasses.asdict(config).items()
+        },
         "machine": machine_facts(),
         "results": [result.to_json() for result in results],
     }
-    (config.out / "results.json").write_text(json.dumps(found, indent=1, default=str) + "\n")
+    write_json(config.out / "results.json", found)
     tables = "\n\n".join(result.table() for result in results)
     (config.out / "tables.md").write_text(tables + "\n")
 

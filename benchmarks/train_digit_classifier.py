@@ -18,9 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from numpy.typing import NDArray
 
+from benchmarks.report import check_out
+from experiments import cli
 from gan_jax import data
 from gan_jax.metrics import digits
 
@@ -133,7 +134,8 @@ def held_out_labels(config: Config) -> NDArray[np.int32]:
 
 
 def main(config: Config) -> None:
-    """Trains, writes the weights and prints the accuracy of what was written."""
+    """Trains, writes the weights and prints the accuracy of the weights in the file."""
+    check_out(config.out)
     dataset = data.load(data.Config(source="embedded", held_out=config.held_out))
     x, label = jnp.asarray(dataset.x, jnp.float32), jnp.asarray(dataset.label)
     content = to_npz(train(config, x, label))
@@ -149,4 +151,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    cli.run(main, Config, __doc__ or "")

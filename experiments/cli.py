@@ -3,7 +3,9 @@
 import dataclasses
 import errno
 import gc
+import io
 import os
+import signal
 import sys
 import time
 import warnings
@@ -14,13 +16,28 @@ from typing import Any, TypeVar
 import jax
 import tyro
 from tqdm import tqdm
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
+)
 
 from gan_jax import memory
 from gan_jax.errors import UserError
 from gan_jax.runs import Record, RunFolder
 
-_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-"""Errors that a user can mend: no room, no rights, or a disk that fails."""
+_OF_THE_DISK = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),  # no room
+    *(errno.EACCES, errno.EPERM, errno.EROFS),  # no rights
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),  # other paths
+    *(errno.EIO, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ETIMEDOUT),  # a disk that fails
+    *(errno.EMFILE, errno.ENFILE),  # too many files open
+}
+"""Errors that a user can mend. A file that is missing is not among them: it is a mistake of ours,
+as paths that a user gives are checked."""
+
+_PATHS = ConstructorRegistry()
+"""How the command line reads a path, whichever flag it is for."""
 
 Config = TypeVar("Config")
 Item = TypeVar("Item")
@@ -28,6 +45,18 @@ Item = TypeVar("Item")
 
 def run(main: Callable[[Config], Any], config: type[Config], description: str) -> None:
     """Reads the flags and runs `main`; what a user can mend ends in a message, not a traceback."""
+    _make_stdout_usable()
+    try:
+        try:
+            _run(main, config, description)
+        finally:
+            sys.stdout.flush()  # here, as Python's own at exit would print a traceback
+    except BrokenPipeError:  # nobody reads what we print any more, as after `| head -1`
+        _drop_output()
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def _run(main: Callable[[Config], Any], config: type[Config], description: str) -> None:
     from gan_jax.checkpoint import CheckpointError
     from gan_jax.training import Interrupted
 
@@ -36,7 +65,7 @@ def run(main: Callable[[Config], Any], config: type[Config], description: str) -
     memory.return_large_buffers()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        settings = tyro.cli(config, description=description)
+        settings = tyro.cli(config, description=description, registry=_PATHS)
     try:
         main(settings)
     except (UserError, CheckpointError) as error:
@@ -48,9 +77,51 @@ def run(main: Callable[[Config], Any], config: type[Config], description: str) -
     except Interrupted as stop:
         print(f"stopped by {stop}, saved. The same command resumes.", file=sys.stderr)
         sys.exit(128 + stop.signum)
-    except KeyboardInterrupt:  # before training began, or for the second time
+    except KeyboardInterrupt:  # where `experiments` has not taken over the signals
         print("stopped", file=sys.stderr)
         sys.exit(130)
+
+
+def _make_stdout_usable() -> None:
+    """Lets stdout be closed, and take any name of a file."""
+    if sys.stdout is None:  # it is closed, as by `>&-`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be text
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _drop_output() -> None:
+    """Sends to nowhere what is still in the buffers of broken pipes."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+@_PATHS.primitive_rule
+def _read_path(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    if info.type is not Path:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda words: _path(words[0]),
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda path: [str(path)],
+    )
+
+
+def _path(text: str) -> Path:
+    """The absolute path that a user means: `~` is the home folder, `./~` is a name.
+
+    An absolute path is never taken for an address: libraries take `gs:` and `s3:` for one.
+    """
+    if not text:
+        raise ValueError("the path is empty")
+    if text != text.encode(errors="ignore").decode():  # checkpoints cannot be saved there
+        raise ValueError(f"the path is not text in UTF-8: {text!r}")
+    return Path(os.path.expanduser(text)).absolute()
 
 
 def keep_compilations() -> None:
@@ -125,6 +196,8 @@ def record(name: str, config: Any, work: Callable[[Path], Record]) -> Record:
 
 def track(items: Sequence[Item], what: str) -> Iterator[Item]:
     """Goes through items with a bar on a terminal, and a line every ten seconds elsewhere."""
+    from gan_jax.hooks import time_left
+
     bar = tqdm(items, desc=what, disable=None, dynamic_ncols=True)
     start = printed = time.monotonic()
     for number, item in enumerate(bar, start=1):
@@ -132,5 +205,5 @@ def track(items: Sequence[Item], what: str) -> Iterator[Item]:
         now = time.monotonic()
         if bar.disable and (now - printed >= 10 or number == len(items)):
             printed = now
-            left = (now - start) * (len(items) - number) / number
-            print(f"{what}: {number}/{len(items)}  ETA {left:.0f} s", flush=True)
+            left = time_left(now - start, number, len(items) - number)
+            print(f"{what}: {number}/{len(items)}  ETA {left}", flush=True)

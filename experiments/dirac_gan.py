@@ -21,7 +21,7 @@ from experiments import cli
 from gan_jax import GAN, Batch, Network, TrainState, init, losses, penalties
 from gan_jax.errors import UserError
 from gan_jax.objectives import player_losses
-from gan_jax.plots import chart
+from gan_jax.plots import chart, save_chart
 from gan_jax.runs import Record
 from gan_jax.theory import (
     consensus,
@@ -204,7 +204,7 @@ def _draw_trajectories(
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle("The Dirac-GAN: data at 0. Dots: where each way of stepping ends")
-    figure.savefig(file, dpi=110)
+    save_chart(figure, file)
 
 
 def _pair(values: list[list[float]]) -> str:
@@ -231,7 +231,7 @@ def _draw_radii(file: Path, paths: dict[str, Any]) -> None:
     figure.suptitle(
         "Solid: table 1 of Mescheder et al. 2018 says it converges. Dashed: it does not"
     )
-    figure.savefig(file, dpi=110)
+    save_chart(figure, file)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from experiments import cli, many, mixtures
 from experiments.mixtures import Recipe
 from gan_jax import parallel, sample
 from gan_jax.errors import UserError
+from gan_jax.files import write_text
 from gan_jax.plots import plane
 from gan_jax.runs import Record, write_json
 from gan_jax.tables import markdown
@@ -156,7 +157,7 @@ def main(config: Config) -> Record:
                 print(f"{data}: {WAYS[way].title}", flush=True)
                 file = folder / "ways" / f"{data}_{way}.json"
                 figures[data][way] = _one(recipe(config, data, way), file)
-                (folder / "table.md").write_text(text := table(config, figures))
+                write_text(folder / "table.md", text := table(config, figures))
             _draw(figures[data], folder / f"{data}.png")
         print(f"\n{text}")
         return {
@@ -176,8 +177,7 @@ def main(config: Config) -> Record:
 def _one(settings: Recipe, file: Path) -> Record:
     """The figures of a cell, and what to draw of its first seed: from its file, or trained."""
     made_with = json.loads(json.dumps(dataclasses.asdict(settings)))
-    if file.exists():
-        found: Record = json.loads(file.read_text())
+    if found := _read_cell(file):
         if found["settings"] != made_with:
             raise UserError(
                 f"{file} was made by another version of this table: choose another --workdir"
@@ -202,6 +202,25 @@ def _one(settings: Recipe, file: Path) -> Record:
         found |= mixtures.figures_of(settings, game, distribution, states)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, found)
+    return found
+
+
+def _read_cell(file: Path) -> Record:
+    """The cell in a file; empty if there is none, or if it is damaged, which is said."""
+    if not file.exists():
+        return {}
+    try:
+        found: Record = json.loads(file.read_bytes())
+        _updates(found)
+        np.array(found["real"], float)
+        dict(found["settings"])
+        if "diverged" not in found:
+            np.array(found["made"], float)
+            _cells(found["gan"])
+            _cells(found["perfect_sampler"])
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        print(f"{file} is damaged ({error!r}): it is made again", flush=True)
+        return {}
     return found
 
 

@@ -21,7 +21,7 @@ from experiments import cli
 from gan_jax import GAN, Batch, Network, from_linen, init, losses, make_discriminator_step, theory
 from gan_jax.data.synthetic import Distribution, feed, gaussian, mixture
 from gan_jax.errors import UserError
-from gan_jax.plots.charts import LOG_4, chart
+from gan_jax.plots.charts import LOG_4, chart, save_chart
 from gan_jax.runs import Record
 from gan_jax.theory.quadrature import box, interval
 from gan_jax.types import Array, PyTree
@@ -211,7 +211,7 @@ def _draw_discriminators(drawn: dict[str, dict[str, np.ndarray]], file: Path) ->
         axes.set(title=name, xlabel="x", ylabel="D: probability; p, q: density", ylim=(0, 1.3))
         axes.legend(loc="upper center", ncols=2, fontsize=9)
     figure.suptitle("Against a fixed generator, the trained discriminator finds D* = p / (p + q)")
-    figure.savefig(file, dpi=100)
+    save_chart(figure, file, dpi=100)
 
 
 def _draw_maps(row: Any, name: str, made: dict[str, np.ndarray], seen: np.ndarray) -> None:
@@ -245,7 +245,7 @@ def _draw_bound(values: dict[str, list[float]], figures: Record, every: int, fil
         axes.set_xscale("symlog", linthresh=every)  # linear up to the first record
         axes.set(xlabel="updates of D", xlim=(0, None))
         axes.grid(alpha=0.3)
-    figure.savefig(file, dpi=110)
+    save_chart(figure, file)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ beside it. The same seed gives the same samples, and a larger --num only adds to
 
 import dataclasses
 import importlib
+import math
 from pathlib import Path
 
 import jax
@@ -17,10 +18,14 @@ from gan_jax import data as datasets
 from gan_jax import sample
 from gan_jax.data.pipeline import quantize
 from gan_jax.errors import UserError
+from gan_jax.files import whole
 from gan_jax.types import Array
 
 BATCH = 256
 """Images drawn at a time. Part of the definition of a sample: changing it changes them."""
+
+_WRONG = (ImportError, AttributeError, LookupError, TypeError, ValueError, ArithmeticError)
+"""Exceptions that damaged settings raise in building a run: JSON has no types of fields."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +56,13 @@ def main(config: Config) -> np.ndarray:
     if not 0 <= config.seed < 2**32:
         raise UserError(f"--seed must be in [0, 2**32), got {config.seed}")
     if config.out.suffix != ".npz":
-        raise UserError(f"--out must end in .npz, got {config.out}")
+        raise UserError(f"--out must be the name of a file and end in .npz, got {config.out}")
     picture = config.out.with_suffix(".png")
     for file in (config.out, picture):
         if file.exists() and not config.overwrite:
             raise UserError(f"{file} exists: choose another --out, or add --overwrite")
+        if file.is_dir():
+            raise UserError(f"{file} is a folder: choose another --out")
     if not config.out.absolute().parent.is_dir():
         raise UserError(f"--out: there is no folder {config.out.absolute().parent}")
 
@@ -73,29 +80,43 @@ def main(config: Config) -> np.ndarray:
         return quantize(sample(gan, state, key, BATCH, ema=config.ema))
 
     key = jax.random.key(config.seed)
-    batches = [
-        np.asarray(draw(jax.random.fold_in(key, i)))
-        for i in tqdm(range(-(-config.num // BATCH)), unit="batch", disable=None)
-    ]
-    x = np.concatenate(batches)[: config.num]
-    np.savez_compressed(config.out, x=x)
-    plots.grid(x[:100]).save(picture)
+    x = _room(config.num, jax.eval_shape(draw, key).shape[1:])
+    for start in tqdm(range(0, config.num, BATCH), unit="batch", disable=None):
+        images = np.asarray(draw(jax.random.fold_in(key, start // BATCH)))
+        x[start : start + BATCH] = images[: config.num - start]
+    with whole(config.out) as opened:
+        np.savez_compressed(opened, x=x)
+    plots.save_image(plots.grid(x[:100]), picture)
     print(f"{config.num} samples of step {step}: {config.out}, {picture}")
     return x
 
 
+def _room(num: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Room for the images, uint8 [num, H, W, C], all of which are held at once."""
+    try:
+        return np.empty((num, *shape), np.uint8)
+    except (MemoryError, ValueError):  # more than there is, or than can be addressed
+        size = num * math.prod(shape) / 2**30
+        raise UserError(
+            f"--num {num} needs {size:,.1f} GiB of memory: draw fewer, and more with other --seed"
+        ) from None
+
+
 def _build(run: Path, settings: dict) -> tuple:
-    """The GAN and the shapes of the state of a run, from its settings."""
+    """The GAN and the shapes of the state of a run, from its settings.
+
+    Raises:
+      UserError: the settings are damaged, or another version's.
+    """
     try:
         experiment = importlib.import_module(f"experiments.{settings['experiment']}")
         raw = settings["config"]
         config = experiment.Config(**{**raw, "data": datasets.Config(**raw["data"])})
-        shape = tuple(settings["data"]["shape"])
-    except (KeyError, TypeError, ImportError, AttributeError) as error:
+        gan, state, _ = experiment.build(config, None, tuple(settings["data"]["shape"]))
+    except _WRONG as error:
         raise UserError(
             f"{run / 'config.json'} is not that of a run of this version ({error!r})"
         ) from None
-    gan, state, _ = experiment.build(config, None, shape)
     return gan, state
 
 

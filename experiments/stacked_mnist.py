@@ -27,7 +27,7 @@ from gan_jax.errors import UserError
 from gan_jax.metrics import digits
 from gan_jax.metrics.modes import class_coverage, expected_reverse_kl
 from gan_jax.models.small_dcgan import small_dcgan
-from gan_jax.plots import chart, grid
+from gan_jax.plots import chart, grid, save_chart, save_image
 from gan_jax.runs import Record
 from gan_jax.types import Array
 
@@ -178,7 +178,8 @@ def _work(config: Config, dataset: datasets.Dataset, folder: Path) -> Record:
     def watch(step: int, states: TrainState) -> None:
         made = [np.asarray(draw(states, seed, key)) for seed, key in enumerate(keys)]
         history.append({"step": step, **together([count(x) for x in made])})
-        grid(beside_channels(made[0][:48]), columns=4, height=1008).save(folder / "samples.png")
+        shown = grid(beside_channels(made[0][:48]), columns=4, height=1008)
+        save_image(shown, folder / "samples.png")
         _curves(history, of_real, folder / "curves.png")
         tqdm.write(f"after {step} updates of G: kinds {history[-1]['captured']}")
 
@@ -222,7 +223,7 @@ def _curves(history: Sequence[Record], real: Figures, file: Path) -> None:
         axes.legend(loc="best", fontsize=8)
     both[1].set_yscale("log")
     both[1].set_xlabel("updates of G")
-    figure.savefig(file, dpi=110)
+    save_chart(figure, file)
 
 
 if __name__ == "__main__":

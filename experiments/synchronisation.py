@@ -33,7 +33,7 @@ from gan_jax.data import synthetic
 from gan_jax.errors import UserError
 from gan_jax.metrics.modes import Modes, mode_coverage
 from gan_jax.models.mlp import mlp
-from gan_jax.plots import chart
+from gan_jax.plots import chart, save_chart
 from gan_jax.runs import Record
 from gan_jax.types import Array, Metrics, StepFn
 
@@ -224,7 +224,7 @@ def _draw_training(
     panels[0].grid(alpha=0.3)
     panels[0].legend(fontsize=8, loc="center right")
     figure.suptitle("Too many updates of G on each D: all z go to few x")
-    figure.savefig(file, dpi=110)
+    save_chart(figure, file)
 
 
 def _draw_frozen(
@@ -247,7 +247,7 @@ def _draw_frozen(
         axes.set_title(f"after {marks[index]} of G, {outside:.0%} outside", fontsize=9)
     figure.colorbar(shown, ax=panels[1:].tolist(), label="D, frozen", shrink=0.8)
     figure.suptitle("G against a frozen D: all of it runs to where D is highest (seed 0)")
-    figure.savefig(file, dpi=110)
+    save_chart(figure, file)
 
 
 if __name__ == "__main__":

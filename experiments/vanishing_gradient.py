@@ -34,7 +34,7 @@ from gan_jax.data.pipeline import dequantize, make_batches
 from gan_jax.data.synthetic import Distribution, feed
 from gan_jax.errors import UserError
 from gan_jax.models.mlp import mlp
-from gan_jax.plots.charts import chart
+from gan_jax.plots.charts import chart, save_chart
 from gan_jax.runs import Record
 from gan_jax.types import Array, PyTree, StepFn
 
@@ -280,7 +280,7 @@ def _draw_digits(tables: dict[int, dict[str, list[float]]], file: Path) -> None:
     grid[0, 0].legend(title="G frozen after epoch", ncols=3, fontsize=9)
     for axes in grid[1]:
         axes.set_xlabel("updates of D, trained from scratch")
-    figure.savefig(file, dpi=110)
+    save_chart(figure, file)
 
 
 def _draw_bound(table: dict[str, list[float]], file: Path) -> None:
@@ -293,7 +293,7 @@ def _draw_bound(table: dict[str, list[float]], file: Path) -> None:
     axes.set(xlabel="updates of D", ylabel="norm of G's gradient; eps")
     axes.legend()
     axes.grid(alpha=0.3)
-    figure.savefig(file, dpi=110)
+    save_chart(figure, file)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,14 @@ from gan_jax.networks import (
     rematerialised,
 )
 from gan_jax.packing import packed
+from gan_jax.players import rising_decay
 from gan_jax.steps import (
     init,
     make_discriminator_step,
     make_generator_step,
     make_train_step,
     sample,
+    warm_start,
 )
 from gan_jax.types import GAN, AdversarialLoss, Batch, Network, PlayerState, TrainState
 
@@ -44,5 +46,7 @@ __all__ = [
     "penalties",
     "priors",
     "rematerialised",
+    "rising_decay",
     "sample",
+    "warm_start",
 ]

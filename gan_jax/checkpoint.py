@@ -1,24 +1,30 @@
 """Checkpoints of a whole state, verified when read. The only module that knows Orbax."""
 
 import functools
-import gc
 import hashlib
+import itertools
+import json
 import logging
+import re
+import shutil
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+import tempfile
+import traceback
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gan_jax.types import PyTree
 
 
 class CheckpointError(RuntimeError):
-    """A state cannot be saved, or nothing that was saved can be read."""
+    """A state cannot be saved, or what was saved cannot be restored."""
 
 
 class Checkpoints:
@@ -26,28 +32,53 @@ class Checkpoints:
 
     What is saved is the host's copy of each array, so that neither the number of devices nor the
     layout of the run that reads need be those of the run that wrote. Each checkpoint carries a
-    digest of its contents: a damaged one is never taken for a good one.
+    digest of its contents: a damaged one is never taken for a good one. The first checkpoint of
+    each object is read back, so that a store that cannot be read is known early in a run.
 
     Args:
-      folder: made with the first state, if it is missing.
+      folder: a local folder with any name, made with the first state if it is missing.
       keep: how many of the newest to keep. None: only to read, as beside a run that goes on:
         nothing is cleaned up, moved or deleted.
+
+    Raises:
+      CheckpointError: Orbax takes the folder's name for a pattern or an address, and no link with
+        a plain name can be made.
     """
 
     def __init__(self, folder: Path, *, keep: int | None = 3) -> None:
         self.folder = folder.absolute()
         self._keep = keep
-        self._pending: Any = None
-        self._failed = False
+        self._address = self.folder if _is_plain(self.folder) else self._new_link()
+        self._pending: tuple[int, Any] | None = None
+        self._was_read_back = False
+
+    def _new_link(self) -> Path:
+        """A link to the folder, under a name that Orbax takes for a local folder."""
+        try:
+            link = Path(tempfile.mkdtemp(prefix="gan_jax-")) / "checkpoints"
+            weakref.finalize(self, shutil.rmtree, link.parent, ignore_errors=True)
+            link.symlink_to(self.folder, target_is_directory=True)
+        except OSError as error:
+            why = str(error)
+        else:
+            if _is_plain(link):
+                return link
+            why = f"the folder for temporary files, {str(link.parent)!r}, is no better"
+        raise CheckpointError(
+            f"checkpoints cannot be kept in {str(self.folder)!r} because of {_odd(self.folder)} in "
+            f"that path, and no link to it can be made ({why}): use a folder whose path has only "
+            "letters, digits, spaces and . , = + - _"
+        )
 
     @functools.cached_property
     def _checkpointer(self) -> Any:
         # Orbax takes long to import: a new run has begun its training by then.
         from orbax.checkpoint import v1 as ocp
 
+        _hush()
         training = ocp.training
         return training.Checkpointer(
-            self.folder,
+            self._address,
             save_decision_policy=training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=training.preservation_policies.LatestN(self._keep),
             cleanup_tmp_directories=self._keep is not None,
@@ -64,34 +95,61 @@ class Checkpoints:
         """Begins to save a state and returns; `wait` or the next `save` waits for the end.
 
         Raises:
-          CheckpointError: the folder already has this step or a later one.
+          CheckpointError: the folder already has this step or a later one, or cannot be written
+            to; or as `wait` does, of the save before this one.
+          TypeError: a leaf of the state is not an array.
         """
-        host = _to_host(state)
+        leaves, arrays = _describe(state), _to_host(state)
         self.wait()
-        if all(step > saved for saved in self.steps):
-            self._pending = self._checkpointer.save_async(
-                step, host, custom_metadata={"sha256": _digest(host)}
-            )
-        if self._pending is None:
+        pending = None
+        with self._saving():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not self._address.is_dir():  # temporary files are deleted when they grow old
+                self._let_go()
+                self._address = self._new_link()
+            if all(step > saved for saved in self.steps):
+                pending = self._checkpointer.save_async(
+                    step,
+                    arrays,
+                    custom_metadata={"leaves": leaves, "sha256": _digest(leaves, arrays)},
+                )
+        if pending is None:
             raise CheckpointError(
                 f"{self.folder} already holds step {max(self.steps)}: step {step} was not saved"
             )
+        self._pending = step, pending
 
     def wait(self) -> None:
-        """Returns when everything begun is safely on disk.
+        """Returns when everything begun is safely on disk, and the first was read back.
 
         Raises:
-          CheckpointError: it could not be saved; the checkpoints before it are still there.
+          CheckpointError: it could not be saved, and the checkpoints before it are still there;
+            or it was saved and cannot be read.
         """
-        pending, self._pending = self._pending, None
+        if self._pending is None:
+            return
+        (step, pending), self._pending = self._pending, None
+        with self._saving():
+            pending.result()  # more than waiting: it ends Orbax's thread and has its error
+        if not self._was_read_back:
+            *_, problem = self._try_load(step)
+            if problem:
+                raise CheckpointError(
+                    f"checkpoint {step} was saved in {self.folder} and cannot be read back "
+                    f"({problem}): no run could resume from it. Use a folder on another disk"
+                )
+            self._was_read_back = True
+
+    @contextmanager
+    def _saving(self) -> Iterator[None]:
         try:
-            if pending is not None:
-                pending.result()  # more than waiting: it ends Orbax's thread and has its error
+            yield
         except Exception as error:  # whatever a full or failing disk makes its writer raise
-            self._failed = True
+            with suppress(Exception):
+                self._let_go()  # raises once more what failed
             raise CheckpointError(
-                f"a checkpoint could not be saved in {self.folder} ({_first_line(error)}): make "
-                "room there; the same command resumes from the last one that was"
+                f"a checkpoint could not be saved in {self.folder} ({self._first_line(error)}): "
+                "make room there; the same command resumes from the last one that was"
             ) from error
 
     def restore(
@@ -100,34 +158,45 @@ class Checkpoints:
         """The newest state that can be read, with its step.
 
         Checkpoints newer than that one are announced and moved to `corrupt/` beside the folder.
-        If none can be read all stay where they are: it may be the disk, or another version.
+        If none can be read all stay where they are: it may be the disk, or another version. All
+        stay as well if that state has another structure than the template.
 
         Args:
-          template: a state, or `jax.eval_shape` of one, with the structure that was saved.
+          template: a state, or `jax.eval_shape` of one, with the structure that was saved: arrays
+            of the same shapes and types in the same places.
           announce: told of each checkpoint passed over, and why.
 
         Returns:
           None if nothing was ever saved here.
 
         Raises:
-          CheckpointError: nothing that was saved can be read.
+          CheckpointError: nothing that was saved can be read; or what can be read has another
+            structure, of which the message names the first array that differs.
+          TypeError: a leaf of the template has no shape and type.
         """
         self.wait()
-        abstract = jax.tree.map(
-            lambda leaf: np.empty(leaf.shape, leaf.dtype), jax.eval_shape(_key_data, template)
-        )
+        wanted = _describe(template)
         steps, unreadable = self.steps, dict[int, str]()
         for step in reversed(steps):
-            with _quiet():
-                loaded, reason = self._try_load(step, abstract)
-            if not reason:
-                for newer, why in unreadable.items():
-                    outcome = "passed over" if self._keep is None else self._set_aside(newer)
-                    announce(f"checkpoint {newer} cannot be read ({why}): {outcome}")
-                return step, jax.tree.map(_like, template, loaded)
-            unreadable[step] = reason
+            leaves, arrays, problem = self._try_load(step)
+            if problem:
+                unreadable[step] = problem
+                continue
+            if difference := _difference(leaves, wanted):
+                raise CheckpointError(
+                    f"checkpoint {step} in {self.folder} is good, but the state to be restored has "
+                    f"another structure: {difference}. The checkpoint is left as it is: build the "
+                    "state with the networks and the optimizers that were saved"
+                )
+            for newer, why in unreadable.items():
+                outcome = "passed over" if self._keep is None else self._set_aside(newer)
+                announce(f"checkpoint {newer} cannot be read ({why}): {outcome}")
+            like, treedef = jax.tree.flatten(template)
+            return step, treedef.unflatten(
+                _like(leaf, arrays.get(place.path)) for leaf, place in zip(like, wanted, strict=True)
+            )
         if steps:
-            why = "; ".join(f"{step}: {reason}" for step, reason in unreadable.items())
+            why = "; ".join(f"{step}: {problem}" for step, problem in unreadable.items())
             raise CheckpointError(
                 f"none of the checkpoints in {self.folder} can be read ({why}). They are left as "
                 "they are: if the disk is at fault try again, if another version made them use "
@@ -140,31 +209,27 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            with suppress(Exception) if self._failed else nullcontext():
-                self._let_go()  # raises once more what failed
+            self._let_go()
 
     def _let_go(self) -> None:
         if opened := vars(self).pop("_checkpointer", None):
             opened.close()
 
-    def _try_load(self, step: int, abstract: PyTree) -> tuple[PyTree, str]:
-        """What was saved and "", or None and what is wrong with it."""
+    def _try_load(self, step: int) -> tuple[list["_Leaf"], dict[str, np.ndarray], str]:
+        """What was saved and "", or nothing and what is wrong with it."""
         try:
-            return self._load(step, abstract), ""
+            return *self._load(step), ""
         except Exception as error:  # whatever a damaged file makes its reader raise
             cause = error.__cause__ or error
-            reason = f"{type(cause).__name__}: {_first_line(cause)}"
-        # Orbax abandons its other reads when one fails. Let them end while that is not reported.
-        time.sleep(0.1)
-        gc.collect()
-        return None, reason
+            return [], {}, f"{type(cause).__name__}: {self._first_line(cause)}"
 
-    def _load(self, step: int, abstract: PyTree) -> PyTree:
-        loaded = self._checkpointer.load(step, abstract)
-        expected = (self._checkpointer.metadata(step).custom_metadata or {}).get("sha256")
-        if _digest(loaded) != expected:
+    def _load(self, step: int) -> tuple[list["_Leaf"], dict[str, np.ndarray]]:
+        metadata = self._checkpointer.metadata(step).custom_metadata or {}
+        leaves = [_Leaf(*leaf) for leaf in metadata.get("leaves", [])]
+        arrays = self._checkpointer.load(step)
+        if _digest(leaves, arrays) != metadata.get("sha256"):
             raise ValueError("its contents are not those that were saved")
-        return loaded
+        return leaves, arrays
 
     def _set_aside(self, step: int) -> str:
         corrupt = self.folder.parent / "corrupt"
@@ -173,21 +238,46 @@ class Checkpoints:
         self._let_go()
         return f"moved to {kept}"
 
+    def _first_line(self, error: BaseException) -> str:
+        line = (str(error).splitlines() or [""])[0]
+        return line.replace(str(self._address), str(self.folder))[:200]
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps what Orbax and its threads say of a damaged file from the user: `restore` says it."""
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    before = sys.unraisablehook, [logger.disabled for logger in loggers]
-    sys.unraisablehook = lambda _: None
-    for logger in loggers:
-        logger.disabled = True
-    try:
-        yield
-    finally:
-        sys.unraisablehook = before[0]
-        for logger, disabled in zip(loggers, before[1], strict=True):
-            logger.disabled = disabled
+
+_ODD = re.compile(r"[^\w .,=+/-]")
+_CLOUD = re.compile(r"(gs|s3|az|hf)/")
+
+
+def _odd(folder: Path) -> str:
+    """What Orbax may take for a pattern or an address: the characters, or the first folder."""
+    path = folder.relative_to(folder.anchor).as_posix() + "/"
+    if cloud := _CLOUD.match(path):
+        return repr(f"/{cloud[0]}")
+    return " ".join(map(repr, dict.fromkeys(_ODD.findall(path))))
+
+
+def _is_plain(folder: Path) -> bool:
+    return not _odd(folder)
+
+
+def _hush() -> None:
+    """Drops what Orbax and its threads print of a failure: `CheckpointError` says it."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_is_not_of_orbax)  # the same one is added once
+    if getattr(sys.unraisablehook, "func", None) is not _report_unraisable:
+        sys.unraisablehook = functools.partial(_report_unraisable, sys.unraisablehook)
+
+
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+    _, _, trace = record.exc_info or (None, None, None)
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(trace)]
+    (home,) = sys.modules["orbax.checkpoint"].__path__
+    return not any(file.startswith(home) for file in [record.pathname, *files])
+
+
+def _report_unraisable(report: Callable[[Any], Any], unraisable: Any) -> None:
+    # When one write fails Orbax closes the event loop that its other writes report to.
+    if str(unraisable.exc_value) != "Event loop is closed":
+        report(unraisable)
 
 
 def snapshot(state: PyTree) -> PyTree:
@@ -195,35 +285,84 @@ def snapshot(state: PyTree) -> PyTree:
 
     By transfers: a program that copies would have to be compiled.
     """
-    return jax.device_put(_key_data(state), may_alias=False)
+    return jax.device_put(state, may_alias=False)
+
+
+class _Leaf(NamedTuple):
+    """An array of a state: its place, as Python writes it, its type and its shape."""
+
+    path: str
+    dtype: str
+    shape: list[int]
+
+    @property
+    def kind(self) -> str:
+        return f"{self.dtype}{self.shape}"
+
+    def __str__(self) -> str:
+        return f"state{self.path} ({self.kind})"
+
+
+def _paths(tree: PyTree) -> list[tuple[str, Any]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
+
+
+def _describe(tree: PyTree) -> list[_Leaf]:
+    for path, leaf in _paths(tree):
+        if not hasattr(leaf, "dtype"):
+            raise TypeError(f"state{path} must be an array, got a {type(leaf).__name__}")
+    return [_Leaf(path, str(leaf.dtype), list(leaf.shape)) for path, leaf in _paths(tree)]
+
+
+def _to_host(tree: PyTree) -> dict[str, np.ndarray]:
+    """A copy of each array but for the empty ones, which Orbax refuses."""
+    data = {
+        path: jax.random.key_data(leaf) if _is_key(leaf) else leaf for path, leaf in _paths(tree)
+    }
+    return {path: np.array(leaf) for path, leaf in data.items() if leaf.size}
 
 
 def _is_key(leaf: Any) -> bool:
-    return jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _key_data(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, tree)
-
-
-def _to_host(tree: PyTree) -> PyTree:
-    return jax.tree.map(np.array, _key_data(tree))
-
-
-def _like(template: Any, saved: np.ndarray) -> Any:
+def _like(template: Any, saved: np.ndarray | None) -> Any:
+    """What was saved, bit for bit, as the kind of array that the template is."""
     if _is_key(template):
-        impl = jax.random.key_impl(jax.numpy.empty((), template.dtype))
-        return jax.random.wrap_key_data(jax.numpy.asarray(saved), impl=impl)
-    return jax.numpy.asarray(saved)
+        blank = jnp.empty(template.shape, template.dtype)
+        if saved is None:
+            return blank
+        return jax.random.wrap_key_data(jnp.asarray(saved), impl=jax.random.key_impl(blank))
+    if saved is None:
+        saved = np.empty(template.shape, template.dtype)
+    array = jnp.asarray(saved)
+    return array if array.dtype == saved.dtype else saved  # 64 bits, where JAX has 32
 
 
-def _digest(tree: PyTree) -> str:
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
-        digest.update(np.ascontiguousarray(leaf).tobytes())
+def _difference(there: Sequence[_Leaf], here: Sequence[_Leaf]) -> str:
+    """The first place in which two states differ, and how; "" if there is none."""
+    saved, wanted = {leaf.path: leaf for leaf in there}, {leaf.path: leaf for leaf in here}
+    for old, new in itertools.zip_longest(there, here):
+        only_old = old is not None and old.path not in wanted
+        only_new = new is not None and new.path not in saved
+        if only_old and only_new:
+            return f"{old} in the checkpoint, {new} in this state"
+        if only_old:
+            return f"{old} in the checkpoint, not in this state"
+        if only_new:
+            return f"{new} in this state, not in the checkpoint"
+        for leaf in filter(None, (old, new)):
+            one, other = saved[leaf.path], wanted[leaf.path]
+            if one != other:
+                return f"state{leaf.path}: {one.kind} in the checkpoint, {other.kind} in this state"
+    return ""
+
+
+def _digest(leaves: Sequence[_Leaf], arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(json.dumps(leaves).encode())
+    for leaf in leaves:
+        if (array := arrays.get(leaf.path)) is not None:
+            digest.update(f"{leaf.path} {array.dtype} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0][:200]

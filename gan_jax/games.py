@@ -14,7 +14,13 @@ import jax
 import optax
 
 from gan_jax.objectives import Objective, discriminator_objective, generator_objective
-from gan_jax.players import Decay, check_at_least_one, discriminator_step_of, generator_step_of
+from gan_jax.players import (
+    EMA_DECAY,
+    Decay,
+    check_at_least_one,
+    discriminator_step_of,
+    generator_step_of,
+)
 from gan_jax.types import (
     GAN,
     AdversarialLoss,
@@ -64,7 +70,7 @@ def make_consensus_steps(
     own: float,
     other: float,
     penalties: Sequence[WeightedPenalty] = (),
-    ema_decay: Decay = 0.999,
+    ema_decay: Decay = EMA_DECAY,
     accumulate: int = 1,
     axis_name: AxisName | None = None,
 ) -> tuple[StepFn, StepFn]:
@@ -148,7 +154,7 @@ def make_unrolled_generator_step(
     discriminator_step: StepFn,
     *,
     unroll: int,
-    ema_decay: Decay = 0.999,
+    ema_decay: Decay = EMA_DECAY,
     accumulate: int = 1,
     axis_name: AxisName | None = None,
 ) -> StepFn:

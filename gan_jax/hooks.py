@@ -28,6 +28,11 @@ _ADVICE = (
 )
 
 
+def time_left(elapsed: float, done: int, left: int) -> str:
+    """The time that `left` items will take if `done` items took `elapsed` seconds: h:mm:ss."""
+    return tqdm.format_interval(elapsed * left / done)
+
+
 class Progress:
     """A bar on a terminal, a line every ten seconds elsewhere."""
 
@@ -56,15 +61,11 @@ class Progress:
         if now - self._printed >= 10 or step == self._num_steps:
             self._printed = now
             done, seconds = step - self._first[0], now - self._first[1]
-            pace = (
-                f"{done / seconds:.1f} steps/s  ETA {self._left(step, done / seconds)}  "
-                if done
-                else ""
-            )
+            pace = ""
+            if done and seconds:
+                left = time_left(seconds, done, self._num_steps - step)
+                pace = f"{done / seconds:.1f} steps/s  ETA {left}  "
             print(f"step {step}/{self._num_steps}  {pace}{figures}", flush=True)
-
-    def _left(self, step: int, rate: float) -> str:
-        return time.strftime("%H:%M:%S", time.gmtime((self._num_steps - step) / rate))
 
     def say(self, message: str) -> None:
         """Prints a line above the bar."""
@@ -124,10 +125,10 @@ def log(
             }
             last[0] = now
             folder.log(record)
-            shown.update(step, record)
             if writer is not None:
                 for name in record.keys() - {"step", "seconds"}:
                     writer.add_scalar(name, record[name], step)
+            shown.update(step, record)  # last: it fails if nobody reads stdout any more
 
         return finish
 
@@ -166,7 +167,7 @@ def draw(
 
         def finish() -> None:
             picture = plots.grid(np.asarray(images))
-            picture.save(folder.samples / f"{step:07d}.png")
+            plots.save_image(picture, folder.samples / f"{step:07d}.png")
             if writer is not None:
                 writer.add_image(
                     "samples", np.asarray(picture.convert("RGB")), step, dataformats="HWC"

@@ -2,7 +2,8 @@
 
 Write D(x) = sigmoid(logit). Then log D = -softplus(-logit) and log(1 - D) = -softplus(logit),
 which stay finite, with finite gradients, at any size of logit. Each value of this module is an
-`AdversarialLoss`; its functions map `(real_logits [B], fake_logits [B])` to `[B]`.
+`AdversarialLoss`; its functions map `(real_logits [B], fake_logits [B])` to `[B]`, and raise
+AssertionError for logits that are not floating, not of rank 1 or not of one shape.
 
 >>> import jax.numpy as jnp
 >>> real, fake = jnp.array([0.0]), jnp.array([0.0])       # D = 1/2 everywhere ...
@@ -11,18 +12,46 @@ which stay finite, with finite gradients, at any size of logit. Each value of th
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
+from gan_jax.contract import check_logits
 from gan_jax.types import AdversarialLoss, Array, AxisName
 
 _LOG_2 = math.log(2.0)
 _OfLogits = Callable[[Array, Array], Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Checked:
+    """A player's loss that refuses logits of other shapes and types than the contract's.
+
+    Logits [B, 1] beside [B] would broadcast to [B, B] without a word.
+
+    Attributes:
+      loss: the function.
+      axes: the mapped axes it compares the examples of a batch over (None: one device's examples
+        only). A step whose batch is split over another axis refuses it. Empty: it compares none.
+    """
+
+    loss: _OfLogits
+    axes: frozenset[AxisName | None] = frozenset()
+
+    def __call__(self, real_logits: Array, fake_logits: Array) -> Array:
+        check_logits(real_logits, fake_logits)
+        return self.loss(real_logits, fake_logits)
+
+
+def _checked(
+    discriminator: _OfLogits,
+    generator: _OfLogits,
+    axes: frozenset[AxisName | None] = frozenset(),
+) -> AdversarialLoss:
+    return AdversarialLoss(_Checked(discriminator, axes), _Checked(generator, axes))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +61,6 @@ class _CrossEntropy:
 
     real_logit: _OfLogits
     of_fake: _OfLogits
-    axes: frozenset[AxisName | None] = frozenset()
 
     def __call__(self, real_logits: Array, fake_logits: Array) -> Array:
         says_real = jax.nn.softplus(-self.real_logit(real_logits, fake_logits))
@@ -78,37 +106,28 @@ def _raise_logit(real_logits: Array, fake_logits: Array) -> Array:
     return -fake_logits
 
 
-minimax = AdversarialLoss(_cross_entropy, _saturating)
+minimax = _checked(_cross_entropy, _saturating)
 """The game of V(D, G) itself: min over G, max over D (Goodfellow et al. 2014, equation 1)."""
 
-non_saturating = AdversarialLoss(_cross_entropy, _non_saturating)
+non_saturating = _checked(_cross_entropy, _non_saturating)
 """The same D; G maximises log D(G(z)) (Goodfellow et al. 2014, section 3). The same fixed
 point as `minimax`, other gradients."""
 
-least_squares = AdversarialLoss(_least_squares_discriminator, _least_squares_generator)
+least_squares = _checked(_least_squares_discriminator, _least_squares_generator)
 """LSGAN with targets a = 0, b = c = 1 (Mao et al. 2017, equation 9)."""
 
-hinge = AdversarialLoss(_hinge_discriminator, _raise_logit)
+hinge = _checked(_hinge_discriminator, _raise_logit)
 """The hinge loss (Lim and Ye 2017; Miyato et al. 2018, equations 16 and 17)."""
 
-wasserstein = AdversarialLoss(_wasserstein_discriminator, _raise_logit)
+wasserstein = _checked(_wasserstein_discriminator, _raise_logit)
 """E[D(fake)] - E[D(real)] (Arjovsky et al. 2017): wants a Lipschitz D, so a penalty."""
 
-relativistic = AdversarialLoss(
+relativistic = _checked(
     _CrossEntropy(lambda real, fake: real - fake, lambda real, fake: jnp.zeros_like(fake)),
     lambda real, fake: jax.nn.softplus(real - fake),
 )
 """RpGAN (RSGAN of Jolicoeur-Martineau 2019): D says which of a real and a fake sample, paired by
 their index, is real; G makes it say the other."""
-
-
-def _over(axis_name: AxisName | None, function: Any, inner: _OfLogits) -> Any:
-    """The function, marked as comparing examples over a mapped axis, as what it calls may be too.
-
-    A step refuses a loss whose `axes` are not its own.
-    """
-    function.axes = frozenset({axis_name}) | getattr(inner, "axes", frozenset())
-    return function
 
 
 def relativistic_average(axis_name: AxisName | None = None) -> AdversarialLoss:
@@ -127,12 +146,10 @@ def relativistic_average(axis_name: AxisName | None = None) -> AdversarialLoss:
         return logits - (mean if axis_name is None else jax.lax.pmean(mean, axis_name))
 
     discriminator = _CrossEntropy(
-        against_mean,
-        lambda real, fake: jax.nn.softplus(against_mean(fake, real)),
-        frozenset({axis_name}),
+        against_mean, lambda real, fake: jax.nn.softplus(against_mean(fake, real))
     )
-    generator = _over(axis_name, lambda real, fake: discriminator(fake, real), discriminator)
-    return AdversarialLoss(discriminator, generator)
+    over = frozenset({axis_name})
+    return _checked(discriminator, lambda real, fake: discriminator(fake, real), over)
 
 
 def smoothed(loss: AdversarialLoss, target: float = 0.9) -> AdversarialLoss:
@@ -151,7 +168,7 @@ def smoothed(loss: AdversarialLoss, target: float = 0.9) -> AdversarialLoss:
     Raises:
       ValueError: another loss (one smoothed already, too), or a target out of range.
     """
-    cross_entropy = loss.discriminator
+    cross_entropy = getattr(loss.discriminator, "loss", None)
     if not isinstance(cross_entropy, _CrossEntropy):
         raise ValueError(
             "loss has no label to smooth, as its discriminator minimises no plain cross-entropy: "
@@ -160,13 +177,12 @@ def smoothed(loss: AdversarialLoss, target: float = 0.9) -> AdversarialLoss:
     if not 0.5 < target <= 1:
         raise ValueError(f"target must be in (0.5, 1], got {target}: 0.9 is usual")
 
-    @functools.wraps(cross_entropy)  # for its `axes`
     def discriminator(real_logits: Array, fake_logits: Array) -> Array:
         # BCE(v, t) = softplus(-v) + (1 - t) v
         v = cross_entropy.real_logit(real_logits, fake_logits)
         return cross_entropy(real_logits, fake_logits) + (1 - target) * v
 
-    return loss._replace(discriminator=discriminator)
+    return loss._replace(discriminator=_Checked(discriminator, loss.discriminator.axes))
 
 
 def top_k(
@@ -190,6 +206,8 @@ def top_k(
     if not 0 < share <= 1:
         raise ValueError(f"share must be in (0, 1], got {share}: 1 keeps every fake")
 
+    axes = frozenset({axis_name}) | getattr(loss.generator, "axes", frozenset())
+
     def generator(real_logits: Array, fake_logits: Array) -> Array:
         everyone = fake_logits
         if axis_name is not None:
@@ -203,7 +221,7 @@ def top_k(
         scale = everyone.shape[0] / num
         return jnp.where(counts, scale * loss.generator(real_logits, fake_logits), 0.0)
 
-    return loss._replace(generator=_over(axis_name, generator, loss.generator))
+    return loss._replace(generator=_Checked(generator, axes))
 
 
 def f_divergence(name: str, *, non_saturating: bool = False) -> AdversarialLoss:
@@ -236,7 +254,7 @@ def f_divergence(name: str, *, non_saturating: bool = False) -> AdversarialLoss:
         del real_logits
         return -critic(fake_logits) if non_saturating else -conjugate(fake_logits)
 
-    return AdversarialLoss(discriminator, generator)
+    return _checked(discriminator, generator)
 
 
 _F_DIVERGENCES: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {

@@ -16,29 +16,63 @@ Apply: TypeAlias = Callable[..., tuple[Array, PyTree]]
 """`Network.apply`."""
 
 
-def from_linen(module: nn.Module) -> Network:
+_MODES = {
+    **dict.fromkeys(("train", "training", "is_training"), True),
+    **dict.fromkeys(("deterministic", "use_running_average"), False),
+}
+"""Names that Linen modules give to the argument for the mode, and its value in training."""
+
+
+def from_linen(module: nn.Module, *, label: str | None = "label") -> Network:
     """The pure functions of a Flax Linen module.
 
-    The module is called as `module(x)`, with `label=` and `train=` added if its `__call__` takes
-    arguments of these names (a catch-all `**kwargs` does not count): a module without `label`
-    ignores labels. Every collection but
-    `params` is `model_state`. All its random draws come from the step's key.
+    The module is called as `module(x)`, with further arguments if its `__call__` names them: the
+    labels, if the batch has any; `train`, `training` and `is_training`, true in training;
+    `deterministic` and `use_running_average`, true in evaluation. A catch-all `**kwargs` is given
+    nothing. A module that names no further argument ignores labels. Every collection but `params`
+    is `model_state`. All its random draws come from the step's key.
 
     `nn.Dropout` draws one mask for the batch it sees, so under a mapped axis every shard would
     repeat that mask: `gan_jax.models.layers.Dropout` draws by the global index instead. Give
-    `nn.BatchNorm` its own `axis_name`.
-    """
-    parameters = inspect.signature(type(module).__call__).parameters
+    `nn.BatchNorm` its own `axis_name`. `nn.Embed` returns NaN for a label that is out of range.
 
-    def accepted(**arguments: Any) -> dict[str, Any]:
-        return {
-            name: value
-            for name, value in arguments.items()
-            if value is not None and name in parameters
+    Args:
+      module: any; x is its first argument.
+      label: the name of the argument that takes the labels. None: labels are ignored.
+
+    Raises:
+      ValueError: `label` is a name other than the default that the module does not have; (on a
+        call) the batch has labels, and the module has other arguments than `label`, one of which
+        may be meant for them.
+    """
+    called = f"{type(module).__name__}.__call__"
+    _, _, *further = inspect.signature(type(module).__call__).parameters.values()
+    names = [a.name for a in further if a.kind in (a.POSITIONAL_OR_KEYWORD, a.KEYWORD_ONLY)]
+    shown = [str(a.replace(annotation=a.empty)) for a in further if a.name not in _MODES]
+    if label not in (None, "label", *names):
+        raise ValueError(
+            f"label must be the name of an argument of {called}, got {label!r}: besides its input "
+            f"and the mode it has {', '.join(shown) or 'none'}"
+        )
+
+    def accepted(labels: Array | None, train: bool) -> dict[str, Any]:
+        given: dict[str, Any] = {
+            name: train == in_training for name, in_training in _MODES.items() if name in names
         }
+        if labels is None or label is None:
+            return given
+        if label in names:
+            return {**given, label: labels}
+        if shown:
+            raise ValueError(
+                f"the batch has labels, but {called} has no argument 'label', and nothing is given "
+                f"to {', '.join(shown)}: name the argument that takes the labels, "
+                "from_linen(module, label=...), or ignore labels, from_linen(module, label=None)"
+            )
+        return given
 
     def init(key: Array, x: Array, label: Array | None = None) -> tuple[PyTree, PyTree]:
-        variables = dict(module.init(key, x, **accepted(label=label, train=True)))
+        variables = dict(module.init(key, x, **accepted(label, train=True)))
         params = variables.pop("params", {})
         return params, variables
 
@@ -54,7 +88,7 @@ def from_linen(module: nn.Module) -> Network:
         y, updated = module.apply(
             {"params": params, **model_state},
             x,
-            **accepted(label=label, train=train),
+            **accepted(label, train=train),
             # Linen falls back on the stream "params" for every stream that is not named.
             rngs=None if key is None else {"params": key},
             mutable=list(model_state) if train else [],
@@ -67,9 +101,9 @@ def from_linen(module: nn.Module) -> Network:
 def mixed_precision(gan: GAN, dtype: Any = jnp.bfloat16) -> GAN:
     """The same GAN, its networks computing in another type.
 
-    Each call casts its parameters and its input to `dtype`, and the result to float32.
-    Parameters, optimizer states and gradients, running statistics, logits and losses stay in
-    float32 (Micikevicius et al. 2018); bfloat16 has float32's range, and needs no loss scale.
+    Each call casts its parameters, its input and its floating labels to `dtype`, and the result to
+    float32. Parameters, optimizer states and gradients, running statistics, logits and losses stay
+    in float32 (Micikevicius et al. 2018); bfloat16 has float32's range, and needs no loss scale.
 
     Args:
       gan: any.
@@ -83,9 +117,14 @@ def mixed_precision(gan: GAN, dtype: Any = jnp.bfloat16) -> GAN:
 
     def lower(apply: Apply) -> Apply:
         def lowered(
-            params: PyTree, model_state: PyTree, x: Array, *label: Array | None, **options: Any
+            params: PyTree,
+            model_state: PyTree,
+            x: PyTree,
+            label: PyTree | None = None,
+            **options: Any,
         ) -> tuple[Array, PyTree]:
-            y, updated = apply(cast(params, dtype), model_state, cast(x, dtype), *label, **options)
+            params, x, label = cast((params, x, label), dtype)
+            y, updated = apply(params, model_state, x, label, **options)
             # A network may hand its statistics back in the type of its activations.
             kept = jax.tree.map(lambda new, old: new.astype(old.dtype), updated, model_state)
             return cast(y, jnp.float32), kept
@@ -114,8 +153,9 @@ def rematerialised(gan: GAN) -> GAN:
 
 
 Scale: TypeAlias = float | Array | Callable[[Array, Array], Array]
-"""Of noise: a number, an array [], or `(key, passes) -> []`, drawn for each example by its key;
-`passes` is how many in training D has made before, two in each of its updates (or part of one)."""
+"""The noise's scale: a number, an array [], or `(key, passes) -> []`, drawn for each example by its
+key. `passes` [] int32 is the number of D's training passes before this one: two in each update, or
+in each part of one."""
 
 
 def instance_noise(gan: GAN, scale: Scale, *, axis_name: AxisName | None = None) -> GAN:
@@ -131,7 +171,7 @@ def instance_noise(gan: GAN, scale: Scale, *, axis_name: AxisName | None = None)
       axis_name: the mapped axis, if any, that the batch is split over.
 
     Returns:
-      A GAN of the same parameters; D's model state is {"network": its own, "passes": []}.
+      A GAN of the same parameters; D's model state is {"network": its own, "passes": [] int32}.
 
     Raises:
       ValueError: `scale` is a number below 0; (on a call) training without a key.
@@ -142,8 +182,8 @@ def instance_noise(gan: GAN, scale: Scale, *, axis_name: AxisName | None = None)
 
     def init(key: Array, x: Array, label: Array | None = None) -> tuple[PyTree, PyTree]:
         params, model_state = network.init(key, x, label)
-        # A float, for it is averaged over devices with the rest.
-        return params, {"network": model_state, "passes": jnp.zeros(())}
+        # As a float32 it would stop at 2^24.
+        return params, {"network": model_state, "passes": jnp.zeros((), jnp.int32)}
 
     def noisy(x: Array, key: Array, passes: Array) -> Array:
         """Of one example."""

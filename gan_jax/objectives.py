@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gan_jax.contract import check_batch, one_each
 from gan_jax.keys import per_example
 from gan_jax.types import (
     GAN,
@@ -60,10 +61,17 @@ def first_memory(penalties: Sequence[WeightedPenalty]) -> dict[str, PyTree]:
 
 def draw_latents(
     gan: GAN, key: Array, batch: Array | int, axis_name: AxisName | None = None
-) -> Array:
+) -> PyTree:
     """z [B, L] ~ p_z for a batch [B, ...] or for B examples, each from the key of its index in the
-    global batch: `keys.per_example`."""
-    return jax.vmap(lambda k: gan.prior(k, 1)[0])(per_example(key, batch, axis_name))
+    global batch: `keys.per_example`.
+
+    A prior may draw a tree of arrays [B, ...], such as noise and a code.
+    """
+
+    def draw(key: Array) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf[0], gan.prior(key, 1))
+
+    return jax.vmap(draw)(per_example(key, batch, axis_name))
 
 
 def _logits(
@@ -74,30 +82,38 @@ def _logits(
     label: Array | None,
     key: Array,
 ) -> tuple[Array, PyTree]:
+    """In float32 at least, and so are all losses, penalties and metrics."""
     logits, model_state = discriminator.apply(params, model_state, x, label, train=True, key=key)
-    if logits.shape != (x.shape[0],):
-        raise ValueError(
-            f"the discriminator returned shape {logits.shape} for a batch of {x.shape[0]}: "
-            f"it must return one logit for each example, shape ({x.shape[0]},)"
-        )
-    return logits, model_state
+    return one_each(logits, x.shape[0], "the discriminator"), model_state
 
 
 def _measure(
-    penalty: Penalty | PenaltyWithMemory, critic: Critic, real: Array, fake: Array, key: Array
+    penalty: Penalty | PenaltyWithMemory,
+    critic: Critic,
+    real: Array,
+    fake: Array,
+    key: Array,
+    dtype: Any,
 ) -> Callable[[dict[str, PyTree]], tuple[Array, dict[str, PyTree]]]:
-    """From the memory of all penalties to this one's mean over the batch and the memory after."""
+    """From the memory of all penalties to this one's mean over the batch and the memory after.
+
+    The mean has the given type, whether or not the critic and the penalty compute in another.
+    """
+
+    def mean(values: Array) -> Array:
+        maker = f"the penalty {penalty_name(penalty)!r}"
+        return jnp.mean(one_each(values, real.shape[0], maker)).astype(dtype)
 
     def measured(memory: dict[str, PyTree]) -> tuple[Array, dict[str, PyTree]]:
         if not isinstance(penalty, PenaltyWithMemory):
-            return jnp.mean(penalty(critic, real, fake, key)), memory
+            return mean(penalty(critic, real, fake, key)), memory
         if penalty.name not in memory:
             raise ValueError(
                 f"the penalty {penalty.name!r} finds no memory in the discriminator's state: give "
                 "init the same penalties as the step"
             )
         values, remembered = penalty.apply(critic, real, fake, key, memory[penalty.name])
-        return jnp.mean(values), {**memory, penalty.name: remembered}
+        return mean(values), {**memory, penalty.name: remembered}
 
     return measured
 
@@ -106,42 +122,44 @@ def _names(axis_name: AxisName | None) -> tuple[str | None, ...]:
     return axis_name if isinstance(axis_name, tuple) else (axis_name,)
 
 
-def _over_axis(penalty: Callable[..., Any], axis_name: AxisName | None) -> Callable[..., Any]:
-    """The penalty, over the step's mapped axis: an `axis_name` parameter left open is filled in.
+def _over_axis(
+    penalty: Penalty | PenaltyWithMemory, axis_name: AxisName | None
+) -> Penalty | PenaltyWithMemory:
+    """The penalty with its `axis_name`, if it has one that is left open, bound to the step's.
 
     Raises:
       ValueError: it is bound to another axis.
     """
+    function = penalty.apply if isinstance(penalty, PenaltyWithMemory) else penalty
     if axis_name is None:
         return penalty
     try:
-        parameter = inspect.signature(penalty).parameters.get("axis_name")
-    except (TypeError, ValueError):  # some callables written in C have no signature
-        return penalty
+        parameter = inspect.signature(function).parameters.get("axis_name")
+    except (TypeError, ValueError):  # a callable may have no signature
+        parameter = None
     if parameter is None:
         return penalty
-    bound = parameter.default
-    if bound is None or bound is inspect.Parameter.empty:
-        return partial(penalty, axis_name=axis_name)
-    if _names(bound) != _names(axis_name):
-        raise ValueError(
-            f"the penalty {penalty_name(penalty)!r} is over the axis {bound!r}, but the step is "
-            f"over {axis_name!r}: give both the same axis_name, or leave the penalty's to the step"
-        )
-    return penalty
+    if parameter.default not in (None, inspect.Parameter.empty):
+        if _names(parameter.default) != _names(axis_name):
+            raise ValueError(
+                f"the penalty {penalty_name(penalty)!r} has axis_name={parameter.default!r}, but "
+                f"the step has axis_name={axis_name!r}: leave out the penalty's, and it gets the "
+                "step's"
+            )
+        return penalty
+    bound = partial(function, axis_name=axis_name)
+    return penalty._replace(apply=bound) if isinstance(penalty, PenaltyWithMemory) else bound
 
 
-def _check_axes(
-    loss: Callable[[Array, Array], Array], axis_name: AxisName | None
-) -> Callable[[Array, Array], Array]:
-    """The player's loss; a ValueError if it compares examples over other axes than the step's."""
-    others = {axis for axis in getattr(loss, "axes", ()) if _names(axis) != _names(axis_name)}
-    if axis_name is not None and others:
-        raise ValueError(
-            f"the loss compares the examples of a batch over axis_name={others.pop()!r}, but the "
-            f"step splits its batch over {axis_name!r}: make the loss with axis_name={axis_name!r}"
-        )
-    return loss
+def _check_axes(loss: Callable[[Array, Array], Array], axis_name: AxisName | None) -> None:
+    """Raises ValueError for a loss that compares examples over another axis than the step's."""
+    for axis in getattr(loss, "axes", ()):
+        if axis_name is not None and _names(axis) != _names(axis_name):
+            raise ValueError(
+                f"the loss compares the examples of a batch with axis_name={axis!r}, but the step "
+                f"has axis_name={axis_name!r}: make the loss with the same axis_name, as in "
+                f"relativistic_average(axis_name={axis_name!r})"
+            )
 
 
 def discriminator_objective(
@@ -155,24 +173,27 @@ def discriminator_objective(
     Metrics: `discriminator_loss` (without penalties); `value`, the estimate of V(D, G);
     `jsd_lower_bound` = (value + log 4) / 2; `real_accuracy` and `fake_accuracy`, the shares of
     logits on the right side of 0; and each penalty's mean, unweighted, by its name, 0 if its
-    schedule left it out. (Of `least_squares` the border is 1/2, of `f_kl` 1, and Wasserstein's
-    logits have none: there the two accuracies say less.)
+    schedule left it out. All are float32 at least. (Of `least_squares` the border is 1/2, of `f_kl`
+    1, and Wasserstein's logits have none: there the two accuracies say less.)
+
+    Raises:
+      ValueError: two penalties of one name; a penalty or a loss bound to another axis than
+        `axis_name`; (from the objective) a memory is missing.
+      AssertionError: (from the objective) the batch's x is not floating or its labels are of
+        another number; D, the loss or a penalty returned anything but one floating number for each
+        example.
     """
     names = [penalty_name(penalty) for penalty, _ in penalties]
     if len(set(names)) < len(names):
         raise ValueError(f"penalties must have different names, got {names}")
-    adversarial_loss = _check_axes(loss.discriminator, axis_name)
-    over_axis = [
-        penalty._replace(apply=_over_axis(penalty.apply, axis_name))
-        if isinstance(penalty, PenaltyWithMemory)
-        else _over_axis(penalty, axis_name)
-        for penalty, _ in penalties
-    ]
-    weights = [weight for _, weight in penalties]
+    penalties = [(_over_axis(penalty, axis_name), weight) for penalty, weight in penalties]
+    _check_axes(loss.discriminator, axis_name)
 
     def objective(
         params: PyTree, player: PlayerState, opponent: PlayerState, batch: Batch, key: Array
     ) -> tuple[Array, tuple[Metrics, PyTree, PyTree]]:
+        check_batch(batch)
+        num = batch.x.shape[0]
         key_z, key_fake, *keys = jax.random.split(key, 4 + 2 * len(penalties))
         z = draw_latents(gan, key_z, batch.x, axis_name)
         fake, _ = gan.generator.apply(
@@ -183,7 +204,8 @@ def discriminator_objective(
         fake_logits, model_state = critic(model_state, fake, batch.label, keys[1])
 
         value = -jnp.mean(jax.nn.softplus(-real_logits)) - jnp.mean(jax.nn.softplus(fake_logits))
-        adversarial = jnp.mean(adversarial_loss(real_logits, fake_logits))
+        losses = loss.discriminator(real_logits, fake_logits)
+        adversarial = jnp.mean(one_each(losses, num, "the discriminator's loss"))
         metrics = {
             "discriminator_loss": adversarial,
             "value": value,
@@ -193,13 +215,13 @@ def discriminator_objective(
         }
         total, memory = adversarial, dict(player.memory)
         nothing = jnp.zeros_like(adversarial)
-        for i, (penalty, weight) in enumerate(zip(over_axis, weights, strict=True)):
+        for i, (penalty, weight) in enumerate(penalties):
             key_network, key_penalty = keys[2 + 2 * i : 4 + 2 * i]
 
             def critic_of(x: Array, key: Array = key_network) -> Array:
                 return critic(player.model_state, x, batch.label, key)[0]
 
-            measured = _measure(penalty, critic_of, batch.x, fake, key_penalty)
+            measured = _measure(penalty, critic_of, batch.x, fake, key_penalty, adversarial.dtype)
             factor = weight(player.step) if callable(weight) else weight
             if callable(weight) and isinstance(factor, jax.Array):
                 mean, memory = jax.lax.cond(
@@ -217,12 +239,19 @@ def discriminator_objective(
 def generator_objective(
     gan: GAN, loss: AdversarialLoss, axis_name: AxisName | None = None
 ) -> Objective:
-    """G's loss on fresh fakes, as many as the batch is large. Metrics: `generator_loss`."""
-    adversarial_loss = _check_axes(loss.generator, axis_name)
+    """G's loss on fresh fakes, as many as the batch is large. Metrics: `generator_loss`.
+
+    Raises:
+      ValueError: the loss compares examples over another axis than `axis_name`.
+      AssertionError: (from the objective) as for `discriminator_objective`.
+    """
+    _check_axes(loss.generator, axis_name)
 
     def objective(
         params: PyTree, player: PlayerState, opponent: PlayerState, batch: Batch, key: Array
     ) -> tuple[Array, tuple[Metrics, PyTree, PyTree]]:
+        check_batch(batch)
+        num = batch.x.shape[0]
         key_z, key_generator, key_real, key_fake = jax.random.split(key, 4)
         z = draw_latents(gan, key_z, batch.x, axis_name)
         fake, model_state = gan.generator.apply(
@@ -232,7 +261,8 @@ def generator_objective(
         # Only relativistic losses read the real logits: for the others the compiler drops them.
         real_logits, _ = critic(batch.x, batch.label, key_real)
         fake_logits, _ = critic(fake, batch.label, key_fake)
-        adversarial = jnp.mean(adversarial_loss(real_logits, fake_logits))
+        losses = loss.generator(real_logits, fake_logits)
+        adversarial = jnp.mean(one_each(losses, num, "the generator's loss"))
         return adversarial, ({"generator_loss": adversarial}, model_state, player.memory)
 
     return objective

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gan_jax.trees import cast_like, widened
 from gan_jax.types import Array, PyTree
 
 
@@ -23,6 +24,8 @@ def adam(
     and `optax.adam` without `eps_root` gives NaN, the derivative is the exact learning_rate / eps.
     That is large: for such use an `eps` of the size of the gradients that matter, say 1e-4.
 
+    The two means are kept in float32 at least, updates have the types of the gradients.
+
     Args:
       learning_rate: above 0; or a schedule, a function of the number of updates made.
       b1, b2: in [0, 1), the decay of the mean gradient and of the mean square.
@@ -34,26 +37,27 @@ def adam(
     check_decays(b1=b1, b2=b2)
 
     def init(params: PyTree) -> optax.ScaleByAdamState:
-        mean, square = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
+        mean, square = (jax.tree.map(jnp.zeros_like, widened(params)) for _ in range(2))
         return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), mean, square)
 
     def update(
         gradients: PyTree, state: optax.ScaleByAdamState, params: PyTree | None = None
     ) -> tuple[PyTree, optax.ScaleByAdamState]:
         del params
+        wide = widened(gradients)
         count = state.count + 1
         # XLA's compiler for CPUs would work the means out twice, for the state and for the update,
         # and copy the old ones to have them both times. It does not repeat a division.
         one = jnp.where(count > 0, 1.0, 2.0)
-        mean = jax.tree.map(lambda m, g: (b1 * m + (1 - b1) * g) / one, state.mu, gradients)
+        mean = jax.tree.map(lambda m, g: (b1 * m + (1 - b1) * g) / one, state.mu, wide)
         square = jax.tree.map(
-            lambda v, g: (b2 * v + (1 - b2) * jnp.square(g)) / one, state.nu, gradients
+            lambda v, g: (b2 * v + (1 - b2) * jnp.square(g)) / one, state.nu, wide
         )
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
         size = -rate / (1 - b1**count)
         scale = 1 / jnp.sqrt(1 - b2**count)
         updates = jax.tree.map(lambda m, v: size * m / (root(v) * scale + eps), mean, square)
-        return updates, optax.ScaleByAdamState(count, mean, square)
+        return cast_like(updates, gradients), optax.ScaleByAdamState(count, mean, square)
 
     return optax.GradientTransformation(init, update)
 
@@ -114,7 +118,7 @@ def extragradient(tx: optax.GradientTransformation) -> optax.GradientTransformat
     """
 
     def init(params: PyTree) -> ExtragradientState:
-        # Buffers of its own: a donated state may not hold the same array twice.
+        # A copy, for callers that donate what this returns.
         anchor = jax.tree.map(jnp.copy, params)
         return ExtragradientState(jnp.zeros((), bool), anchor, tx.init(params))
 
@@ -124,8 +128,10 @@ def extragradient(tx: optax.GradientTransformation) -> optax.GradientTransformat
         _check_given(params, "extragradient")
         updates, inner = tx.update(gradients, state.inner, params)
         anchor = _select(state.extrapolated, state.anchor, params)
-        updates = jax.tree.map(lambda a, p, u: (a - p) + u, anchor, params, updates)
-        return updates, ExtragradientState(~state.extrapolated, anchor, inner)
+        updates = jax.tree.map(
+            lambda a, p, u: (a - p) + u, *map(widened, (anchor, params, updates))
+        )
+        return cast_like(updates, params), ExtragradientState(~state.extrapolated, anchor, inner)
 
     return optax.GradientTransformation(init, update)
 
@@ -135,7 +141,7 @@ class LookaheadState(NamedTuple):
 
     Attributes:
       made: [] int32, the updates since the fast weights last met the slow ones.
-      slow: the slow weights; the parameters are the fast ones.
+      slow: the slow weights, in float32 at least; the parameters are the fast ones.
       inner: the state of the wrapped optimizer.
     """
 
@@ -171,8 +177,8 @@ def lookahead(
         raise ValueError(f"alpha must be above 0 and at most 1, got {alpha}")
 
     def init(params: PyTree) -> LookaheadState:
-        # Buffers of its own: a donated state may not hold the same array twice.
-        slow = jax.tree.map(jnp.copy, params)
+        # A copy, for callers that donate what this returns.
+        slow = jax.tree.map(jnp.copy, widened(params))
         return LookaheadState(jnp.zeros((), jnp.int32), slow, tx.init(params))
 
     def update(
@@ -183,11 +189,10 @@ def lookahead(
         fast = optax.apply_updates(params, updates)
         made = state.made + 1
         back = made == every
-        slow = _select(
-            back, jax.tree.map(lambda s, f: s + alpha * (f - s), state.slow, fast), state.slow
-        )
-        updates = _select(back, jax.tree.map(jnp.subtract, slow, params), updates)
-        return updates, LookaheadState(jnp.where(back, 0, made), slow, inner)
+        ahead = jax.tree.map(lambda s, f: s + alpha * (f - s), state.slow, widened(fast))
+        slow = _select(back, ahead, state.slow)
+        updates = _select(back, jax.tree.map(jnp.subtract, slow, widened(params)), updates)
+        return cast_like(updates, params), LookaheadState(jnp.where(back, 0, made), slow, inner)
 
     return optax.GradientTransformation(init, update)
 

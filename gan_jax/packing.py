@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from gan_jax.types import GAN, Array, Network, PyTree
@@ -21,7 +22,8 @@ def packed(gan: GAN, size: int) -> GAN:
       size: the samples in a pack, the m of the paper; with 1 nothing but shapes changes.
 
     Returns:
-      A GAN with prior z [num, size L], G z -> x [num, size, ...], D x [num, size, ...] -> [num].
+      A GAN with prior z [num, size, L], G z -> x [num, size, ...], D x [num, size, ...] -> [num].
+      A prior that draws a tree has each of its arrays [num, ...] as [num, size, ...].
       Batches are [B, size, ...]; a label [B] is that of all samples in the pack.
 
     Raises:
@@ -31,14 +33,16 @@ def packed(gan: GAN, size: int) -> GAN:
     if size < 1:
         raise ValueError(f"size must be at least 1, got {size}")
 
-    def prior(key: Array, num: int) -> Array:
-        return gan.prior(key, num * size).reshape(num, -1)
+    def prior(key: Array, num: int) -> PyTree:
+        return jax.tree.map(
+            lambda leaf: leaf.reshape(num, size, *leaf.shape[1:]), gan.prior(key, num * size)
+        )
 
-    def of_each(z: Array, label: Array | None) -> tuple[Array, Array | None]:
+    def of_each(z: PyTree, label: Array | None) -> tuple[PyTree, Array | None]:
         """z [num size, L] and its labels [num size]."""
-        _check_label(z, label)
+        _check_label(jax.tree.leaves(z)[0], label)
         return (
-            z.reshape(z.shape[0] * size, -1),
+            jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), z),
             None if label is None else jnp.repeat(label, size),
         )
 
@@ -52,14 +56,14 @@ def packed(gan: GAN, size: int) -> GAN:
         side_by_side = jnp.moveaxis(x, 1, -2)
         return side_by_side.reshape(*side_by_side.shape[:-2], -1)
 
-    def init_generator(key: Array, z: Array, label: Array | None = None) -> tuple[PyTree, PyTree]:
+    def init_generator(key: Array, z: PyTree, label: Array | None = None) -> tuple[PyTree, PyTree]:
         return gan.generator.init(key, *of_each(z, label))
 
     def generate(
-        params: PyTree, model_state: PyTree, z: Array, label: Array | None = None, **options: Any
+        params: PyTree, model_state: PyTree, z: PyTree, label: Array | None = None, **options: Any
     ) -> tuple[Array, PyTree]:
         x, model_state = gan.generator.apply(params, model_state, *of_each(z, label), **options)
-        return x.reshape(z.shape[0], size, *x.shape[1:]), model_state
+        return x.reshape(-1, size, *x.shape[1:]), model_state
 
     def init_discriminator(
         key: Array, x: Array, label: Array | None = None

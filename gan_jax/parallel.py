@@ -5,7 +5,8 @@ whole train step or a fused chunk of train steps, and returns a compiled functio
 signature on *global* arrays: whole state in, whole batch in, whole state out. They are
 interchangeable, and the number of devices does not change the result.
 
-The state is donated: the one passed in is gone after the call.
+The state is donated: the one passed in is gone after the call. It may hold an array twice, as
+`state.replace(ema_params=state.generator.params)` does: the second is copied first.
 """
 
 import math
@@ -19,13 +20,13 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from gan_jax import memory
+from gan_jax.buffers import Step as Step
+from gan_jax.buffers import donating
 from gan_jax.cpu import EIGEN as EIGEN
 from gan_jax.cpu import use_every_core as use_every_core
 from gan_jax.cpu import use_one_core as use_one_core
 from gan_jax.errors import UserError
 from gan_jax.types import Array, PyTree
-
-Step = Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]
 
 Arguments = tuple[PyTree, PyTree]
 """A step's: a state and a batch."""
@@ -54,7 +55,8 @@ def jit_step(
         in less memory: see `memory.compiled`. None: it is compiled when it is called.
     """
     options = None if compiler_options is None else dict(compiler_options)
-    return _program(step, like, donate, compiler_options=options)
+    program = _program(step, like, donate, compiler_options=options)
+    return donating(program) if donate else program
 
 
 def shard_step(
@@ -102,7 +104,7 @@ def shard_step(
         with in_force():
             return program(*placed(state, batch))
 
-    return sharded
+    return donating(sharded) if donate else sharded
 
 
 def pmap_step(
@@ -151,7 +153,7 @@ def pmap_step(
         state = jax.device_put(state, whole)
         return compiled[layout](state, jax.tree.map(split, batch))
 
-    return mapped
+    return donating(mapped) if donate else mapped
 
 
 def ensemble_step(
@@ -218,7 +220,7 @@ def ensemble_step(
         # As they come out, so that the first call's state does not compile the step once more.
         return compiled(jax.device_put(state, NamedSharding(mesh, members)), batch)
 
-    return ensembled
+    return donating(ensembled) if donate else ensembled
 
 
 def make_step(

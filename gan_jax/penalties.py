@@ -1,21 +1,46 @@
 """Penalties on the discriminator: per example, of a critic function x -> logits.
 
 Each is `(critic, real [B, ...], fake [B, ...], key) -> [B]`; `make_discriminator_step` takes
-pairs `(penalty, weight)`, where the weight may be a schedule, such as `lazy` makes.
+pairs `(penalty, weight)`, where the weight may be a schedule, such as `lazy` makes. Each raises
+AssertionError for samples that are not floating and of one shape, and for a critic that does not
+return [B]. Results are float32 at least.
 
 What draws for each example, or compares examples, takes the mapped axis the batch is split over,
 if it is: pass `functools.partial(dragan, axis_name=...)`.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
+from typing import Concatenate, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from gan_jax.augmentations import shift_and_flip
+from gan_jax.contract import at_least_single, check_samples, one_each
 from gan_jax.keys import per_example
 from gan_jax.types import Array, AxisName, Critic, Penalty, PenaltyWithMemory, Weight
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _checked(
+    penalty: Callable[Concatenate[Critic, Array, Array, Array, _P], _R],
+) -> Callable[Concatenate[Critic, Array, Array, Array, _P], _R]:
+    """The penalty, of samples of one shape and a critic that is seen to return logits [B]."""
+
+    @wraps(penalty)
+    def checked(
+        critic: Critic, real: Array, fake: Array, key: Array, *args: _P.args, **options: _P.kwargs
+    ) -> _R:
+        def logits(x: Array) -> Array:
+            return one_each(critic(x), x.shape[0], "the critic")
+
+        check_samples(real, fake)
+        return penalty(logits, real, fake, key, *args, **options)
+
+    return checked
 
 
 def _squared_gradient_norm(critic: Critic, x: Array) -> Array:
@@ -25,7 +50,8 @@ def _squared_gradient_norm(critic: Critic, x: Array) -> Array:
     examples alone; under batch norm it includes what an example does to its neighbours.
     """
     gradient = jax.grad(lambda x: jnp.sum(critic(x)))(x)
-    return jnp.sum(jnp.square(gradient), axis=tuple(range(1, x.ndim)))
+    # In float16 the sum of squares overflows: at 65,536 pixels of slope 1.
+    return jnp.sum(jnp.square(at_least_single(gradient)), axis=tuple(range(1, x.ndim)))
 
 
 def _gradient_norm(critic: Critic, x: Array) -> Array:
@@ -38,30 +64,34 @@ def _gradient_norm(critic: Critic, x: Array) -> Array:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
 
 
-def _shares(key: Array, x: Array, axis_name: AxisName | None) -> Array:
-    """One number in [0, 1) for each example of x [B, ...], shaped to be multiplied by it."""
+def _uniform(key: Array, x: Array, shape: tuple[int, ...], axis_name: AxisName | None) -> Array:
+    """Numbers [B, *shape] in [0, 1) for the examples of x [B, ...], in x's type."""
     keys = per_example(key, x, axis_name)
-    return jax.vmap(partial(jax.random.uniform, shape=(1,) * (x.ndim - 1)))(keys)
+    return jax.vmap(partial(jax.random.uniform, shape=shape, dtype=x.dtype))(keys)
 
 
 def _between(key: Array, real: Array, fake: Array, axis_name: AxisName | None) -> Array:
     """A point drawn uniformly on the line from each fake sample to a real one."""
-    share = _shares(key, real, axis_name)
+    real, fake = at_least_single(real), at_least_single(fake)
+    share = _uniform(key, real, (1,) * (real.ndim - 1), axis_name)
     return share * real + (1.0 - share) * fake
 
 
+@_checked
 def r1(critic: Critic, real: Array, fake: Array, key: Array) -> Array:
     """|grad D|^2 on real samples (Mescheder et al. 2018, equation 9). Weight: gamma / 2."""
     del fake, key
     return _squared_gradient_norm(critic, real)
 
 
+@_checked
 def r2(critic: Critic, real: Array, fake: Array, key: Array) -> Array:
     """|grad D|^2 on fake samples (Mescheder et al. 2018, equation 10). Weight: gamma / 2."""
     del real, key
     return _squared_gradient_norm(critic, fake)
 
 
+@_checked
 def gradient_penalty(
     critic: Critic, real: Array, fake: Array, key: Array, *, axis_name: AxisName | None = None
 ) -> Array:
@@ -73,6 +103,7 @@ def gradient_penalty(
     return jnp.square(_gradient_norm(critic, _between(key, real, fake, axis_name)) - 1.0)
 
 
+@_checked
 def one_sided_gradient_penalty(
     critic: Critic, real: Array, fake: Array, key: Array, *, axis_name: AxisName | None = None
 ) -> Array:
@@ -82,6 +113,7 @@ def one_sided_gradient_penalty(
     return jnp.square(jax.nn.relu(norm - 1.0))
 
 
+@_checked
 def dragan(
     critic: Critic,
     real: Array,
@@ -104,16 +136,17 @@ def dragan(
         batch taken in parts (`accumulate`) it is the part's.
     """
     del fake
+    real = at_least_single(real)
     key_share, key_noise = jax.random.split(key)
-    keys = per_example(key_noise, real, axis_name)
-    noise = jax.vmap(partial(jax.random.uniform, shape=real.shape[1:]))(keys)
+    noise = _uniform(key_noise, real, real.shape[1:], axis_name)
 
     def mean(x: Array) -> Array:
         local = jnp.mean(x)
         return local if axis_name is None else jax.lax.pmean(local, axis_name)
 
     std = jnp.sqrt(mean(jnp.square(real - mean(real))))
-    x = real + _shares(key_share, real, axis_name) * scale * std * noise
+    share = _uniform(key_share, real, (1,) * (real.ndim - 1), axis_name)
+    x = real + share * scale * std * noise
     return jnp.square(_gradient_norm(critic, x) - 1.0)
 
 
@@ -129,6 +162,7 @@ def _inconsistency(
     return jnp.square(critic(changed) - critic(x))
 
 
+@_checked
 def real_consistency(
     critic: Critic,
     real: Array,
@@ -143,6 +177,7 @@ def real_consistency(
     return _inconsistency(critic, real, key, augment, axis_name)
 
 
+@_checked
 def consistency(
     critic: Critic,
     real: Array,
@@ -194,6 +229,7 @@ def lecam(decay: float = 0.99) -> PenaltyWithMemory:
     def init() -> dict[str, Array]:
         return {name: jnp.zeros(()) for name in ("real", "fake", "weight")}
 
+    @_checked
     def apply(
         critic: Critic, real: Array, fake: Array, key: Array, memory: dict[str, Array]
     ) -> tuple[Array, dict[str, Array]]:
@@ -216,23 +252,23 @@ def lazy(weight: Weight, every: int = 16) -> Callable[[Array], Array]:
     `every * weight` on updates 0, every, 2 every, ..., and 0 between, where the penalty costs
     nothing: the same force on average (Karras et al. 2020, appendix B, with R1 every 16).
 
-    The force comes as a kick, and the kick has a step-size limit. Plain gradient descent with
-    learning rate h multiplies the deviation along a direction in which the penalty has curvature
-    c by 1 - every weight h c: it is thrown further with each kick once
+    A lazy penalty applies a larger gradient less often, which limits the stable learning rate.
+    Plain gradient descent with learning rate h multiplies the deviation along a direction in which
+    the penalty has curvature c by 1 - every weight h c. It diverges once
 
         every * weight * h > 2 / c,
 
-    `every` times sooner than without being lazy. For R1 of the Dirac-GAN c = 2, so that gamma = 1
-    (weight 1/2) and h = 0.2 allow every < 10. And where the players turn round each other by half a
-    circle between two kicks, they are kicked in one direction only, and the other is not damped.
+    which is `every` times sooner than with the penalty on each update. For R1 of the Dirac-GAN c =
+    2, so that gamma = 1 (weight 1/2) and h = 0.2 allow every < 10. Where the players go half round
+    each other between two applications, only one direction is damped.
 
-    Adam divides by the size of its gradients, so that its limit is another. StyleGAN2 makes of a
-    kick an update of its own, so that there are every + 1 where there were `every`, and gives Adam
+    Adam divides by the size of its gradients, so its limit differs. StyleGAN2 applies the penalty
+    in an update of its own, so that it makes every + 1 updates instead of `every`, and gives Adam
     c h for the learning rate h and b1^c, b2^c for b1, b2, with c = every / (every + 1). Here the
-    kick is part of an update, and their number stays.
+    penalty is part of an update, and the number of updates stays.
 
     Args:
-      weight: what it would be on each update; itself perhaps a schedule.
+      weight: the weight on each update of a penalty that is not lazy: a number or a schedule.
       every: at least 1.
 
     Raises:

@@ -2,8 +2,8 @@
 
 import importlib.metadata
 import json
-import os
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import jax
 from filelock import FileLock, Timeout
 
 from gan_jax.errors import UserError
+from gan_jax.files import write_text
 
 Record = dict[str, Any]
 
@@ -78,28 +79,39 @@ class RunFolder:
     def summary(self) -> Record:
         """What `summarise` wrote; empty if it has not, or if the file is damaged."""
         try:
-            summary = json.loads((self.path / "summary.json").read_text())
-        except (FileNotFoundError, ValueError):
+            summary = json.loads((self.path / "summary.json").read_bytes())
+        except (FileNotFoundError, ValueError, RecursionError):
             return {}
         return summary if isinstance(summary, dict) else {}
 
-    def metrics(self) -> list[Record]:
-        """The records logged so far; a line cut off by a crash is left out."""
+    def metrics(self, announce: Callable[[str], None] = print) -> list[Record]:
+        """The records logged so far, in order: each has a `step`, and all its values are finite.
+
+        Args:
+          announce: told of each line that cannot be read, as one cut off by a crash. It is left
+            out.
+        """
         if not self._metrics.exists():
             return []
         records = []
-        for line in self._metrics.read_text(errors="replace").splitlines():
+        for number, line in enumerate(self._metrics.read_bytes().split(b"\n"), start=1):
+            if not line.strip():
+                continue
             try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
+                records.append(_parse_record(line))
+            except (ValueError, OverflowError, RecursionError) as error:
+                announce(
+                    f"line {number} of {self._metrics} cannot be read ({error}): it is left out"
+                )
         return records
 
-    def rewind(self, step: int) -> list[Record]:
-        """Drops the records after `step`, which will be made again, and returns the rest."""
-        kept = [record for record in self.metrics() if record["step"] <= step]
-        lines = "".join(json.dumps(record) + "\n" for record in kept)
-        _replace(self._metrics, lines)
+    def rewind(self, step: int, announce: Callable[[str], None] = print) -> list[Record]:
+        """Drops the records after `step`, which will be made again, and returns the rest.
+
+        What cannot be read is dropped too, and announced.
+        """
+        kept = [record for record in self.metrics(announce) if record["step"] <= step]
+        write_text(self._metrics, "".join(json.dumps(record) + "\n" for record in kept))
         return kept
 
     def log(self, record: Record) -> None:
@@ -125,10 +137,10 @@ def read_config(path: Path) -> Record:
     """
     file = path / "config.json"
     try:
-        settings = json.loads(file.read_text())
+        settings = json.loads(file.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} is not a run's folder: it has no config.json") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is damaged ({error}): restore it, or use a new folder") from None
     if not isinstance(settings, dict):
         raise UserError(f"{file} is damaged (no JSON object): restore it, or use a new folder")
@@ -163,16 +175,24 @@ def _is_blank(path: Path) -> bool:
 
 def write_json(path: Path, value: Record) -> None:
     """Writes a JSON file whole or not at all."""
-    _replace(path, json.dumps(value, indent=2) + "\n")
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def _parse_record(line: bytes) -> Record:
+    """The record in a line of `metrics.jsonl`; raises `ValueError` or a kin of it if there is none.
+
+    Only a step and finite numbers may stand in it: whoever reads records relies on that.
+    """
+    record = json.loads(line.decode())
+    if not isinstance(record, dict):
+        raise ValueError("it is no JSON object")
+    step = record.get("step")
+    if type(step) is not int or step < 0:
+        raise ValueError(f"its step is {step!r}")
+    for name, value in record.items():
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise ValueError(f"{name} is {value!r}, not a finite number")
+    return record
 
 
 def _flat(settings: Record, prefix: str = "") -> Record:

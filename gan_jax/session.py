@@ -1,6 +1,6 @@
 """One visit to a run: open or resume its folder, train, and leave the pictures and the summary."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from gan_jax.data.types import Dataset
 from gan_jax.errors import UserError
 from gan_jax.runs import Record, RunFolder
 from gan_jax.steps import sample
-from gan_jax.training import Work, make_chunk, run
+from gan_jax.training import Work, make_chunk, run, signals
 from gan_jax.types import GAN, StepFn, TrainState
 
 _FIXED_NOISE = 2**31 - 1
@@ -85,10 +85,9 @@ def train(
                 "say, would go on"
             )
             return state
-        records = folder.rewind(start)
+        records = folder.rewind(start, announce)
         what = f"resuming from step {start}" if restored else f"a new run in {folder.path}"
         announce(f"{what}, on {parallel.describe(layout)}")
-        before = records[-1]["seconds"] if records else 0.0
 
         def sampler(state: TrainState) -> jax.Array:
             keys = jax.random.split(
@@ -99,7 +98,10 @@ def train(
 
         batches = make_batches(dataset, state.key, (log_every, n_critic, batch_size))
         state = parallel.place(layout, state)
-        writer = stack.enter_context(closing(_writer(folder.path))) if tensorboard else None
+        writer = None
+        if tensorboard:
+            first = start + 1 if restored else 0  # the first step that is written again
+            writer = stack.enter_context(closing(_writer(folder.path, first)))
         shown = stack.enter_context(hooks.progress(start, num_steps))
         draw = hooks.draw(sample_every, folder, memory.compiled(sampler, state), writer=writer)
         save = hooks.save(checkpoint_every, checkpoints)
@@ -118,15 +120,20 @@ def train(
                 num_steps=num_steps,
                 chunk_length=log_every,
                 hooks=(
-                    hooks.log(log_every, folder, shown, checkpoints, before=before, writer=writer),
+                    hooks.log(
+                        *(log_every, folder, shown, checkpoints),
+                        before=_seconds(records),
+                        writer=writer,
+                    ),
                     draw,
                     save,
                     hooks.release(log_every),
                 ),
             )
-        checkpoints.wait()
-        shown.close()
-        _finish(folder, dataset, max(start, num_steps), announce)
+        with signals():  # all but done: a first signal changes nothing
+            checkpoints.wait()
+            shown.close()
+            _finish(folder, dataset, max(start, num_steps), announce)
     return jax.device_put(state, jax.devices()[0])
 
 
@@ -179,24 +186,29 @@ def describe(dataset: Dataset) -> Record:
 def _finish(
     folder: RunFolder, dataset: Dataset, num_steps: int, announce: Callable[[str], None]
 ) -> None:
-    records = folder.metrics()
-    plots.curves(records, folder.path / "curves.png")
+    records = folder.metrics(announce)
+    curves, gif = folder.path / "curves.png", folder.path / "samples.gif"
+    plots.curves(records, curves)
     grids = sorted(folder.samples.glob("*.png"))
-    plots.history(grids, folder.path / "samples.gif", folder.path / "history.png")
+    plots.history(grids, gif, folder.path / "history.png", announce=announce)
     folder.summarise(
         {
             "step": num_steps,
-            "metrics": records[-1],
+            "metrics": records[-1] if records else {},
             "data": describe(dataset),
-            "wall_seconds": records[-1]["seconds"],
+            "wall_seconds": _seconds(records),
         }
     )
-    announce(
-        f"done: look at {grids[-1]}, {folder.path / 'samples.gif'} and {folder.path / 'curves.png'}"
-    )
+    announce(f"done: look at {', '.join(map(str, grids[-1:]))}, {gif} and {curves}")
 
 
-def _writer(path: Path) -> Any:
+def _seconds(records: Sequence[Record]) -> float:
+    """The seconds that a run has taken up to the last of its records."""
+    return next((record["seconds"] for record in reversed(records) if "seconds" in record), 0.0)
+
+
+def _writer(path: Path, first: int) -> Any:
+    """A `SummaryWriter`; TensorBoard forgets what earlier sessions wrote from step `first` on."""
     from tensorboardX import SummaryWriter
 
-    return SummaryWriter(str(path / "tensorboard"))
+    return SummaryWriter(str(path / "tensorboard"), purge_step=first)

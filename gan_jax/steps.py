@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gan_jax.buffers import unshared
+from gan_jax.contract import check_batch
 from gan_jax.keys import threefry
 from gan_jax.objectives import (
     discriminator_objective,
@@ -19,7 +21,14 @@ from gan_jax.objectives import (
     first_memory,
     generator_objective,
 )
-from gan_jax.players import Decay, check_at_least_one, discriminator_step_of, generator_step_of
+from gan_jax.players import (
+    EMA_DECAY,
+    Decay,
+    check_at_least_one,
+    discriminator_step_of,
+    generator_step_of,
+)
+from gan_jax.trees import cast_like, first_difference, widened
 from gan_jax.types import (
     GAN,
     AdversarialLoss,
@@ -29,6 +38,7 @@ from gan_jax.types import (
     Metrics,
     Network,
     PlayerState,
+    PyTree,
     StepFn,
     TrainState,
     WeightedPenalty,
@@ -56,7 +66,9 @@ def init(
 
     Raises:
       ValueError: the generator's samples have another shape than the data.
+      AssertionError: the data are not floating, or the labels are of another number.
     """
+    check_batch(batch)
     key_state, key_z, key_generator, key_discriminator = jax.random.split(threefry(key), 4)
     z = draw_latents(gan, key_z, batch.x.shape[0])
     generator = _init_player(gan.generator, generator_tx, key_generator, z, batch.label)
@@ -74,13 +86,13 @@ def init(
     discriminator = _init_player(
         gan.discriminator, discriminator_tx, key_discriminator, batch.x, batch.label
     )
-    return TrainState(
+    state = TrainState(
         key=key_state,
         generator=generator,
         discriminator=dataclasses.replace(discriminator, memory=first_memory(penalties)),
-        # Buffers of its own: a donated state may not hold the same array twice.
-        ema_params=jax.tree.map(jnp.copy, generator.params),
+        ema_params=widened(generator.params),
     )
+    return unshared(state, apart_from=(key, batch))
 
 
 def _init_player(
@@ -97,6 +109,51 @@ def _init_player(
         model_state=model_state,
         opt_state=tx.init(params),
     )
+
+
+def warm_start(
+    state: TrainState,
+    *,
+    generator: PyTree | None = None,
+    discriminator: PyTree | None = None,
+    ema: PyTree | None = None,
+) -> TrainState:
+    """The state with copies of the parameters given, such as those of another run.
+
+    Optimizer states and step counts stay as they are: after `init` they are fresh. An optimizer
+    whose state holds parameters, such as `optimizers.lookahead`, must begin anew:
+    `player.replace(opt_state=tx.init(player.params))`.
+
+    Args:
+      state: of `init`, or of a run under way.
+      generator, discriminator: the players' parameters, arrays of JAX or NumPy, structured and
+        shaped as in the state. They are cast to its types.
+      ema: the average of G's parameters. None: `generator`, if that is given.
+
+    Raises:
+      ValueError: parameters of another structure or shape, by the first path that differs.
+    """
+
+    def player(own: PlayerState, params: PyTree | None, name: str) -> PlayerState:
+        given = own.params if params is None else _copy_like(params, own.params, name)
+        return dataclasses.replace(own, params=given)
+
+    ema = generator if ema is None else ema
+    warm = TrainState(
+        key=state.key,
+        generator=player(state.generator, generator, "generator"),
+        discriminator=player(state.discriminator, discriminator, "discriminator"),
+        ema_params=state.ema_params if ema is None else _copy_like(ema, state.ema_params, "ema"),
+    )
+    return unshared(warm)
+
+
+def _copy_like(params: PyTree, like: PyTree, name: str) -> PyTree:
+    if difference := first_difference(params, like):
+        raise ValueError(
+            f"{name}{difference}: give parameters of the same structure and shapes as the state's"
+        )
+    return jax.tree.map(lambda leaf, own: jnp.array(leaf, own.dtype), params, like)
 
 
 def make_discriminator_step(
@@ -129,8 +186,9 @@ def make_discriminator_step(
       `discriminator_gradient_norm`, all measured before the update.
 
     Raises:
-      ValueError: two penalties of one name; `accumulate` < 1, or (from the step) it does not
-        divide the batch; (from the step) a state without the memory a penalty needs.
+      ValueError: two penalties of one name; `accumulate` < 1; (from the step) it does not divide
+        the batch, a state without the memory a penalty needs, another `tx` than that given to
+        `init`, or one that needs more than a step can give it.
     """
     objective = discriminator_objective(gan, loss, penalties, axis_name)
     return discriminator_step_of(objective, tx, accumulate=accumulate, axis_name=axis_name)
@@ -141,7 +199,7 @@ def make_generator_step(
     loss: AdversarialLoss,
     tx: optax.GradientTransformation,
     *,
-    ema_decay: Decay = 0.999,
+    ema_decay: Decay = EMA_DECAY,
     accumulate: int = 1,
     axis_name: AxisName | None = None,
 ) -> StepFn:
@@ -151,15 +209,17 @@ def make_generator_step(
       gan, loss, accumulate, axis_name: as for `make_discriminator_step`.
       tx: G's optimizer, the one given to `init`.
       ema_decay: in [0, 1): ema <- ema_decay * ema + (1 - ema_decay) * params after each update;
-        or a schedule, a function of the number of updates made before this one.
+        or a schedule, a function of the number of updates made before this one. The default rises
+        to .999: see `players.rising_decay`. The average is kept in float32 at least.
 
     Returns:
       A pure step. It reads the real batch [B, ...] for its size, its labels and, if the loss is
       relativistic, its logits. Metrics: `generator_loss`, `generator_gradient_norm`.
 
     Raises:
-      ValueError: `accumulate` < 1, or (from the step) it does not divide the batch; a number for
-        `ema_decay` outside of [0, 1).
+      ValueError: `accumulate` < 1; a number for `ema_decay` outside of [0, 1); (from the step)
+        `accumulate` does not divide the batch, another `tx` than that given to `init`, or one that
+        needs more than a step can give it.
     """
     objective = generator_objective(gan, loss, axis_name)
     return generator_step_of(
@@ -205,7 +265,7 @@ def sample(
     state: TrainState,
     key: Array,
     num: int,
-    label: Array | None = None,
+    label: PyTree | None = None,
     *,
     ema: bool = True,
 ) -> Array:
@@ -215,11 +275,23 @@ def sample(
       gan: the networks and the prior.
       state: of which only the generator is read.
       key: a single key; example i depends on it and on i, not on `num`.
-      num: how many.
-      label: [num] integers for a conditional generator.
+      num: the number of samples, at least 1.
+      label: [num] integers for a conditional generator, or a tree of arrays [num, ...].
       ema: whether to use the moving average of the parameters or those of the last update.
+
+    Raises:
+      ValueError: `num` < 1; another number of labels than `num`.
     """
-    params = state.ema_params if ema else state.generator.params
+    check_at_least_one(num=num)
+    for leaf in jax.tree.leaves(label):
+        if jnp.shape(leaf)[:1] != (num,):
+            raise ValueError(
+                f"num = {num}, but label has shape {jnp.shape(leaf)}: give one label for each "
+                f"sample, shape ({num},)"
+            )
+    params = state.generator.params
+    if ema:
+        params = cast_like(state.ema_params, params)
     key_z, key_generator = jax.random.split(threefry(key))
     x, _ = gan.generator.apply(
         params,

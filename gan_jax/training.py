@@ -80,7 +80,12 @@ class Hook(NamedTuple):
 
 
 class Interrupted(Exception):
-    """A signal ended the run early, after the chunk it came in, with everything saved."""
+    """A signal ended the run early, after the chunk it came in, with everything saved.
+
+    Attributes:
+      signum: SIGINT, SIGTERM, or SIGPIPE if nobody reads stdout any more.
+      step: the last one.
+    """
 
     def __init__(self, signum: int, step: int) -> None:
         super().__init__(f"{signal.Signals(signum).name} at step {step}")
@@ -109,16 +114,24 @@ def run(
         after the last one.
 
     Raises:
-      Interrupted: SIGINT or SIGTERM came; the hooks have seen the last chunk.
+      Interrupted: SIGINT or SIGTERM came, or a hook wrote to a stdout that nobody reads any more;
+        the hooks have seen the last chunk.
     """
     step, stop, unfinished = start, False, list[Finish]()
-    with _signals() as received:
+    with signals() as received:
+
+        def finish_all() -> None:
+            for finish in unfinished:
+                try:
+                    finish()
+                except BrokenPipeError:  # Python reports so what would be SIGPIPE in C
+                    received.append(signal.SIGPIPE)
+
         while step < num_steps:
             num = min(chunk_length - step % chunk_length, num_steps - step)
             state, metrics = chunk(state, Work(batches(step), np.int32(num)))
             step += num
-            for finish in unfinished:
-                finish()
+            finish_all()
             stop = bool(received)  # asked once: a signal during the hooks is for the next chunk
             last = stop or step == num_steps
             if num < chunk_length:  # not for nothing: a slice is a program of its own
@@ -128,16 +141,18 @@ def run(
             ]
             if stop:
                 break
-        for finish in unfinished:
-            finish()
+        finish_all()
         if stop and step < num_steps:
             raise Interrupted(received[0], step)
     return state
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
-    """The stop signals received so far. A second one acts as if this were not there."""
+def signals() -> Iterator[list[int]]:
+    """Yields the list of stop signals received so far, which then do nothing else.
+
+    After the first signal the handlers are as they were before: a second one acts at once.
+    """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received  # only the main thread may handle signals

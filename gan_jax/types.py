@@ -52,9 +52,15 @@ class GAN(NamedTuple):
 class Batch(NamedTuple):
     """Real samples x ~ p_data.
 
+    `init` and the steps raise AssertionError for an x that is not floating, and for labels of
+    another number than B. They cannot see values: float images in [0, 255] and labels out of range
+    are the caller's to avoid.
+
     Attributes:
-      x: [B, ...], images as floats in [-1, 1], NHWC.
-      label: [B] integers, or None.
+      x: [B, ...], floating; images in [-1, 1], NHWC. `gan_jax.data.pipeline.dequantize` makes them
+        of uint8 images in [0, 255].
+      label: [B] integers in [0, the number of classes), or None. For an integer out of range
+        `flax.linen.Embed` returns NaN, so that all parameters are NaN after one step.
     """
 
     x: Array

@@ -11,6 +11,7 @@ import optax
 from gan_jax.keys import for_step
 from gan_jax.objectives import Objective
 from gan_jax.optimizers import root
+from gan_jax.trees import cast_like, first_difference, is_inexact, widened
 from gan_jax.types import Array, AxisName, Batch, Metrics, PlayerState, PyTree
 
 
@@ -22,44 +23,93 @@ def update(
     batch: Batch,
     key: Array,
     *,
+    role: str = "player",
     parts: int = 1,
     axis_name: AxisName | None = None,
 ) -> tuple[PlayerState, Metrics, Array]:
     """One step of a player down its objective.
 
+    Where the gradient is not finite, `model_state` and `memory` stay as they were: one bad batch
+    does not spoil running statistics for good. The optimizer decides about the parameters:
+    `optax.apply_if_finite` keeps them, any other makes them NaN. (A finite gradient whose norm
+    overflows, above 1e19 in float32, counts as not finite here.)
+
     Args:
       objective: of the player.
-      tx: its optimizer.
+      tx: its optimizer. It is also given the player's whole loss, averaged over parts and devices,
+        as `value`, and the gradient as `grad`, for those of Optax that want them.
       player, opponent: their states.
       batch: [B, ...], on this shard.
       key: of the role; the player's step is folded in.
-      parts: the gradient is accumulated over so many parts of the batch.
+      role: the player's name in errors.
+      parts: the gradient is accumulated over so many parts of the batch, in float32 at least.
       axis_name: the mapped axis the batch is split over, if it is.
 
     Returns:
       The player, its metrics, its gradient's norm.
 
     Raises:
-      ValueError: `parts` do not divide the batch.
+      ValueError: `parts` do not divide the batch; `tx` did not make the player's `opt_state`; `tx`
+        needs what a step cannot give it, such as `value_fn`.
     """
+    _check_opt_state(tx, player, role)
     key = jax.random.fold_in(key, player.step)
     local, opponent = _varying((player, opponent), axis_name)
     if parts == 1:
-        made = jax.grad(objective, has_aux=True)(
+        made = jax.value_and_grad(objective, has_aux=True)(
             local.params, local, opponent, batch, for_step(key)
         )
     else:
         made = _accumulate(objective, local, opponent, _divide(batch, parts), key, axis_name)
-    gradients, (metrics, model_state, memory) = _mean(made, axis_name)
-    updates, opt_state = tx.update(gradients, player.opt_state, player.params)
+    (loss, (metrics, model_state, memory)), gradients = _mean(made, axis_name)
+    norm = _norm(gradients)
+    updates, opt_state = _optimize(tx, gradients, player, loss, role)
     updated = PlayerState(
         step=player.step + 1,
         params=optax.apply_updates(player.params, updates),
-        model_state=model_state,
+        model_state=_only_if(jnp.isfinite(norm), model_state, player.model_state),
         opt_state=opt_state,
-        memory=memory,
+        memory=_only_if(jnp.isfinite(norm), memory, player.memory),
     )
-    return updated, metrics, _norm(gradients)
+    return updated, metrics, norm
+
+
+def _check_opt_state(tx: optax.GradientTransformation, player: PlayerState, role: str) -> None:
+    """Raises ValueError unless the optimizer's own first state is like the player's."""
+    expected = jax.eval_shape(tx.init, player.params)
+    if difference := first_difference(player.opt_state, expected):
+        raise ValueError(
+            f"the {role}'s opt_state is not of this tx: opt_state{difference}. Give "
+            f"make_{role}_step the tx given to init"
+        )
+
+
+def _optimize(
+    tx: optax.GradientTransformation,
+    gradients: PyTree,
+    player: PlayerState,
+    loss: Array,
+    role: str,
+) -> tuple[PyTree, PyTree]:
+    """The optimizer's updates and its state after them."""
+    given = {"value": loss, "grad": gradients}
+    try:
+        return optax.with_extra_args_support(tx).update(
+            gradients, player.opt_state, player.params, **given
+        )
+    except TypeError as error:
+        if "required keyword-only argument" not in str(error):
+            raise
+        raise ValueError(
+            f"the {role}'s tx needs more than a step gives it ({error}): a step gives the "
+            f"gradients, the parameters, {' and '.join(given)}. Choose an optimizer that "
+            "evaluates no other point, not a line search"
+        ) from error
+
+
+def _only_if(condition: Array, new: PyTree, old: PyTree) -> PyTree:
+    """The new tree where a condition [] holds, the old one elsewhere."""
+    return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
 
 
 def _norm(tree: PyTree) -> Array:
@@ -69,7 +119,7 @@ def _norm(tree: PyTree) -> Array:
     many at a time, and all numbers of a matrix one after the other. The root keeps the sums apart.
     A kernel's further axes are rows: over its first axis alone YNNPACK adds it up far more slowly.
     """
-    leaves = [jnp.atleast_1d(leaf) for leaf in jax.tree.leaves(tree)]
+    leaves = [jnp.atleast_1d(leaf) for leaf in jax.tree.leaves(widened(tree))]
     matrices = [leaf.reshape(math.prod(leaf.shape[:-1]), leaf.shape[-1]) for leaf in leaves]
     columns = [root(jnp.sum(jnp.square(matrix), axis=0)) for matrix in matrices]
     return root(optax.tree.norm(columns, squared=True))
@@ -97,35 +147,38 @@ def _accumulate(
     batches: Batch,
     key: Array,
     axis_name: AxisName | None,
-) -> tuple[PyTree, tuple[Metrics, PyTree, PyTree]]:
+) -> tuple[tuple[Array, tuple[Metrics, PyTree, PyTree]], PyTree]:
     """The objective's gradients and what comes with them, over the parts, one after the other.
 
     A part starts from the last one's model state; but from the memory of before the update, so
     that the mean of what the parts return is what the whole batch would have.
     """
-    parts = batches.x.shape[0]
+    parts = jax.tree.leaves(batches)[0].shape[0]
 
     def add(carry: tuple[PyTree, PyTree], taken: tuple[Array, Batch]) -> tuple[PyTree, PyTree]:
         total, model_state = carry
         number, batch = taken
-        gradients, (metrics, model_state, memory) = jax.grad(objective, has_aux=True)(
+        (loss, (metrics, model_state, memory)), gradients = jax.value_and_grad(
+            objective, has_aux=True
+        )(
             player.params,
             dataclasses.replace(player, model_state=model_state),
             opponent,
             batch,
             for_step(key, number, parts),
         )
-        return (jax.tree.map(jnp.add, total, gradients), model_state), (metrics, memory)
+        total = jax.tree.map(jnp.add, total, widened(gradients))
+        return (total, model_state), (loss, metrics, memory)
 
-    zeros = _varying(jax.tree.map(jnp.zeros_like, player.params), axis_name)
+    zeros = _varying(jax.tree.map(jnp.zeros_like, widened(player.params)), axis_name)
     (total, model_state), each = jax.lax.scan(
         add, (zeros, player.model_state), (jnp.arange(parts), batches)
     )
-    gradients = jax.tree.map(lambda leaf: leaf / parts, total)
-    metrics, memory = jax.tree.map(
-        lambda leaf: (jnp.mean if _inexact(leaf) else jnp.max)(leaf, axis=0), each
+    gradients = cast_like(jax.tree.map(lambda leaf: leaf / parts, total), player.params)
+    loss, metrics, memory = jax.tree.map(
+        lambda leaf: (jnp.mean if is_inexact(leaf) else jnp.max)(leaf, axis=0), each
     )
-    return gradients, (metrics, model_state, memory)
+    return (loss, (metrics, model_state, memory)), gradients
 
 
 def _varying(tree: PyTree, axis_name: AxisName | None) -> PyTree:
@@ -154,10 +207,8 @@ def _mean(tree: PyTree, axis_name: AxisName | None) -> PyTree:
         return tree
 
     def mean(leaf: Array) -> Array:
-        return (jax.lax.pmean if _inexact(leaf) else jax.lax.pmax)(leaf, axis_name)
+        if not is_inexact(leaf):
+            return jax.lax.pmax(leaf, axis_name)
+        return jax.lax.pmean(widened(leaf), axis_name).astype(leaf.dtype)
 
     return jax.tree.map(mean, tree)
-
-
-def _inexact(leaf: Array) -> bool:
-    return jnp.issubdtype(leaf.dtype, jnp.inexact)

@@ -248,7 +248,10 @@ SAMPLE = {
     "no flag": ([], "--run"),
     "num": (["--run", "run", "--num", "0"], "--num must be at least 1, got 0"),
     "seed": (["--run", "run", "--seed", "-1"], "--seed must be in [0, 2**32), got -1"),
-    "suffix": (["--run", "run", "--out", "x.png"], "--out must end in .npz, got x.png"),
+    "suffix": (
+        ["--run", "run", "--out", "x.png"],
+        "--out must be the name of a file and end in .npz, got ",
+    ),
     "exists": (["--run", "run", "--out", "old.npz"], "old.npz exists: choose another --out"),
     "folder": (["--run", "run", "--out", "no/x.npz"], "--out: there is no folder"),
     "no checkpoint": (["--run", "run"], "run has no checkpoint yet: let the run go on"),

@@ -1,5 +1,6 @@
 """Folders of image files, which the tests write with Pillow."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -126,13 +127,143 @@ def test_damaged_image_is_named(tmp_path, suffix, channels, damage):
         read(tmp_path, size=4, channels=channels)
 
 
+def said_of(folder: Path) -> tuple[Dataset, list[str]]:
+    said: list[str] = []
+    return load(Config(source="folder", dir=folder), announce=said.append), said
+
+
+def test_links_are_followed(tmp_path):
+    for name in ("data/cats/0.png", "disk/dogs/0.png", "disk/dogs/1.png", "disk/far.png"):
+        write(tmp_path / name, GREY[0])
+    (tmp_path / "data/dogs").symlink_to(tmp_path / "disk/dogs")
+    (tmp_path / "data/cats/1.png").symlink_to(tmp_path / "disk/far.png")
+    (tmp_path / "data/again").symlink_to("dogs")  # a class of its own: its name was given
+    (tmp_path / "link").symlink_to("data")
+    data, said = said_of(tmp_path / "link")
+    np.testing.assert_array_equal(data.label, [0, 0, 1, 1, 2, 2])
+    assert said == []
+
+
+def test_links_in_a_circle_end(tmp_path):
+    write(tmp_path / "data/cats/0.png", GREY[0])
+    write(tmp_path / "data/dogs/0.png", GREY[1])
+    for name, target in (("cats/up", ".."), ("cats/self", "."), ("dogs/all", tmp_path)):
+        (tmp_path / "data" / name).symlink_to(target)
+    data, (line,) = said_of(tmp_path / "data")
+    assert len(data.x) == 2
+    assert "3 link to a folder that holds it (cats/self, cats/up, dogs/all/data)" in line
+
+
+@pytest.mark.parametrize("target", ["gone", "loop"])
+@pytest.mark.parametrize("name", ["b.png", "cats", "c/b.png"])
+def test_a_link_that_leads_nowhere_is_an_error(tmp_path, target, name):
+    write(tmp_path / "a.png", GREY[0])
+    (tmp_path / "loop").symlink_to("loop") if target == "loop" else None
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).symlink_to(tmp_path / target)
+    with pytest.raises(
+        DataError, match=r"/(loop|b\.png|cats) is a link that leads nowhere.*remove"
+    ):
+        read(tmp_path)
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
+    """Its permissions would not keep out a superuser, who may run the tests."""
+    write(tmp_path / "a/a.png", GREY[0])
+    write(tmp_path / "b/b.png", GREY[0])
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "b":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(
+        DataError, match=r"/b cannot be listed \(Permission denied\); give yourself"
+    ):
+        read(tmp_path)
+
+
+def test_everything_left_out_is_announced_in_one_line(tmp_path):
+    for name in ("cat/0.png", "cat/1.jfif", "dog/0.JPE", "eel/.hidden.png", ".git/a.png"):
+        path = write(tmp_path / name, GREY[0], format="PNG")
+    for i in range(4):
+        (tmp_path / f"cat/{i}.tif").touch()
+    for name in ("readme", "dog/notes.txt", ".DS_Store", "gnu/._a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    os.mkfifo(tmp_path / "dog/pipe.png")
+    path = os.fsencode(tmp_path) + b"/caf\xe9.txt"
+    with open(path, "w"):
+        pass
+    data, (line,) = said_of(tmp_path)
+    np.testing.assert_array_equal(data.label, [0, 0, 1])  # eel and gnu have no number
+    for part in (
+        "the 3 images that are read: ",
+        "4 .tif (cat/0.tif, cat/1.tif, cat/2.tif, ...)",
+        "2 .txt (caf\\udce9.txt, dog/notes.txt)",
+        "1 without a suffix (readme)",
+        "1 neither file nor folder (dog/pipe.png)",
+        "2 subfolder without images (eel, gnu)",
+    ):
+        assert part in line
+    assert "hidden" not in line
+    assert ".git" not in line
+    assert "DS_Store" not in line
+    print(line)  # which a name that is not UTF-8 would prevent
+
+
+def test_a_line_of_bounded_length(tmp_path):
+    write(tmp_path / "a.png", GREY[0])
+    for i in range(300):
+        (tmp_path / f"scan.{i}").touch()
+    _, (line,) = said_of(tmp_path)
+    assert len(line) < 1_000
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["a.png", "b.png"], None),
+        (["cat/a.png", "dog/b.png"], None),
+        (
+            ["a.png", "cat/b.png", "cat/c.png"],
+            "1 of 3 are not in an immediate subfolder of .*(a.png",
+        ),
+        (
+            ["train/cat/a.png", "train/dog/b.png"],
+            "2 of 2 are not in an immediate .*(train/cat/a.png",
+        ),
+    ],
+)
+def test_labels_that_are_lost_are_announced(tmp_path, names, said):
+    for name in names:
+        write(tmp_path / name, GREY[0])
+    data, lines = said_of(tmp_path)
+    assert (data.label is None) == (names[0] == "a.png" or said is not None)
+    assert len(lines) == (said is not None)
+    if said:
+        start, end = said.split(".*")
+        assert start in lines[0]
+        assert end in lines[0]
+
+
 def test_nothing_to_read(tmp_path):
     with pytest.raises(DataError, match=r"--data\.dir .* has no image below it \(\.png, "):
         read(tmp_path)
     with pytest.raises(DataError, match=r"--data\.dir .*absent does not exist"):
         read(tmp_path / "absent")
+    with pytest.raises(DataError, match=r"--data\.dir x+ does not exist"):
+        read(Path("x" * 300))  # longer than a name may be
+    with pytest.raises(DataError, match=r"--data\.dir ~nobody_at_all/x does not exist"):
+        read(Path("~nobody_at_all/x"))
     with pytest.raises(DataError, match=r"a\.png is a file, not a folder"):
         read(write(tmp_path / "a.png", GREY[0]))
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "a.tif").touch()
+    with pytest.raises(DataError, match=r"no image below it .* It holds 1 \.tif \(a\.tif\)\."):
+        read(tmp_path / "only")
 
 
 def test_many_images_show_progress(tmp_path, monkeypatch, capsys):

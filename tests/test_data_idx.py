@@ -112,3 +112,50 @@ def test_dir_must_be_a_folder(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"--data\.dir .*file is a file, not a folder"):
         read(tmp_path / "file")
+
+
+def test_of_several_files_the_one_read_is_announced(tmp_path):
+    write(tmp_path, pack(X), pack(LABEL), "-", "")
+    write(tmp_path, pack(X[::-1]), None, ".", ".gz")
+    said: list[str] = []
+    data = load(Config(source="idx", dir=tmp_path), announce=said.append)
+    np.testing.assert_array_equal(data.x[..., 0], X)
+    (line,) = said
+    assert f"{tmp_path}/{IMAGES} is read, not train-images.idx3-ubyte.gz beside it" in line
+
+
+@pytest.mark.parametrize("kind", ["images-idx3", "labels-idx1"])
+@pytest.mark.parametrize("source", ["idx", "auto"])
+def test_a_link_that_leads_nowhere_is_an_error(tmp_path, kind, source):
+    write(tmp_path, pack(X), pack(LABEL), "-", "")
+    path = tmp_path / f"train-{kind}-ubyte"
+    path.unlink()
+    path.symlink_to(tmp_path / "gone")
+    with pytest.raises(DataError, match=rf"{path.name} cannot be read: No such file"):
+        read(tmp_path, source)
+
+
+@pytest.mark.parametrize("end", ["", ".gz"])
+def test_changes_of_one_byte(tmp_path, end):
+    """Loaded, or an error that names the file; compressed, only where no pixel depends on it."""
+    write(tmp_path, pack(X), None, "-", end)
+    (path,) = tmp_path.glob("train-images*")
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for place in range(len(whole)):
+        content = bytearray(whole)
+        content[place] ^= int(rng.integers(1, 256))
+        path.write_bytes(content)
+        try:
+            data = read(tmp_path)
+        except DataError as error:
+            message = str(error)
+            assert path.name in message
+        else:
+            assert end == "" or np.array_equal(data.x[..., 0], X)
+
+
+def test_trailing_garbage_after_gzip_data(tmp_path):
+    (tmp_path / f"{IMAGES}.gz").write_bytes(gzip.compress(pack(X)) + b"garbage")
+    with pytest.raises(DataError, match=rf"{IMAGES}\.gz is corrupt gzip data"):
+        read(tmp_path)

@@ -337,3 +337,90 @@ def test_a_silent_host_costs_seconds_only(monkeypatch):
         assert time.monotonic() - start < 30  # a busy machine; TFDS itself retries for minutes
     assert reason is not None
     assert "timed out" in reason or "no answer within 0.2 s" in reason
+
+
+@pytest.mark.parametrize(
+    ("labels", "kept"), [([0, 2**31 - 1], True), ([-1, 0], False), ([0, 2**31], False)]
+)
+def test_labels_that_are_no_classes_are_left_out_with_a_word(tmp_path, labels, kept):
+    features = {"image": image_feature(6, 8, 3), "label": np.int64}
+    examples = [{"image": png(COLOUR[i]), "label": label} for i, label in enumerate(labels)]
+    build(tmp_path, "mnist", features, examples)
+    said: list[str] = []
+    data = load(Config(source="tfds", dir=tmp_path), announce=said.append)
+    if kept:
+        np.testing.assert_array_equal(data.label, labels)
+        assert said == []
+    else:
+        assert data.label is None
+        assert f"the labels are not used: they reach from {min(labels)} to {max(labels)}" in said[0]
+
+
+def test_examples_in_other_formats_are_refused(tmp_path):
+    file = io.BytesIO()
+    Image.fromarray(COLOUR[0]).save(file, "EPS")
+    file.seek(0)
+    build(tmp_path, "mnist", {"image": image_feature(6, 8, 3)}, [{"image": file}])
+    message = r"Example 0 of .*3\.0\.1 cannot be read as an image \(its content .* none of PNG"
+    with pytest.raises(DataError, match=message):
+        read("mnist", tmp_path)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_data_cannot_name_modules_to_import(tmp_path, monkeypatch, nested):
+    (tmp_path / "module_of_strangers.py").write_text("raise SystemExit")
+    monkeypatch.syspath_prepend(tmp_path)
+    build(tmp_path, "mnist", {"image": image_feature(6, 8, 3)}, [{"image": png(COLOUR[0])}])
+    path = tmp_path / "mnist" / "3.0.1" / "features.json"
+    content = json.loads(path.read_text())
+    if nested:
+        stranger = json.dumps({"type": "module_of_strangers.Image", "content": "{}"})
+        content["featuresDict"]["features"]["other"] = {
+            "pythonClassName": "tensorflow_datasets.core.features.features_dict.FeaturesDict",
+            "jsonFeature": {"json": json.dumps({"other": json.loads(stranger)})},
+        }
+    else:
+        content["featuresDict"]["features"]["image"]["pythonClassName"] = (
+            "module_of_strangers.Image"
+        )
+    path.write_text(json.dumps(content))
+    with pytest.raises(
+        DataError, match=r"features\.json names the class module_of_strangers\.Image"
+    ):
+        read("mnist", tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["a[1]*?", "gs:", "b\\c", "new\nline", "~"])
+def test_folders_of_odd_names(tmp_path, monkeypatch, folder):
+    build(
+        tmp_path / folder, "mnist", {"image": image_feature(6, 8, 3)}, [{"image": png(COLOUR[0])}]
+    )
+    np.testing.assert_array_equal(read("mnist", tmp_path / folder).x, COLOUR[:1])
+    if folder != "~":
+        monkeypatch.chdir(tmp_path)
+        np.testing.assert_array_equal(read("mnist", Path(folder)).x, COLOUR[:1])
+
+
+@pytest.mark.parametrize(
+    "name", ["a b", "*", "mnist[1]", "\0", "x" * 300, "new\nline", "mnist:9.9.9"]
+)
+def test_names_that_no_data_set_has(tmp_path, name):
+    with pytest.raises(DataError, match=r"is no data set TFDS knows"):
+        read(name, tmp_path)
+
+
+def test_the_default_folder_may_begin_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("TFDS_DATA_DIR", "~/kept")
+    build(
+        tmp_path / "kept", "mnist", {"image": image_feature(6, 8, 3)}, [{"image": png(COLOUR[0])}]
+    )
+    np.testing.assert_array_equal(read("mnist", None).x, COLOUR[:1])
+
+
+def test_labels_of_another_number_are_not_prepared(tmp_path, mirror):
+    header = struct.pack(">HBBI", 0, 8, 1, 31)
+    labels = header + LABEL.tobytes() + b"\0"
+    (mirror / prepare.FILES["labels"]).write_bytes(gzip.compress(labels))
+    with pytest.raises(DataError, match="could not be downloaded and prepared"):
+        read("mnist", tmp_path)

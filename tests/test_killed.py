@@ -45,6 +45,12 @@ def saving(folder):
     return any("tmp" in path.name for path in folder.glob("checkpoints/*"))
 
 
+def newest(folder):
+    """The step of the newest checkpoint that is whole, 0 if there is none."""
+    names = [path.name for path in folder.glob("checkpoints/*")]
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
 def wait_for(process, condition, seconds=120.0):
     """Whether the condition came true while the process ran."""
     end = time.monotonic() + seconds
@@ -74,16 +80,17 @@ def test_killed_at_twenty_moments_the_run_ends_with_the_same_bits(tmp_path):
             stderr=subprocess.PIPE,
             text=True,
         )
-        size = [(killed.workdir / "metrics.jsonl").stat().st_size if kill else 0]
-        moment = rng.uniform(0.0, 1.0)
+        moment, before = rng.uniform(0.0, 1.0), newest(killed.workdir)
         if kill == 1:  # while it imports and compiles
             time.sleep(3 * moment)
         else:
+            # However slow the machine, each session after the first comes a checkpoint further.
             assert wait_for(
                 process,
-                lambda size=size: (
+                lambda first=kill == 0, before=before: (
                     (killed.workdir / "metrics.jsonl").exists()
-                    and (killed.workdir / "metrics.jsonl").stat().st_size != size[0]
+                    if first
+                    else newest(killed.workdir) > before
                 ),
             ), process.communicate()[1]
             time.sleep(moment)
@@ -93,14 +100,13 @@ def test_killed_at_twenty_moments_the_run_ends_with_the_same_bits(tmp_path):
         process.communicate()
         assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
         in_a_save += saving(killed.workdir)
-        names = [path.name for path in killed.workdir.glob("checkpoints/*")]
-        steps.append(max((int(name) for name in names if name.isdigit()), default=0))
+        steps.append(newest(killed.workdir))
 
     last = subprocess.run(
         command(killed), cwd=ROOT, env=env, check=True, capture_output=True, text=True
     )
-    assert "resuming from step" in last.stdout
     print(f"{KILLS} kills, {in_a_save} within a save; newest checkpoints {steps}")
+    assert f"resuming from step {steps[-1]}," in last.stdout
     assert in_a_save >= 5
-    assert steps[-1] > 0
+    assert len(set(steps)) > KILLS / 2
     assert final(killed) == final(whole) == (8000, final(whole)[1])

@@ -109,5 +109,11 @@ def test_weights_of_another_hash_are_refused(content):
     ],
 )
 def test_what_is_not_a_digit_is_refused(x):
-    with pytest.raises(ValueError, match=r"expected uint8 \[N, 28, 28, 1\]"):
+    with pytest.raises(ValueError, match=r"x must be uint8 \[N, 28, 28, 1\].*quantize converts"):
         digits.features(x)
+
+
+@pytest.mark.parametrize("shape", [(2, 28, 28), (2, 27, 28, 1), (2, 28, 28, 3)])
+def test_the_network_itself_refuses_other_shapes(shape, content):
+    with pytest.raises(ValueError, match=r"x must be \[N, 28, 28, 1\]"):
+        digits.penultimate(digits.parse_weights(content), np.zeros(shape, np.float32))

@@ -99,3 +99,11 @@ def test_what_is_not_a_gaussian_is_refused():
         frechet_distance(mean * np.nan, cov, mean, cov)
     with pytest.raises(ValueError, match="finite"):
         statistics(np.full((3, 2), np.inf))
+
+
+def test_complex_numbers_are_refused():
+    mean, cov = np.zeros(3), np.eye(3)
+    with pytest.raises(TypeError, match="features must be real"):
+        statistics(np.ones((4, 3), complex))
+    with pytest.raises(TypeError, match="cov_2 must be real"):
+        frechet_distance(mean, cov, mean, cov.astype(complex))

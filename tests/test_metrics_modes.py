@@ -85,3 +85,58 @@ def test_what_a_perfect_sampler_is_to_expect(num, samples):
     exact = num * np.sum(scipy.stats.binom.pmf(count, samples, 1 / num) * terms)
     second = (num**2 - 1) / (12 * samples**2)
     assert exact - expected_reverse_kl(num, samples) == pytest.approx(second, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("label", "num", "error", "match"),
+    [
+        (jnp.array([0, 3]), 3, ValueError, r"label must be in 0..2 for num=3 classes, got 0..3"),
+        (np.array([-1, 2]), 3, ValueError, "got -1..2"),
+        (jnp.array([0.0, 1.0]), 3, TypeError, "integers, got float32"),
+        (jnp.array([[0, 1]]), 3, ValueError, r"label must be \[N\].*\[1, 2\]"),
+        (jnp.zeros(0, int), 3, ValueError, "N >= 1"),
+        (jnp.array([0]), 0, ValueError, "num, the number of classes, must be at least 1"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(label, num, error, match):
+    with pytest.raises(error, match=match):
+        class_coverage(label, num)
+
+
+@pytest.mark.parametrize("wrong", [-1, 3])
+def test_labels_out_of_range_show_under_jit(wrong):
+    made = jax.jit(class_coverage, static_argnums=1)(jnp.array([0, 0, wrong]), 3)
+    assert made.captured == 1
+    assert jnp.isnan(made.reverse_kl)
+
+
+@pytest.mark.parametrize(
+    ("x", "modes", "scale", "within", "match"),
+    [
+        (jnp.zeros((4, 3)), MODES, 1.0, 3.0, "same dimensions D"),
+        (jnp.zeros(2), MODES, 1.0, 3.0, r"x must be points .*\[2\]"),
+        (jnp.zeros((0, 2)), MODES, 1.0, 3.0, r"x must be points .*\[0, 2\]"),
+        (jnp.zeros((4, 2)), MODES[0], 1.0, 3.0, "modes must be points"),
+        (jnp.zeros((4, 2)), MODES, jnp.ones(2), 3.0, r"one for each of 3 modes, got shape \[2\]"),
+        (jnp.zeros((4, 2)), MODES, jnp.ones((1, 3)), 3.0, r"got shape \[1, 3\]"),
+        (jnp.zeros((4, 2)), MODES, jnp.array([1.0, 0.0, 1.0]), 3.0, "scale must be above 0"),
+        (jnp.zeros((4, 2)), MODES, np.nan, 3.0, "scale must be above 0, got nan"),
+        (jnp.zeros((4, 2)), MODES, 1.0, 0.0, "within must be above 0"),
+    ],
+)
+def test_what_is_near_no_mode_is_refused(x, modes, scale, within, match):
+    with pytest.raises(ValueError, match=match):
+        mode_coverage(x, modes, scale, within=within)
+
+
+def test_a_sample_that_is_not_finite_is_near_no_mode():
+    x = jnp.array([[0.0, 0.0], [jnp.nan, 0.0]])
+    made = mode_coverage(x, MODES, 1.0)
+    assert (made.captured, made.high_quality) == (1, 0.5)
+    assert jnp.isnan(made.reverse_kl)
+
+
+@pytest.mark.parametrize(("num", "samples"), [(0, 10), (10, 0), (-1, 10)])
+def test_no_class_or_no_sample_has_no_expectation(num, samples):
+    with pytest.raises(ValueError, match="num and samples must be at least 1"):
+        expected_reverse_kl(num, samples)

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.spatial.distance import cdist
 
+from gan_jax.metrics.distances import squared_distances
 from gan_jax.metrics.two_sample import energy_test
 
 
@@ -49,3 +51,55 @@ def test_of_bytes_it_is_that_of_the_numbers():
     expected = energy_test(x.astype(jnp.float32), y.astype(jnp.float32), keys[0])
     assert made == expected
     assert 0 < made.p_value < 1
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "dim"), [(1, 1, 1), (7, 5, 1), (9, 4, 2), (9, 4, 4), (5, 6, 40), (30, 30, 784)]
+)
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_distances_are_scipys_in_double_precision(n, m, dim, offset):
+    """Far from the origin too, where |x|^2 + |y|^2 - 2 x.y would lose all digits of small ones."""
+    rng = np.random.default_rng(0)
+    x, y = (offset + rng.normal(size=(k, dim)).astype(np.float32) for k in (n, m))
+    y[0] = x[0] + np.float32(1e-2)
+    expected = cdist(x.astype(np.float64), y.astype(np.float64), "sqeuclidean")
+    np.testing.assert_allclose(squared_distances(x, y), expected, rtol=5e-6)
+
+
+def test_its_memory_is_what_it_says():
+    """More dimensions cost copies of the samples alone, no array [N + M, N + M, D]."""
+
+    def scratch(dim):
+        samples = jax.ShapeDtypeStruct((200, dim), jnp.float32)
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        program = jax.jit(energy_test).lower(samples, samples, key).compile()
+        return program.memory_analysis().temp_size_in_bytes / 4
+
+    distances, divisions = 400**2, 200 * 400
+    assert distances < scratch(1) < 2 * (distances + divisions)
+    assert scratch(784) < 2 * (distances + divisions) + 4 * 400 * 784
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "options", "error", "match"),
+    [
+        (jnp.zeros(5), jnp.zeros((5, 2)), {}, ValueError, r"x must be .* got shape \[5\]: flatten"),
+        (jnp.zeros((5, 2)), jnp.zeros((5, 2, 1)), {}, ValueError, r"y must be .*\[5, 2, 1\]"),
+        (jnp.zeros((1, 2)), jnp.zeros((5, 2)), {}, ValueError, r"x must be .* N >= 2"),
+        (jnp.zeros((5, 2)), jnp.zeros((0, 2)), {}, ValueError, r"y must be .* N >= 2"),
+        (jnp.zeros((5, 2)), jnp.zeros((5, 1)), {}, ValueError, "same dimensions D, got shapes"),
+        (jnp.zeros((5, 2)), jnp.zeros((5, 2), complex), {}, TypeError, "must be real"),
+        (jnp.zeros((5, 2)), jnp.zeros((5, 2)), {"permutations": 0}, ValueError, "permutations"),
+    ],
+)
+def test_what_cannot_be_tested_is_refused(x, y, options, error, match):
+    with pytest.raises(error, match=match):
+        energy_test(x, y, jax.random.key(0), **options)
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_what_is_not_finite_has_no_p_value(bad):
+    x = jax.random.normal(jax.random.key(0), (10, 2))
+    made = energy_test(x.at[3, 1].set(bad), x, jax.random.key(1))
+    assert jnp.isnan(made.distance)
+    assert jnp.isnan(made.p_value)

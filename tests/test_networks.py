@@ -30,6 +30,30 @@ class Trained(nn.Module):
         return nn.Dense(2)(x) * (10.0 if train else 1.0)
 
 
+class Evaluated(nn.Module):
+    @nn.compact
+    def __call__(self, x, deterministic=True):
+        return nn.Dense(2)(x) * (1.0 if deterministic else 10.0)
+
+
+class Averaged(nn.Module):
+    @nn.compact
+    def __call__(self, x, use_running_average=True):
+        return nn.Dense(2)(x) * (1.0 if use_running_average else 10.0)
+
+
+class Training(nn.Module):
+    @nn.compact
+    def __call__(self, x, training=False):
+        return nn.Dense(2)(x) * (10.0 if training else 1.0)
+
+
+class IsTraining(nn.Module):
+    @nn.compact
+    def __call__(self, x, is_training=False):
+        return nn.Dense(2)(x) * (10.0 if is_training else 1.0)
+
+
 class Both(nn.Module):
     @nn.compact
     def __call__(self, x, label=None, train=False):
@@ -38,9 +62,20 @@ class Both(nn.Module):
 
 
 class Anything(nn.Module):
+    """What it is given it may hand on to a layer that does not want it."""
+
     @nn.compact
     def __call__(self, x, **arguments):
         return Both(name="both")(x, **arguments)
+
+
+class Conditional(nn.Module):
+    """A label by another name, beside an argument that is no label."""
+
+    @nn.compact
+    def __call__(self, x, classes=None, *, train, scale=1.0):
+        y = nn.Dense(2)(x) * scale * (10.0 if train else 1.0)
+        return y if classes is None else y + nn.Embed(3, 2)(classes)
 
 
 @pytest.mark.parametrize(
@@ -50,14 +85,19 @@ class Anything(nn.Module):
         (Labelled(), {"label"}),
         (Trained(), {"train"}),
         (Both(), {"label", "train"}),
-        (Anything(), set()),  # it may hand them on to a layer that does not want them
+        (Evaluated(), {"deterministic"}),
+        (Averaged(), {"use_running_average"}),
+        (Training(), {"training"}),
+        (IsTraining(), {"is_training"}),
     ],
     ids=lambda value: type(value).__name__,
 )
 @pytest.mark.parametrize("train", [True, False])
 def test_a_module_is_called_with_the_arguments_it_takes(module, names, train):
     """Equal to the module's own `apply`, called with those arguments by hand."""
-    given = {k: v for k, v in {"label": LABEL, "train": train}.items() if k in names}
+    modes = dict.fromkeys(("train", "training", "is_training"), train)
+    modes |= dict.fromkeys(("deterministic", "use_running_average"), not train)
+    given = {k: v for k, v in {"label": LABEL, **modes}.items() if k in names}
     network = from_linen(module)
     params, model_state = network.init(jax.random.key(1), X, LABEL)
     y, after = network.apply(params, model_state, X, LABEL, train=train, key=jax.random.key(2))
@@ -72,6 +112,67 @@ def test_an_optional_label_may_be_left_out():
     assert list(params) == ["Dense_0"]
     y, _ = network.apply(params, model_state, X, train=False)
     np.testing.assert_allclose(y, X @ params["Dense_0"]["kernel"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_a_label_of_another_name_is_given_by_that_name(train):
+    module = Conditional()
+    network = from_linen(module, label="classes")
+    params, _ = network.init(jax.random.key(1), X, label=LABEL)
+    y, _ = network.apply(params, {}, X, label=LABEL, train=train)
+    np.testing.assert_array_equal(y, module.apply({"params": params}, X, LABEL, train=train))
+    assert "Embed_0" in params
+
+
+MAY_TAKE_LABELS = [
+    (Conditional(), r"Conditional.__call__ .* given to classes=None, scale=1\.0: name"),
+    (Anything(), r"Anything.__call__ .* given to \*\*arguments: name"),
+    (nn.Sequential([nn.Dense(2)]), r"Sequential.__call__ .* given to \*\*kwargs: name"),
+]
+
+
+@pytest.mark.parametrize(("module", "message"), MAY_TAKE_LABELS)
+def test_labels_are_not_dropped_where_an_argument_may_be_meant_for_them(module, message):
+    remedies = r" .*label=\.\.\.\), or ignore labels, from_linen\(module, label=None\)"
+    network = from_linen(module)
+    with pytest.raises(ValueError, match=message + remedies):
+        network.init(jax.random.key(1), X, LABEL)
+    params, model_state = network.init(jax.random.key(1), X)
+    with pytest.raises(ValueError, match=message + remedies):
+        network.apply(params, model_state, X, LABEL, train=True)
+    ignoring = from_linen(module, label=None)
+    made = [
+        n.apply(params, model_state, X, *label, train=True)[0]
+        for n, label in ((network, ()), (ignoring, (LABEL,)))
+    ]
+    np.testing.assert_array_equal(*made)
+
+
+@pytest.mark.parametrize("module", [Plain(), Conditional(), Anything()])
+def test_a_label_that_no_argument_takes_is_refused(module):
+    with pytest.raises(ValueError, match=r"label must be the name of an argument .* got 'clases'"):
+        from_linen(module, label="clases")
+
+
+class Deterministic(nn.Module):
+    @nn.compact
+    def __call__(self, x, deterministic=True):
+        return nn.Dropout(0.5, deterministic=deterministic)(x)
+
+
+class Unset(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dropout(0.5)(x)
+
+
+def test_dropout_is_on_in_training_by_its_own_argument_or_refused_by_flax():
+    network = from_linen(Deterministic())
+    y, _ = network.apply({}, {}, X, train=True, key=jax.random.key(0))
+    assert set(np.unique((y / X).round(3))) == {0.0, 2.0}
+    np.testing.assert_array_equal(network.apply({}, {}, X, train=False)[0], X)
+    with pytest.raises(ValueError, match="deterministic"):
+        from_linen(Unset()).init(jax.random.key(0), X)
 
 
 class Dropping(nn.Module):

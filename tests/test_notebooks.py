@@ -1,9 +1,15 @@
 """The notebooks run, with small settings in place of the cells tagged `parameters`."""
 
+import fnmatch
+import glob
+import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
@@ -43,6 +49,55 @@ config = synchronisation.Config(workdir=Path("s"), **short)""",
 
 def test_every_notebook_is_here():
     assert {path.name for path in NOTEBOOKS.glob("*.ipynb")} == SMALL.keys()
+
+
+@pytest.fixture
+def colab(monkeypatch):
+    """Runs a notebook's first cell as on Colab, on a machine with these files: its commands."""
+
+    def install(name, files):
+        commands = []
+        shell = SimpleNamespace(
+            system=commands.append, run_line_magic=lambda *line: commands.append(" ".join(line))
+        )
+        monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace())
+        monkeypatch.setattr(glob, "glob", lambda pattern: fnmatch.filter(files, pattern))
+        monkeypatch.setattr(os.path, "exists", lambda path: path in files)
+        first = next(c for c in nbformat.read(NOTEBOOKS / name, 4).cells if c.cell_type == "code")
+        # As IPython does: `!command` becomes a call of the shell, with {names} filled in.
+        names = {"get_ipython": lambda: shell}
+        exec(TransformerManager().transform_cell(first.source), names)
+        return [command.format(**names) for command in commands]
+
+    return install
+
+
+MACHINES = {
+    "a CPU": ([], "experiments"),
+    "a GPU": (["/dev/nvidia0", "/dev/nvidiactl", "/dev/nvidia-uvm"], "experiments,cuda"),
+    "a GPU that is not the first": (["/dev/nvidia3"], "experiments,cuda"),
+    "TPU v2 to v4": (["/dev/accel0", "/dev/accel1"], "experiments,tpu"),
+    "TPU v5e and later": (["/dev/vfio/0", "/dev/vfio/vfio"], "experiments,tpu"),
+    "TPU v6e, another group": (["/dev/vfio/12", "/dev/vfio/vfio"], "experiments,tpu"),
+    "a CPU whose kernel has vfio": (["/dev/vfio/vfio"], "experiments"),
+    "a GPU handed through by vfio": (["/dev/nvidia0", "/dev/vfio/7"], "experiments,cuda"),
+}
+"""Machine -> its device files and the extras it needs."""
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("machine", MACHINES)
+def test_on_colab_jax_is_installed_for_the_accelerator_that_is_there(name, machine, colab):
+    files, extras = MACHINES[machine]
+    clone, change = colab(name, files)
+    assert clone.startswith("git clone --depth 1 https://")
+    assert clone.endswith(f"&& pip install -q -e 'gan_jax[{extras}]'")
+    assert change == "cd gan_jax"
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_where_the_repository_is_there_nothing_is_installed(name, colab):
+    assert colab(name, ["gan_jax", "/dev/nvidia0"]) == []
 
 
 @pytest.mark.parametrize(

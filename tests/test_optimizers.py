@@ -48,9 +48,9 @@ def test_steps_are_those_of_optax(b1, eps, rate):
         assert state.count == theirs[0].count == 100
 
 
-def test_the_types_of_the_parameters_are_kept():
+def test_updates_have_the_types_of_the_gradients_and_moments_are_wide():
     tx = optimizers.adam(0.1)
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), START)
     updates, state = tx.update(params, tx.init(params))
-    for tree in (updates, state.mu, state.nu):
-        assert {leaf.dtype for leaf in jax.tree.leaves(tree)} == {jnp.dtype(jnp.bfloat16)}
+    for tree, dtype in ((updates, jnp.bfloat16), (state.mu, jnp.float32), (state.nu, jnp.float32)):
+        assert {leaf.dtype for leaf in jax.tree.leaves(tree)} == {jnp.dtype(dtype)}

@@ -68,3 +68,40 @@ def test_pixels_survive_the_way_to_floats_and_back():
 
 def test_floats_beyond_the_range_are_clipped():
     np.testing.assert_array_equal(quantize(jnp.array([-7.0, -1.0, 1.0, 7.0])), [0, 0, 255, 255])
+    np.testing.assert_array_equal(quantize(jnp.array([jnp.nan, -jnp.inf, jnp.inf])), [0, 0, 255])
+
+
+def test_each_conversion_takes_its_own_type():
+    with pytest.raises(
+        TypeError, match=r"dequantize takes uint8 images in \[0, 255\], got float32"
+    ):
+        dequantize(jnp.zeros(3))
+    with pytest.raises(TypeError, match=r"quantize takes floats in \[-1, 1\], got uint8"):
+        quantize(jnp.zeros(3, jnp.uint8))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_narrow_floats_are_rounded_once(dtype):
+    x = jnp.linspace(-1, 1, 4001).astype(dtype)
+    expected = np.round((np.asarray(x, np.float64) + 1) * 127.5)
+    assert np.abs(np.asarray(quantize(x), int) - expected).max() <= 0
+
+
+def dataset(count: int, labels: int | None = None) -> Dataset:
+    x = np.zeros((count, 2, 2, 1), np.uint8)
+    label = None if labels is None else np.zeros(labels, np.int32)
+    return Dataset(x, label, "noise", "idx", x[:0])
+
+
+@pytest.mark.parametrize("limit", [0, 2**30], ids=["host", "resident"])
+def test_batches_that_cannot_be_made(limit):
+    for data, shape, message in (
+        (dataset(0), (2,), "the data set noise has no images"),
+        (dataset(3), (2, 0), r"dimensions of 1 or more, got \(2, 0\)"),
+        (dataset(3), (-1, -2), r"dimensions of 1 or more, got \(-1, -2\)"),
+        (dataset(3, labels=2), (2,), "3 images, but 2 labels"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make_batches(data, KEY, shape, resident_limit=limit)
+    with pytest.raises(ValueError, match="start=-1"):
+        make_batches(dataset(3), KEY, (2,), resident_limit=limit)(-1)

@@ -1,10 +1,16 @@
 """Pictures."""
 
+import io
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 from gan_jax import plots
+from gan_jax.data.pipeline import dequantize, quantize
+from gan_jax.plots import plane
+from gan_jax.plots.images import animate
 
 
 def pixels(picture, factor):
@@ -27,6 +33,122 @@ def test_a_grid_shows_each_image_in_its_cell(channels):
 def test_a_grid_is_as_square_as_its_number_allows(num, columns):
     picture = plots.grid(np.zeros((num, 2, 2, 1), np.uint8), height=1)
     assert picture.width == 2 * columns
+
+
+def drawn(images):
+    """The images that a grid of one row shows: [N, H, W, C]."""
+    num, height, width, channels = images.shape
+    row = np.asarray(plots.grid(images, columns=num, height=1))
+    return row.reshape(height, num, width, channels).swapaxes(0, 1)
+
+
+def test_a_grid_of_floats_shows_the_bytes_they_stand_for():
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    for floats in (
+        (levels / 127.5 - 1).astype(np.float64),
+        np.asarray(dequantize(levels)),
+        dequantize(levels),
+        dequantize(levels).astype(jnp.float16),
+    ):
+        np.testing.assert_array_equal(drawn(floats), levels)
+    # By hand: -1 is black, 1 white, 0 between 127 and 128 (to the even one), rounding is cut off.
+    x = jnp.array([-1.0, 1.0, 0.0, 1.0001, -1.0001, 0.5]).reshape(1, 2, 3, 1)
+    assert drawn(x).ravel().tolist() == [0, 255, 128, 255, 0, 191]
+    assert drawn(x.astype(jnp.bfloat16)).ravel().tolist() == [0, 255, 128, 255, 0, 191]
+    x = np.random.default_rng(0).uniform(-1, 1, (4, 8, 8, 3)).astype(np.float32)
+    np.testing.assert_array_equal(drawn(x), quantize(x))
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "match"),
+    [
+        (np.zeros((2, 4, 4), np.uint8), ValueError, r"images must be \[N, H, W, C\].*\[2, 4, 4\]"),
+        (np.zeros((2, 4, 4, 2), np.uint8), ValueError, r"C = 1 or 3.*\[2, 4, 4, 2\]"),
+        (np.zeros((0, 4, 4, 1), np.uint8), ValueError, r"\[0, 4, 4, 1\]"),
+        (np.zeros((2, 0, 4, 1), np.uint8), ValueError, r"\[2, 0, 4, 1\]"),
+        (np.zeros((2, 4, 4, 1), np.int32), TypeError, "got int32: convert"),
+        (np.zeros((2, 4, 4, 1), bool), TypeError, "got bool"),
+        (np.zeros((2, 4, 4, 1), complex), TypeError, "got complex128"),
+        (np.full((2, 4, 4, 1), 255.0), ValueError, r"in \[-1, 1\], got 255 to 255"),
+        (np.full((2, 4, 4, 1), -1.01, np.float32), ValueError, "got -1.01 to -1.01"),
+        (np.full((2, 4, 4, 1), 1e300), ValueError, "got 1e[+]300"),
+        (np.full((2, 4, 4, 1), np.nan, np.float32), ValueError, "got nan to nan"),
+    ],
+)
+def test_a_grid_of_anything_else_is_refused(images, error, match):
+    with pytest.raises(error, match=match):
+        plots.grid(images)
+
+
+@pytest.mark.parametrize("options", [{"columns": 0}, {"columns": -1}, {"height": 0}])
+def test_a_grid_without_room_is_refused(options):
+    with pytest.raises(ValueError, match="columns and height must be at least 1"):
+        plots.grid(np.zeros((2, 4, 4, 1), np.uint8), **options)
+
+
+def test_an_animation_of_nothing_or_of_several_sizes_is_refused(tmp_path):
+    for pictures, sizes in (
+        ([], r"\[\]"),
+        ([Image.new("L", (2, 3)), Image.new("L", (3, 3))], r"\[\(2, 3\), \(3, 3\)\]"),
+    ):
+        with pytest.raises(ValueError, match=f"all of one size, got sizes {sizes}"):
+            animate(pictures, tmp_path / "a.gif")
+    assert not list(tmp_path.iterdir())
+
+
+POINTS = np.zeros((5, 2))
+
+
+@pytest.mark.parametrize("draw", [plane.training, plane.side_by_side])
+@pytest.mark.parametrize(
+    ("views", "real", "reach", "match"),
+    [
+        ([], POINTS, 1.0, "views must hold at least one"),
+        ([plane.View("a", POINTS)], POINTS, 0.0, "reach must be above 0"),
+        ([plane.View("a", POINTS)], POINTS, np.nan, "reach must be above 0 and finite, got nan"),
+        ([plane.View("a", POINTS)], POINTS[:, :1], 1.0, r"real must be .* got shape \[5, 1\]"),
+        ([plane.View("a", np.zeros((5, 3)))], POINTS, 1.0, r"made of 'a' .* \[5, 3\]"),
+        ([plane.View("a", POINTS, np.zeros((4, 3)))], POINTS, 1.0, r"judged of 'a' .* \[4, 3\]"),
+    ],
+)
+def test_what_is_not_in_the_plane_is_refused(draw, views, real, reach, match, tmp_path):
+    with pytest.raises(ValueError, match=match):
+        draw(views, real, tmp_path / "a", reach=reach)
+    assert not list(tmp_path.iterdir())
+
+
+def moment(**changes):
+    line = np.linspace(0, 1, 4)
+    names = ("x", "p_data", "p_g", "discriminator", "optimal", "z", "made")
+    return plots.Moment("first", **{**dict.fromkeys(names, line), **changes})
+
+
+@pytest.mark.parametrize(
+    ("rows", "match"),
+    [
+        ([], "same number of moments"),
+        ([[]], "same number of moments"),
+        ([[moment()], [moment(), moment()]], r"same number of moments, got \[1, 2\]"),
+        ([[moment(p_g=np.zeros(3))]], "moment 'first' must be vectors of one length"),
+        ([[moment(made=np.zeros((4, 1)))]], "moment 'first' must be vectors of one length"),
+    ],
+)
+def test_moments_of_unequal_lengths_are_refused(rows, match, tmp_path):
+    with pytest.raises(ValueError, match=match):
+        plots.moments(rows, tmp_path / "a.png", limits=(0.0, 1.0))
+    assert not list(tmp_path.iterdir())
+
+
+def test_convergence_of_no_run_or_of_unequal_lengths_is_refused(tmp_path):
+    updates, right = np.arange(3), np.full((3, 2), 0.1)
+    for runs, match in (
+        ({}, "at least one run"),
+        ({"a": (updates, {"jsd": right, "value": right[:2]})}, r"'a' must be \[3, seeds\]"),
+        ({"a": (updates, {"jsd": right[:, 0], "value": right})}, r"'a' must be \[3, seeds\]"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            plots.convergence(runs, tmp_path / "a.png")
+    assert not list(tmp_path.iterdir())
 
 
 def save_grids(folder, count):
@@ -63,3 +185,71 @@ def test_the_curves_of_a_run_change_with_its_records(tmp_path):
             pictures.append(np.asarray(picture.convert("L")))
     assert pictures[0].shape == pictures[1].shape == (770, 770)
     assert (pictures[0] != pictures[1]).any()
+
+
+def cut(whole):
+    return whole[: len(whole) // 2]
+
+
+def flipped(whole):
+    return bytes([whole[0], whole[1] ^ 1, *whole[2:]])
+
+
+def other_size(whole):
+    file = io.BytesIO()
+    Image.new("L", (5, 5)).save(file, "PNG")
+    return file.getvalue()
+
+
+DAMAGES = {
+    "empty": lambda whole: b"",
+    "cut": cut,
+    "flipped": flipped,
+    "no image": lambda whole: b"years of work",
+    "other size": other_size,
+    "another format": lambda whole: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 10\n",
+}
+"""Name -> the bytes of a grid -> those of a damaged one."""
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_grid_that_cannot_be_read_is_passed_over_by_name(tmp_path, damage):
+    paths = save_grids(tmp_path, 4)
+    paths[2].write_bytes(DAMAGES[damage](paths[2].read_bytes()))
+    said = []
+    plots.history(paths, tmp_path / "a.gif", tmp_path / "a.png", announce=said.append)
+    (line,) = said
+    assert line.startswith(f"{paths[2]} cannot be read (")
+    with Image.open(tmp_path / "a.gif") as animation:
+        assert animation.n_frames == 3
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size == (20 * 3 + 12 * 2, 10)
+
+
+def test_a_grid_with_any_byte_flipped_is_read_or_passed_over(tmp_path):
+    paths = save_grids(tmp_path, 2)
+    good = paths[1].read_bytes()
+    for position in range(len(good)):
+        bad = bytearray(good)
+        bad[position] ^= 0x41
+        paths[1].write_bytes(bad)
+        said = []
+        plots.history(paths, tmp_path / "a.gif", tmp_path / "a.png", announce=said.append)
+        assert all(str(paths[1]) in line for line in said)
+
+
+def test_without_a_grid_that_can_be_read_there_is_no_history(tmp_path):
+    (path,) = save_grids(tmp_path, 1)
+    path.write_bytes(b"")
+    said = []
+    plots.history([path], tmp_path / "a.gif", tmp_path / "b.png", announce=said.append)
+    plots.history([], tmp_path / "a.gif", tmp_path / "b.png", announce=said.append)
+    assert len(said) == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_curves_are_drawn_of_what_the_records_have(tmp_path):
+    records = [{"step": 1, "value": -1.0}, {"step": 2, "discriminator_loss": 1.0}]
+    plots.curves(records, tmp_path / "a.png")
+    plots.curves([], tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()

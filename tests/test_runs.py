@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import subprocess
 import sys
 
@@ -205,3 +206,87 @@ def test_a_summary_names_versions_and_devices_and_marks_its_step(folder):
 def test_a_damaged_summary_is_none(folder, damage):
     (folder.path / "summary.json").write_text(damage)
     assert not folder.is_complete(4)
+
+
+RECORDS = [
+    {"step": step, "value": -1.25, "real_accuracy": 0.5, "seconds": step / 4} for step in (2, 4, 6)
+]
+
+
+def flips(good):
+    """The bytes with one changed, for each position: a bit, the top bit, a line's end, a NUL."""
+    for position, byte in enumerate(good):
+        for other in {byte ^ 1, byte ^ 0x80, 10, 0} - {byte}:
+            yield position, good[:position] + bytes([other]) + good[position + 1 :]
+
+
+def test_a_flipped_byte_costs_no_more_than_its_records(folder):
+    """Any byte: the lines that it is not in come back as they were, and what is said names it."""
+    metrics = folder.path / "metrics.jsonl"
+    for record in RECORDS:
+        folder.log(record)
+    good = metrics.read_bytes()
+    dropped = 0
+    for position, bad in flips(good):
+        metrics.write_bytes(bad)
+        said = []
+        kept = folder.rewind(100, said.append)
+        number = good[:position].count(b"\n")
+        hit = {number, number + 1} if good[position : position + 1] == b"\n" else {number}
+        for i, record in enumerate(RECORDS):
+            assert i in hit or record in kept, bad
+        for record in kept:
+            assert type(record["step"]) is int
+            assert all(math.isfinite(value) for value in record.values())
+        assert len(kept) in (len(RECORDS), len(RECORDS) - len(hit))
+        if len(kept) < len(RECORDS):
+            dropped += 1
+            assert said
+            assert all(f"of {metrics} cannot be read" in line for line in said)
+        said.clear()
+        assert folder.rewind(100, said.append) == kept  # it has been mended
+        assert said == []
+    assert dropped > len(good) / 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("[]", "7", "null", '"step"', "{}", '{"step": null}', '{"step": "4"}', '{"step": 4.0}'),
+        *(
+            '{"step": true}',
+            '{"step": -4}',
+            '{"step": 4, "value": NaN}',
+            '{"step": 4, "value": {}}',
+        ),
+        *('{"step": 4, "value": 1e999}', '{"step": 4, "value": null}', "[" * 100_000),
+        *('{"step": 4, "value": ' + "9" * 400 + "}", '{"step": 4, "value": ' + "9" * 5000 + "}"),
+    ],
+)
+def test_what_is_no_record_is_passed_over_and_those_after_it_are_kept(folder, line, capsys):
+    metrics = folder.path / "metrics.jsonl"
+    metrics.write_text(f'{{"step": 2}}\n{line}\n{{"step": 6}}\n')
+    assert folder.metrics() == [{"step": 2}, {"step": 6}]
+    assert f"line 2 of {metrics} cannot be read" in capsys.readouterr().out
+
+
+def test_a_flipped_byte_in_the_summary_is_another_summary_or_none(folder):
+    folder.summarise({"step": 4})
+    file = folder.path / "summary.json"
+    for _, bad in flips(file.read_bytes()):
+        file.write_bytes(bad)
+        assert isinstance(folder.summary(), dict)
+        folder.is_complete(4)
+
+
+def test_a_flipped_byte_in_the_config_is_another_setting_or_a_message_with_its_name(folder):
+    file = folder.path / "config.json"
+    refused = 0
+    for _, bad in flips(file.read_bytes()):
+        file.write_bytes(bad)
+        try:
+            visit(folder.path, SETTINGS, FREE)
+        except UserError as error:
+            assert str(folder.path) in str(error)
+            refused += 1
+    assert refused > 100

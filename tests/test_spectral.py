@@ -351,7 +351,7 @@ def test_what_is_refused(linear_gan):
     with pytest.raises(ValueError, match="found no layer, and can normalise"):
         spectral_norm(linear_gan.discriminator).init(jax.random.key(0), jnp.ones((2, 2)))
     another = gan_jax.from_linen(nn.Sequential([nn.Dense(3), nn.DenseGeneral(2)]))
-    with pytest.raises(ValueError, match="found layers_1, and can normalise"):
+    with pytest.raises(ValueError, match="found layers_1/kernel, and can normalise"):
         spectral_norm(another).init(jax.random.key(0), jnp.ones((2, 2)))
     with pytest.raises(ValueError, match=r"'Conv_0' is used on .* \(8, 8, 1\) and \(4, 4, 1\)"):
         spectral_norm(twice).init(jax.random.key(0), jnp.ones((2, *SHAPE)))

@@ -227,6 +227,20 @@ def test_a_second_signal_acts_at_once(pythons_own_handler):
     assert signals() == before
 
 
+def test_output_that_nobody_reads_ends_the_run_after_a_chunk_that_every_hook_has_seen():
+    recorder, before = Recorder(), signals()
+
+    def fail():
+        raise BrokenPipeError(32, "Broken pipe")
+
+    show = Hook(2, lambda step, state, metrics: fail)
+    with pytest.raises(Interrupted, match="SIGPIPE at step 4") as stop:
+        recorder.run(show, recorder.hook("save", 100))
+    assert stop.value.signum == signal.SIGPIPE
+    assert recorder.events == ["chunk 0+2", "chunk 2+2", "save 4", "save 4 done"]
+    assert signals() == before
+
+
 def test_an_error_leaves_the_signals_as_they_were():
     recorder, before = Recorder(), signals()
 

@@ -1,5 +1,8 @@
 """A folder of image files."""
 
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -7,43 +10,107 @@ import numpy as np
 from gan_jax.data import images
 from gan_jax.data.types import Channels, DataError, Examples
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp")
+
+_KINDS = 6  # of what is left out, in the line that announces it
+_NAMES = 3  # of each kind
 
 
-def read(folder: Path, size: int | None = None, channels: Channels | None = None) -> Examples:
+def read(
+    folder: Path,
+    size: int | None = None,
+    channels: Channels | None = None,
+    *,
+    announce: Callable[[str], None] = print,
+) -> Examples:
     """Reads every image file below a folder, in the order of their relative paths.
 
-    Files and folders whose names begin with a dot are passed over, and so is whatever has none of
-    `SUFFIXES`. Of an animation the first frame counts.
+    Links to files and to folders are followed. Names that begin with a dot are passed over. A line
+    is announced about anything else that is left out: files with none of `SUFFIXES`, immediate
+    subfolders without an image, links to a folder that holds them. Another line is announced if
+    some images are in subfolders, but not all in immediate ones, so that there are no labels. Of an
+    animation the first frame is read.
 
     Args:
       folder: The folder.
       size: Center-crop to a square and resize it to this side. None: the one size of all images.
       channels: 1 for grey, 3 for colour. None: 3 if any image is stored in colour, else 1.
+      announce: Called with each line.
 
     Returns:
       Images [N, H, W, C] uint8 in [0, 255]. Labels [N] int32 if every image is in an immediate
-      subfolder: the index of that subfolder in alphabetical order; else None.
+      subfolder: the index of that subfolder, in alphabetical order, among those that hold images
+      at all; else None.
 
     Raises:
-      DataError: There is no such folder or no image in it, an image cannot be decoded, or images
-        differ in size and no size is given.
+      DataError: A folder cannot be listed, a link leads nowhere, there is no image, an image cannot
+        be decoded, or images differ in size and no size is given.
     """
-    if not folder.is_dir():
-        what = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise DataError(f"--data.dir {folder} {what}; give the folder that holds the images.")
-    relative = sorted(
-        path.relative_to(folder)
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and path.is_file()
-    )
-    relative = [path for path in relative if not any(part.startswith(".") for part in path.parts)]
+    found = defaultdict(list)
+    for kind, path in _walk(folder, Path(), frozenset()):
+        found[kind].append(path)
+    relative = sorted(found.pop("image", []))
+    subfolders = {path for path in found.pop("folder", []) if len(path.parts) == 1}
+    if empty := subfolders - {Path(path.parts[0]) for path in relative}:
+        found["subfolder without images"] = sorted(empty)
     if not relative:
-        raise DataError(f"--data.dir {folder} has no image below it ({', '.join(SUFFIXES)}).")
+        rest = f" It holds {_summary(found)}." if found else ""
+        raise DataError(f"--data.dir {folder} has no image below it ({', '.join(SUFFIXES)}).{rest}")
+    if found:
+        announce(
+            f"data: WARNING: {_shown(folder)} holds more than the {len(relative):,} images that "
+            f"are read: {_summary(found)}. Read are {', '.join(SUFFIXES)}; convert other images."
+        )
+    label = _labels(relative)
+    if label is None and any(len(path.parts) > 1 for path in relative):
+        elsewhere = [path for path in relative if len(path.parts) != 2]
+        announce(
+            f"data: the images have no labels: {len(elsewhere):,} of {len(relative):,} are not in "
+            f"an immediate subfolder of {_shown(folder)} ({_names(elsewhere)})."
+        )
     paths = [folder / path for path in relative]
     channels = channels or (3 if any(map(images.has_colour, paths)) else 1)
     x = images.stack(((str(path), path) for path in paths), len(paths), size, channels)
-    return x, _labels(relative)
+    return x, label
+
+
+def _walk(root: Path, relative: Path, above: frozenset[str]) -> Iterator[tuple[str, Path]]:
+    """What is below a folder: the kind ("image", "folder", ...) and the path relative to the root.
+
+    Args:
+      root: The folder that paths are relative to.
+      relative: The folder to list.
+      above: The real paths of the folders on the way there.
+    """
+    folder = root / relative
+    try:
+        with os.scandir(folder) as listing:
+            entries = [entry for entry in listing if not entry.name.startswith(".")]
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot be listed ({error.strerror}); give yourself access, or move it out "
+            "of --data.dir."
+        ) from error
+    above |= {os.path.realpath(folder)}
+    for entry in entries:
+        path = relative / entry.name
+        if not os.path.exists(entry):
+            raise DataError(
+                f"{entry.path} is a link that leads nowhere, or where you have no access; mend or "
+                "remove it."
+            )
+        if entry.is_dir():
+            if os.path.realpath(entry) in above:
+                yield "link to a folder that holds it", path
+            else:
+                yield "folder", path
+                yield from _walk(root, path, above)
+        elif not entry.is_file():
+            yield "neither file nor folder", path
+        elif path.suffix.lower() in SUFFIXES:
+            yield "image", path
+        else:
+            yield path.suffix or "without a suffix", path
 
 
 def _labels(relative: list[Path]) -> np.ndarray | None:
@@ -51,3 +118,20 @@ def _labels(relative: list[Path]) -> np.ndarray | None:
         return None
     _, label = np.unique([path.parts[0] for path in relative], return_inverse=True)
     return label.astype(np.int32)
+
+
+def _summary(found: Mapping[str, list[Path]]) -> str:
+    """Counts and names, such as "9 .tif (a.tif, b.tif, c.tif, ...), 1 .txt (notes.txt)"."""
+    suffixes_last = sorted(found, key=lambda kind: (kind.startswith("."), -len(found[kind]), kind))
+    parts = [f"{len(found[kind]):,} {kind} ({_names(found[kind])})" for kind in suffixes_last]
+    return ", ".join(parts[:_KINDS] + ["..."] * (len(parts) > _KINDS))
+
+
+def _names(paths: list[Path]) -> str:
+    named = [_shown(path) for path in sorted(paths)[:_NAMES]]
+    return ", ".join(named + ["..."] * (len(paths) > _NAMES))
+
+
+def _shown(path: Path) -> str:
+    """A path that can be printed, even if its name is not valid UTF-8."""
+    return str(path).encode(errors="backslashreplace").decode()

@@ -6,7 +6,9 @@ big-endian uint32, then the elements, the last dimension fastest.
 
 import gzip
 import math
+import os
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,25 +19,30 @@ from gan_jax.data.types import DataError, Examples
 _UNSIGNED_BYTE = 0x08
 
 
-def find(folder: Path, kind: str, ndim: int) -> Path | None:
-    """The training split's file of a kind ("images" or "labels") in a folder; None without one."""
+def find(folder: Path, kind: str, ndim: int) -> list[Path]:
+    """The training split's files of a kind ("images" or "labels") in a folder, best first."""
     names = (f"train-{kind}{mark}idx{ndim}-ubyte{end}" for end in ("", ".gz") for mark in "-.")
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+    # A link that leads nowhere counts too: it is an error, not a missing file.
+    return [folder / name for name in names if os.path.lexists(folder / name)]
 
 
-def read(folder: Path) -> Examples:
+def read(folder: Path, *, announce: Callable[[str], None] = print) -> Examples:
     """Reads the training split of a folder of IDX files.
 
+    Args:
+      folder: The folder.
+      announce: Called with a line if there are several files of images or of labels. The one read
+        is not compressed, if there is such a one, and is spelt train-images-idx3, not .idx3.
+
     Returns:
-      Images [N, H, W, 1] uint8 in [0, 255] and labels [N] int32, or None without a file of labels.
+      Images [N, H, W, 1] uint8 in [0, 255] and labels [N] int32 in [0, 255], or None without a file
+      of labels.
 
     Raises:
       DataError: There are no images, or a file is damaged, or labels and images differ in number.
     """
-    if not folder.is_dir():
-        what = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise DataError(f"--data.dir {folder} {what}; give the folder that holds the IDX files.")
-    images_path, labels_path = find(folder, "images", 3), find(folder, "labels", 1)
+    images_path = _one(find(folder, "images", 3), announce)
+    labels_path = _one(find(folder, "labels", 1), announce)
     if images_path is None:
         raise DataError(
             f"--data.dir {folder} has no file train-images-idx3-ubyte, with or without .gz; "
@@ -53,6 +60,15 @@ def read(folder: Path) -> Examples:
             "the two files must be of one data set."
         )
     return x, label.astype(np.int32)
+
+
+def _one(paths: list[Path], announce: Callable[[str], None]) -> Path | None:
+    if not paths:
+        return None
+    used, *others = paths
+    if others:
+        announce(f"data: {used} is read, not {' or '.join(path.name for path in others)} beside it")
+    return used
 
 
 def read_file(path: Path, ndim: int) -> NDArray[np.uint8]:

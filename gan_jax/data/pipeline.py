@@ -4,6 +4,7 @@ The stream of examples is one epoch after another, each in an order of its own, 
 on where it is entered: that is what makes a resumed run repeat the uninterrupted one.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,13 +21,29 @@ RESIDENT_LIMIT = 2**30
 
 
 def dequantize(x: Array) -> Array:
-    """Images from uint8 [0, 255] to float32 [-1, 1]."""
+    """Images from uint8 [0, 255] to float32 [-1, 1].
+
+    Raises:
+      TypeError: `x` is not uint8.
+    """
+    if x.dtype != jnp.uint8:
+        raise TypeError(f"dequantize takes uint8 images in [0, 255], got {x.dtype}")
     return x.astype(jnp.float32) / 127.5 - 1.0
 
 
 def quantize(x: Array) -> Array:
-    """Images from float [-1, 1] to uint8, the inverse of `dequantize`."""
-    return jnp.clip(jnp.round((x + 1.0) * 127.5), 0, 255).astype(jnp.uint8)
+    """Images from float [-1, 1] to uint8, the inverse of `dequantize`.
+
+    Values out of range are clipped. NaN becomes 0.
+
+    Raises:
+      TypeError: `x` is not of a floating type.
+    """
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"quantize takes floats in [-1, 1], got {x.dtype}")
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    levels = jnp.clip(jnp.round((wide + 1.0) * 127.5), 0, 255)
+    return jnp.nan_to_num(levels).astype(jnp.uint8)
 
 
 def order(seed: Sequence[int], start: int, num: int, count: int) -> np.ndarray:
@@ -44,7 +61,14 @@ def order(seed: Sequence[int], start: int, num: int, count: int) -> np.ndarray:
     Returns:
       int32 [num] in [0, count): every epoch (`count` positions from a multiple of `count`) is a
       permutation, drawn from the seed and the epoch's number.
+
+    Raises:
+      ValueError: `start` is negative, or `num` or `count` not positive.
     """
+    if start < 0 or num < 1 or count < 1:
+        raise ValueError(
+            f"order needs start >= 0, num >= 1 and count >= 1, got {start=}, {num=}, {count=}"
+        )
     first, last = start // count, (start + num - 1) // count
     epochs = [
         np.random.default_rng([*seed, epoch]).permutation(count) for epoch in range(first, last + 1)
@@ -73,9 +97,20 @@ def make_batches(
 
     Returns:
       A function of a position in the stream (the number of examples shown before) to a `Batch`
-      with `x` uint8 [*shape, H, W, C] and `label` [*shape], if there are any.
+      with `x` uint8 [*shape, H, W, C] and `label` [*shape], if there are any. A stack may be longer
+      than the data set: the stream goes on with the next epoch.
+
+    Raises:
+      ValueError: A dimension of `shape` is not positive, the data set is empty, or its labels and
+        images differ in number.
     """
-    num, count = int(np.prod(shape)), len(dataset.x)
+    num, count = math.prod(shape), len(dataset.x)
+    if any(dim < 1 for dim in shape):
+        raise ValueError(f"shape must have dimensions of 1 or more, got {shape}")
+    if count == 0:
+        raise ValueError(f"the data set {dataset.name} has no images to make batches of")
+    if dataset.label is not None and len(dataset.label) != count:
+        raise ValueError(f"the data set has {count} images, but {len(dataset.label)} labels")
     seed = np.asarray(jax.random.key_data(key)).tolist()
     arrays: Any = (dataset.x, dataset.label)
 

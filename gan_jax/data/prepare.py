@@ -66,7 +66,7 @@ def _check_tensorflow(name: str, folder: Path) -> None:
 
     try:
         tfds.builder_cls(name.split("/")[0])
-    except tfds.core.registered.DatasetNotFoundError as error:
+    except Exception as error:  # DatasetNotFoundError, and others for what is no name at all
         raise DataError(
             f"--data.name {name} is no data set TFDS knows, nor is it prepared in {folder}; "
             "for the names see https://www.tensorflow.org/datasets/catalog."
@@ -126,11 +126,11 @@ def _own_builder(name: str, folder: Path) -> "tensorflow_datasets.core.Generator
 
             def _generate_examples(self, images: Path, labels: Path) -> Iterator[tuple[int, Any]]:
                 x, label = (idx.read_file(Path(p), d) for p, d in ((images, 3), (labels, 1)))
-                for i, pixels in enumerate(x):
+                for i, (pixels, digit) in enumerate(zip(x, label, strict=True)):
                     png = io.BytesIO()  # an array TFDS would encode, which needs TensorFlow
                     Image.fromarray(pixels).save(png, "png")
                     png.seek(0)
-                    yield i, {"image": png, "label": label[i]}
+                    yield i, {"image": png, "label": digit}
 
     return Builder(data_dir=folder, file_format="array_record")
 

@@ -1,10 +1,12 @@
 """From a request to a data set: which source, which conversions, what is held out."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gan_jax.data import embedded, folder, idx, images, prepare, tfds
 from gan_jax.data.types import Channels, Config, DataError, Dataset, Examples, Source
@@ -26,7 +28,8 @@ def load(config: Config, *, announce: Announce = print) -> Dataset:
 
     Args:
       config: What to load.
-      announce: Called with one line for each thing the user should know: a download, a fallback.
+      announce: Called with one line for each thing the user should know: a download, a fallback,
+        what is left out.
 
     Returns:
       The data set. Which examples are held out depends on their number and `config.held_out` alone,
@@ -36,7 +39,8 @@ def load(config: Config, *, announce: Announce = print) -> Dataset:
       DataError: A field of the config is out of range, or the data cannot be had.
     """
     _check(config)
-    source, (x, label) = _read_first(config, announce)
+    source, (x, numbers) = _read_first(config, announce)
+    label = _classes(numbers, announce)
     x = images.conform(x, config.size, config.channels)
     if config.held_out >= len(x):
         raise DataError(
@@ -110,8 +114,8 @@ def _tfds(config: Config, announce: Announce) -> Examples:
     return tfds.read(config.name, where, config.size, config.channels, announce=announce)
 
 
-def _idx(config: Config, _: Announce) -> Examples:
-    return idx.read(_required_dir(config))
+def _idx(config: Config, announce: Announce) -> Examples:
+    return idx.read(_required_dir(config), announce=announce)
 
 
 def _embedded(config: Config, _: Announce) -> Examples:
@@ -123,18 +127,32 @@ def _embedded(config: Config, _: Announce) -> Examples:
     return embedded.read()
 
 
-def _folder(config: Config, _: Announce) -> Examples:
-    return folder.read(_required_dir(config), config.size, config.channels)
+def _folder(config: Config, announce: Announce) -> Examples:
+    return folder.read(_required_dir(config), config.size, config.channels, announce=announce)
+
+
+def _classes(label: NDArray[np.integer] | None, announce: Announce) -> NDArray[np.int32] | None:
+    """The labels [N] as int32, or None if there are none or some of them name no class."""
+    if label is None or (label.min() >= 0 and label.max() <= np.iinfo(np.int32).max):
+        return None if label is None else label.astype(np.int32, copy=False)
+    announce(
+        f"data: the labels are not used: they reach from {label.min()} to {label.max()}, and a "
+        "class is a number from 0 on (TFDS marks images without a label with -1)"
+    )
+    return None
 
 
 def _expanded(path: Path | None) -> Path | None:
-    return None if path is None else Path(path).expanduser()
+    return None if path is None else Path(os.path.expanduser(path))
 
 
 def _required_dir(config: Config) -> Path:
     path = _expanded(config.dir)
     if path is None:
         raise DataError(f"--data.source {config.source} needs --data.dir, the folder to read.")
+    if not os.path.isdir(path):
+        what = "is a file, not a folder" if os.path.exists(path) else "does not exist"
+        raise DataError(f"--data.dir {path} {what}; give the folder to read.")
     return path
 
 

@@ -3,6 +3,7 @@
 Reading prepared data never needs it; `gan_jax.data.prepare` says when preparing does.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gan_jax.data import images, prepare
 from gan_jax.data.types import Channels, DataError, Examples
@@ -24,7 +26,7 @@ _READ_AT_ONCE = 1_024  # records; one at a time is five times slower
 
 def default_dir() -> Path:
     """Where TFDS keeps its data unless told otherwise, without importing TFDS."""
-    return Path(os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets")
+    return Path(os.path.expanduser(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"))
 
 
 def find(name: str, folder: Path | None) -> Path | None:
@@ -37,13 +39,13 @@ def find(name: str, folder: Path | None) -> Path | None:
       folder: The TFDS data folder to look in first.
 
     Raises:
-      DataError: Several configs are prepared and the name says none.
+      DataError: Several configs are prepared and the name says none, or a folder cannot be listed.
     """
     for root in [default_dir()] if folder is None else [folder, default_dir()]:
         for prepared in (root / name, root / prepare.own_name(name)):
             if found := _versions(prepared):
                 return found[-1]
-            configs = sorted(p.name for p in prepared.glob("*") if p.is_dir() and _versions(p))
+            configs = sorted(path.name for path in _subfolders(prepared) if _versions(path))
             if len(configs) > 1:
                 raise DataError(
                     f"--data.name {name} is prepared in {prepared} as {', '.join(configs)}; "
@@ -72,7 +74,8 @@ def read(
       announce: Called with a line before a download.
 
     Returns:
-      Images [N, H, W, C] uint8 in [0, 255] and labels [N] int32, or None without integer labels.
+      Images [N, H, W, C] uint8 in [0, 255] and labels [N] as they are, or None without integer
+      labels.
 
     Raises:
       DataError: There is no such data set, or it can neither be read nor be prepared here.
@@ -90,14 +93,30 @@ def read(
 
 def _versions(folder: Path) -> list[Path]:
     """The prepared versions in a folder, oldest first; unfinished ones have other names."""
-    paths = (p for p in folder.glob("*") if re.fullmatch(r"\d+\.\d+\.\d+", p.name))
+    paths = (p for p in _subfolders(folder) if re.fullmatch(r"\d+\.\d+\.\d+", p.name))
     done = (p for p in paths if (p / "dataset_info.json").is_file())
     return sorted(done, key=lambda p: [int(n) for n in p.name.split(".")])
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    if not os.path.isdir(folder):  # unlike `Path.is_dir` also of a name that no file can have
+        return []
+    try:
+        return [path for path in folder.iterdir() if path.is_dir()]
+    except OSError as error:
+        raise DataError(f"{folder} cannot be listed ({error.strerror}); allow it.") from error
 
 
 def _read_prepared(prepared: Path, size: int | None, channels: Channels | None) -> Examples:
     import tensorflow_datasets as tfds
 
+    features_file = prepared / "features.json"
+    for name in _classes(json.loads(features_file.read_text())):
+        if not name.startswith("tensorflow_datasets."):  # TFDS would import the module, and run it
+            raise DataError(
+                f"{features_file} names the class {name}, and only classes of TFDS are used; "
+                "choose another --data.name."
+            )
     builder = tfds.builder_from_directory(prepared)
     features, splits = builder.info.features, builder.info.splits
     if "train" not in splits:
@@ -112,8 +131,9 @@ def _read_prepared(prepared: Path, size: int | None, channels: Channels | None) 
     count = splits["train"].num_examples
     if count == 0:
         raise DataError(f"{prepared} has no examples in its split train; delete that folder.")
-    labelled = label is not None and label.shape == () and np.issubdtype(label.np_dtype, np.integer)
-    labels = np.empty(count, np.int32) if labelled else None
+    labels: NDArray[np.integer] | None = None
+    if label is not None and label.shape == () and np.issubdtype(label.np_dtype, np.integer):
+        labels = np.empty(count, label.np_dtype)
 
     def encoded() -> Iterator[tuple[str, bytes]]:
         for i, example in enumerate(_examples(builder, prepared)):
@@ -124,6 +144,22 @@ def _read_prepared(prepared: Path, size: int | None, channels: Channels | None) 
     grey = image.shape[-1] == 1
     x = images.stack(encoded(), count, size, channels or (1 if grey else 3))
     return x, labels
+
+
+def _classes(value: Any) -> Iterator[str]:
+    """The Python classes that a description of features names, in JSON within strings too."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = json.loads(value)
+    if isinstance(value, dict):
+        for key, content in value.items():
+            if key in ("pythonClassName", "python_class_name", "type") and isinstance(content, str):
+                yield content
+            else:
+                yield from _classes(content)
+    elif isinstance(value, list):
+        for content in value:
+            yield from _classes(content)
 
 
 def _examples(

@@ -12,7 +12,7 @@ from gan_jax.errors import UserError
 
 Source: TypeAlias = Literal["auto", "tfds", "idx", "embedded", "folder"]
 Channels: TypeAlias = Literal[1, 3]
-Examples: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.int32] | None]
+Examples: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.integer] | None]
 
 
 class DataError(UserError):
@@ -24,7 +24,7 @@ class Dataset(NamedTuple):
 
     Attributes:
       x: [N, H, W, C] uint8 in [0, 255], C is 1 or 3. The images to train on. May be read-only.
-      label: [N] int32, or None where the source has no labels.
+      label: [N] int32, the classes from 0 on, or None where the source has none.
       name: "mnist", "fashion_mnist", the folder's name, ...
       source: The source the images came from: "tfds", "idx", "embedded" or "folder".
       held_out: [M, H, W, C] uint8. Images of the same source that are not in `x`.

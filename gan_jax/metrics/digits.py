@@ -1,12 +1,12 @@
 """A frozen classifier of 28x28 grey digits: features for Fréchet distances, and classes.
 
-The 64 activations before its last layer are the features of the "Fréchet distance on
-digit-classifier features". That is not FID, which is on Inception's features, and numbers of the
-two are not comparable. Name `EXTRACTOR` beside every number: it holds a hash of the weights, and
-weights with another hash are refused.
+The features are the 64 activations before its last layer. A Fréchet distance on them is a
+"Fréchet distance on digit-classifier features". It is not FID, which uses Inception's features,
+and the two are not comparable. State `EXTRACTOR` with every distance: it contains a hash of the
+weights, and weights with another hash are refused.
 
-`benchmarks/train_digit_classifier.py` made the weights, from 4,000 of the 5,000 embedded MNIST
-digits; the 1,000 held out by `gan_jax.data` with `held_out=1000` were not seen.
+`benchmarks/train_digit_classifier.py` trained the weights on 4,000 of the 5,000 embedded MNIST
+digits. The other 1,000 are those that `gan_jax.data` holds out with `held_out=1000`.
 """
 
 import functools
@@ -29,15 +29,17 @@ _BATCH = 256  # images at a time, the last batch padded: one compilation serves 
 
 
 def penultimate(weights: Weights, x: jax.Array) -> jax.Array:
-    """The features: two strided convolutions and a dense layer, each with a ReLU.
+    """Features [N, 64], >= 0: two strided convolutions and a dense layer, each with a ReLU.
 
     Args:
       weights: `conv{1,2}`, `dense{1,2}` and their `_bias`, as in `digits.npz`.
       x: [N, 28, 28, 1], float in [0, 255].
 
-    Returns:
-      [N, 64], >= 0.
+    Raises:
+      ValueError: if `x` has another shape.
     """
+    if x.ndim != 4 or x.shape[1:] != (28, 28, 1):
+        raise ValueError(f"x must be [N, 28, 28, 1], got shape {list(x.shape)}")
     x = x / 255
     for name in ("conv1", "conv2"):
         x = jax.lax.conv_general_dilated(
@@ -61,7 +63,8 @@ def logits(weights: Weights, hidden: jax.Array) -> jax.Array:
 def features(x: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Features, float32 [N, 64], >= 0, of digits uint8 [N, 28, 28, 1], white on black.
 
-    An image's features do not depend on the others of the call.
+    The features of an image do not depend on the other images of the call. Memory: 256 images at a
+    time are on the device, as float32; N images and N features on the host.
 
     Raises:
       ValueError: if `x` has another shape or dtype, or the weights another hash.
@@ -79,10 +82,10 @@ def class_probabilities(x: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def parse_weights(content: bytes) -> dict[str, NDArray[np.float32]]:
-    """The weights in the content of an npz file, once its SHA-256 is found to be `SHA256`.
+    """The weights in an npz file's content, whose SHA-256 must be `SHA256`.
 
     Raises:
-      ValueError: if the hash is another.
+      ValueError: if the hash differs.
     """
     found = hashlib.sha256(content).hexdigest()
     if found != SHA256:
@@ -112,10 +115,13 @@ def _class_probabilities(weights: Weights, x: jax.Array) -> jax.Array:
 def _batched(
     function: Callable[..., jax.Array], x: NDArray[np.uint8], width: int
 ) -> NDArray[np.float32]:
-    """`function(weights, x)`, float32 [N, width], a batch of one size at a time."""
+    """`function(weights, x)`, float32 [N, width], computed in batches of one size."""
     x = np.asarray(x)
     if x.dtype != np.uint8 or x.ndim != 4 or x.shape[1:] != (28, 28, 1):
-        raise ValueError(f"expected uint8 [N, 28, 28, 1], got {x.dtype} {list(x.shape)}")
+        raise ValueError(
+            f"x must be uint8 [N, 28, 28, 1], got {x.dtype} {list(x.shape)}: "
+            "gan_jax.data.pipeline.quantize converts samples in [-1, 1]"
+        )
     out = np.empty((len(x), width), np.float32)
     for start in range(0, len(x), _BATCH):
         batch = x[start : start + _BATCH]

@@ -5,9 +5,9 @@ The 2-Wasserstein distance squared between N(m1, S1) and N(m2, S2) is
     |m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2)
 
 (Dowson & Landau 1982, "The Fréchet distance between multivariate normal distributions").
-Heusel et al. 2017 (arXiv:1706.08500) compare images by it, on the activations of a classifier.
-Their number, FID, is this distance on one particular Inception network's features: with another
-extractor, say "Fréchet distance" and name the extractor.
+Heusel et al. 2017 (arXiv:1706.08500) compare sets of images by the distance between Gaussians
+fitted to a classifier's activations. Their FID uses one particular Inception network; with another
+network, write "Fréchet distance" and name the network.
 """
 
 import numpy as np
@@ -17,14 +17,19 @@ Float64Array = NDArray[np.float64]
 
 
 def statistics(features: ArrayLike) -> tuple[Float64Array, Float64Array]:
-    """Mean [F] and unbiased covariance [F, F] of features [N, F], N >= 2.
+    """Mean [F] and unbiased covariance [F, F] of features [N, F], N >= 2, in float64.
+
+    The rank of the covariance is at most N - 1, so a distance needs N well above F.
 
     Raises:
+      TypeError: if `features` is complex.
       ValueError: if `features` is not of rank 2, has fewer than two rows, or is not finite.
     """
-    x = np.asarray(features, np.float64)
+    x = _float64("features", features)
     if x.ndim != 2 or x.shape[0] < 2 or x.shape[1] < 1:
-        raise ValueError(f"features must be [N >= 2, F >= 1], got {list(x.shape)}")
+        raise ValueError(
+            f"features must be [N >= 2, F >= 1], got {list(x.shape)}: one row for each image"
+        )
     if not np.isfinite(x).all():
         raise ValueError("features must be finite")
     mean = x.mean(axis=0)
@@ -37,21 +42,24 @@ def frechet_distance(
 ) -> float:
     """Squared Fréchet (2-Wasserstein) distance between two Gaussians, >= 0.
 
-    The trace of the root is the sum of the singular values of S1^1/2 S2^1/2, whose squares are
-    the eigenvalues of S1^1/2 S2 S1^1/2. It is real, and accurate where a covariance is singular.
+    The trace of the root is computed as the sum of the singular values of S1^1/2 S2^1/2, whose
+    squares are the eigenvalues of S1^1/2 S2 S1^1/2. This sum is real, and accurate even if a
+    covariance is singular.
 
     Args:
       mean_1, mean_2: [F].
       cov_1, cov_2: [F, F], symmetric and positive semi-definite.
 
     Raises:
-      ValueError: if shapes disagree, or a covariance is not one.
+      TypeError: if an argument is complex.
+      ValueError: if shapes disagree, a value is not finite, or a covariance is not symmetric or
+        not positive semi-definite.
 
     >>> round(frechet_distance([0.0], [[4.0]], [3.0], [[1.0]]), 9)
     10.0
     """
-    m1, m2 = np.asarray(mean_1, np.float64), np.asarray(mean_2, np.float64)
-    s1, s2 = np.asarray(cov_1, np.float64), np.asarray(cov_2, np.float64)
+    m1, m2 = _float64("mean_1", mean_1), _float64("mean_2", mean_2)
+    s1, s2 = _float64("cov_1", cov_1), _float64("cov_2", cov_2)
     if m1.ndim != 1 or m1.shape != m2.shape or not s1.shape == s2.shape == (m1.size, m1.size):
         raise ValueError(
             "expected means [F] and covariances [F, F], "
@@ -64,8 +72,14 @@ def frechet_distance(
     return max(float(distance), 0.0)
 
 
+def _float64(name: str, x: ArrayLike) -> Float64Array:
+    if np.iscomplexobj(x):
+        raise TypeError(f"{name} must be real, got complex numbers")
+    return np.asarray(x, np.float64)
+
+
 def _sqrt(cov: Float64Array) -> Float64Array:
-    """The symmetric root [F, F] of a covariance [F, F]."""
+    """The symmetric square root [F, F] of a covariance [F, F]."""
     if not np.isfinite(cov).all():
         raise ValueError("a covariance must be finite")
     scale = np.abs(cov).max(initial=0)

@@ -1,9 +1,12 @@
-"""How samples spread over modes that are known (Srivastava et al. 2017; Lin et al. 2018)."""
+"""Mode coverage: how samples spread over known modes (Srivastava et al. 2017; Lin et al. 2018)."""
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
+from gan_jax.metrics.distances import squared_distances
 from gan_jax.types import Array
 
 
@@ -28,7 +31,7 @@ class Classes(NamedTuple):
     """How samples spread over K classes.
 
     Attributes:
-      captured: [] the number of classes of at least one sample.
+      captured: [] the number of classes with at least one sample.
       reverse_kl: [] KL(histogram of the classes, uniform), in nats.
     """
 
@@ -37,55 +40,116 @@ class Classes(NamedTuple):
 
 
 def mode_coverage(x: Array, modes: Array, scale: float | Array, *, within: float = 3.0) -> Modes:
-    """Counts samples by the mode nearest to them, in standard deviations of that mode.
+    """Mode coverage: each sample counts for the mode nearest to it, in deviations of that mode.
 
-    A perfect sampler of a 2-D mixture has a high-quality share of 1 - exp(-within^2 / 2), which is
-    .9889, and with what lies beyond cut off a width of .974. A share may be high because modes
-    are narrower than they should be: the width tells.
+    A perfect sampler of a 2-D mixture has a high-quality share of 1 - exp(-within^2 / 2), .9889 at
+    three deviations, and a width of .974, because samples further away do not count. Read both: a
+    generator whose modes are narrower than the true ones has a high share and a small width.
+
+    A sample with a value that is not finite is near no mode: it lowers the high-quality share, and
+    the reverse KL is NaN. Memory: N K numbers, a few times.
 
     Args:
-      x: [N, D] samples.
-      modes: [K, D] centres.
-      scale: [] or [K] the standard deviation of each mode.
-      within: the radius of high quality, in standard deviations.
+      x: [N, D] samples, N at least 1.
+      modes: [K, D] centres, K at least 1.
+      scale: [] or [K] the standard deviation of each mode, above 0.
+      within: the radius of high quality, in standard deviations, above 0.
+
+    Raises:
+      ValueError: if a shape is another, or, outside `jit`, a scale or `within` is not above 0.
     """
+    for name, points in (("x", x), ("modes", modes)):
+        if points.ndim != 2 or 0 in points.shape:
+            raise ValueError(
+                f"{name} must be points [number, D], at least one, got shape {list(points.shape)}"
+            )
     num, dim = modes.shape
-    squared = jnp.sum(jnp.square(x[:, None] - modes[None]), axis=2)
-    squared /= jnp.broadcast_to(scale, (1, num)) ** 2
+    if x.shape[1] != dim:
+        raise ValueError(
+            f"x and modes must have the same dimensions D, got shapes {list(x.shape)} and "
+            f"{list(modes.shape)}"
+        )
+    if jnp.shape(scale) not in ((), (num,)):
+        raise ValueError(
+            f"scale must be one number or one for each of {num} modes, got shape "
+            f"{list(jnp.shape(scale))}"
+        )
+    for name, positive in (("scale", scale), ("within", within)):
+        if _known(positive) and not (np.asarray(positive) > 0).all():
+            raise ValueError(f"{name} must be above 0, got {positive}")
+    squared = squared_distances(x, modes) / jnp.broadcast_to(scale, (1, num)) ** 2
     nearest, squared = jnp.argmin(squared, axis=1), jnp.min(squared, axis=1)
     near = squared <= within**2
     hits = jnp.bincount(jnp.where(near, nearest, num), length=num + 1)[:num]
     mean_square = jnp.sum(jnp.where(near, squared, 0)) / jnp.maximum(jnp.sum(near), 1)
+    nearest = jnp.where(jnp.isfinite(squared), nearest, num)  # of no class
     return Modes(
         jnp.sum(hits > 0),
         jnp.mean(near),
-        class_coverage(nearest, num).reverse_kl,
+        _coverage(nearest, num).reverse_kl,
         jnp.sqrt(mean_square / dim),
     )
 
 
 def class_coverage(label: Array, num: int) -> Classes:
-    """Counts samples by their classes, equally frequent in the data (Metz et al. 2017, 3.3).
+    """Class coverage of samples whose classes are equally frequent (Metz et al. 2017, 3.3).
 
     A perfect sampler does not reach a reverse KL of 0: see `expected_reverse_kl`.
 
     Args:
-      label: [N] integers in 0..num - 1, such as a classifier gives them.
-      num: the number of classes, K.
+      label: [N] integers in 0..num - 1, the class that a classifier gives each sample. N >= 1.
+      num: the number of classes, K, at least 1.
+
+    Raises:
+      TypeError: if `label` does not hold integers.
+      ValueError: if a shape is another, `num` is below 1, or a label is outside 0..num - 1. Under
+        `jit`, where labels have no values yet, the reverse KL is NaN instead, and `captured`
+        counts the classes in the range.
     """
-    counts = jnp.bincount(label, length=num)
+    if not jnp.issubdtype(label.dtype, jnp.integer):
+        raise TypeError(
+            f"label must hold integers, got {label.dtype}: take the argmax of class probabilities"
+        )
+    if label.ndim != 1 or label.shape[0] < 1:
+        raise ValueError(f"label must be [N] with N >= 1, got shape {list(label.shape)}")
+    if num < 1:
+        raise ValueError(f"num, the number of classes, must be at least 1, got {num}")
+    if _known(label):
+        low, high = int(np.min(label)), int(np.max(label))
+        if low < 0 or high >= num:
+            raise ValueError(
+                f"label must be in 0..{num - 1} for num={num} classes, got {low}..{high}"
+            )
+    return _coverage(label, num)
+
+
+def _coverage(label: Array, num: int) -> Classes:
+    """Class coverage; the reverse KL is NaN if a label is outside 0..num - 1."""
+    outside = (label < 0) | (label >= num)
+    counts = jnp.bincount(jnp.where(outside, num, label), length=num + 1)[:num]
     histogram = counts / label.shape[0]
     terms = histogram * jnp.log(num * jnp.where(counts > 0, histogram, 1.0))
-    return Classes(jnp.sum(counts > 0), jnp.sum(terms))
+    return Classes(jnp.sum(counts > 0), jnp.where(jnp.any(outside), jnp.nan, jnp.sum(terms)))
 
 
 def expected_reverse_kl(num: int, samples: int) -> float:
-    """About the mean reverse KL of a perfect sampler: (K - 1) / 2N (Miller 1955).
+    """The mean reverse KL of a perfect sampler, approximately (K - 1) / 2N (Miller 1955).
 
-    Of the expansion in 1 / N it is the first term; the next is (K^2 - 1) / 12N^2.
+    This is the first term of the expansion in 1 / N; the next is (K^2 - 1) / 12N^2.
 
     Args:
-      num: the number of classes or modes, K, of equal probability.
-      samples: how many were counted, N, some for every class.
+      num: the number of classes or modes, K, of equal probability, at least 1.
+      samples: the number of samples counted, N, at least 1; the approximation needs several for
+        every class.
+
+    Raises:
+      ValueError: if either is below 1.
     """
+    if num < 1 or samples < 1:
+        raise ValueError(f"num and samples must be at least 1, got {num} and {samples}")
     return (num - 1) / (2 * samples)
+
+
+def _known(value: object) -> bool:
+    """Whether a value is there to be read: under a transformation such as `jit` it is not."""
+    return not isinstance(value, jax.core.Tracer)

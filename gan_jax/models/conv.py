@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -30,11 +31,14 @@ from gan_jax.types import Array
 def conv(x: Array, kernel: Array, *, strides: Pair, padding: Pair) -> Array:
     """The convolution [B, H, W, I] -> [B, h, w, O], h = (H + 2 padding - kh) // stride + 1.
 
+    In the type that x and the kernel promote to, as `flax.linen.Conv` computes.
+
     Args:
       x: [B, H, W, I].
       kernel: [kh, kw, I, O].
       strides, padding: along height and width; zeros are added on both sides.
     """
+    x, kernel = promote_dtype(x, kernel)
     size, window = (x.shape[1], x.shape[2]), (kernel.shape[0], kernel.shape[1])
     return _forward.bind(x, kernel, geometry=Geometry(size, window, strides, padding))
 
@@ -42,13 +46,15 @@ def conv(x: Array, kernel: Array, *, strides: Pair, padding: Pair) -> Array:
 def conv_transpose(x: Array, kernel: Array, *, strides: Pair, padding: Pair) -> Array:
     """The transposed convolution [B, h, w, I] -> [B, H, W, O], H = (h - 1) stride + kh - 2 padding.
 
-    It is the gradient of `conv` in its input, as in PyTorch's `ConvTranspose2d`.
+    It is the gradient of `conv` in its input, as in PyTorch's `ConvTranspose2d`, in the type that x
+    and the kernel promote to, as `flax.linen.ConvTranspose` computes.
 
     Args:
       x: [B, h, w, I].
       kernel: [kh, kw, O, I], note the order: the kernel of the convolution it transposes.
       strides, padding: those of that convolution.
     """
+    x, kernel = promote_dtype(x, kernel)
     window = kernel.shape[0], kernel.shape[1]
     height, width = (
         (n - 1) * s + k - 2 * p

@@ -6,12 +6,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gan_jax.contract import at_least_single
 from gan_jax.keys import per_example
 from gan_jax.models import conv
 from gan_jax.types import Array, AxisName
 
 DCGAN_INIT = nn.initializers.normal(0.02)
 """N(0, .02), the initial weights of Radford et al. 2016, section 3."""
+
+PARAM_DTYPE = jnp.float32
+"""The type of all first parameters, as of Flax's layers: initialisers follow JAX's x64 mode."""
 
 
 def _dot_general(x: Array, kernel: Array, dimensions: Any, **options: Any) -> Array:
@@ -69,11 +73,13 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", DCGAN_INIT, (*self.window, x.shape[-1], self.features))
+        kernel = self.param(
+            "kernel", DCGAN_INIT, (*self.window, x.shape[-1], self.features), PARAM_DTYPE
+        )
         y = conv.conv(x, kernel, strides=self.strides, padding=self.padding)
         if not self.use_bias:
             return y
-        return y + self.param("bias", nn.initializers.zeros, (1, 1, 1, self.features))
+        return y + self.param("bias", nn.initializers.zeros, (1, 1, 1, self.features), PARAM_DTYPE)
 
 
 class ConvTranspose(nn.Module):
@@ -89,7 +95,9 @@ class ConvTranspose(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", DCGAN_INIT, (*self.window, self.features, x.shape[-1]))
+        kernel = self.param(
+            "kernel", DCGAN_INIT, (*self.window, self.features, x.shape[-1]), PARAM_DTYPE
+        )
         return conv.conv_transpose(x, kernel, strides=self.strides, padding=self.padding)
 
 
@@ -116,18 +124,20 @@ class _BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         shape = x.shape[-1:]
-        scale = self.param("scale", lambda *args: 1.0 + DCGAN_INIT(*args), shape)
-        bias = self.param("bias", nn.initializers.zeros, shape)
+        scale = self.param("scale", lambda *args: 1.0 + DCGAN_INIT(*args), shape, PARAM_DTYPE)
+        bias = self.param("bias", nn.initializers.zeros, shape, PARAM_DTYPE)
+        wide = jnp.promote_types(x.dtype, jnp.float32)
         statistics = [
-            self.variable("batch_stats", name, start, shape)
+            self.variable("batch_stats", name, start, shape, wide)
             for name, start in (("mean", jnp.zeros), ("var", jnp.ones))
         ]
-        mean, variance = (running.value for running in statistics)
+        mean, variance = (at_least_single(running.value) for running in statistics)
         if train:
             mean, variance = _moments(x, self.axis_name)
             if not self.is_initializing():
                 for running, new in zip(statistics, (mean, variance), strict=True):
-                    running.value = 0.9 * running.value + 0.1 * new
+                    # The state keeps its types, whatever the batch's.
+                    running.value = (0.9 * running.value + 0.1 * new).astype(running.value.dtype)
         # One product and one sum for each number, where x - mean would be one array more to write
         # down and to read: a twenty-fifth of a DCGAN's step on a CPU.
         factor = scale * jax.lax.rsqrt(variance + 1e-5)
@@ -138,7 +148,7 @@ class _BatchNorm(nn.Module):
 
 def _moments(x: Array, axis_name: AxisName | None) -> tuple[Array, Array]:
     """Each feature's mean and variance, [C]."""
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = at_least_single(x)
     axes = tuple(range(x.ndim - 1))
     moments = jnp.stack([jnp.mean(x, axes), jnp.mean(jnp.square(x), axes)])
     if axis_name is not None:
@@ -184,7 +194,9 @@ class MinibatchStd(nn.Module):
             everywhere = self.axis_name is None or self.is_initializing()
             return y if everywhere else jax.lax.pmean(y, self.axis_name)
 
-        variance = mean(jnp.square(x - mean(x)))
-        # The root's slope at 0 is infinite, and a batch of equal examples is no error.
+        wide = at_least_single(x)
+        variance = mean(jnp.square(wide - mean(wide)))
+        # The root's slope at 0 is infinite, and a batch of equal examples is no error. In float16
+        # the 1e-8 would be 0.
         deviation = jnp.mean(jnp.sqrt(variance + 1e-8))
         return jnp.concatenate([x, jnp.full((*x.shape[:-1], 1), deviation, x.dtype)], axis=-1)

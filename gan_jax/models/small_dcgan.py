@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from gan_jax import priors
 from gan_jax.models import conv
-from gan_jax.models.layers import DCGAN_INIT, BatchNorm
+from gan_jax.models.layers import DCGAN_INIT, PARAM_DTYPE, BatchNorm
 from gan_jax.networks import from_linen
 from gan_jax.types import GAN, Array, AxisName
 
@@ -112,13 +112,13 @@ class Halved(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", _HE_INIT, (3, 3, x.shape[-1], self.features))
+        kernel = self.param("kernel", _HE_INIT, (3, 3, x.shape[-1], self.features), PARAM_DTYPE)
         odd = x.shape[1] % 2
         x = jnp.pad(x, ((0, 0), (odd, 0), (odd, 0), (0, 0)))
         y = conv.conv(x, _widened(kernel), **_HALVING)
         if not self.use_bias:
             return y
-        return y + self.param("bias", nn.initializers.zeros, (1, 1, 1, self.features))
+        return y + self.param("bias", nn.initializers.zeros, (1, 1, 1, self.features), PARAM_DTYPE)
 
 
 class Doubled(nn.Module):
@@ -129,7 +129,7 @@ class Doubled(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", DCGAN_INIT, (3, 3, self.features, x.shape[-1]))
+        kernel = self.param("kernel", DCGAN_INIT, (3, 3, self.features, x.shape[-1]), PARAM_DTYPE)
         odd = self.side % 2
         return conv.conv_transpose(x, _widened(kernel), **_HALVING)[:, odd:, odd:]
 
@@ -146,8 +146,8 @@ class Repainted(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", DCGAN_INIT, (3, 3, self.features, x.shape[-1]))
+        kernel = self.param("kernel", DCGAN_INIT, (3, 3, self.features, x.shape[-1]), PARAM_DTYPE)
         y = conv.conv_transpose(x, kernel, strides=(1, 1), padding=(1, 1))
         if not self.use_bias:
             return y
-        return y + self.param("bias", nn.initializers.zeros, (1, 1, 1, self.features))
+        return y + self.param("bias", nn.initializers.zeros, (1, 1, 1, self.features), PARAM_DTYPE)

@@ -1,7 +1,7 @@
 """Spectral normalisation: a network whose every linear layer has operator norm 1."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,16 +14,35 @@ from gan_jax.models.small_dcgan import Doubled, Halved, Repainted
 from gan_jax.types import GAN, Array, Network, PyTree
 
 LAYERS = (
-    *(nn.Dense, nn.Conv, nn.ConvTranspose),
+    *(nn.Dense, nn.Conv, nn.ConvTranspose, nn.Embed),
     *(Conv, ConvTranspose),
     *(Halved, Doubled, Repainted),
 )
 """The kinds of layer that are normalised."""
 
+_REWRITES = (nn.WeightNorm, nn.SpectralNorm)
+"""Layers that rescale the kernel of another, and so would undo its normalisation."""
+
+_MATRICES = {"kernel", "embedding"}
+"""Names of parameters that are linear maps, whatever their shape."""
+
+_NO_MATRICES = {"bias", "scale"}
+"""Names of parameters that are added or multiplied feature by feature, whatever their shape."""
+
 Map = Callable[[Array, Array], Array]
 """A layer without its bias: (kernel, v [N, ...]) -> [N, ...]."""
 
 Path = tuple[str, ...]
+
+
+class _Layer(NamedTuple):
+    """A linear layer: its map, the shape of one input, the name and shape of its parameter."""
+
+    map: Map
+    input_shape: tuple[int, ...]
+    parameter: str
+    shape: tuple[int, ...]
+
 
 _RUNS = 4
 """Of the Lanczos method, at the most."""
@@ -49,8 +68,9 @@ def spectral_norm(network: Network) -> Network:
     hold it constant (equation 12). It is the same on every device.
 
     Args:
-      network: any with Linen layers: `flax.linen.Dense`, `Conv`, `ConvTranspose`, and those of
-        `gan_jax.models.layers`. Biases and other layers are left as they are.
+      network: any with Linen layers: `flax.linen.Dense`, `Conv`, `ConvTranspose`, `Embed` (the map
+        from one-hot rows) and those of `gan_jax.models.layers`. What is named "bias" or "scale",
+        and other vectors and numbers, such as the slope of a PReLU, are left as they are.
 
     Returns:
       A network of the same parameters; its model state is {"network": the network's own,
@@ -59,16 +79,19 @@ def spectral_norm(network: Network) -> Network:
       pass}.
 
     Raises:
-      ValueError: (on a call) there is no such layer, or one is used twice on inputs of different
-        shapes, or there is a kernel of another kind of layer.
+      ValueError: (on a call) there is no such layer; one is used twice on inputs of different
+        shapes; there is a matrix of another kind of layer, of one under `nn.vmap` or `nn.scan` with
+        parameters for each repetition, or of one inside `nn.WeightNorm` or `nn.SpectralNorm`.
     """
 
     def init(key: Array, x: Array, label: Array | None = None) -> tuple[PyTree, PyTree]:
         key_network, key_seed, key_directions = jax.random.split(key, 3)
         params, model_state = network.init(key_network, x, label)
         directions = {
-            "/".join(path): unit(jax.random.normal(jax.random.fold_in(key_directions, i), shape))
-            for i, (path, (_, shape)) in enumerate(_layers(network, x, label).items())
+            "/".join(path): unit(
+                jax.random.normal(jax.random.fold_in(key_directions, i), layer.input_shape)
+            )
+            for i, (path, layer) in enumerate(_layers(network, x, label).items())
         }
         found = {
             "directions": directions,
@@ -88,14 +111,15 @@ def spectral_norm(network: Network) -> Network:
     ) -> tuple[Array, PyTree]:
         directions, prints = dict(model_state["directions"]), dict(model_state["prints"])
         seed = model_state["seed"]
-        for i, (path, (layer, _)) in enumerate(_layers(network, x, label).items()):
-            name, kernel = "/".join(path), _get(params, path)["kernel"]
+        for i, (path, layer) in enumerate(_layers(network, x, label).items()):
+            name, kernel = "/".join(path), _get(params, path)[layer.parameter]
             key = jax.random.fold_in(jax.random.key(seed), i)
             norm, directions[name], prints[name] = _norm(
-                layer, kernel, directions[name], prints[name], key
+                layer.map, kernel, directions[name], prints[name], key
             )
-            normalised = kernel / jnp.maximum(norm, SMALLEST).astype(kernel.dtype)
-            params = _set(params, (*path, "kernel"), normalised)
+            # In the norm's type, float32 at least: in float16 the smallest divisor would be 0.
+            normalised = (kernel / jnp.maximum(norm, SMALLEST)).astype(kernel.dtype)
+            params = _set(params, (*path, layer.parameter), normalised)
         y, inner = network.apply(params, model_state["network"], x, label, train=train, **options)
         found = {"directions": directions, "prints": prints, "seed": seed + 1} if train else {}
         return y, {**model_state, **found, "network": inner}
@@ -150,14 +174,13 @@ def _print(kernel: Array) -> Array:
     )
 
 
-def _layers(
-    network: Network, x: Array, label: Array | None
-) -> dict[Path, tuple[Map, tuple[int, ...]]]:
-    """Every linear layer by the path of its parameters: its map, and the shape of one example.
+def _layers(network: Network, x: PyTree, label: PyTree | None) -> dict[Path, _Layer]:
+    """Every linear layer by the path of its parameters.
 
     Found by initialising the network in the abstract, which needs no mapped axis.
     """
-    found: dict[Path, tuple[Map, tuple[int, ...]]] = {}
+    found: dict[Path, _Layer] = {}
+    rewritten: set[str] = set()
 
     def look(
         call: Callable[..., Any],
@@ -165,38 +188,62 @@ def _layers(
         options: dict[str, Any],
         context: nn.module.InterceptorContext,
     ) -> Any:
-        module = context.module
-        if isinstance(module, LAYERS) and context.method_name == "__call__":
+        made = call(*arguments, **options)
+        module, path = context.module, context.module.path
+        if isinstance(module, _REWRITES):
+            rewritten.add("/".join(path))
+        elif isinstance(module, nn.Embed) and context.method_name in ("__call__", "attend"):
+            shape = (module.num_embeddings, module.features)
+            found[path] = _Layer(lambda matrix, v: v @ matrix, shape[:1], "embedding", shape)
+        elif isinstance(module, LAYERS) and context.method_name == "__call__":
             shape = arguments[0].shape[1:]
-            if found.get(module.path, (None, shape))[1] != shape:
+            if path in found and found[path].input_shape != shape:
                 raise ValueError(
-                    f"the layer {'/'.join(module.path)!r} is used on inputs of shapes "
-                    f"{found[module.path][1]} and {shape}: it has no one norm"
+                    f"the layer {'/'.join(path)!r} is used on inputs of shapes "
+                    f"{found[path].input_shape} and {shape}: it has no one norm"
                 )
-            found[module.path] = _map_of(module), shape
-        return call(*arguments, **options)
+            kernel: Any = module.get_variable("params", "kernel")
+            found[path] = _Layer(_map_of(module), shape, "kernel", kernel.shape)
+        return made
 
     with nn.intercept_methods(look):
         params, _ = jax.eval_shape(
-            lambda: network.init(jax.random.key(0), jnp.zeros(x.shape, x.dtype), label)
+            lambda: network.init(
+                jax.random.key(0), jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), x), label
+            )
         )
-    names = [
-        tuple(getattr(entry, "key", "") for entry in path)
-        for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]
-    ]
-    kernels = {path[:-1] for path in names if path[-1:] == ("kernel",)}
-    if not found or kernels - found.keys():
-        others = ", ".join("/".join(path) for path in sorted(kernels - found.keys())) or "no layer"
+    known = {(*path, layer.parameter): layer.shape for path, layer in found.items()}
+    others = rewritten | {
+        "/".join(path) for path, shape in _matrices(params).items() if known.get(path) != shape
+    }
+    if not found or others:
         raise ValueError(
-            f"spectral_norm found {others}, and can normalise Linen's Dense, Conv and "
-            "ConvTranspose, those of gan_jax.models.layers and of small_dcgan"
+            f"spectral_norm found {', '.join(sorted(others)) or 'no layer'}, and can normalise "
+            "Linen's Dense, Conv, ConvTranspose and Embed, those of gan_jax.models.layers and of "
+            "small_dcgan. A parameter that is only added, or multiplied feature by feature, can "
+            "be named bias or scale"
         )
     return found
 
 
+def _matrices(params: PyTree) -> dict[Path, tuple[int, ...]]:
+    """The shapes of the parameters that are, or may be, linear maps."""
+    shapes = {
+        tuple(str(getattr(entry, "key", entry)) for entry in path): leaf.shape
+        for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
+    }
+    return {
+        (*path, name): shape
+        for (*path, name), shape in shapes.items()
+        if name in _MATRICES or (name not in _NO_MATRICES and sum(n > 1 for n in shape) > 1)
+    }
+
+
 def _map_of(module: nn.Module) -> Map:
-    # Without its bias the layer is linear.
-    linear = module.clone(parent=None, **{"use_bias": False} if hasattr(module, "use_bias") else {})
+    # Without its bias the layer is linear. Norms are computed in the kernel's type.
+    wanted: dict[str, Any] = {"use_bias": False, "dtype": None}
+    fields = {name: value for name, value in wanted.items() if hasattr(module, name)}
+    linear = module.clone(parent=None, **fields)
 
     def apply(kernel: Array, v: Array) -> Array:
         y: Array = linear.apply({"params": {"kernel": kernel}}, v)  # type: ignore[assignment]

@@ -1,8 +1,8 @@
-"""Pictures: of samples, and of figures over steps."""
+"""Pictures of samples, and charts of metrics over steps."""
 
-from gan_jax.plots.charts import LOG_4, chart, curves
+from gan_jax.plots.charts import LOG_4, chart, curves, save_chart
 from gan_jax.plots.demonstration import Moment, convergence, moments
-from gan_jax.plots.images import grid, history
+from gan_jax.plots.images import grid, history, save_image
 
 __all__ = [
     "LOG_4",
@@ -13,4 +13,6 @@ __all__ = [
     "grid",
     "history",
     "moments",
+    "save_chart",
+    "save_image",
 ]

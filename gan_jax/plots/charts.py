@@ -1,9 +1,11 @@
-"""Figures over steps: a thin frame round matplotlib, and the curves of a run."""
+"""Charts: empty axes without a window, and the curves of a run."""
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from gan_jax.files import whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -14,12 +16,12 @@ LOG_4 = math.log(4.0)
 def chart(
     rows: int = 1, columns: int = 1, *, size: tuple[float, float], **grid: Any
 ) -> tuple["Figure", Any]:
-    """An empty figure, of no window and no global state, and its axes.
+    """An empty matplotlib figure and its axes, without a window or global state.
 
     Args:
-      rows, columns: of axes; with more than one, the axes come as an array, as from `subplots`.
-      size: in inches, width and height.
-      **grid: for `Figure.subplots`.
+      rows, columns: of axes. With more than one, the axes are an array, as from `subplots`.
+      size: width and height in inches.
+      **grid: further arguments of `Figure.subplots`.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -29,14 +31,26 @@ def chart(
     return figure, figure.subplots(rows, columns, **grid)
 
 
-def curves(records: Sequence[dict[str, float]], file: Path) -> None:
-    """The figures of a run over its steps: V with its optimum, both losses, both accuracies."""
-    figure, (value, losses, accuracies) = chart(3, size=(7, 7), sharex=True)
-    steps = [record["step"] for record in records]
+def save_chart(figure: "Figure", file: Path, *, dpi: int = 110) -> None:
+    """Writes a figure as a PNG file, whole or not at all."""
+    with whole(file) as opened:
+        figure.savefig(opened, format="png", dpi=dpi)
 
-    def draw(axes: object, names: Sequence[str]) -> None:
+
+def curves(records: Sequence[dict[str, float]], file: Path) -> None:
+    """Draws V with its optimum, both losses and both accuracies over the steps of a run.
+
+    Args:
+      records: each with a `step`; a figure that some of them lack is drawn from the others.
+      file: the PNG to write.
+    """
+    figure, (value, losses, accuracies) = chart(3, size=(7, 7), sharex=True)
+
+    def draw(axes: Any, names: Sequence[str]) -> None:
         for name in names:
-            axes.plot(steps, [r[name] for r in records], label=name.replace("_", " "), lw=1)  # type: ignore[attr-defined]
+            points = [(record["step"], record[name]) for record in records if name in record]
+            steps, values = zip(*points, strict=True) if points else ((), ())
+            axes.plot(steps, values, label=name.replace("_", " "), lw=1)
 
     draw(value, ["value"])
     value.axhline(-LOG_4, color="black", ls="--", lw=1, label="optimum, -log 4")
@@ -50,4 +64,4 @@ def curves(records: Sequence[dict[str, float]], file: Path) -> None:
     for axes in (value, losses, accuracies):
         axes.legend(loc="best", fontsize=8)
         axes.grid(alpha=0.3)
-    figure.savefig(file, dpi=110)
+    save_chart(figure, file)

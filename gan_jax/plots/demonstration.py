@@ -1,4 +1,4 @@
-"""A GAN on the line, drawn as in Goodfellow et al. 2014, figure 1."""
+"""Pictures of a one-dimensional GAN, in the style of Goodfellow et al. 2014, figure 1."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gan_jax.plots.charts import LOG_4, chart
+from gan_jax.plots.charts import LOG_4, chart, save_chart
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +19,7 @@ class Moment(NamedTuple):
       title: above the panel.
       x: [N] increasing.
       p_data, p_g: [N] densities at x; p_g may be infinite, at a fold of G.
-      discriminator, optimal: [N] in [0, 1], D(x) as trained and D*(x).
+      discriminator, optimal: [N] in [0, 1], the trained D(x) and D*(x).
       z, made: [K] latents and G(z).
     """
 
@@ -34,14 +34,22 @@ class Moment(NamedTuple):
 
 
 def moments(rows: Sequence[Sequence[Moment]], file: Path, *, limits: tuple[float, float]) -> None:
-    """A panel for each moment: the densities with both D above, the arrows z -> G(z) below.
+    """Draws a panel for each moment: densities and both D above, arrows from z to G(z) below.
 
     Args:
-      rows: panels from left to right, rows from top to bottom, all rows as long.
+      rows: rows from top to bottom, each with the same number of panels, at least one.
       file: the PNG to write.
-      limits: of x and of z, which share an axis. What lies outside is cut off.
+      limits: lower and upper end of the axis, which x and z share. The rest is cut off.
+
+    Raises:
+      ValueError: if there is no panel, the rows differ in length, or a moment's arrays do.
     """
-    columns = len(rows[0])
+    lengths = sorted({len(row) for row in rows})
+    if len(lengths) != 1 or lengths[0] == 0:
+        raise ValueError(f"rows must hold the same number of moments, got {lengths}")
+    for moment in (moment for row in rows for moment in row):
+        _check(moment)
+    columns = lengths[0]
     figure, axes = chart(
         2 * len(rows),
         columns,
@@ -66,7 +74,17 @@ def moments(rows: Sequence[Sequence[Moment]], file: Path, *, limits: tuple[float
         ncols=min(4, 2 * columns),
         fontsize=9,
     )
-    figure.savefig(file, dpi=90)
+    save_chart(figure, file, dpi=90)
+
+
+def _check(moment: Moment) -> None:
+    for names in (("x", "p_data", "p_g", "discriminator", "optimal"), ("z", "made")):
+        shapes = {name: np.shape(getattr(moment, name)) for name in names}
+        if len(set(shapes.values())) != 1 or len(shapes[names[0]]) != 1:
+            raise ValueError(
+                f"{', '.join(names)} of the moment {moment.title!r} must be vectors of one length, "
+                f"got {shapes}"
+            )
 
 
 def _densities(axes: "Axes", moment: Moment) -> None:
@@ -100,18 +118,30 @@ def _arrows(axes: "Axes", moment: Moment, limits: tuple[float, float]) -> None:
 def convergence(
     runs: Mapping[str, tuple[np.ndarray, Mapping[str, np.ndarray]]], file: Path
 ) -> None:
-    """JSD and V over the updates of G, a thin line for each seed, a thick one for the median.
+    """Draws JSD and V over the updates of G: thin lines are seeds, thick lines their median.
 
     Args:
       runs: for each name in the legend, G's updates [F] and the arrays `jsd` and `value`
         [F, seeds], in nats.
       file: the PNG to write.
+
+    Raises:
+      ValueError: if there is no run, or an array has another shape.
     """
+    if not runs:
+        raise ValueError("runs must hold at least one run, got none")
+    for name, (updates, metrics) in runs.items():
+        shapes = {key: np.shape(metrics[key]) for key in ("jsd", "value")}
+        if any(len(s) != 2 or s[0] != len(updates) for s in shapes.values()):
+            raise ValueError(
+                f"jsd and value of {name!r} must be [{len(updates)}, seeds], one row for each of "
+                f"its updates, got {shapes}"
+            )
     figure, (divergence, value) = chart(2, size=(7.5, 7), sharex=True)
-    for i, (name, (updates, figures)) in enumerate(runs.items()):
+    for i, (name, (updates, metrics)) in enumerate(runs.items()):
         for axes, key in ((divergence, "jsd"), (value, "value")):
-            axes.plot(updates, figures[key], color=f"C{i}", alpha=0.25, lw=0.8)
-            axes.plot(updates, np.median(figures[key], 1), color=f"C{i}", lw=2, label=name)
+            axes.plot(updates, metrics[key], color=f"C{i}", alpha=0.25, lw=0.8)
+            axes.plot(updates, np.median(metrics[key], 1), color=f"C{i}", lw=2, label=name)
     divergence.set_yscale("log")
     divergence.axhline(LOG_4 / 2, color="black", ls="--", lw=1, label="largest possible, log 2")
     divergence.set_ylabel("JSD(p, q), exact, nats")
@@ -126,4 +156,4 @@ def convergence(
     for axes in (divergence, value):
         axes.legend(fontsize=8)
         axes.grid(alpha=0.3)
-    figure.savefig(file, dpi=110)
+    save_chart(figure, file)

@@ -1,4 +1,4 @@
-"""Samples in the plane: over the level sets of D as training goes on, and seed by seed."""
+"""Pictures of two-dimensional samples: animated over D's level sets, and side by side."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image
 
-from gan_jax.plots.charts import chart
+from gan_jax.plots.charts import chart, save_chart
 from gan_jax.plots.images import animate
 
 if TYPE_CHECKING:
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 class View(NamedTuple):
-    """One moment of training a GAN whose x are points.
+    """One moment of training a GAN whose x are points in the plane.
 
     Attributes:
       title: above the picture.
       made: [N, 2] samples of G.
-      judged: [M, M] D(x) in [0, 1] at the nodes of a square lattice over the limits, y first; or
-        None, not to be shown.
+      judged: [M, M] D(x) in [0, 1], M >= 2, at the nodes of a square lattice over the limits, the
+        first axis along y; or None, to show no D.
     """
 
     title: str
@@ -31,14 +31,18 @@ class View(NamedTuple):
 
 
 def training(views: Sequence[View], real: np.ndarray, gif: Path, *, reach: float) -> None:
-    """An animation of one view after the other.
+    """Writes an animation with one frame for each view.
 
     Args:
-      views: in order.
+      views: in order, at least one.
       real: [R, 2] samples of the data.
       gif: the file to write.
-      reach: both axes go from -reach to reach.
+      reach: both axes go from -reach to reach; above 0.
+
+    Raises:
+      ValueError: if there is no view, an array has another shape, or `reach` is not above 0.
     """
+    _check(views, real, reach)
     pictures = []
     for view in views:
         figure, axes = chart(size=(5.6, 5.2))
@@ -58,7 +62,16 @@ def training(views: Sequence[View], real: np.ndarray, gif: Path, *, reach: float
 
 
 def side_by_side(views: Sequence[View], real: np.ndarray, file: Path, *, reach: float) -> None:
-    """One panel for each view, at most five in a row; the arguments are those of `training`."""
+    """Draws a panel for each view, at most five in a row, without D.
+
+    Args:
+      views, real, reach: as for `training`.
+      file: the PNG to write.
+
+    Raises:
+      ValueError: as for `training`.
+    """
+    _check(views, real, reach)
     columns = min(5, len(views))
     rows = math.ceil(len(views) / columns)
     figure, panels = chart(
@@ -72,7 +85,24 @@ def side_by_side(views: Sequence[View], real: np.ndarray, file: Path, *, reach: 
     figure.legend(
         handles, labels, loc="outside lower center", ncols=2, frameon=False, markerscale=4
     )
-    figure.savefig(file, dpi=110)
+    save_chart(figure, file)
+
+
+def _check(views: Sequence[View], real: np.ndarray, reach: float) -> None:
+    if not views:
+        raise ValueError("views must hold at least one view, got none")
+    if not 0 < reach < math.inf:
+        raise ValueError(f"reach must be above 0 and finite, got {reach}")
+    points = {"real": real, **{f"made of {view.title!r}": view.made for view in views}}
+    for name, x in points.items():
+        if np.ndim(x) != 2 or np.shape(x)[1] != 2:
+            raise ValueError(f"{name} must be points [N, 2], got shape {list(np.shape(x))}")
+    for view in views:
+        shape = np.shape(view.judged) if view.judged is not None else (2, 2)
+        if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 2:
+            raise ValueError(
+                f"judged of {view.title!r} must be a lattice [M, M], got shape {list(shape)}"
+            )
 
 
 def _scatter(axes: "Axes", view: View, real: np.ndarray, reach: float, *, size: float) -> None:

@@ -1,6 +1,6 @@
 """The theory as functions: divergences, the optimal discriminator, densities, game dynamics.
 
-Nothing here reads the code that trains, so that one can be held against the other.
+No module here imports the code that trains, so the tests can compare the two.
 """
 
 from gan_jax.theory.divergences import (

@@ -1,12 +1,12 @@
 """f-divergences D_f(p, q) = E_q[f(p/q)] and their variational form.
 
-f is convex with, but for `gan`, f(1) = 0. Its conjugate f*(t) = sup_u (u t - f(u)) gives, for any
-critic T, the bound E_p[T] - E_q[f*(T)] <= D_f, tight at T* = f'(p/q) (Nguyen, Wainwright and
-Jordan 2010; Nowozin, Cseke and Tomioka 2016, equation 4). All in nats, natural logarithms.
+f is convex, and f(1) = 0 except for `gan`. Its conjugate f*(t) = sup_u (u t - f(u)) gives a bound
+for any critic T, E_p[T] - E_q[f*(T)] <= D_f, which is tight at T* = f'(p/q) (Nguyen, Wainwright and
+Jordan 2010; Nowozin, Cseke and Tomioka 2016, equation 4). All divergences are in nats.
 
-Densities are given by their logarithms `log_p`, `log_q` [N] at nodes with `weights` [N], ones for
-a probability vector. Zeros (log -inf) are exact: a divergence is what its definition gives there,
-+inf if that is infinite, never NaN.
+Densities are given by their logarithms `log_p`, `log_q` [N] at nodes with `weights` [N]; the
+weights of a probability vector are ones. Zeros (log -inf) are exact: a divergence follows its
+definition there and may be +inf, but is never NaN.
 
 >>> import jax.numpy as jnp
 >>> log_p, log_q = jnp.log(jnp.array([[0.5, 0.3, 0.2], [0.2, 0.3, 0.5]]))
@@ -32,15 +32,15 @@ LOG_2 = math.log(2.0)
 
 
 class FDivergence(NamedTuple):
-    """One member of the family, elementwise functions of arrays of any shape.
+    """One f-divergence, as elementwise functions of arrays of any shape.
 
     Attributes:
       perspective: `(log_p, log_q) -> q f(p/q)`, the integrand, exact where p or q is 0.
       conjugate: f*(t), +inf outside its domain.
       optimal_critic: T* = f'(u) as a function of log u = log p - log q.
       activation: g with g(R) inside the domain of f*, increasing: a network's free output v
-        becomes the critic T = g(v) (Nowozin et al. 2016, table 2; for Neyman and total variation,
-        which only the appendix has, in its increasing form).
+        becomes the critic T = g(v) (Nowozin et al. 2016, table 2; Neyman and total variation are
+        only in the appendix, and take their increasing form here).
     """
 
     perspective: Callable[[Array, Array], Array]
@@ -49,7 +49,7 @@ class FDivergence(NamedTuple):
     activation: Callable[[Array], Array]
 
     def f(self, u: Array) -> Array:
-        """f(u) for u >= 0, its limit at 0."""
+        """f(u) for u >= 0; at 0 its limit."""
         return self.perspective(jnp.log(u), jnp.zeros_like(u))
 
 
@@ -84,7 +84,7 @@ def _js(log_p: Array, log_q: Array) -> Array:
 
 
 def _where(inside: Array, function: Callable[[Array], Array], t: Array, safe: float) -> Array:
-    """function(t) inside the domain of a conjugate and +inf outside, where `safe` stands in."""
+    """function(t) inside a conjugate's domain, else +inf; there `safe` replaces t for gradients."""
     return jnp.where(inside, function(jnp.where(inside, t, safe)), jnp.inf)
 
 
@@ -138,14 +138,15 @@ F_DIVERGENCES: dict[str, FDivergence] = {
         activation=lambda v: jnp.tanh(v) / 2,
     ),
 }
-"""The eight of Nowozin et al. 2016 by name. Roles: `kl` is KL(p, q), `pearson` has q in the
-denominator, `js` is twice the Jensen-Shannon divergence, and `gan` is it less log 4."""
+"""The eight divergences of Nowozin et al. 2016 by name. `kl` is KL(p, q), `pearson` has q in the
+denominator, `js` is twice the Jensen-Shannon divergence, and `gan` is `js` minus log 4."""
 
 
 def f_divergence(name: str, log_p: Array, log_q: Array, weights: Array) -> Array:
     """D_f(p, q) = E_q[f(p/q)]: three [N] -> []. `name` is one of `F_DIVERGENCES`.
 
-    Mass of p where q is zero counts f(u)/u at infinity for each unit, as the definition has it.
+    Where q is zero, a mass of p is multiplied by the limit of f(u)/u at infinity, as in the
+    definition.
     """
     return integral(F_DIVERGENCES[name].perspective(log_p, log_q), weights)
 
@@ -155,8 +156,8 @@ def variational_bound(
 ) -> Array:
     """E_p[T] - E_q[f*(T)] <= D_f(p, q), with equality at T*: four [N] -> [].
 
-    Where p/q is so large, or so small, that T* rounds to the end of the domain of f*, f* or T*
-    itself is not finite and the bound is -inf, if there is mass there still.
+    If p/q is so large or so small at a node with mass that T* rounds to the end of f*'s domain,
+    T* or f* is infinite there and the bound is -inf.
     """
     conjugate = F_DIVERGENCES[name].conjugate(critic)
     of_p, of_q = times(log_p, critic), times(log_q, conjugate)

@@ -1,8 +1,8 @@
-"""Two-player games as vector fields: where they rest, and whether they come to rest there.
+"""Two-player games as vector fields: their equilibria, and whether training converges to them.
 
 A game is two losses, each a function of both players' parameters (any pytrees). The players follow
-the field v = (-dL_G/dtheta, -dL_D/dpsi). Near an equilibrium, a zero of v, the eigenvalues of its
-Jacobian decide: all real parts negative, and gradient descent converges for a small enough step
+the field v = (-dL_G/dtheta, -dL_D/dpsi). An equilibrium is a zero of v. If all eigenvalues of the
+Jacobian of v there have negative real parts, gradient descent with a small enough step converges
 (Mescheder, Geiger and Nowozin 2018, section 2).
 
 >>> import jax.numpy as jnp
@@ -29,9 +29,9 @@ Losses = tuple[Loss, Loss]
 
 
 class Game(NamedTuple):
-    """What each player minimises: `(generator_params, discriminator_params) -> []`.
+    """The losses of both players, each `(generator_params, discriminator_params) -> []`.
 
-    Any pair of such functions will do, such as the library's own `objectives.player_losses`.
+    Any pair of such functions is a game, for example the one from `objectives.player_losses`.
     """
 
     generator: Loss
@@ -41,7 +41,7 @@ class Game(NamedTuple):
 def vector_field(
     game: Losses, generator_params: PyTree, discriminator_params: PyTree
 ) -> tuple[PyTree, PyTree]:
-    """v = (-dL_G/dtheta, -dL_D/dpsi), each shaped as that player's parameters."""
+    """v = (-dL_G/dtheta, -dL_D/dpsi), each in the shape of that player's parameters."""
     generator_loss, discriminator_loss = game
     gradients = (
         jax.grad(generator_loss, 0)(generator_params, discriminator_params),
@@ -52,7 +52,7 @@ def vector_field(
 
 
 def game_jacobian(game: Losses, generator_params: PyTree, discriminator_params: PyTree) -> Array:
-    """dv / d(theta, psi), [P, P] for P parameters in all, the generator's first."""
+    """Jacobian dv / d(theta, psi), [P, P] for P parameters in all, the generator's first."""
     flat, unravel = ravel_pytree((generator_params, discriminator_params))
     return jax.jacfwd(lambda params: ravel_pytree(vector_field(game, *unravel(params)))[0])(flat)
 
@@ -60,19 +60,19 @@ def game_jacobian(game: Losses, generator_params: PyTree, discriminator_params: 
 def game_eigenvalues(
     game: Losses, generator_params: PyTree, discriminator_params: PyTree
 ) -> np.ndarray:
-    """The eigenvalues of `game_jacobian`: complex [P], by falling real part. Not for tracing."""
+    """Eigenvalues of `game_jacobian`: complex [P], by falling real part. NumPy: not under `jit`."""
     jacobian = game_jacobian(game, generator_params, discriminator_params)
     values = np.linalg.eigvals(np.asarray(jacobian)).astype(complex)
     return values[np.lexsort((-values.imag, -values.real))]
 
 
 def local_convergence(eigenvalues: np.ndarray, tolerance: float = 1e-6) -> str:
-    """What the eigenvalues of the field's Jacobian at an equilibrium say of the flow next to it.
+    """Local convergence by the eigenvalues of the field's Jacobian at an equilibrium.
 
     Returns:
       "converges" if every real part is below -tolerance, "diverges" if any is above tolerance,
-      else "undecided": where the real part is zero the flow turns, and simultaneous gradient
-      descent with any constant step h spirals out, by |1 + h lambda| > 1 a step.
+      else "undecided". At a real part of zero the flow circles, and simultaneous gradient descent
+      with a constant step h spirals outwards by the factor |1 + h lambda| > 1 each step.
     """
     real = np.real(eigenvalues)
     if np.all(real < -tolerance):
@@ -81,7 +81,7 @@ def local_convergence(eigenvalues: np.ndarray, tolerance: float = 1e-6) -> str:
 
 
 def consensus(game: Losses, weight: float) -> Game:
-    """Both players also minimise `weight` |v|^2 / 2 (Mescheder, Nowozin and Geiger 2017)."""
+    """The game in which both players also minimise `weight` |v|^2 / 2 (Mescheder et al. 2017)."""
     generator_loss, discriminator_loss = game
 
     def energy(generator_params: PyTree, discriminator_params: PyTree) -> Array:
@@ -95,11 +95,11 @@ def consensus(game: Losses, weight: float) -> Game:
 
 
 bilinear = Game(lambda x, y: jnp.sum(x * y), lambda x, y: -jnp.sum(x * y))
-"""min over x, max over y of x y: the equilibrium is (0, 0), the eigenvalues are +-i."""
+"""min over x, max over y of x y. Its equilibrium is (0, 0), with the eigenvalues +-i."""
 
 
 def _pull(logit: Array) -> Array:
-    """E[-log(1 - D)] of D's loss on a fake, up to sign G's of the minimax game."""
+    """-log(1 - D), D's loss on a fake; G's minimax loss is its negative."""
     return jax.nn.softplus(logit)
 
 
@@ -114,19 +114,19 @@ DIRAC_GANS = (*_DIRAC, "wgan_gp", "instance_noise", "r1", "r2", "consensus")
 
 
 def dirac_gan(name: str, strength: float = 1.0) -> Game:
-    """Data at 0, the generator at theta, D(x) = sigmoid(psi x): a game of two scalars.
+    """The Dirac-GAN, a game of two scalars: data at 0, G at theta, D(x) = sigmoid(psi x).
 
-    The smallest GAN there is, by hand (Mescheder et al. 2018, definition 2.1). Their D is large
-    on fakes; here, as everywhere in this library, it is large on real samples: their psi is -psi.
+    Written out by hand, without the code that trains (Mescheder et al. 2018, definition 2.1). Their
+    D is large on fakes; D in this library is large on real samples, so their psi is our -psi.
 
     Args:
       name: one of `DIRAC_GANS`. The last five add to the minimax game ("wgan_gp" to Wasserstein's).
       strength: gamma of "r1" and "r2" (each is gamma/2 psi^2: D is linear), "wgan_gp"
         (gamma/2 (|psi| - 1)^2) and "consensus" (gamma/2 |v|^2); sigma of "instance_noise", the
-        standard deviation of the noise on data and samples. Of no effect on the others.
+        standard deviation of the noise on data and samples. The other games ignore it.
 
     Raises:
-      ValueError: another name.
+      ValueError: if `name` is another.
     """
     _check_name(name)
     if name in _DIRAC:
@@ -159,12 +159,13 @@ def _check_name(name: str) -> None:
 
 
 def dirac_eigenvalues(name: str, strength: float = 1.0) -> np.ndarray:
-    """Those of the Dirac-GAN's Jacobian at (0, 0), in closed form: complex [2].
+    """Eigenvalues of the Dirac-GAN's Jacobian at (0, 0), in closed form: complex [2].
 
     Mescheder et al. 2018, sections 2 to 4. Arguments as for `dirac_gan`.
 
     Raises:
-      ValueError: for "wgan_gp", whose field jumps at psi = 0: there is no Jacobian; another name.
+      ValueError: for "wgan_gp", which has no Jacobian because its field jumps at psi = 0; if `name`
+        is another.
     """
     _check_name(name)
     half, turn = {

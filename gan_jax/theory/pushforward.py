@@ -1,4 +1,4 @@
-"""The density p_g of a generator's samples: that of the prior, carried along x = G(z)."""
+"""The density p_g of a generator's samples, from the prior's density by change of variables."""
 
 from collections.abc import Callable
 
@@ -14,10 +14,10 @@ LogProb = Callable[[Array], Array]
 def pushforward_log_prob(fn: Callable[[Array], Array], z: Array, prior_log_prob: LogProb) -> Array:
     """log p_g(G(z)) = log p_z(z) - log |det dG/dz|, for an invertible G: [N, D] -> [N].
 
-    The change of variables at x = G(z), in terms of z, so that G need not be inverted. The
-    Jacobian is `fn`'s own, by forward-mode differentiation: D passes, O(D^3) a point. Where it is
-    singular the density is infinite. If several z lead to one x, this is the part of the density
-    at x that comes from this z: see `branched_log_prob`.
+    The density is computed at x = G(z) for given z, so G need not be inverted. The Jacobian of `fn`
+    comes from forward-mode differentiation, D passes and O(D^3) operations a point; all Jacobians
+    together take N D^2 numbers of memory. Where one is singular the density is infinite. If several
+    z lead to one x, this is this z's share of the density at x: see `branched_log_prob`.
 
     Args:
       fn: one point z [D] -> x [D].
@@ -25,7 +25,8 @@ def pushforward_log_prob(fn: Callable[[Array], Array], z: Array, prior_log_prob:
       prior_log_prob: log p_z of one point or of many.
 
     Raises:
-      ValueError: `fn` changes the shape of a point: there is no density then, or another formula.
+      ValueError: if `fn` changes the shape of a point, for which this formula does not hold; if
+        `prior_log_prob` does not return one number for each point.
     """
     made = jax.eval_shape(fn, z[0])
     if made.shape != z[0].shape:
@@ -45,18 +46,18 @@ def branched_log_prob(
     *,
     num_branches: int = 8,
 ) -> Array:
-    """log p_g(x) of any smooth G of one variable, the sum of all z with G(z) = x: -> [N].
+    """log p_g(x) [N] of any smooth G of one variable, summed over all z with G(z) = x.
 
-    p_g(x) = sum over the branches of p_z(z) / |G'(z)|; -inf where no z leads to x. Between two
-    neighbours of the grid `z` at most one fold of G is looked for; no branch is missed then. Folds
-    and branches are found by bisection, to rounding.
+    p_g(x) = sum over the branches of p_z(z) / |G'(z)|; -inf where no z leads to x. Folds and
+    branches are found by bisection, to rounding. No branch is missed if G has at most one fold
+    between neighbours of the grid `z`. Memory: about 6 N M numbers.
 
     Args:
       fn: one point z [1] -> x [1].
-      x: [N, 1], where to evaluate.
-      z: [M, 1], increasing, over all of the prior's mass.
+      x: [N, 1] points at which to evaluate.
+      z: [M, 1] increasing grid that covers the prior's mass.
       prior_log_prob: log p_z of one point or of many.
-      num_branches: how many z to look for; where there are more, the answer is NaN.
+      num_branches: the most z for one x; where there are more, the result is NaN.
     """
 
     def at(points: Array) -> Array:
@@ -83,10 +84,10 @@ def branched_log_prob(
 
 
 def _bisect(positive: Callable[[Array], Array], at_low: Array, low: Array, high: Array) -> Array:
-    """Where `positive` changes between `low` and `high`, elementwise; if it does not, any point.
+    """The point between `low` and `high` where `positive` changes, elementwise; else any point.
 
-    `at_low` is what it is at `low`, and has to be what the change was seen by: computed once more,
-    in another program, it may be rounded to the other side.
+    `at_low` is the value of `positive` at `low` by which the caller saw the change. If it were
+    computed again, in another program, it might round to the other side.
     """
 
     def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -101,7 +102,7 @@ def _bisect(positive: Callable[[Array], Array], at_low: Array, low: Array, high:
 
 
 def _of_many(log_prob: LogProb, z: Array) -> Array:
-    """log_prob of each point, whether the function takes one or many."""
+    """log_prob of each point [N], whether the function takes one point or many."""
     try:
         takes_a_point = jax.eval_shape(log_prob, z[0]).shape == ()
     except (TypeError, ValueError, IndexError):

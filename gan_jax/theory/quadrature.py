@@ -22,9 +22,9 @@ def integral(x: Array, weights: Array) -> Array:
 
 
 def times(log_p: Array, x: Array) -> Array:
-    """p x, and 0 where p = 0 even if x is infinite there. So are its gradients.
+    """p x; where p = 0 the result and its gradients are 0, even if x is infinite.
 
-    Where x is infinite and p is not 0 it is x, however small p: it may have rounded to 0.
+    Where x is infinite and log p is finite the result is x, even if p itself rounds to 0.
     """
     positive = log_p > -jnp.inf
     p = jnp.where(positive, jnp.exp(jnp.where(positive, log_p, 0.0)), 0.0)
@@ -34,7 +34,7 @@ def times(log_p: Array, x: Array) -> Array:
 
 
 def interval(low: float, high: float, num: int) -> tuple[Array, Array]:
-    """`num` equidistant nodes and their weights by the trapezoidal rule: [num], [num].
+    """`num` equidistant nodes and their weights in the trapezoidal rule: [num], [num].
 
     For a smooth density that vanishes at both ends the error falls faster than any power of the
     spacing (Trefethen and Weideman 2014): a thousand nodes give a Gaussian to rounding.
@@ -46,7 +46,10 @@ def interval(low: float, high: float, num: int) -> tuple[Array, Array]:
 
 
 def box(*axes: tuple[Array, Array]) -> tuple[Array, Array]:
-    """The product of one-dimensional rules: D pairs (nodes, weights) -> [N, D], [N]."""
+    """The product of one-dimensional rules: D pairs (nodes, weights) -> [N, D], [N].
+
+    N is the product of the D numbers of nodes, so memory grows exponentially with D.
+    """
     nodes = jnp.meshgrid(*(nodes for nodes, _ in axes), indexing="ij")
     weights = jnp.meshgrid(*(weights for _, weights in axes), indexing="ij")
     return (
@@ -58,7 +61,7 @@ def box(*axes: tuple[Array, Array]) -> tuple[Array, Array]:
 def standard_normal(num: int) -> tuple[Array, Array]:
     """Nodes and weights with sum(weights x(nodes)) = E[x(Z)], Z ~ N(0, 1): [num], [num].
 
-    Gauss and Hermite's rule, exact for polynomials of degree below 2 `num`.
+    The Gauss-Hermite rule, exact for polynomials of degree below 2 `num`.
     """
     nodes, weights = np.polynomial.hermite_e.hermegauss(num)
     return jnp.asarray(nodes), jnp.asarray(weights / weights.sum())

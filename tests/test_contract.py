@@ -1,0 +1,209 @@
+"""What the contract refuses: each message names the argument, what it is, and the remedy."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gan_jax
+from gan_jax import AdversarialLoss, Batch, Network
+from gan_jax.losses import LOSSES, f_divergence, minimax, relativistic_average, smoothed, top_k
+from gan_jax.models.mlp import mlp
+from gan_jax.penalties import PENALTIES, lazy, r1
+from gan_jax.types import PenaltyWithMemory
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+PLAYERS = ["discriminator", "generator"]
+
+# Losses
+
+MADE = {
+    **LOSSES,
+    "f_gan": f_divergence("gan"),
+    "non-saturating f_kl": f_divergence("kl", non_saturating=True),
+    "smoothed": smoothed(minimax),
+    "smoothed average": smoothed(relativistic_average()),
+    "top_k": top_k(minimax, 0.5),
+    "smoothed top_k": smoothed(top_k(minimax, 0.5)),
+    "top_k smoothed": top_k(smoothed(minimax), 0.5),
+}
+"""All of the table, and one of each factory."""
+
+FLOATS, COLUMN = jnp.ones(4), jnp.ones((4, 1))
+REFUSED = [
+    (COLUMN, FLOATS, r"real_logits must be \[B\].* shape \(4, 1\): .*logits\[:, 0\]"),
+    (FLOATS, COLUMN, r"fake_logits must be \[B\].* shape \(4, 1\): .*logits\[:, 0\]"),
+    (COLUMN, COLUMN, r"real_logits must be \[B\].* shape \(4, 1\)"),
+    (jnp.ones(()), FLOATS, r"real_logits must be \[B\].* shape \(\)"),
+    (FLOATS, jnp.ones(1), r"real_logits has shape \(4,\) and fake_logits \(1,\)"),
+    (jnp.ones(4, int), FLOATS, r"real_logits must be floating, got int32: give D's logits"),
+    (FLOATS, jnp.ones(4, bool), r"fake_logits must be floating, got bool"),
+    (FLOATS, jnp.ones(4, complex), r"fake_logits must be floating, got complex64"),
+]
+
+
+@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("player", PLAYERS)
+@pytest.mark.parametrize("jit", [False, True])
+def test_losses_refuse_other_logits(name, player, jit):
+    function = getattr(MADE[name], player)
+    for real, fake, message in REFUSED:
+        with pytest.raises(AssertionError, match=message):
+            (jax.jit(function) if jit else function)(real, fake)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_losses_take_every_floating_type(dtype):
+    logits = jnp.ones(4, dtype)
+    for loss in MADE.values():
+        for function in loss:
+            made = jax.eval_shape(function, logits, logits)
+            assert (made.shape, made.dtype) == ((4,), dtype)
+
+
+def test_a_compiled_loss_has_no_assertions():
+    traced = jax.make_jaxpr(minimax.generator)(FLOATS, FLOATS)
+    plain = jax.make_jaxpr(lambda real, fake: -jax.nn.softplus(fake))(FLOATS, FLOATS)
+    assert str(traced) == str(plain)
+
+
+# Penalties
+
+REAL = jnp.ones((4, 8, 8, 1))
+KEY = jax.random.key(0)
+
+
+def called(name, *arguments):
+    penalty = PENALTIES[name]
+    if isinstance(penalty, PenaltyWithMemory):
+        return penalty.apply(*arguments, penalty.init())
+    return penalty(*arguments)
+
+
+def total(x):
+    return jnp.sum(x, axis=(1, 2, 3))
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_penalties_refuse_other_samples_and_critics(name):
+    for real, fake, message in [
+        (REAL, REAL[:1], r"real has shape \(4, 8, 8, 1\) and fake \(1, 8, 8, 1\): give as many"),
+        (REAL[..., 0], REAL, r"real has shape \(4, 8, 8\) and fake \(4, 8, 8, 1\)"),
+        (REAL.astype(jnp.uint8), REAL, "real must be floating, got uint8: give samples as floats"),
+        (REAL, REAL.astype(complex), "fake must be floating, got complex64"),
+    ]:
+        with pytest.raises(AssertionError, match=message):
+            jax.eval_shape(partial(called, name, total), real, fake, KEY)
+    for critic, message in [
+        (lambda x: total(x)[:, None], r"the critic returned shape \(4, 1\) for a batch of 4"),
+        (lambda x: jnp.mean(total(x)), r"the critic returned shape \(\) for a batch of 4"),
+        (lambda x: total(x).astype(int), "what the critic returned must be floating, got int32"),
+    ]:
+        with pytest.raises(AssertionError, match=message):
+            jax.eval_shape(partial(called, name, critic), REAL, REAL, KEY)
+
+
+# What a user's own functions return
+
+TX = optax.sgd(0.1)
+GAN = mlp((3,), latent=2, width=4, depth=1)
+X = jnp.ones((4, 3))
+
+
+def steps(gan=GAN, loss=minimax, **options):
+    return (
+        gan_jax.make_discriminator_step(gan, loss, TX, **options),
+        gan_jax.make_generator_step(gan, loss, TX),
+    )
+
+
+@pytest.fixture(scope="module")
+def state():
+    return start()
+
+
+def start(penalties=()):
+    """Its shapes and types: nothing here is computed."""
+    make = partial(gan_jax.init, GAN, TX, TX, penalties=penalties)
+    return jax.eval_shape(make, KEY, Batch(X))
+
+
+def changed_critic(change):
+    """The GAN whose D's logits are changed."""
+    plain = GAN.discriminator
+
+    def apply(*arguments, **options):
+        y, model_state = plain.apply(*arguments, **options)
+        return change(y), model_state
+
+    return GAN._replace(discriminator=Network(plain.init, apply))
+
+
+WRONG = [
+    (lambda y: y[:, None], r"returned shape \(4, 1\) for a batch of 4: .* shape \(4,\), without"),
+    (jnp.mean, r"returned shape \(\) for a batch of 4: .* without a mean over the batch"),
+    (lambda y: y[:2], r"returned shape \(2,\) for a batch of 4"),
+    (lambda y: y > 0, r"returned must be floating, got bool: return floats"),
+    (lambda y: y + 1j, r"returned must be floating, got complex64: return floats"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), WRONG)
+def test_the_steps_refuse_logits_losses_and_penalties_of_other_shapes(change, message, state):
+    for step in steps(changed_critic(change)):
+        with pytest.raises(AssertionError, match=f"the discriminator {message}"):
+            jax.eval_shape(step, state, Batch(X))
+    loss = AdversarialLoss(*(lambda r, f, p=player: change(p(r, f)) for player in minimax))
+    for step, player in zip(steps(loss=loss), PLAYERS, strict=True):
+        with pytest.raises(AssertionError, match=f"the {player}'s loss {message}"):
+            jax.eval_shape(step, state, Batch(X))
+
+    def own(*arguments):
+        return change(r1(*arguments))
+
+    def remembering(critic, real, fake, key, memory):
+        return own(critic, real, fake, key), memory
+
+    with_memory = PenaltyWithMemory(dict, remembering, "own")
+    for penalty in (own, partial(own), with_memory):
+        for weight in (0.1, lazy(0.1)):
+            penalties = [(penalty, weight)]
+            step = steps(penalties=penalties)[0]
+            with pytest.raises(AssertionError, match=f"the penalty 'own' {message}"):
+                jax.eval_shape(step, start(penalties), Batch(X))
+
+
+# Batches
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "bool", "complex64"])
+def test_batches_that_are_not_floating_are_refused(dtype, state):
+    batch = Batch(X.astype(dtype))
+    message = f"batch.x must be floating, got {dtype}: .* gan_jax.data.pipeline.dequantize"
+    with pytest.raises(AssertionError, match=message):
+        jax.eval_shape(partial(gan_jax.init, GAN, TX, TX), KEY, batch)
+    for step in steps():
+        with pytest.raises(AssertionError, match=message):
+            jax.eval_shape(step, state, batch)
+    with pytest.raises(AssertionError, match=message):
+        jax.eval_shape(gan_jax.make_train_step(*steps()), state, Batch(batch.x[None]))
+
+
+def test_another_number_of_labels_is_refused(state):
+    batch = Batch(X, jnp.zeros(3, jnp.int32))
+    message = r"batch.label has shape \(3,\) for batch.x of shape \(4, 3\): give one label for each"
+    with pytest.raises(AssertionError, match=message):
+        jax.eval_shape(partial(gan_jax.init, GAN, TX, TX), KEY, batch)
+    for step in steps():
+        with pytest.raises(AssertionError, match=message):
+            jax.eval_shape(step, state, batch)
+
+
+def test_numpy_batches_are_taken(state):
+    batch = Batch(np.ones((4, 3), np.float32), np.zeros(4, np.int64))
+    for step in steps():
+        jax.eval_shape(step, state, batch)
