@@ -1,8 +1,8 @@
-"""Keys for draws that do not depend on how a batch is split: over devices, or in time.
+"""Keys for draws that do not depend on how a batch is split, over devices or into microbatches.
 
-A step turns the key it is given into one of its own kind, of the same draws. It knows which part
-of a batch it is for, and on a CPU it is several times as fast for a few numbers: `jax.random`
-computes its hash there in a loop of many small operations, this in one.
+A step wraps its key in a PRNG implementation that also carries the microbatch's index. The random
+bits do not change. On a CPU it draws a few numbers several times as fast as `jax.random`, which
+computes the hash in a loop of many small operations, where this is a single fused one.
 """
 
 import math
@@ -18,46 +18,75 @@ from gan_jax.types import Array, AxisName
 _KIND = "threefry2x32"
 
 
-def per_example(key: Array, num: int, axis_name: AxisName | None = None) -> Array:
+def per_example(key: Array, batch: Array | int, axis_name: AxisName | None = None) -> Array:
     """One key for each example of a batch, folded from its index in the global batch.
 
     Args:
-      key: a single key, the same on every shard; or one made by `for_step`.
-      num: the number of examples on this shard, of this part.
+      key: a single key of any implementation, the same on every shard; or one made by `for_step`.
+      batch: [B, ...], the examples on this shard, of this microbatch. The keys are spread over
+        the devices as it is; its values do not matter. Or B, where there is no array to follow.
       axis_name: the mapped axis the batch is split over, if it is.
 
     Returns:
-      [num] keys. Over all shards and parts they are what one device would have drawn at once.
+      [B] keys. Over all shards and microbatches they are what one device would have drawn at once.
     """
+    key = threefry(key)
     number, parts = 0, 1
     if jax.random.key_impl(key) == _OF_A_STEP:
         number, parts = jax.random.key_data(key)[2:].astype(jnp.int32)
-    index = jnp.arange(num)
+    index = _indices(batch)
     if axis_name is not None:
-        index += num * jax.lax.axis_index(axis_name)
-    else:
-        # What is drawn goes with the batch, or a step that reads no batch, as G's, would be
-        # computed whole on every device.
-        index = spread(index)
+        index += index.shape[0] * jax.lax.axis_index(axis_name)
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index * parts + number)
 
 
-def for_step(key: Array, number: Array | int = 0, parts: int = 1) -> Array:
-    """The key of a step on a batch; or on a part of it, every `parts`-th example from `number` on.
+def _indices(batch: Array | int) -> Array:
+    """0, 1, ..., B - 1, spread over the devices as the batch is.
 
-    What is folded in, split or drawn is as with `key` itself, but `per_example`, however deep in
-    a network, knows the examples it is for.
+    The compiler shards a result as its operands are sharded. Indices have no operands: without
+    one, every device would compute all that is drawn from them, which in G's step is everything.
+    So each index adds a term that reads its example and is 0. `optimization_barrier` keeps the
+    compiler from finding that out.
+    """
+    if not getattr(batch, "ndim", 0):
+        return spread(jnp.arange(batch))
+    read = batch[(slice(None), *[0] * (batch.ndim - 1))] != 0
+    never = jax.lax.optimization_barrier(jnp.zeros((), bool))
+    return jnp.arange(batch.shape[0]) + (read & never)
+
+
+def threefry(key: Array) -> Array:
+    """The key as one of JAX's default implementation, threefry2x32, which it is unless the user
+    has chosen another; of another, all its words are folded into one.
+
+    The draws of rbg and unsafe_rbg under `jax.vmap` are not those of each key alone, so they would
+    depend on how a batch is split. What `for_step` made is returned as it is.
+    """
+    if jax.random.key_impl(key) in (_KIND, _OF_A_STEP):
+        return key
+    folded = jax.random.key(0, impl=_KIND)
+    for word in jax.random.key_data(key).ravel():
+        folded = jax.random.fold_in(folded, word)
+    return folded
+
+
+def for_step(key: Array, number: Array | int = 0, parts: int = 1) -> Array:
+    """The key of a step on a batch, or on microbatch `number` of `parts`, which holds every
+    `parts`-th example of the batch from `number` on.
+
+    Splits, folds and draws are those of `threefry(key)`, but `per_example`, however deep in a
+    network, knows which examples it is for.
 
     Raises:
-      ValueError: several parts, and a key of another kind than `jax.random.key` makes by default.
-        (Of a whole batch such a key is returned as it is.)
+      ValueError: several parts, and a key that was made for a step already.
     """
-    if (kind := jax.random.key_impl(key)) != _KIND:
+    key = threefry(key)
+    if jax.random.key_impl(key) == _OF_A_STEP:
         if parts == 1:
             return key
         raise ValueError(
-            f"a batch in parts needs a key of kind {_KIND}, got {kind}: make it by "
-            f"jax.random.key(seed, impl={_KIND!r})"
+            f"the key was made for a step already, which cannot take its batch in {parts} parts "
+            "once more: make a step that another step calls with accumulate=1"
         )
     place = jnp.stack([jnp.asarray(n, jnp.uint32) for n in (number, parts)])
     return jax.random.wrap_key_data(
@@ -65,7 +94,8 @@ def for_step(key: Array, number: Array | int = 0, parts: int = 1) -> Array:
     )
 
 
-# The kind of key: two words as JAX's own, then which part of how many.
+# The implementation of a step's keys: threefry's two words, then the microbatch's index and their
+# number.
 
 
 def _hash(data: Array, counter: Array) -> tuple[Array, Array]:
@@ -87,7 +117,8 @@ def _counters(shape: tuple[int, ...]) -> Array:
 
 def _keys(words: tuple[Array, Array], data: Array) -> Array:
     first, second = words
-    rest = (jnp.broadcast_to(word, first.shape) for word in data[2:])
+    # Computed from `first`, to be sharded as it is: under explicit axes `stack` wants all alike.
+    rest = (word | first & np.uint32(0) for word in data[2:])
     return jnp.stack([first, second, *rest], axis=-1)
 
 

@@ -31,17 +31,27 @@ class _Checked:
     """A player's loss that refuses logits of other shapes and types than the contract's.
 
     Logits [B, 1] beside [B] would broadcast to [B, B] without a word.
+
+    Attributes:
+      loss: the function.
+      axes: the mapped axes it compares the examples of a batch over (None: one device's examples
+        only). A step whose batch is split over another axis refuses it. Empty: it compares none.
     """
 
     loss: _OfLogits
+    axes: frozenset[AxisName | None] = frozenset()
 
     def __call__(self, real_logits: Array, fake_logits: Array) -> Array:
         check_logits(real_logits, fake_logits)
         return self.loss(real_logits, fake_logits)
 
 
-def _checked(discriminator: _OfLogits, generator: _OfLogits) -> AdversarialLoss:
-    return AdversarialLoss(_Checked(discriminator), _Checked(generator))
+def _checked(
+    discriminator: _OfLogits,
+    generator: _OfLogits,
+    axes: frozenset[AxisName | None] = frozenset(),
+) -> AdversarialLoss:
+    return AdversarialLoss(_Checked(discriminator, axes), _Checked(generator, axes))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +148,8 @@ def relativistic_average(axis_name: AxisName | None = None) -> AdversarialLoss:
     discriminator = _CrossEntropy(
         against_mean, lambda real, fake: jax.nn.softplus(against_mean(fake, real))
     )
-    return _checked(discriminator, lambda real, fake: discriminator(fake, real))
+    over = frozenset({axis_name})
+    return _checked(discriminator, lambda real, fake: discriminator(fake, real), over)
 
 
 def smoothed(loss: AdversarialLoss, target: float = 0.9) -> AdversarialLoss:
@@ -171,7 +182,7 @@ def smoothed(loss: AdversarialLoss, target: float = 0.9) -> AdversarialLoss:
         v = cross_entropy.real_logit(real_logits, fake_logits)
         return cross_entropy(real_logits, fake_logits) + (1 - target) * v
 
-    return loss._replace(discriminator=_Checked(discriminator))
+    return loss._replace(discriminator=_Checked(discriminator, loss.discriminator.axes))
 
 
 def top_k(
@@ -195,6 +206,8 @@ def top_k(
     if not 0 < share <= 1:
         raise ValueError(f"share must be in (0, 1], got {share}: 1 keeps every fake")
 
+    axes = frozenset({axis_name}) | getattr(loss.generator, "axes", frozenset())
+
     def generator(real_logits: Array, fake_logits: Array) -> Array:
         everyone = fake_logits
         if axis_name is not None:
@@ -208,7 +221,7 @@ def top_k(
         scale = everyone.shape[0] / num
         return jnp.where(counts, scale * loss.generator(real_logits, fake_logits), 0.0)
 
-    return loss._replace(generator=_Checked(generator))
+    return loss._replace(generator=_Checked(generator, axes))
 
 
 def f_divergence(name: str, *, non_saturating: bool = False) -> AdversarialLoss:

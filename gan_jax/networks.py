@@ -205,7 +205,7 @@ def instance_noise(gan: GAN, scale: Scale, *, axis_name: AxisName | None = None)
             if key is None:
                 raise ValueError("instance_noise draws in training: give apply a key")
             key, key_noise = jax.random.split(key)
-            keys = per_example(key_noise, x.shape[0], axis_name)
+            keys = per_example(key_noise, x, axis_name)
             x = jax.vmap(noisy, in_axes=(0, 0, None))(x, keys, passes)
             passes = passes + 1
         y, inner = network.apply(params, model_state["network"], x, label, train=train, key=key)

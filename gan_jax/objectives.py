@@ -6,6 +6,7 @@ through a step (unrolled GANs, hyper-gradients) are right.
 """
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -58,16 +59,19 @@ def first_memory(penalties: Sequence[WeightedPenalty]) -> dict[str, PyTree]:
     }
 
 
-def draw_latents(gan: GAN, key: Array, num: int, axis_name: AxisName | None = None) -> PyTree:
-    """z [num, L] ~ p_z, each example from the key of its index in the global batch.
+def draw_latents(
+    gan: GAN, key: Array, batch: Array | int, axis_name: AxisName | None = None
+) -> PyTree:
+    """z [B, L] ~ p_z for a batch [B, ...] or for B examples, each from the key of its index in the
+    global batch: `keys.per_example`.
 
-    A prior may draw a tree of arrays [num, ...], such as noise and a code.
+    A prior may draw a tree of arrays [B, ...], such as noise and a code.
     """
 
     def draw(key: Array) -> PyTree:
         return jax.tree.map(lambda leaf: leaf[0], gan.prior(key, 1))
 
-    return jax.vmap(draw)(per_example(key, num, axis_name))
+    return jax.vmap(draw)(per_example(key, batch, axis_name))
 
 
 def _logits(
@@ -114,6 +118,50 @@ def _measure(
     return measured
 
 
+def _names(axis_name: AxisName | None) -> tuple[str | None, ...]:
+    return axis_name if isinstance(axis_name, tuple) else (axis_name,)
+
+
+def _over_axis(
+    penalty: Penalty | PenaltyWithMemory, axis_name: AxisName | None
+) -> Penalty | PenaltyWithMemory:
+    """The penalty with its `axis_name`, if it has one that is left open, bound to the step's.
+
+    Raises:
+      ValueError: it is bound to another axis.
+    """
+    function = penalty.apply if isinstance(penalty, PenaltyWithMemory) else penalty
+    if axis_name is None:
+        return penalty
+    try:
+        parameter = inspect.signature(function).parameters.get("axis_name")
+    except (TypeError, ValueError):  # a callable may have no signature
+        parameter = None
+    if parameter is None:
+        return penalty
+    if parameter.default not in (None, inspect.Parameter.empty):
+        if _names(parameter.default) != _names(axis_name):
+            raise ValueError(
+                f"the penalty {penalty_name(penalty)!r} has axis_name={parameter.default!r}, but "
+                f"the step has axis_name={axis_name!r}: leave out the penalty's, and it gets the "
+                "step's"
+            )
+        return penalty
+    bound = partial(function, axis_name=axis_name)
+    return penalty._replace(apply=bound) if isinstance(penalty, PenaltyWithMemory) else bound
+
+
+def _check_axes(loss: Callable[[Array, Array], Array], axis_name: AxisName | None) -> None:
+    """Raises ValueError for a loss that compares examples over another axis than the step's."""
+    for axis in getattr(loss, "axes", ()):
+        if axis_name is not None and _names(axis) != _names(axis_name):
+            raise ValueError(
+                f"the loss compares the examples of a batch with axis_name={axis!r}, but the step "
+                f"has axis_name={axis_name!r}: make the loss with the same axis_name, as in "
+                f"relativistic_average(axis_name={axis_name!r})"
+            )
+
+
 def discriminator_objective(
     gan: GAN,
     loss: AdversarialLoss,
@@ -129,7 +177,8 @@ def discriminator_objective(
     1, and Wasserstein's logits have none: there the two accuracies say less.)
 
     Raises:
-      ValueError: two penalties of one name; (from the objective) a memory is missing.
+      ValueError: two penalties of one name; a penalty or a loss bound to another axis than
+        `axis_name`; (from the objective) a memory is missing.
       AssertionError: (from the objective) the batch's x is not floating or its labels are of
         another number; D, the loss or a penalty returned anything but one floating number for each
         example.
@@ -137,6 +186,8 @@ def discriminator_objective(
     names = [penalty_name(penalty) for penalty, _ in penalties]
     if len(set(names)) < len(names):
         raise ValueError(f"penalties must have different names, got {names}")
+    penalties = [(_over_axis(penalty, axis_name), weight) for penalty, weight in penalties]
+    _check_axes(loss.discriminator, axis_name)
 
     def objective(
         params: PyTree, player: PlayerState, opponent: PlayerState, batch: Batch, key: Array
@@ -144,7 +195,7 @@ def discriminator_objective(
         check_batch(batch)
         num = batch.x.shape[0]
         key_z, key_fake, *keys = jax.random.split(key, 4 + 2 * len(penalties))
-        z = draw_latents(gan, key_z, num, axis_name)
+        z = draw_latents(gan, key_z, batch.x, axis_name)
         fake, _ = gan.generator.apply(
             opponent.params, opponent.model_state, z, batch.label, train=True, key=key_fake
         )
@@ -191,8 +242,10 @@ def generator_objective(
     """G's loss on fresh fakes, as many as the batch is large. Metrics: `generator_loss`.
 
     Raises:
+      ValueError: the loss compares examples over another axis than `axis_name`.
       AssertionError: (from the objective) as for `discriminator_objective`.
     """
+    _check_axes(loss.generator, axis_name)
 
     def objective(
         params: PyTree, player: PlayerState, opponent: PlayerState, batch: Batch, key: Array
@@ -200,7 +253,7 @@ def generator_objective(
         check_batch(batch)
         num = batch.x.shape[0]
         key_z, key_generator, key_real, key_fake = jax.random.split(key, 4)
-        z = draw_latents(gan, key_z, num, axis_name)
+        z = draw_latents(gan, key_z, batch.x, axis_name)
         fake, model_state = gan.generator.apply(
             params, player.model_state, z, batch.label, train=True, key=key_generator
         )

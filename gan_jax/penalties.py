@@ -66,7 +66,7 @@ def _gradient_norm(critic: Critic, x: Array) -> Array:
 
 def _uniform(key: Array, x: Array, shape: tuple[int, ...], axis_name: AxisName | None) -> Array:
     """Numbers [B, *shape] in [0, 1) for the examples of x [B, ...], in x's type."""
-    keys = per_example(key, x.shape[0], axis_name)
+    keys = per_example(key, x, axis_name)
     return jax.vmap(partial(jax.random.uniform, shape=shape, dtype=x.dtype))(keys)
 
 
@@ -158,7 +158,7 @@ def _inconsistency(
     axis_name: AxisName | None,
 ) -> Array:
     """(D(T(x)) - D(x))^2 of each example, T drawn for it: [B, ...] -> [B]."""
-    changed = jax.vmap(augment)(per_example(key, x.shape[0], axis_name), x)
+    changed = jax.vmap(augment)(per_example(key, x, axis_name), x)
     return jnp.square(critic(changed) - critic(x))
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gan_jax.keys import threefry
 from gan_jax.objectives import Objective
 from gan_jax.optimizers import check_decays
 from gan_jax.trees import widened
@@ -71,7 +72,7 @@ def discriminator_step_of(
             state.discriminator,
             state.generator,
             batch,
-            jax.random.fold_in(state.key, _DISCRIMINATOR),
+            jax.random.fold_in(threefry(state.key), _DISCRIMINATOR),
             role="discriminator",
             parts=accumulate,
             axis_name=axis_name,
@@ -114,7 +115,7 @@ def generator_step_of(
             state.generator,
             state.discriminator,
             batch,
-            jax.random.fold_in(state.key, _GENERATOR),
+            jax.random.fold_in(threefry(state.key), _GENERATOR),
             role="generator",
             parts=accumulate,
             axis_name=axis_name,

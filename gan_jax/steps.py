@@ -15,6 +15,7 @@ import optax
 
 from gan_jax.buffers import unshared
 from gan_jax.contract import check_batch
+from gan_jax.keys import threefry
 from gan_jax.objectives import (
     discriminator_objective,
     draw_latents,
@@ -59,7 +60,8 @@ def init(
     Args:
       gan: the networks and the prior.
       generator_tx, discriminator_tx: the optimizers the steps will be made with.
-      key: a single key, `jax.random.key(seed)`.
+      key: a single key, `jax.random.key(seed)`. The state's own is of JAX's default
+        implementation, threefry2x32, whichever this one is of: see `keys.threefry`.
       batch: [B, ...], read for its shapes and types only.
       penalties: those of the discriminator's steps, for what they are to remember.
 
@@ -68,7 +70,7 @@ def init(
       AssertionError: the data are not floating, or the labels are of another number.
     """
     check_batch(batch)
-    key_state, key_z, key_generator, key_discriminator = jax.random.split(key, 4)
+    key_state, key_z, key_generator, key_discriminator = jax.random.split(threefry(key), 4)
     z = draw_latents(gan, key_z, batch.x.shape[0])
     generator = _init_player(gan.generator, generator_tx, key_generator, z, batch.label)
     made, _ = jax.eval_shape(
@@ -263,6 +265,7 @@ def make_train_step(
         state, generator_metrics = generator_step(state, last[0])
         return state, {**last[1], **generator_metrics}
 
+    train_step.batch_axis = 1  # type: ignore[attr-defined]  # for the wrappers of `parallel`
     return train_step
 
 
@@ -298,7 +301,7 @@ def sample(
     params = state.generator.params
     if ema:
         params = cast_like(state.ema_params, params)
-    key_z, key_generator = jax.random.split(key)
+    key_z, key_generator = jax.random.split(threefry(key))
     x, _ = gan.generator.apply(
         params,
         state.generator.model_state,

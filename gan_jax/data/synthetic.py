@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gan_jax.keys import for_step
+from gan_jax.parallel import spread
 from gan_jax.types import Array, Batch, Metrics, StepFn, TrainState
 
 _REAL = 2**31 - 3
@@ -249,6 +250,7 @@ def feed(
         made = state.discriminator.step + state.generator.step
         key = jax.random.fold_in(jax.random.fold_in(for_step(state.key), _REAL), made)
         x = real.sample(key, math.prod(batch_shape))
-        return step(state, Batch(x.reshape(*batch_shape, *x.shape[1:])))
+        x = x.reshape(*batch_shape, *x.shape[1:])
+        return step(state, Batch(spread(x, axis=len(batch_shape) - 1)))
 
     return fed

@@ -171,7 +171,7 @@ class Dropout(nn.Module):
     def __call__(self, x: Array, *, train: bool) -> Array:
         if not train or self.rate == 0 or self.is_initializing():
             return x
-        keys = per_example(self.make_rng("dropout"), x.shape[0], self.axis_name)
+        keys = per_example(self.make_rng("dropout"), x, self.axis_name)
         keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - self.rate, x.shape[1:]))(keys)
         return jnp.where(keep, x / (1.0 - self.rate), 0.0)
 
