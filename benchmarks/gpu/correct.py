@@ -15,6 +15,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,6 +68,9 @@ DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 IN_A_HURRY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 """For the CPU's programs, which run once: compiling them takes minutes otherwise."""
 
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "chex", "orbax-checkpoint", "numpy", "torch")
+"""Those whose versions are told."""
+
 _FLOOR = 1e-2
 _CALLS = 3
 _BATCH = 8
@@ -80,7 +84,7 @@ def run(sheet: Sheet, small: bool) -> None:
     device = jax.devices()[0]
     sheet.facts(
         device=device.device_kind,
-        jax=jax.__version__,
+        versions=", ".join(f"{name} {_version(name)}" for name in LIBRARIES),
         bounds=f"float32 {FLOAT32:g}, TF32 {TF32:g}, bfloat16 {BFLOAT16:g}",
     )
     sheet.attempt("device", "a product of matrices", _product)
@@ -91,7 +95,7 @@ def run(sheet: Sheet, small: bool) -> None:
         for one in (*waiting, resumed):
             one.result()
     # What is compiled in other threads would be counted.
-    sheet.attempt("program", "20 chunks in one program", _loop)
+    sheet.attempt("program", "a loop of 20 chunks", _loop)
 
 
 def _checks() -> Iterator[_Check]:
@@ -104,6 +108,13 @@ def _checks() -> Iterator[_Check]:
     yield from _of_wrappers()
     yield from _of_precisions()
     yield from _of_layouts()
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "missing"
 
 
 def _few(checks: Iterator[_Check]) -> Iterator[_Check]:
@@ -225,10 +236,10 @@ def _train(gan: GAN, **options: Any) -> StepFn:
     )
 
 
-def _repeated(step: StepFn, batch: Batch) -> Callable[[TrainState], PyTree]:
+def _repeated(step: StepFn) -> Callable[[TrainState, Batch], PyTree]:
     """The state and the metrics after a few steps on one batch."""
 
-    def several(state: TrainState) -> PyTree:
+    def several(state: TrainState, batch: Batch) -> PyTree:
         def once(state: TrainState, _: None) -> tuple[TrainState, Any]:
             return step(state, batch)
 
@@ -240,7 +251,7 @@ def _repeated(step: StepFn, batch: Batch) -> Callable[[TrainState], PyTree]:
 
 def _three(step: StepFn, start: _Start, bound: float = FLOAT32) -> Row:
     """A few steps on both devices."""
-    return _both(bound, _repeated(step, start.batch), start.state)
+    return _both(bound, _repeated(step), start.state, start.batch)
 
 
 def _product() -> Row:
@@ -418,15 +429,15 @@ def _of_wrappers() -> Iterator[_Check]:
 def _of_precisions() -> Iterator[_Check]:
     def row(make: Callable[[], _Start], lower: bool) -> Row:
         start = make()
-        reference = _repeated(_train(start.gan), start.batch)
-        gan = mixed_precision(start.gan) if lower else start.gan
-        ours = _repeated(_train(gan), start.batch)
+        reference = _repeated(_train(start.gan))
+        ours = _repeated(_train(mixed_precision(start.gan) if lower else start.gan))
         # Shares of logits on the right side of 0 jump where these are nearly 0.
         return _both(
             BFLOAT16 if lower else TF32,
-            lambda state: ours(state)["state"],
+            lambda *given: ours(*given)["state"],
             start.state,
-            reference=lambda state: reference(state)["state"],
+            start.batch,
+            reference=lambda *given: reference(*given)["state"],
             precision="default",
         )
 
@@ -526,6 +537,7 @@ def _loop() -> Row:
     chunk = parallel.jit_step(make_chunk(_train(start.gan)))
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
+        state, metrics = chunk(state, work)
         with jax.transfer_guard("disallow"):
             for _ in range(20):
                 state, metrics = chunk(state, work)
@@ -546,7 +558,7 @@ def _resume_apart() -> Row:
         env={**os.environ, "XLA_FLAGS": flags},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     if done.returncode:
         raise RuntimeError("\n".join(done.stderr.strip().splitlines()[-5:]))

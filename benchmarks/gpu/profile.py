@@ -91,11 +91,10 @@ def _profile(precision: str, batch_size: int, small: bool) -> tuple[Row, list[Ro
 def _costs(compiled: Any, seconds: float, precision: str) -> Row:
     """What XLA counts; it leaves out what it does not know."""
     try:
-        cost = compiled.cost_analysis() or {}
-        memory = compiled.memory_analysis()
+        cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
+        flops, moved = float(cost["flops"]), float(cost["bytes accessed"])
     except Exception as error:  # not every backend counts
         return {"XLA's count": f"none: {type(error).__name__}"}
-    flops, moved = float(cost.get("flops", 0.0)), float(cost.get("bytes accessed", 0.0))
     machine = PEAKS[precision]
     return {
         "GFLOP by XLA": flops / 1e9,

@@ -1,6 +1,7 @@
 """What `benchmarks.gpu.speed` asks its workers for. Only numpy and the standard library here."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -30,11 +31,16 @@ def request(
 
 def read(request: dict[str, Any]) -> Setting:
     """The setting of a request: weights, noise and images from a fixed seed."""
-    case, size = from_json(request["case"]), int(request["batch_size"])
-    shape = (max(size, IMAGES), 28, 28, 1)
-    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    made = problem.make(case, size, 0, images)
+    case = from_json(request["case"])
+    made = _problem(case, int(request["batch_size"]))
     return Setting(request["contender"], case, made, fixed=False, precision=request["precision"])
+
+
+@functools.lru_cache(maxsize=1)  # a case's precisions come one after another
+def _problem(case: Case, batch_size: int) -> problem.Problem:
+    shape = (max(batch_size, IMAGES), 28, 28, 1)
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    return problem.make(case, batch_size, 0, images)
 
 
 def requests(lines: Iterable[str]) -> Iterator[dict[str, Any]]:

@@ -109,6 +109,12 @@ class _Crew:
         worker.limit = max(20.0, min(_LONGEST, self._sheet.left + 15))
         return worker
 
+    def drop(self, contender: str) -> None:
+        """Ends one that failed: an error on the card may be there to stay."""
+        if worker := self._workers.pop(contender, None):
+            with suppress(OSError):
+                worker.close()
+
     def close(self) -> None:
         """Ends all."""
         for worker in self._workers.values():
@@ -139,7 +145,7 @@ def run(sheet: Sheet, small: bool) -> None:
         )
         crew = _Crew(sheet, folder)
         try:
-            for table, row in _plan(sheet, crew, effort, folder):
+            for table, row in _plan(sheet, effort, folder):
                 sheet.attempt(table, row.name, partial(row.measure, crew, effort))
         finally:
             crew.close()
@@ -184,6 +190,9 @@ class _Race:
             check(timed, self.contenders[0])
         begun = time.monotonic()
         interleave([(one, effort.seconds) for one in timed.values()], effort.rounds, _quiet)
+        for name, one in timed.items():
+            if one.unavailable is not None:
+                crew.drop(OURS if name.startswith(OURS) else name)
         ours = timed[self.contenders[0]]
         if ours.unavailable is not None:
             raise WorkerError(ours.unavailable)
@@ -262,41 +271,37 @@ def narrow(case: Case, divide: int) -> Case:
     return dataclasses.replace(case, widths=widths)
 
 
-def _plan(
-    sheet: Sheet, crew: _Crew, effort: Effort, folder: Path
-) -> Iterator[tuple[str, _Race | _FirstStep]]:
+def _plan(sheet: Sheet, effort: Effort, folder: Path) -> Iterator[tuple[str, _Race | _FirstStep]]:
     """All rows, the most important first; what they need is compiled side by side before."""
     names = ("dcgan28", "dcgan64", "mlp", "mixture", "dcgan28_r1")
     cases = {name: narrow(CASES[name], effort.divide) for name in names}
     first, *others = effort.batch_sizes
     small = effort is SMALL
 
-    # Alone, as the compiler chooses kernels by their times.
+    def mixtures(num: int) -> _Race:
+        return _Race(cases["mixture"], min(first, 64), "tf32", (f"{OURS}_{num}", TUNED))
+
+    # These are compiled alone, as the compiler chooses kernels by their times.
     for precision in PRECISIONS[:: 2 if small else 1]:
         yield "DCGAN 28", _Race(cases["dcgan28"], first, precision)
+    for num in effort.ensembles:
+        yield "mixtures in one program, GANs' steps per second", mixtures(num)
     for precision in PRECISIONS[: 1 if small else 2]:
         yield "torch.compile", _Race(cases["dcgan28"], first, precision, BEST)
-    rest = [_Race(cases[name], first, p) for p in PRECISIONS for name in names[1:]]
-    rest = rest[3:4] if small else rest  # R1, in bfloat16
-    members = [
-        _Race(cases["mixture"], min(first, 64), "tf32", (f"{OURS}_{num}", TUNED))
-        for num in effort.ensembles
-    ]
-    _warm(sheet, rest + members)
+    rest = [_Race(cases[name], first, p) for name in names[1:] for p in PRECISIONS]
+    rest = rest[-1:] if small else rest
+    _warm(sheet, rest)
     for race in rest:
         yield f"batch {first}", race
-    for race in members:
-        yield "mixtures in one program, GANs' steps per second", race
+    for contender in ("gan_jax_scan", "gan_jax_calls"):
+        yield "other loops", _Race(cases["dcgan28"], first, "tf32", (contender,))
+    for contender, kept in ((OURS, False), (OURS, True), (TUNED, False))[: 1 if small else None]:
+        yield "first chunk", _FirstStep(cases["dcgan28"], first, contender, folder, kept)
     if not small:
         for precision in PRECISIONS[:2]:
             yield "torch.compile", _Race(cases["dcgan64"], first, precision, BEST)
-    for loops in ("gan_jax_scan", "gan_jax_calls"):
-        yield "other loops", _Race(cases["dcgan28"], first, "tf32", (loops,))
-    for contender, kept in ((OURS, False), (OURS, True), (TUNED, False))[: 1 if small else None]:
-        yield "first chunk", _FirstStep(cases["dcgan28"], first, contender, folder, kept)
     for size in others:
-        more = [_Race(case, size, p) for p in PRECISIONS[:2] for case in cases.values()]
-        more += [_Race(case, size, "float32") for case in cases.values()]
+        more = [_Race(case, size, p) for case in cases.values() for p in PRECISIONS]
         _warm(sheet, more)
         for race in more:
             yield f"batch {size}", race

@@ -49,6 +49,8 @@ def build(setting: Setting) -> Loop:
     """The loop of a contender."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_default_device("cpu")
+    if device == "cpu":
+        torch.set_num_threads(1)  # a rehearsal
     _forget()
     torch.manual_seed(0)
     products = setting.precision != "float32"
