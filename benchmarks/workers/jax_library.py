@@ -16,7 +16,17 @@ from benchmarks import cases
 from benchmarks.problem import Problem
 from benchmarks.workers.linen import Player, fill
 from benchmarks.workers.protocol import Loop, Losses, Setting, serve
-from gan_jax import GAN, Batch, Network, from_linen, losses, parallel, penalties, priors
+from gan_jax import (
+    GAN,
+    Batch,
+    Network,
+    from_linen,
+    losses,
+    mixed_precision,
+    parallel,
+    penalties,
+    priors,
+)
 from gan_jax.data import synthetic
 from gan_jax.data.pipeline import make_batches
 from gan_jax.data.types import Dataset
@@ -25,9 +35,6 @@ from gan_jax.models.layers import Dense
 from gan_jax.optimizers import adam
 from gan_jax.training import Work, make_chunk
 from gan_jax.types import Array, Metrics, PyTree, StepFn, TrainState
-
-ENSEMBLE = 16
-"""GANs that `gan_jax_16` trains at once."""
 
 Advance = Callable[[TrainState, int, int], tuple[TrainState, Metrics]]
 """`(state, the chunk's index, steps of it) -> (state, metrics)`, metrics [..., length]."""
@@ -39,13 +46,16 @@ Options = Mapping[str, str] | None
 def build(setting: Setting) -> Loop:
     """The loop of one of the contenders whose names begin with `gan_jax`."""
     case, problem = setting.case, setting.problem
-    ensemble = ENSEMBLE if setting.contender == "gan_jax_16" else 1
-    length = 1 if setting.fixed else 100 if case.on_ring else 50 if problem.batch_size <= 64 else 20
+    ensemble = _ensemble(setting)
+    long = problem.batch_size <= 64 or jax.default_backend() != "cpu"
+    length = 1 if setting.fixed else 100 if case.on_ring else 50 if long else 20
     if setting.contender == "gan_jax_1_core":
         parallel.use_one_core()
     elif setting.contender != "gan_jax":
         parallel.use_every_core()
     gan, tx = _gan(case), adam(cases.LEARNING_RATE, b1=cases.BETA_1, b2=cases.BETA_2)
+    if setting.precision == "bfloat16":
+        gan = mixed_precision(gan)
 
     @jax.jit
     def init(key: Array) -> TrainState:
@@ -76,6 +86,12 @@ def build(setting: Setting) -> Loop:
         return made * ensemble, {n: float(jnp.mean(metrics[n][..., num - 1])) for n in names}
 
     return loop
+
+
+def _ensemble(setting: Setting) -> int:
+    """How many GANs are trained at once: the number that `gan_jax_16` ends in, else 1."""
+    last = setting.contender.rsplit("_", 1)[-1]
+    return int(last) if last.isdigit() else 1
 
 
 def _gan(case: cases.Case) -> GAN:
@@ -164,11 +180,10 @@ def _fastest(advances: list[Advance], state: TrainState, length: int) -> Advance
 
 
 def _compiled(setting: Setting, chunk: parallel.Step, options: Options) -> parallel.Step:
-    match setting.contender:
-        case "gan_jax_16":
-            return parallel.ensemble_step(chunk)
-        case "gan_jax_shard":
-            return parallel.shard_step(chunk, batch_axis=2)
+    if _ensemble(setting) > 1:
+        return parallel.ensemble_step(chunk)
+    if setting.contender == "gan_jax_shard":
+        return parallel.shard_step(chunk, batch_axis=2)
     return parallel.jit_step(chunk, compiler_options=options)
 
 

@@ -223,7 +223,7 @@ def _layer(placed: cases.Placed) -> keras.Layer:
 
 def build(setting: Setting) -> Loop:
     """The loop of `keras`."""
-    _, case, problem, fixed = setting
+    _, case, problem, fixed, _ = setting
     keras.utils.set_random_seed(0)
     layers = case.players()
     generator, discriminator = (player(layers[name], problem.weights[name]) for name in layers)
@@ -249,7 +249,7 @@ def build(setting: Setting) -> Loop:
 
 def _batches(setting: Setting) -> Iterator[tuple[np.ndarray]]:
     """Real batches, for a step all those of D's updates in one."""
-    _, case, problem, fixed = setting
+    _, case, problem, fixed, _ = setting
     images, rng, num = dequantized(problem.images), np.random.default_rng(0), problem.batch_size
     while True:
         if fixed:

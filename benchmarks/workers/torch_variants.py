@@ -14,6 +14,7 @@ both losses compiled by `torch.compile`.
 import itertools
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -70,25 +71,39 @@ def tuned_step(
     draw_z: Callable[[], Tensor],
     case: cases.Case,
     compiled: bool,
+    *,
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+    capturable: bool = False,
 ) -> Step:
-    """The tuned step, with both losses compiled or not."""
+    """The tuned step, with both losses compiled or not.
+
+    Args:
+      generator, discriminator, draw_real, draw_z, case: as of the tutorial's.
+      compiled: whether `torch.compile` has the networks and the losses.
+      autocast: what the networks are called in.
+      capturable: whether a CUDA graph may hold it.
+    """
     compile_: Callable[..., Callable[..., Tensor]] = torch.compile if compiled else lambda f: f
     adam = {"lr": cases.LEARNING_RATE, "betas": (cases.BETA_1, cases.BETA_2), "fused": True}
+    adam |= {"capturable": True} if capturable else {}
     tx_d = torch.optim.Adam(discriminator.parameters(), **adam)
     tx_g = torch.optim.Adam(generator.parameters(), **adam)
 
     @compile_
     def generate(z: Tensor) -> Tensor:
-        return generator(z)
+        with autocast():
+            return generator(z)
 
     @compile_
     def discriminator_losses(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-        logits = discriminator(real)
-        return F.softplus(-logits).mean() + F.softplus(discriminator(fake)).mean(), logits
+        with autocast():
+            logits = discriminator(real)
+            return F.softplus(-logits).mean() + F.softplus(discriminator(fake)).mean(), logits
 
     @compile_
     def generator_loss(z: Tensor) -> Tensor:
-        return F.softplus(-discriminator(generator(z))).mean()
+        with autocast():
+            return F.softplus(-discriminator(generator(z))).mean()
 
     def step() -> dict[str, Tensor]:
         losses = {}
@@ -118,7 +133,7 @@ def tuned_step(
 
 def build(setting: Setting) -> Loop:
     """The loop of `torch_eager`, `torch_tuned` or `torch_compile`."""
-    contender, case, problem, _ = setting
+    contender, case, problem, *_ = setting
     torch.manual_seed(0)
     tuned, layers = contender != "torch_eager", case.players()
     generator, discriminator = (
@@ -130,7 +145,7 @@ def build(setting: Setting) -> Loop:
             discriminator.to(memory_format=torch.channels_last)
         else:
             generator, discriminator = tutorial_ends(generator, discriminator, layers)
-    draw_real, draw_z = _real(setting, tuned), _noise(setting)
+    draw_real, draw_z = real_batches(setting, tuned), noise(setting)
     if tuned:
         compiled = contender == "torch_compile"
         step = tuned_step(generator, discriminator, draw_real, draw_z, case, compiled)
@@ -161,12 +176,12 @@ def _fastest_threads(step: Step) -> int:
     return max(rates, key=lambda threads: rates[threads])
 
 
-def _real(setting: Setting, tuned: bool) -> Callable[[], Tensor]:
+def real_batches(setting: Setting, tuned: bool) -> Callable[[], Tensor]:
     """Draws a real batch."""
     case, size = setting.case, setting.problem.batch_size
 
     def images(x: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(dequantized(x))
+        tensor = torch.from_numpy(dequantized(x)).to(torch.get_default_device())
         if case.on_ring:
             return tensor
         tensor = tensor.permute(0, 3, 1, 2)
@@ -192,9 +207,9 @@ def _real(setting: Setting, tuned: bool) -> Callable[[], Tensor]:
     return lambda: next(epochs)[0]
 
 
-def _noise(setting: Setting) -> Callable[[], Tensor]:
+def noise(setting: Setting) -> Callable[[], Tensor]:
     """Draws z."""
-    z = torch.from_numpy(setting.problem.z)
+    z = torch.from_numpy(setting.problem.z).to(torch.get_default_device())
     if setting.fixed:
         return lambda: z
     if setting.case.model == "maxout":

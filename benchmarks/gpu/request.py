@@ -1,0 +1,48 @@
+"""What `benchmarks.gpu.speed` asks its workers for. Only numpy and the standard library here."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from benchmarks import problem
+from benchmarks.cases import Case, from_json
+from benchmarks.workers.protocol import Setting
+
+IMAGES = 2048
+"""In the data set. What they show makes no difference to the speed: they are noise."""
+
+
+def request(
+    contender: str, case: Case, batch_size: int, precision: str, *, checked: bool = False
+) -> dict[str, Any]:
+    """What `read` takes; `checked` says whether losses will be compared."""
+    return {
+        "contender": contender,
+        "case": dataclasses.asdict(case),
+        "batch_size": batch_size,
+        "precision": precision,
+        "checked": checked,
+    }
+
+
+def read(request: dict[str, Any]) -> Setting:
+    """The setting of a request: weights, noise and images from a fixed seed."""
+    case = from_json(request["case"])
+    made = _problem(case, int(request["batch_size"]))
+    return Setting(request["contender"], case, made, fixed=False, precision=request["precision"])
+
+
+@functools.lru_cache(maxsize=1)  # a case's precisions come one after another
+def _problem(case: Case, batch_size: int) -> problem.Problem:
+    shape = (max(batch_size, IMAGES), 28, 28, 1)
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    return problem.make(case, batch_size, 0, images)
+
+
+def requests(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """The requests of lines of JSON."""
+    return (json.loads(line) for line in lines if line.strip())

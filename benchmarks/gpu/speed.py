@@ -1,0 +1,326 @@
+"""Training steps per second on one card, this library's beside PyTorch's.
+
+A step is one update of D and one of G, by Adam. Each contender is a process of its own that lives
+for the whole part; those of a row take turns in short windows, one at work at a time, and the
+figures are medians. In float32 each makes three updates from the same weights on the same batch
+and noise first, and is left out unless its losses are this library's. The most important rows come
+first, and a row whose time has not come when the part's is over is left out.
+"""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from benchmarks.accelerators import MACHINES, Machine, step_bytes
+from benchmarks.cases import CASES, Case
+from benchmarks.driver import ROOT, Timed, Worker, WorkerError, attempt, check, interleave
+from benchmarks.flops import step_flops
+from benchmarks.gpu.request import request
+from benchmarks.gpu.sheet import Row, Sheet
+
+OURS, EAGER, TUNED, COMPILED = "gan_jax", "torch_eager", "torch_tuned", "torch_compile"
+GRAPHED = "torch_compile_graph"
+BASIC = (OURS, EAGER, TUNED)
+BEST = (OURS, COMPILED, GRAPHED)
+PRECISIONS = ("bfloat16", "tf32", "float32")
+
+ENSEMBLES = (16, 128, 1024)
+"""Mixture GANs in one program."""
+
+PEAKS: dict[str, Machine] = dict(
+    zip(("float32", "tf32", "bfloat16"), (m for m in MACHINES if "H100" in m.name), strict=True)
+)
+"""What an H100 could do, by the precision of products."""
+
+_LONGEST = 100.0
+"""Seconds that a worker may take to answer."""
+
+
+class Effort(NamedTuple):
+    """How much is measured.
+
+    Attributes:
+      rounds, seconds: windows of each contender, and how long they are.
+      batch_sizes: the one that comes first, then the others.
+      divide: the networks' widths by this.
+      ensembles: their sizes.
+    """
+
+    rounds: int
+    seconds: float
+    batch_sizes: tuple[int, ...]
+    divide: int
+    ensembles: tuple[int, ...]
+
+
+FULL = Effort(3, 0.2, (256, 64, 1024), 1, ENSEMBLES)
+SMALL = Effort(1, 0.02, (8,), 16, (2,))
+
+
+class _Limited(Worker):
+    """A worker that is ended if it does not answer in time."""
+
+    limit = _LONGEST
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        """As a worker's; one that takes too long is gone.
+
+        Raises:
+          WorkerError: also then.
+        """
+        timer = threading.Timer(self.limit, self._process.kill)
+        timer.start()
+        try:
+            return super().ask(do, **arguments)
+        except (ValueError, OSError) as error:  # a line cut short, a pipe closed
+            raise WorkerError(f"its process is gone: {error}") from None
+        finally:
+            timer.cancel()
+
+    @property
+    def gone(self) -> bool:
+        """Whether its process has ended."""
+        return self._process.poll() is not None
+
+
+class _Crew:
+    """One process for each kind of contender, started when it is needed and again if it is gone."""
+
+    def __init__(self, sheet: Sheet, folder: Path) -> None:
+        self._sheet, self._folder = sheet, folder
+        self._workers: dict[str, _Limited] = {}
+
+    def __getitem__(self, contender: str) -> _Limited:
+        kind = OURS if contender.startswith(OURS) else contender
+        worker = self._workers.get(kind)
+        if worker is None or worker.gone:
+            worker = self._workers[kind] = start(contender, self._folder)
+        worker.limit = max(20.0, min(_LONGEST, self._sheet.left + 15))
+        return worker
+
+    def drop(self, contender: str) -> None:
+        """Ends one that failed: an error on the card may be there to stay."""
+        if worker := self._workers.pop(contender, None):
+            with suppress(OSError):
+                worker.close()
+
+    def close(self) -> None:
+        """Ends all."""
+        for worker in self._workers.values():
+            with suppress(OSError):
+                worker.close()
+
+
+def start(contender: str, folder: Path) -> _Limited:
+    """A new process for a contender, with its standard error in the folder."""
+    module = "jax_worker" if contender.startswith(OURS) else "torch_worker"
+    command = [sys.executable, "-m", f"benchmarks.gpu.{module}"]
+    return _Limited(contender, command, folder / f"{contender}.log")
+
+
+def run(sheet: Sheet, small: bool) -> None:
+    """Adds all rows."""
+    effort = SMALL if small else FULL
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "cache")
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "inductor")
+        sheet.facts(
+            peaks="; ".join(f"{name}: {m.peak / 1e12:g} TFLOP/s" for name, m in PEAKS.items())
+            + f"; {PEAKS['tf32'].memory / 1e12:g} TB/s (data sheet of an H100, SXM)",
+            share_of_products="arithmetic of the architecture, over the card's peak",
+            share_of_memory="the least bytes a step layer by layer moves, over the card's peak",
+        )
+        crew = _Crew(sheet, folder)
+        try:
+            for table, row in _plan(sheet, effort, folder):
+                sheet.attempt(table, row.name, partial(row.measure, crew, effort))
+        finally:
+            crew.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Race:
+    """One case, batch size and precision, and who runs."""
+
+    case: Case
+    batch_size: int
+    precision: str
+    contenders: Sequence[str] = BASIC
+
+    @property
+    def name(self) -> str:
+        """Of the row."""
+        ensemble = self.contenders[0].removeprefix(OURS).strip("_")
+        suffix = f", {ensemble}" if ensemble else ""
+        return f"{self.case.name}, {self.batch_size}, {self.precision}{suffix}"
+
+    @property
+    def checked(self) -> bool:
+        """Whether losses are compared: only in float32 do they have to be the same."""
+        plain = self.contenders[0] == OURS
+        return self.precision == "float32" and plain
+
+    def request(self, contender: str) -> dict[str, Any]:
+        """What a contender is asked for."""
+        return request(contender, self.case, self.batch_size, self.precision, checked=self.checked)
+
+    def measure(self, crew: _Crew, effort: Effort) -> Row:
+        """The row.
+
+        Raises:
+          WorkerError: this library could not be timed.
+        """
+        timed = {name: Timed(crew[name]) for name in self.contenders}
+        for name, one in timed.items():
+            attempt(one, self._begin, name)
+        if self.checked:
+            check(timed, self.contenders[0])
+        begun = time.monotonic()
+        interleave([(one, effort.seconds) for one in timed.values()], effort.rounds, _quiet)
+        for name, one in timed.items():
+            if one.unavailable is not None:
+                crew.drop(OURS if name.startswith(OURS) else name)
+        ours = timed[self.contenders[0]]
+        if ours.unavailable is not None:
+            raise WorkerError(ours.unavailable)
+        row: Row = {}
+        for name, one in timed.items():
+            row[name] = median(one.rates) if one.unavailable is None else one.unavailable[:200]
+        for name, one in timed.items():
+            if one is not ours and one.unavailable is None:
+                pairs = zip(ours.rates, one.rates, strict=True)
+                row[f"÷ {name}"] = median(a / b for a, b in pairs)
+        row |= self._shares(median(ours.rates))
+        deviations = [one.deviation for one in timed.values() if one.deviation is not None]
+        if deviations:
+            row["losses agree to"] = max(deviations)
+        rates = [rate for one in timed.values() if one.unavailable is None for rate in one.rates]
+        return row | {
+            "lowest to highest": f"{min(ours.rates):.0f} to {max(ours.rates):.0f}",
+            "timing s": round(time.monotonic() - begun, 1),
+            "windows": len(rates),
+        }
+
+    def _begin(self, timed: Timed, name: str) -> None:
+        timed.worker.ask("start", **self.request(name))
+
+    def _shares(self, rate: float) -> Row:
+        machine = PEAKS[self.precision]
+        moved = step_bytes(self.case, self.batch_size, machine.activation)
+        flops = step_flops(self.case, self.batch_size)
+        return {
+            "share of products": f"{flops * rate / machine.peak:.1%}",
+            "share of memory": f"{moved * rate / machine.memory:.1%}",
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class _FirstStep:
+    """How long it takes from the start of a process to its first finished chunk of steps."""
+
+    case: Case
+    batch_size: int
+    contender: str
+    folder: Path
+    kept: bool
+
+    @property
+    def name(self) -> str:
+        """Of the row."""
+        return f"{self.contender}, {'compiled before' if self.kept else 'nothing compiled before'}"
+
+    def measure(self, crew: _Crew, effort: Effort) -> Row:
+        """The row."""
+        del crew, effort
+        cache = "JAX_ENABLE_COMPILATION_CACHE"
+        os.environ[cache] = "true" if self.kept else "false"
+        begin = time.monotonic()
+        try:
+            worker = start(self.contender, self.folder)
+            try:
+                asked = request(self.contender, self.case, self.batch_size, "tf32")
+                worker.ask("start", **asked)
+                worker.ask("run", steps=1)
+                return {"seconds": time.monotonic() - begin}
+            finally:
+                worker.close()
+        finally:
+            os.environ.pop(cache)
+
+
+def _quiet(number: int, timed: Timed) -> None:
+    """Windows are not announced, rows are."""
+
+
+def narrow(case: Case, divide: int) -> Case:
+    """The case with its widths divided."""
+    widths = tuple(max(2, width // divide) for width in case.widths)
+    return dataclasses.replace(case, widths=widths)
+
+
+def _plan(sheet: Sheet, effort: Effort, folder: Path) -> Iterator[tuple[str, _Race | _FirstStep]]:
+    """All rows, the most important first; what they need is compiled side by side before."""
+    names = ("dcgan28", "dcgan64", "mlp", "mixture", "dcgan28_r1")
+    cases = {name: narrow(CASES[name], effort.divide) for name in names}
+    first, *others = effort.batch_sizes
+    small = effort is SMALL
+
+    def mixtures(num: int) -> _Race:
+        return _Race(cases["mixture"], min(first, 64), "tf32", (f"{OURS}_{num}", TUNED))
+
+    # These are compiled alone, as the compiler chooses kernels by their times.
+    for precision in PRECISIONS[:: 2 if small else 1]:
+        yield "DCGAN 28", _Race(cases["dcgan28"], first, precision)
+    for num in effort.ensembles:
+        yield "mixtures in one program, GANs' steps per second", mixtures(num)
+    for precision in PRECISIONS[: 0 if small else 2]:  # on a CPU it takes minutes
+        yield "torch.compile", _Race(cases["dcgan28"], first, precision, BEST)
+    rest = [_Race(cases[name], first, p) for name in names[1:] for p in PRECISIONS]
+    rest = rest[-1:] if small else rest
+    _warm(sheet, rest)
+    for race in rest:
+        yield f"batch {first}", race
+    for contender in ("gan_jax_scan", "gan_jax_calls"):
+        yield "other loops", _Race(cases["dcgan28"], first, "tf32", (contender,))
+    for contender, kept in ((OURS, False), (OURS, True), (TUNED, False))[: 1 if small else None]:
+        yield "first chunk", _FirstStep(cases["dcgan28"], first, contender, folder, kept)
+    if not small:
+        for precision in PRECISIONS[:2]:
+            yield "torch.compile", _Race(cases["dcgan64"], first, precision, BEST)
+    for size in others:
+        more = [_Race(case, size, p) for case in cases.values() for p in PRECISIONS]
+        _warm(sheet, more)
+        for race in more:
+            yield f"batch {size}", race
+
+
+def _warm(sheet: Sheet, races: Sequence[_Race]) -> None:
+    """Compiles what this library needs for the rows, in parallel, into its cache."""
+    if sheet.left <= 0:
+        return
+    begin = time.monotonic()
+    lines = [json.dumps(race.request(race.contenders[0])) for race in races]
+    command = [sys.executable, "-m", "benchmarks.gpu.jax_worker", "warm"]
+    with suppress(subprocess.TimeoutExpired):
+        subprocess.run(
+            command,
+            cwd=ROOT,
+            input="\n".join(lines),
+            text=True,
+            capture_output=True,
+            timeout=max(10.0, min(90.0, sheet.left)),
+        )
+    print(f"[speed] compiled {len(races)} programs: {time.monotonic() - begin:.0f} s", flush=True)

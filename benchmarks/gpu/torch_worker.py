@@ -1,0 +1,161 @@
+"""PyTorch on the same card, for `benchmarks.gpu.speed`.
+
+`torch_eager`: as its DCGAN tutorial is written, but with the images on the card. `torch_tuned`:
+channels last, cuDNN's benchmark mode, no gradient of D's weights in G's step, the fused Adam, and
+the whole step, its draws included, in one CUDA graph. `torch_compile`: the same step, networks and
+losses compiled, without the graph; `torch_compile_graph`: compiled, in the graph.
+
+In bfloat16 the networks run under autocast; TF32 is a setting of the backends. Without a GPU there
+is no graph, and TF32 is float32.
+"""
+
+import gc
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.gpu.request import read
+from benchmarks.workers.protocol import Loop, Losses, Setting, serve
+from benchmarks.workers.torch_networks import player, tutorial_ends
+from benchmarks.workers.torch_variants import (
+    Step,
+    eager_step,
+    noise,
+    real_batches,
+    tuned_step,
+)
+
+_WARM_UP = 3
+"""Steps on a side stream before a capture: they make gradients' and optimizers' buffers."""
+
+
+class Lowered(nn.Module):
+    """A module under autocast, its result in float32."""
+
+    def __init__(self, module: nn.Module, autocast: Callable[[], AbstractContextManager]) -> None:
+        super().__init__()
+        self.module, self.autocast = module, autocast
+
+    def forward(self, x: Tensor) -> Tensor:
+        with self.autocast():
+            y = self.module(x)
+        return y.float()
+
+
+def build(setting: Setting) -> Loop:
+    """The loop of a contender."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_default_device("cpu")
+    if device == "cpu":
+        torch.set_num_threads(1)  # a rehearsal
+    _forget()
+    torch.manual_seed(0)
+    products = setting.precision != "float32"
+    torch.backends.cuda.matmul.allow_tf32 = products
+    torch.backends.cudnn.allow_tf32 = products
+    torch.backends.cudnn.benchmark = setting.contender != "torch_eager"
+
+    def lower() -> AbstractContextManager:
+        return torch.autocast(device, torch.bfloat16)
+
+    autocast = lower if setting.precision == "bfloat16" else nullcontext
+    case, layers = setting.case, setting.case.players()
+    generator, discriminator = (
+        player(layers[name], setting.problem.weights[name], inplace=not case.r1) for name in layers
+    )
+    if setting.contender == "torch_eager":
+        step = _eager(setting, generator, discriminator, device, autocast)
+    else:
+        step = _tuned(setting, generator, discriminator, device, autocast)
+
+    def loop(steps: int) -> tuple[int, Losses]:
+        for _ in range(steps):
+            losses = step()
+        found = {name: float(loss) for name, loss in losses.items()}  # waits for the card
+        if not all(map(math.isfinite, found.values())):
+            raise FloatingPointError(f"the losses are {found}")
+        return steps, found
+
+    return loop
+
+
+def _eager(
+    setting: Setting,
+    generator: nn.Sequential,
+    discriminator: nn.Sequential,
+    device: str,
+    autocast: Callable[[], AbstractContextManager],
+) -> Step:
+    case = setting.case
+    if case.model == "dcgan":
+        generator, discriminator = tutorial_ends(generator, discriminator, case.players())
+    torch.set_default_device(device)
+    draw = real_batches(setting, tuned=True)
+    g, d = (nn.Sequential(Lowered(m.to(device), autocast)) for m in (generator, discriminator))
+    # The tutorial's images have their channels first in memory.
+    return eager_step(g, d, lambda: draw().contiguous(), noise(setting), case)
+
+
+def _tuned(
+    setting: Setting,
+    generator: nn.Sequential,
+    discriminator: nn.Sequential,
+    device: str,
+    autocast: Callable[[], AbstractContextManager],
+) -> Step:
+    for network in (generator, discriminator):
+        network.to(device)
+        if setting.case.model == "dcgan":
+            network.to(memory_format=torch.channels_last)
+    torch.set_default_device(device)
+    graphed = (
+        device == "cuda"
+        and not setting.fixed
+        and setting.contender in ("torch_tuned", "torch_compile_graph")
+    )
+    step = tuned_step(
+        generator,
+        discriminator,
+        real_batches(setting, tuned=True),
+        noise(setting),
+        setting.case,
+        setting.contender.startswith("torch_compile"),
+        autocast=autocast,
+        capturable=graphed,
+    )
+    return _graph(step) if graphed else step
+
+
+def _graph(step: Step) -> Step:
+    """The step as one CUDA graph, with fresh draws at each replay."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(_WARM_UP):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        losses = step()
+
+    def replayed() -> dict[str, Tensor]:
+        graph.replay()
+        return losses
+
+    return replayed
+
+
+def _forget() -> None:
+    """Frees what the setting before needed."""
+    torch._dynamo.reset()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+if __name__ == "__main__":
+    serve(build, {"torch": torch.__version__}, read)
