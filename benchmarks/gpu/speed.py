@@ -278,6 +278,10 @@ def _plan(sheet: Sheet, effort: Effort, folder: Path) -> Iterator[tuple[str, _Ra
     first, *others = effort.batch_sizes
     small = effort is SMALL
 
+    def race(name: str, size: int, precision: str) -> _Race:
+        contenders = (OURS, TUNED) if cases[name].r1 else BASIC  # the tutorial has no penalty
+        return _Race(cases[name], size, precision, contenders)
+
     def mixtures(num: int) -> _Race:
         return _Race(cases["mixture"], min(first, 64), "tf32", (f"{OURS}_{num}", TUNED))
 
@@ -288,11 +292,11 @@ def _plan(sheet: Sheet, effort: Effort, folder: Path) -> Iterator[tuple[str, _Ra
         yield "mixtures in one program, GANs' steps per second", mixtures(num)
     for precision in PRECISIONS[: 0 if small else 2]:  # on a CPU it takes minutes
         yield "torch.compile", _Race(cases["dcgan28"], first, precision, BEST)
-    rest = [_Race(cases[name], first, p) for name in names[1:] for p in PRECISIONS]
+    rest = [race(name, first, p) for name in names[1:] for p in PRECISIONS]
     rest = rest[-1:] if small else rest
     _warm(sheet, rest)
-    for race in rest:
-        yield f"batch {first}", race
+    for one in rest:
+        yield f"batch {first}", one
     for contender in ("gan_jax_scan", "gan_jax_calls"):
         yield "other loops", _Race(cases["dcgan28"], first, "tf32", (contender,))
     for contender, kept in ((OURS, False), (OURS, True), (TUNED, False))[: 1 if small else None]:
@@ -301,10 +305,10 @@ def _plan(sheet: Sheet, effort: Effort, folder: Path) -> Iterator[tuple[str, _Ra
         for precision in PRECISIONS[:2]:
             yield "torch.compile", _Race(cases["dcgan64"], first, precision, BEST)
     for size in others:
-        more = [_Race(case, size, p) for case in cases.values() for p in PRECISIONS]
+        more = [race(name, size, p) for name in names for p in PRECISIONS]
         _warm(sheet, more)
-        for race in more:
-            yield f"batch {size}", race
+        for one in more:
+            yield f"batch {size}", one
 
 
 def _warm(sheet: Sheet, races: Sequence[_Race]) -> None:
