@@ -45,6 +45,12 @@ def saving(folder):
     return any("tmp" in path.name for path in folder.glob("checkpoints/*"))
 
 
+def newest(folder):
+    """The step of the newest checkpoint of a run, 0 without any."""
+    names = [path.name for path in folder.glob("checkpoints/*")]
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
 def wait_for(process, condition, seconds=120.0):
     """Whether the condition came true while the process ran."""
     end = time.monotonic() + seconds
@@ -75,7 +81,7 @@ def test_killed_at_twenty_moments_the_run_ends_with_the_same_bits(tmp_path):
             text=True,
         )
         size = [(killed.workdir / "metrics.jsonl").stat().st_size if kill else 0]
-        moment = rng.uniform(0.0, 0.5)
+        before, moment = newest(killed.workdir), rng.uniform(0.0, 0.5)
         if kill == 1:  # while it imports and compiles
             time.sleep(6 * moment)
         else:
@@ -86,6 +92,10 @@ def test_killed_at_twenty_moments_the_run_ends_with_the_same_bits(tmp_path):
                     and (killed.workdir / "metrics.jsonl").stat().st_size != size[0]
                 ),
             ), process.communicate()[1]
+            if kill % 4 > 1:  # however slow the machine is, the run goes on
+                assert wait_for(process, lambda before=before: newest(killed.workdir) > before), (
+                    process.communicate()[1]
+                )
             time.sleep(moment)
             if kill % 2:
                 assert wait_for(process, lambda: saving(killed.workdir))
@@ -93,8 +103,7 @@ def test_killed_at_twenty_moments_the_run_ends_with_the_same_bits(tmp_path):
         process.communicate()
         assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
         in_a_save += saving(killed.workdir)
-        names = [path.name for path in killed.workdir.glob("checkpoints/*")]
-        steps.append(max((int(name) for name in names if name.isdigit()), default=0))
+        steps.append(newest(killed.workdir))
 
     last = subprocess.run(
         command(killed), cwd=ROOT, env=env, check=True, capture_output=True, text=True
