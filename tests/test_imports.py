@@ -160,4 +160,3 @@ def test_the_core_needs_none_of_the_extras():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 0, run.stderr
     assert run.stdout.split() == []
-
