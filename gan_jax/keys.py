@@ -48,7 +48,7 @@ def _indices(batch: Array | int) -> Array:
     So each index adds a term that reads its example and is 0. `optimization_barrier` keeps the
     compiler from finding that out.
     """
-    if not getattr(batch, "ndim", 0):
+    if not isinstance(batch, jax.Array | np.ndarray):
         return spread(jnp.arange(batch))
     read = batch[(slice(None), *[0] * (batch.ndim - 1))] != 0
     never = jax.lax.optimization_barrier(jnp.zeros((), bool))

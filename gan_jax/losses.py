@@ -168,8 +168,9 @@ def smoothed(loss: AdversarialLoss, target: float = 0.9) -> AdversarialLoss:
     Raises:
       ValueError: another loss (one smoothed already, too), or a target out of range.
     """
-    cross_entropy = getattr(loss.discriminator, "loss", None)
-    if not isinstance(cross_entropy, _CrossEntropy):
+    checked = loss.discriminator
+    cross_entropy = checked.loss if isinstance(checked, _Checked) else None
+    if not isinstance(checked, _Checked) or not isinstance(cross_entropy, _CrossEntropy):
         raise ValueError(
             "loss has no label to smooth, as its discriminator minimises no plain cross-entropy: "
             "give minimax, non_saturating, relativistic or relativistic_average()"
@@ -182,7 +183,7 @@ def smoothed(loss: AdversarialLoss, target: float = 0.9) -> AdversarialLoss:
         v = cross_entropy.real_logit(real_logits, fake_logits)
         return cross_entropy(real_logits, fake_logits) + (1 - target) * v
 
-    return loss._replace(discriminator=_Checked(discriminator, loss.discriminator.axes))
+    return loss._replace(discriminator=_Checked(discriminator, checked.axes))
 
 
 def top_k(

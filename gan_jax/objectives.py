@@ -130,7 +130,9 @@ def _over_axis(
     Raises:
       ValueError: it is bound to another axis.
     """
-    function = penalty.apply if isinstance(penalty, PenaltyWithMemory) else penalty
+    function: Callable[..., Any] = (
+        penalty.apply if isinstance(penalty, PenaltyWithMemory) else penalty
+    )
     if axis_name is None:
         return penalty
     try:
@@ -147,7 +149,7 @@ def _over_axis(
                 "step's"
             )
         return penalty
-    bound = partial(function, axis_name=axis_name)
+    bound: Callable[..., Any] = partial(function, axis_name=axis_name)
     return penalty._replace(apply=bound) if isinstance(penalty, PenaltyWithMemory) else bound
 
 

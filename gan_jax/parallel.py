@@ -1,9 +1,9 @@
-"""One pure step on many devices. The only module that knows pmap, meshes and shardings.
+"""Wrappers that run one pure step on many devices. No other module knows pmap and meshes.
 
-Every wrapper takes a pure `(state, batch) -> (state, metrics)`, be it D's step, G's step, the
-whole train step or a fused chunk of train steps, and returns a compiled function of the same
-signature on *global* arrays: whole state in, whole batch in, whole state out. They are
-interchangeable, and the number of devices does not change the result.
+Every wrapper takes a pure `(state, batch) -> (state, metrics)`: D's step, G's step, the whole train
+step or a fused chunk of train steps. It returns a compiled function of the same signature on
+*global* arrays: whole state in, whole batch in, whole state out. The wrappers are interchangeable,
+and the number of devices does not change the result.
 
 The state is donated: the one passed in is gone after the call. It may hold an array twice, as
 `state.replace(ema_params=state.generator.params)` does: the second is copied first.
@@ -29,7 +29,7 @@ from gan_jax.errors import UserError
 from gan_jax.types import Array, PyTree
 
 Arguments = tuple[PyTree, PyTree]
-"""A step's: a state and a batch."""
+"""The arguments of a step: a state and a batch."""
 
 AXIS_NAME = "devices"
 """The name of the axis a batch is split over."""
@@ -50,9 +50,10 @@ def jit_step(
     Args:
       step: a pure step.
       donate: whether the state passed in may be overwritten.
-      compiler_options: XLA's, for this program alone. On a CPU `EIGEN` is worth a trial.
-      like: a state and a batch, to compile the step now, for arguments like these and no others,
-        in less memory: see `memory.compiled`. None: it is compiled when it is called.
+      compiler_options: XLA's, for this program alone. On a CPU, `EIGEN` may make it faster.
+      like: a state and a batch. The step is then compiled at once, in less memory, and accepts
+        only arguments of the same shapes and types: see `memory.compiled`. None: the step is
+        compiled when it is called.
     """
     options = None if compiler_options is None else dict(compiler_options)
     program = _program(step, like, donate, compiler_options=options)
@@ -62,26 +63,31 @@ def jit_step(
 def shard_step(
     step: Step,
     *,
-    batch_axis: int = 0,
+    batch_axis: int | None = None,
     devices: Sequence[jax.Device] | None = None,
     donate: bool = True,
     like: Arguments | None = None,
 ) -> Step:
     """The step compiled once for all devices, the batch split over them: the default.
 
+    The compiled step first moves the state and the batch to these devices, wherever they are.
+
     Args:
       step: a pure step made *without* `axis_name`: it sees the global batch, and the compiler
         inserts the communication, batch norm's included.
-      batch_axis: the axis of the batch that counts examples: 0 for D's and G's steps, 1 for
-        `make_train_step`. Leaves without that axis go to every device whole.
-      devices: all by default.
+      batch_axis: the axis of the batch that counts examples. None: 1 for a step that
+        `make_train_step` returned, whose batches are [n_critic, B, ...], and 0 for any other. Give
+        it for a loop of steps. Leaves without that axis go to every device whole.
+      devices: at least one; all by default.
       donate, like: as for `jit_step`.
 
     Raises:
-      UserError: (on a call, before compiling) the devices do not divide the batch.
+      UserError: `devices` is empty; `batch_axis` is not that of a train step; (on a call, before
+        compiling) the devices do not divide the batch.
     """
-    devices = jax.devices() if devices is None else devices
-    if len(devices) == 1:  # of a mesh JAX knows nothing: all would be traced once more
+    batch_axis = _axis_of_examples(step, batch_axis)
+    devices = _at_least_one(devices)
+    if len(devices) == 1:  # without a mesh, so that JAX uses what it has traced already
         whole: Sharding = SingleDeviceSharding(devices[0])
         split = whole
         in_force: Callable[[], Any] = nullcontext
@@ -93,11 +99,11 @@ def shard_step(
 
     def placed(state: PyTree, batch: PyTree) -> Arguments:
         check_divisible(batch, batch_axis, len(devices))
-        shardings = jax.tree.map(lambda leaf: split if leaf.ndim > batch_axis else whole, batch)
+        shardings = jax.tree.map(lambda leaf: split if np.ndim(leaf) > batch_axis else whole, batch)
         return jax.device_put(state, whole), jax.device_put(batch, shardings)
 
     with in_force():
-        # The state's layout is pinned on the way out, so that it comes back in as it went.
+        # The state leaves the program as it came in, so that the next call does not compile anew.
         program = _program(step, like and placed(*like), donate, out_shardings=whole)
 
     def sharded(state: PyTree, batch: PyTree) -> tuple[PyTree, PyTree]:
@@ -110,7 +116,7 @@ def shard_step(
 def pmap_step(
     step: Step,
     *,
-    batch_axis: int = 0,
+    batch_axis: int | None = None,
     axis_name: str = AXIS_NAME,
     devices: Sequence[jax.Device] | None = None,
     donate: bool = True,
@@ -123,21 +129,25 @@ def pmap_step(
       axis_name: the name the step averages over.
 
     Raises:
-      UserError: (on a call, before compiling) the devices do not divide the batch.
+      UserError: as for `shard_step`.
     """
-    devices = jax.devices() if devices is None else devices
-    whole = _on_every(devices, axis_name)
+    batch_axis = _axis_of_examples(step, batch_axis)
+    devices = _at_least_one(devices)
+    mesh = _mesh(devices, axis_name)
+    whole = NamedSharding(mesh, PartitionSpec())
+    of_shards = NamedSharding(mesh, PartitionSpec(*[None] * batch_axis, axis_name))
     compiled: dict[Any, Step] = {}
 
     def split(leaf: Any) -> Any:
-        if leaf.ndim <= batch_axis:
-            return leaf
+        """[..., B, ...] -> [..., devices, B / devices, ...], each shard on its device."""
+        if np.ndim(leaf) <= batch_axis:
+            return jax.device_put(leaf, whole)
         before, after = leaf.shape[:batch_axis], leaf.shape[batch_axis + 1 :]
-        return leaf.reshape(*before, len(devices), -1, *after)
+        return jax.device_put(leaf.reshape(*before, len(devices), -1, *after), of_shards)
 
     def mapped(state: PyTree, batch: PyTree) -> tuple[PyTree, PyTree]:
         check_divisible(batch, batch_axis, len(devices))
-        axes = jax.tree.map(lambda leaf: batch_axis if leaf.ndim > batch_axis else None, batch)
+        axes = jax.tree.map(lambda leaf: batch_axis if np.ndim(leaf) > batch_axis else None, batch)
         leaves, structure = jax.tree.flatten(axes, is_leaf=lambda leaf: leaf is None)
         layout = (tuple(leaves), structure)
         if layout not in compiled:
@@ -149,7 +159,7 @@ def pmap_step(
                 devices=devices,
                 donate_argnums=0 if donate else (),
             )
-        # As it comes out, so that the first call's state does not compile the step once more.
+        # Where the program leaves it, so that the second call does not compile the step once more.
         state = jax.device_put(state, whole)
         return compiled[layout](state, jax.tree.map(split, batch))
 
@@ -163,15 +173,16 @@ def ensemble_step(
     devices: Sequence[jax.Device] | None = None,
     donate: bool = True,
 ) -> Step:
-    """Many GANs in one program, the members spread over all devices, which never communicate.
+    """One program that trains many GANs, spread over all devices, which never communicate.
 
-    On a CPU small networks leave cores idle: with as many devices as cores
+    On a CPU, small networks leave cores idle. With as many devices as cores
     (`JAX_NUM_CPU_DEVICES=4 python ...`) each core has members of its own.
 
-    Members may differ in more than their seeds: in whatever the step reads from their state. What
-    an optimizer made by `optax.inject_hyperparams` is given to `init` under `jax.vmap`, such as a
-    learning rate for each member, is there; other settings, such as a penalty's weight, may stand
-    beside it, for the state may be any pytree. Examples: README, `tests/test_sweep.py`.
+    Members may differ in whatever the step reads from their state, not only in their seeds. An
+    optimizer made by `optax.inject_hyperparams` keeps its settings there, so that `init` under
+    `jax.vmap` gives each member a learning rate of its own. The state may be any pytree, and so
+    may hold other settings too, such as a penalty's weight. Examples: README,
+    `tests/test_sweep.py`.
 
     Args:
       step: a pure step made without `axis_name`, or a fused loop of such steps.
@@ -184,25 +195,26 @@ def ensemble_step(
       such as `jax.vmap(make_state)(jax.random.split(key, num))` gives the state.
 
     Raises:
-      UserError: (on a call, before compiling) the devices do not divide the members.
+      UserError: `devices` is empty; (on a call, before compiling) the leaves of the state and the
+        batch are not of the same number of members, or the devices do not divide it.
     """
-    devices = jax.devices() if devices is None else devices
+    devices = _at_least_one(devices)
     mesh = _mesh(devices, AXIS_NAME)
     members = PartitionSpec(AXIS_NAME)
+    split = PartitionSpec(*[None] * (batch_axis or 0), AXIS_NAME)
 
     def of_members(leaf: Any) -> bool:
-        return batch_axis is not None and leaf.ndim > batch_axis
+        return batch_axis is not None and np.ndim(leaf) > batch_axis
+
+    def specs(batch: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: split if of_members(leaf) else PartitionSpec(), batch)
 
     def mapped(state: PyTree, batch: PyTree) -> tuple[PyTree, PyTree]:
         axes = jax.tree.map(lambda leaf: batch_axis if of_members(leaf) else None, batch)
-        split = PartitionSpec(*[None] * (batch_axis or 0), AXIS_NAME)
         on_each_device = jax.shard_map(
             jax.vmap(step, in_axes=(0, axes)),
             mesh=mesh,
-            in_specs=(
-                members,
-                jax.tree.map(lambda leaf: split if of_members(leaf) else PartitionSpec(), batch),
-            ),
+            in_specs=(members, specs(batch)),
             out_specs=(members, members),
             check_vma=False,  # nothing is shared that could differ
         )
@@ -211,24 +223,55 @@ def ensemble_step(
     compiled = jax.jit(mapped, donate_argnums=0 if donate else ())
 
     def ensembled(state: PyTree, batch: PyTree) -> tuple[PyTree, PyTree]:
-        num = jax.tree.leaves(state)[0].shape[0]
+        num = _members(state, 0, "the state")
+        if batch_axis is not None:
+            _members(batch, batch_axis, "the batch", num)
         if num % len(devices):
             raise UserError(
                 f"an ensemble of {num} cannot be spread over {len(devices)} devices: make it a "
                 "multiple, or give some of the devices"
             )
-        # As they come out, so that the first call's state does not compile the step once more.
-        return compiled(jax.device_put(state, NamedSharding(mesh, members)), batch)
+        # Where the program leaves it, so that the second call does not compile the step once more.
+        state = jax.device_put(state, NamedSharding(mesh, members))
+        shardings = jax.tree.map(partial(NamedSharding, mesh), specs(batch))
+        return compiled(state, jax.device_put(batch, shardings))
 
     return donating(ensembled) if donate else ensembled
 
 
+def _members(tree: PyTree, axis: int, name: str, num: int | None = None) -> int:
+    """The length of an axis, the same in all leaves, and `num` if that is given.
+
+    Leaves of a batch may lack the axis. Those of a state, where `num` is to be found, may not.
+
+    Raises:
+      UserError: it is not the same.
+    """
+    expected = num
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        shape = np.shape(leaf)
+        if len(shape) <= axis and num is not None:
+            continue
+        found = shape[axis] if len(shape) > axis else None
+        expected = found if expected is None else expected
+        if found is None or found != expected:
+            raise UserError(
+                f"every leaf of {name} must count the members of the ensemble on axis {axis}, but "
+                f"{_called(name, path)} has shape {shape}, where the number of members is "
+                f"{'not known' if expected is None else expected}: make the state by "
+                "jax.vmap(make_state)(keys)"
+            )
+    if expected is None:
+        raise UserError(f"{name} has no leaves, so the number of members is not known")
+    return expected
+
+
 def make_step(
-    layout: str, step: Step, *, batch_axis: int = 0, like: Arguments | None = None
+    layout: str, step: Step, *, batch_axis: int | None = None, like: Arguments | None = None
 ) -> Step:
     """The step compiled for a layout named in `AXIS_NAMES`, on all devices (jit: on one).
 
-    `like` is as for `jit_step`; pmap has no use for it.
+    `batch_axis` is as for `shard_step`, `like` as for `jit_step`; pmap has no use for `like`.
     """
     if layout == "jit":
         return jit_step(step, like=like)
@@ -243,19 +286,23 @@ def _program(step: Step, like: Arguments | None, donate: bool, **options: Any) -
 
 
 def place(layout: str, state: PyTree) -> PyTree:
-    """The state where `make_step`'s step will leave it, so that nothing is compiled for two."""
+    """The state where `make_step`'s step leaves it, so that the step is not compiled twice."""
     if layout == "jit" or (layout == "shard" and num_devices(layout) == 1):
         return state
-    return jax.device_put(state, _on_every(jax.devices(), AXIS_NAME))
+    return jax.device_put(state, NamedSharding(_mesh(jax.devices(), AXIS_NAME), PartitionSpec()))
 
 
-def spread(x: Array) -> Array:
-    """An array split over the devices of the mesh in force, if one is and they divide it."""
+def spread(x: Array, axis: int = 0) -> Array:
+    """The array with an axis split over the devices of the mesh in force.
+
+    As it is, if there is no mesh or its devices do not divide the axis. For what a step draws
+    without a batch that it could follow; `shard_step` puts a mesh in force.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     devices = math.prod(mesh.shape[name] for name in mesh.auto_axes)
-    if devices == 1 or x.shape[0] % devices:
+    if devices == 1 or x.shape[axis] % devices:
         return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(mesh.auto_axes))
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*[None] * axis, mesh.auto_axes))
 
 
 def num_devices(layout: str) -> int:
@@ -270,20 +317,52 @@ def describe(layout: str) -> str:
     return kind if devices == 1 else f"{devices} x {kind}"
 
 
-def _on_every(devices: Sequence[jax.Device], axis_name: str) -> NamedSharding:
-    """The sharding of what every device holds whole."""
-    return NamedSharding(_mesh(devices, axis_name), PartitionSpec())
-
-
 def _mesh(devices: Sequence[jax.Device], axis_name: str) -> jax.sharding.Mesh:
     return jax.sharding.Mesh(np.asarray(devices), (axis_name,), axis_types=(AxisType.Auto,))
 
 
+def _at_least_one(devices: Sequence[jax.Device] | None) -> Sequence[jax.Device]:
+    """The devices, all by default. Raises `UserError` for none."""
+    devices = jax.devices() if devices is None else devices
+    if not len(devices):
+        raise UserError("devices is empty: give at least one, or None for all of them")
+    return devices
+
+
+def _axis_of_examples(step: Step, batch_axis: int | None) -> int:
+    """The axis of a step's batch that counts examples: the step's own `batch_axis`, if it has one.
+
+    Raises:
+      UserError: another one is given, on which a train step counts D's updates.
+    """
+    own = getattr(step, "batch_axis", None)
+    if batch_axis is None:
+        return own or 0
+    if own is not None and batch_axis != own:
+        raise UserError(
+            f"batch_axis={batch_axis}, but the batches of this step are [n_critic, B, ...], which "
+            f"count examples on axis {own}: leave batch_axis out, or give {own}"
+        )
+    return batch_axis
+
+
+def _called(name: str, path: Any) -> str:
+    return f"{name}{jax.tree_util.keystr(path)}" if path else name
+
+
 def check_divisible(batch: PyTree, batch_axis: int, devices: int) -> None:
     """Raises `UserError` unless the devices divide the examples of every leaf of the batch."""
-    for leaf in jax.tree.leaves(batch):
-        if leaf.ndim > batch_axis:
-            check_batch_size(leaf.shape[batch_axis], devices)
+    for path, leaf in jax.tree.leaves_with_path(batch):
+        if np.ndim(leaf) <= batch_axis:
+            continue
+        shape = np.shape(leaf)
+        try:
+            check_batch_size(shape[batch_axis], devices)
+        except UserError as error:
+            raise UserError(
+                f"{error}. ({_called('batch', path)} has shape {shape}, and batch_axis is "
+                f"{batch_axis}; batches [n_critic, B, ...], of make_train_step, need batch_axis=1)"
+            ) from None
 
 
 def check_batch_size(batch_size: int, devices: int) -> None:
