@@ -44,7 +44,7 @@ def test_a_disk_full_at_24_sizes_ends_in_a_message_and_then_resumes_exactly(tmp_
     pages = sum(-(-path.stat().st_size // PAGE) for path in files)
     end, stops = final(whole), []
     for i in range(SIZES):  # from a page, in which config.json does not fit, to more than enough
-        size = PAGE * (1 + i + int(1.6 * pages * (i / (SIZES - 1)) ** 2))
+        size = PAGE * (1 + i + int(1.25 * pages * (i / (SIZES - 1)) ** 2))
         settings = config(tmp_path / f"disk{i}" / "run", idx, **STEPS)
         with small_disk(settings.workdir.parent, size) as make_room:
             first = run(settings)
