@@ -92,14 +92,14 @@ def run(sheet: Sheet, small: bool) -> None:
         bounds=f"float32 {FLOAT32:g}, TF32 {TF32:g}, bfloat16 {BFLOAT16:g}",
     )
     sheet.attempt("device", "a product of matrices", _product)
+    # What is compiled in other threads would be counted: before there are any.
+    sheet.attempt("program", "a loop of 20 chunks", _loop)
     with ThreadPoolExecutor(1) as beside, ThreadPoolExecutor(2 if small else 8) as pool:
         resumed = beside.submit(sheet.attempt, "resume", "from a checkpoint", _resume_apart)
         checks = _few(_checks()) if small else _checks()
         waiting = [pool.submit(sheet.attempt, *check) for check in checks]
         for one in (*waiting, resumed):
             one.result()
-    # What is compiled in other threads would be counted.
-    sheet.attempt("program", "a loop of 20 chunks", _loop)
 
 
 def _checks() -> Iterator[_Check]:

@@ -195,10 +195,10 @@ class _Race:
                 crew.drop(OURS if name.startswith(OURS) else name)
         ours = timed[self.contenders[0]]
         if ours.unavailable is not None:
-            raise WorkerError(ours.unavailable)
+            raise WorkerError(_reason(ours))
         row: Row = {}
         for name, one in timed.items():
-            row[name] = median(one.rates) if one.unavailable is None else one.unavailable[:200]
+            row[name] = median(one.rates) if one.unavailable is None else _reason(one)
         for name, one in timed.items():
             if one is not ours and one.unavailable is None:
                 pairs = zip(ours.rates, one.rates, strict=True)
@@ -259,6 +259,14 @@ class _FirstStep:
                 worker.close()
         finally:
             os.environ.pop(cache)
+
+
+def _reason(timed: Timed) -> str:
+    """Why a contender was not timed, with the last line of what its process printed."""
+    lines = timed.worker.log.read_text(errors="replace").strip().splitlines()
+    # The file goes with the part.
+    last = [lines[-1]] if lines else []
+    return " | ".join([str(timed.unavailable).split(": see ")[0], *last])[:300]
 
 
 def _quiet(number: int, timed: Timed) -> None:
