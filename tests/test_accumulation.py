@@ -20,8 +20,8 @@ REAL = jnp.tanh(jax.random.normal(jax.random.key(5), (BATCH, 8, 8, 1)))
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
-def start(gan, impl=None):
-    return jax.jit(lambda key: first_state(gan, key))(jax.random.key(0, impl=impl))
+def start(gan):
+    return jax.jit(lambda key: first_state(gan, key))(jax.random.key(0))
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -84,16 +84,13 @@ def test_labels_go_with_their_images():
     assert {(BATCH,), (BATCH // 4,)} <= set(seen)
 
 
-def test_parts_that_do_not_divide_and_keys_of_another_kind_are_refused():
+def test_parts_that_do_not_divide_are_refused():
     gan = make_gan()
     with pytest.raises(ValueError, match="batch of 16 cannot be taken in 3 equal parts"):
         jax.eval_shape(make_step("generator", gan, accumulate=3), start(gan), Batch(REAL))
     for role in ROLES:
         with pytest.raises(ValueError, match="accumulate must be at least 1, got 0"):
             make_step(role, gan, accumulate=0)
-    with pytest.raises(ValueError, match="needs a key of kind threefry2x32, got rbg"):
-        jax.eval_shape(make_step("generator", gan, accumulate=2), start(gan, "rbg"), Batch(REAL))
-    jax.eval_shape(make_step("generator", gan), start(gan, "rbg"), Batch(REAL))  # is well without
 
 
 @pytest.mark.parametrize("x64", [False, True])

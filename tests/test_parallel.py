@@ -169,10 +169,21 @@ def test_an_ensemble_over_devices_is_each_member_alone():
     assert_close(on_host(states, metrics), stacked)
 
 
-def test_members_the_devices_do_not_divide_are_refused():
+@pytest.mark.parametrize(
+    ("state", "batch", "message"),
+    [
+        ({"w": (4, 2)}, None, "an ensemble of 4 cannot be spread over 3 devices"),
+        ({"a": (6, 2), "b": (3,)}, None, r"the state\['b'\] has shape \(3,\).* members is 6"),
+        ({"a": (), "b": (6,)}, None, r"the state\['a'\] has shape \(\), .* is not known"),
+        ({}, None, "the state has no leaves"),
+        ({"a": (6,)}, {"x": (3, 6)}, r"the batch\['x'\] has shape \(3, 6\).* members is 6"),
+    ],
+)
+def test_members_that_disagree_or_that_the_devices_do_not_divide_are_refused(state, batch, message):
     ensemble = parallel.ensemble_step(build("train"), devices=jax.devices()[:3])
-    with pytest.raises(UserError, match="an ensemble of 4 cannot be spread over 3 devices"):
-        ensemble({"weights": jnp.zeros((4, 2))}, None)
+    made = [t and {name: jnp.zeros(shape) for name, shape in t.items()} for t in (state, batch)]
+    with pytest.raises(UserError, match=message):
+        ensemble(*made)
 
 
 @pytest.mark.parametrize(
@@ -199,6 +210,10 @@ WRAPPERS = [parallel.jit_step, parallel.pmap_step, parallel.shard_step]
 
 def toy_step(state, batch):
     return jax.tree.map(lambda leaf: leaf + 1, state), {}
+
+
+def toy_player(state, batch):
+    return state + 1, {"x": batch.x}
 
 
 LIKE = {"a": jnp.zeros(4), "b": jnp.zeros((2, 2))}, jnp.zeros(8)
@@ -243,6 +258,74 @@ def test_a_batch_the_devices_do_not_divide_is_refused_before_tracing(wrapper, sh
     with pytest.raises(UserError, match=message):
         step(jnp.zeros(2), Batch(jnp.zeros(shape)))
     assert not traced
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS[1:])
+def test_a_train_steps_batch_is_split_over_its_examples(wrapper):
+    """Without being told, even where the devices would divide n_critic; a wrong axis is refused."""
+    step = gan_jax.make_train_step(toy_player, toy_player, n_critic=8)
+    x = jnp.arange(8 * 16.0).reshape(8, 16, 1)
+    state, metrics = wrapper(step, donate=False)(jnp.zeros(3), Batch(x))
+    np.testing.assert_array_equal(state, np.full(3, 9.0))
+    # The examples of the last update, which each device of pmap has an eighth of.
+    shard = np.asarray(x)[-1, : 2 if wrapper is parallel.pmap_step else 16]
+    np.testing.assert_array_equal(metrics["x"], shard)
+    with pytest.raises(UserError, match=r"batch_axis=0, but .* \[n_critic, B, \.\.\.\].*give 1"):
+        wrapper(step, batch_axis=0)
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS[1:])
+def test_the_refusal_names_the_leaf_its_shape_and_the_axis(wrapper):
+    step = wrapper(lambda state, batch: (state, {}))
+    message = r"batch\.label has shape \(3, 16\), and batch_axis is 0; .* need batch_axis=1"
+    with pytest.raises(UserError, match=message):
+        step(jnp.zeros(2), Batch(jnp.zeros((8, 16, 2)), jnp.zeros((3, 16))))
+
+
+@pytest.mark.parametrize("wrapper", [*WRAPPERS[1:], parallel.ensemble_step])
+def test_no_devices_are_refused(wrapper):
+    with pytest.raises(UserError, match="devices is empty"):
+        wrapper(toy_step, devices=[])
+
+
+def anywhere():
+    """Arrays of numbers as they may come: (a state's, a batch's)."""
+    mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
+    over = NamedSharding(mesh, PartitionSpec("b"))
+    last = jax.devices()[-1]
+    return {
+        "NumPy's": (np.arange(4.0), np.arange(16.0)),
+        "another device's": (
+            jax.device_put(jnp.arange(4.0), last),
+            jax.device_put(jnp.arange(16.0), jax.devices()[3]),
+        ),
+        "another mesh's": tuple(jax.device_put(jnp.arange(n), over) for n in (4.0, 16.0)),
+    }
+
+
+@pytest.mark.parametrize("wrapper", [*WRAPPERS[1:], parallel.ensemble_step])
+@pytest.mark.parametrize("kind", ["NumPy's", "another device's", "another mesh's"])
+def test_arguments_may_lie_anywhere_and_be_numbers(wrapper, kind):
+    """And be moved on from other devices of a wrapper before."""
+
+    def step(state, batch):
+        total = jnp.sum(batch["x"] * batch["scale"])
+        if wrapper is parallel.pmap_step:
+            total = jax.lax.psum(total, parallel.AXIS_NAME)
+        return jax.tree.map(lambda leaf: leaf + 1, state), total
+
+    given, x = anywhere()[kind]
+    state, batch = {"a": given, "b": given + 1}, {"x": x, "scale": 2.0}
+    if wrapper is not parallel.ensemble_step:
+        state["b"] = 1.0
+    else:
+        batch["x"] = batch["x"].reshape(4, 4)
+    before = np.asarray(given)
+    first = wrapper(step, devices=jax.devices()[:4], donate=False)
+    second = wrapper(step, devices=jax.devices()[4:6], donate=False)
+    made, total = second(first(state, batch)[0], batch)
+    np.testing.assert_array_equal(made["a"], before + 2)
+    assert np.sum(total) == 240
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS[1:])

@@ -1,0 +1,175 @@
+"""The work of one device: an eighth of the batch's on eight devices, however the step is sharded.
+
+Counted by the compiler, in floating-point operations of the program that each device runs.
+"""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import gan_jax
+from gan_jax import Batch, instance_noise, parallel, penalties
+from gan_jax.data import synthetic
+from gan_jax.losses import non_saturating
+from gan_jax.models import MODELS
+
+SIZE, NUM = (6,), 256
+TX = optax.sgd(0.1)
+KINDS = {"discriminator": 0, "generator": 0, "train": 1}
+"""The kinds of step, and where their batches count examples."""
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
+def scaled(key, x):
+    return x * jax.random.uniform(key)
+
+
+MLP = MODELS["mlp"](SIZE, latent=8, width=32, depth=1)
+DROPOUT = MODELS["maxout"](SIZE, latent=8, width=16)
+NOISE = instance_noise(MLP, 0.1)
+
+
+@cache
+def start(gan):
+    make = partial(gan_jax.init, gan, TX, TX, batch=Batch(jnp.zeros((2, *SIZE))))
+    return jax.jit(make)(jax.random.key(0))
+
+
+def build(kind, gan, pairs=()):
+    d_step = gan_jax.make_discriminator_step(gan, non_saturating, TX, penalties=pairs)
+    g_step = gan_jax.make_generator_step(gan, non_saturating, TX)
+    train = gan_jax.make_train_step(d_step, g_step)
+    return {"discriminator": d_step, "generator": g_step, "train": train}[kind]
+
+
+def batch(kind):
+    leading = (1, NUM) if kind == "train" else (NUM,)
+    return np.random.default_rng(0).normal(size=(*leading, *SIZE)).astype(np.float32)
+
+
+def mesh(axis_type, names=("devices",), shape=(8,)):
+    return jax.make_mesh(shape, names, axis_types=(axis_type,) * len(names))
+
+
+def sharded(kind, gan, mesh):
+    """The state on every device of a mesh, and a batch split over them."""
+    of_batch = PartitionSpec(*[None] * KINDS[kind], mesh.axis_names)
+    x = jax.device_put(batch(kind), NamedSharding(mesh, of_batch))
+    return jax.device_put(start(gan), NamedSharding(mesh, PartitionSpec())), Batch(x)
+
+
+def compiled(way, kind, gan=MLP, pairs=()):
+    """A step compiled as a user would who has sharded its arguments; and these."""
+    step = jax.jit(build(kind, gan, pairs))
+    if way == "one device":
+        arguments = start(gan), Batch(batch(kind))
+    elif way == "sharded arguments":
+        arguments = sharded(kind, gan, mesh(AxisType.Auto))
+    elif way == "two axes":
+        arguments = sharded(kind, gan, mesh(AxisType.Auto, ("rows", "columns"), (4, 2)))
+    else:
+        of = mesh(AxisType.Explicit if way == "explicit mesh" else AxisType.Auto)
+        arguments = sharded(kind, gan, of)
+        with jax.set_mesh(of):
+            return step.lower(*arguments).compile(), arguments
+    return step.lower(*arguments).compile(), arguments
+
+
+def flops(program):
+    return program.cost_analysis()["flops"]
+
+
+@cache
+def whole(kind, gan=MLP, pairs=()):
+    return flops(compiled("one device", kind, gan, pairs)[0])
+
+
+@pytest.mark.parametrize(
+    ("way", "kind"),
+    [
+        *((way, kind) for way in ("sharded arguments", "mesh", "explicit mesh") for kind in KINDS),
+        ("two axes", "generator"),
+    ],
+)
+def test_each_device_does_an_eighth_and_together_they_do_what_one_does(way, kind):
+    program, arguments = compiled(way, kind)
+    assert flops(program) < 1.1 / 8 * whole(kind)
+    alone, of_one = compiled("one device", kind)
+    made, expected = (p(*a)[0] for p, a in ((program, arguments), (alone, of_one)))
+    close = partial(np.testing.assert_allclose, rtol=0, atol=2e-5)
+    jax.tree.map(close, *(jax.device_get(s.replace(key=0)) for s in (made, expected)))
+
+
+@pytest.mark.parametrize("way", ["sharded arguments", "explicit mesh"])
+@pytest.mark.parametrize(
+    ("kind", "gan", "penalty"),
+    [
+        ("generator", DROPOUT, None),
+        ("discriminator", NOISE, partial(penalties.consistency, augment=scaled)),
+        pytest.param("discriminator", DROPOUT, penalties.dragan, marks=pytest.mark.slow),
+    ],
+    ids=["dropout", "noise and consistency", "dropout and dragan"],
+)
+def test_what_draws_for_each_example_does_so_where_the_example_is(way, kind, gan, penalty):
+    pairs = () if penalty is None else ((penalty, 0.1),)
+    program, _ = compiled(way, kind, gan, pairs)
+    assert flops(program) < 1.1 / 8 * whole(kind, gan, pairs)
+
+
+def loaded_by(call):
+    """The flops of the programs that a call loads, together."""
+    client = jax.devices()[0].client
+    before = client.live_executables()
+    made = call()
+    jax.block_until_ready(made)
+    known = set(map(id, before))
+    loaded = [e for e in client.live_executables() if id(e) not in known]
+    assert loaded
+    return sum(e.cost_analysis().get("flops", 0) for e in loaded)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_shard_step_splits_the_work(kind):
+    step = parallel.shard_step(build(kind, MLP), donate=False)
+    assert loaded_by(lambda: step(start(MLP), Batch(batch(kind)))) < 1.1 / 8 * whole(kind)
+
+
+def test_shard_step_splits_the_work_of_a_step_that_draws_its_own_data():
+    gan = MODELS["mlp"]((2,), latent=8, width=32, depth=1)
+    make = partial(gan_jax.init, gan, TX, TX, batch=Batch(jnp.zeros((2, 2))))
+    state = jax.jit(make)(jax.random.key(0))
+    fed = synthetic.feed(build("train", gan), synthetic.ring(), (1, NUM))
+    alone = flops(jax.jit(fed).lower(state, None).compile())
+    step = parallel.shard_step(fed, donate=False)
+    assert loaded_by(lambda: step(state, None)) < 1.1 / 8 * alone
+
+
+def test_an_ensemble_shards_nothing_but_its_members():
+    """A batch of each member stays on its device, whatever the draws follow."""
+    states = jax.vmap(lambda _: start(MLP))(jnp.arange(8))
+    step = parallel.ensemble_step(build("generator", MLP), batch_axis=None, donate=False)
+    text = jax.jit(step).lower(states, Batch(batch("generator"))).compile().as_text()
+    assert not any(f" {word}" in text for word in ("all-", "collective-", "reduce-scatter"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["discriminator", "generator"])
+def test_convolutions_too(kind):
+    gan = MODELS["dcgan"]((28, 28, 1), latent=3, width=8)
+    step, x = build(kind, gan), np.zeros((NUM, 28, 28, 1), np.float32)
+    make = partial(gan_jax.init, gan, TX, TX, batch=Batch(jnp.zeros((2, 28, 28, 1))))
+    state = jax.jit(make)(jax.random.key(0))
+    of = mesh(AxisType.Auto)
+    on_all = jax.device_put(state, NamedSharding(of, PartitionSpec()))
+    split = jax.device_put(x, NamedSharding(of, PartitionSpec("devices")))
+    alone, program = (
+        jax.jit(step).lower(*arguments).compile()
+        for arguments in ((state, Batch(x)), (on_all, Batch(split)))
+    )
+    assert flops(program) < 1.1 / 8 * flops(alone)
