@@ -1,9 +1,6 @@
 """Checkpoints of a whole state, verified when read. The only module that knows Orbax."""
 
 import functools
-import hashlib
-import itertools
-import json
 import logging
 import re
 import shutil
@@ -11,15 +8,15 @@ import sys
 import tempfile
 import traceback
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from gan_jax.leaves import Leaf, describe, difference, digest, like, to_host
 from gan_jax.types import PyTree
 
 
@@ -99,7 +96,7 @@ class Checkpoints:
             to; or as `wait` does, of the save before this one.
           TypeError: a leaf of the state is not an array.
         """
-        leaves, arrays = _describe(state), _to_host(state)
+        leaves, arrays = describe(state), to_host(state)
         self.wait()
         pending = None
         with self._saving():
@@ -111,7 +108,7 @@ class Checkpoints:
                 pending = self._checkpointer.save_async(
                     step,
                     arrays or {"nothing": np.zeros(1)},  # Orbax refuses an empty tree
-                    custom_metadata={"leaves": leaves, "sha256": _digest(leaves, arrays)},
+                    custom_metadata={"leaves": leaves, "sha256": digest(leaves, arrays)},
                 )
         if pending is None:
             raise CheckpointError(
@@ -175,26 +172,26 @@ class Checkpoints:
           TypeError: a leaf of the template has no shape and type.
         """
         self.wait()
-        wanted = _describe(template)
+        wanted = describe(template)
         steps, unreadable = self.steps, dict[int, str]()
         for step in reversed(steps):
             leaves, arrays, problem = self._try_load(step)
             if problem:
                 unreadable[step] = problem
                 continue
-            if difference := _difference(leaves, wanted):
+            if differs := difference(leaves, wanted):
                 raise CheckpointError(
                     f"checkpoint {step} in {self.folder} is good, but the state to be restored has "
-                    f"another structure: {difference}. The checkpoint is left as it is: build the "
+                    f"another structure: {differs}. The checkpoint is left as it is: build the "
                     "state with the networks and the optimizers that were saved"
                 )
             for newer, why in unreadable.items():
                 outcome = "passed over" if self._keep is None else self._set_aside(newer)
                 announce(f"checkpoint {newer} cannot be read ({why}): {outcome}")
-            like, structure = jax.tree.flatten(template)
+            templates, structure = jax.tree.flatten(template)
             found = [
-                _like(leaf, arrays.get(place.path))
-                for leaf, place in zip(like, wanted, strict=True)
+                like(leaf, arrays.get(place.path))
+                for leaf, place in zip(templates, wanted, strict=True)
             ]
             return step, jax.tree.unflatten(structure, found)
         if steps:
@@ -217,7 +214,7 @@ class Checkpoints:
         if opened := vars(self).pop("_checkpointer", None):
             opened.close()
 
-    def _try_load(self, step: int) -> tuple[list["_Leaf"], dict[str, np.ndarray], str]:
+    def _try_load(self, step: int) -> tuple[list[Leaf], dict[str, np.ndarray], str]:
         """What was saved and "", or nothing and what is wrong with it."""
         try:
             return *self._load(step), ""
@@ -225,11 +222,11 @@ class Checkpoints:
             cause = error.__cause__ or error
             return [], {}, f"{type(cause).__name__}: {self._first_line(cause)}"
 
-    def _load(self, step: int) -> tuple[list["_Leaf"], dict[str, np.ndarray]]:
+    def _load(self, step: int) -> tuple[list[Leaf], dict[str, np.ndarray]]:
         metadata = self._checkpointer.metadata(step).custom_metadata or {}
-        leaves = [_Leaf(*leaf) for leaf in metadata.get("leaves", [])]
+        leaves = [Leaf(*leaf) for leaf in metadata.get("leaves", [])]
         arrays = self._checkpointer.load(step)
-        if _digest(leaves, arrays) != metadata.get("sha256"):
+        if digest(leaves, arrays) != metadata.get("sha256"):
             raise ValueError("its contents are not those that were saved")
         return leaves, arrays
 
@@ -281,91 +278,3 @@ def _report_unraisable(report: Callable[[Any], Any], unraisable: Any) -> None:
     # When one write fails Orbax closes the event loop that its other writes report to.
     if str(unraisable.exc_value) != "Event loop is closed":
         report(unraisable)
-
-
-def snapshot(state: PyTree) -> PyTree:
-    """What `Checkpoints.save` needs of a state, in buffers of its own: the state may be donated.
-
-    By transfers: a program that copies would have to be compiled.
-    """
-    return jax.device_put(state, may_alias=False)
-
-
-class _Leaf(NamedTuple):
-    """An array of a state: its place, as Python writes it, its type and its shape."""
-
-    path: str
-    dtype: str
-    shape: list[int]
-
-    @property
-    def kind(self) -> str:
-        return f"{self.dtype}{self.shape}"
-
-    def __str__(self) -> str:
-        return f"state{self.path} ({self.kind})"
-
-
-def _paths(tree: PyTree) -> list[tuple[str, Any]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
-
-
-def _describe(tree: PyTree) -> list[_Leaf]:
-    for path, leaf in _paths(tree):
-        if not hasattr(leaf, "dtype"):
-            raise TypeError(f"state{path} must be an array, got a {type(leaf).__name__}")
-    return [_Leaf(path, str(leaf.dtype), list(leaf.shape)) for path, leaf in _paths(tree)]
-
-
-def _to_host(tree: PyTree) -> dict[str, np.ndarray]:
-    """A copy of each array but for the empty ones, which Orbax refuses."""
-    data = {
-        path: jax.random.key_data(leaf) if _is_key(leaf) else leaf for path, leaf in _paths(tree)
-    }
-    return {path: np.array(leaf) for path, leaf in data.items() if leaf.size}
-
-
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _like(template: Any, saved: np.ndarray | None) -> Any:
-    """What was saved, bit for bit, as the kind of array that the template is."""
-    if _is_key(template):
-        blank = jnp.empty(template.shape, template.dtype)
-        if saved is None:
-            return blank
-        return jax.random.wrap_key_data(jnp.asarray(saved), impl=jax.random.key_impl(blank))
-    if saved is None:
-        saved = np.empty(template.shape, template.dtype)
-    array = jnp.asarray(saved)
-    return array if array.dtype == saved.dtype else saved  # 64 bits, where JAX has 32
-
-
-def _difference(there: Sequence[_Leaf], here: Sequence[_Leaf]) -> str:
-    """The first place in which two states differ, and how; "" if there is none."""
-    saved, wanted = {leaf.path: leaf for leaf in there}, {leaf.path: leaf for leaf in here}
-    for old, new in itertools.zip_longest(there, here):
-        only_old = old is not None and old.path not in wanted
-        only_new = new is not None and new.path not in saved
-        if only_old and only_new:
-            return f"{old} in the checkpoint, {new} in this state"
-        if only_old:
-            return f"{old} in the checkpoint, not in this state"
-        if only_new:
-            return f"{new} in this state, not in the checkpoint"
-        for leaf in filter(None, (old, new)):
-            one, other = saved[leaf.path], wanted[leaf.path]
-            if one != other:
-                return f"state{leaf.path}: {one.kind} in the checkpoint, {other.kind} in this state"
-    return ""
-
-
-def _digest(leaves: Sequence[_Leaf], arrays: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256(json.dumps(leaves).encode())
-    for leaf in leaves:
-        if (array := arrays.get(leaf.path)) is not None:
-            digest.update(f"{leaf.path} {array.dtype} {array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()

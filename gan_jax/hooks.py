@@ -12,8 +12,9 @@ import numpy as np
 from tqdm import tqdm
 
 from gan_jax import memory, plots
-from gan_jax.checkpoint import Checkpoints, snapshot
+from gan_jax.checkpoint import Checkpoints
 from gan_jax.errors import UserError
+from gan_jax.leaves import snapshot
 from gan_jax.runs import RunFolder
 from gan_jax.training import Finish, Hook
 from gan_jax.types import Array, Metrics, PyTree, TrainState

@@ -21,7 +21,7 @@ import optax
 import pytest
 from small_runs import digest, snapshot
 
-from gan_jax import checkpoint
+from gan_jax import leaves
 from gan_jax.checkpoint import CheckpointError, Checkpoints
 
 
@@ -106,9 +106,7 @@ BITS = {
 @pytest.mark.parametrize("abstract", [False, True])
 def test_every_type_comes_back_bit_for_bit(abstract, tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints")
-    checkpoints.save(
-        1, checkpoint.snapshot({**BITS, "64 bits": None}) | {"64 bits": BITS["64 bits"]}
-    )
+    checkpoints.save(1, leaves.snapshot({**BITS, "64 bits": None}) | {"64 bits": BITS["64 bits"]})
     shapes = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in BITS.items()}
     _, back = checkpoints.restore(shapes if abstract else BITS)
     checkpoints.close()
@@ -117,6 +115,21 @@ def test_every_type_comes_back_bit_for_bit(abstract, tmp_path):
         assert (back[name].dtype, back[name].shape) == (leaf.dtype, leaf.shape), name
         assert digest(back[name]) == digest(leaf), name
         assert isinstance(back[name], jax.Array) or name == "64 bits"
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_a_snapshot_outlives_the_state_on_one_device_and_on_eight(impl):
+    for devices in (jax.devices()[:1], jax.devices()):
+        mesh = jax.make_mesh((len(devices),), ("d",), devices=devices)
+        state = jax.device_put(
+            {"key": jax.random.key(1, impl=impl), "x": jnp.arange(3.0)},
+            jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()),
+        )
+        before, copy = digest(state), leaves.snapshot(state)
+        jax.random.key_data(state["key"]).delete()
+        state["x"].delete()
+        assert digest(copy) == before
+        assert copy["key"].dtype == state["key"].dtype
 
 
 @pytest.mark.parametrize("state", [{}, {"x": jnp.zeros((0, 2))}])

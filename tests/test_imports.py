@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"types", "errors", "files", "memory", "cpu"},
     {"buffers", "trees"},
-    {"models.conv_native", "models.winograd", "parallel", "contract"},
+    {"models.conv_native", "models.winograd", "parallel", "contract", "leaves"},
     {"models.conv_cpu", "metrics.distances"},
     {"keys", "losses", "augmentations", "optimizers", "priors", "runs", "checkpoint"}
     | {"models.conv", "data.types", "metrics", "metrics.digits", "metrics.frechet"}
