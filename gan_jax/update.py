@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import inspect
 import math
 
 import jax
@@ -64,12 +65,15 @@ def update(
     (loss, (metrics, model_state, memory)), gradients = _mean(made, axis_name)
     norm = _norm(gradients)
     updates, opt_state = _optimize(tx, gradients, player, loss, role)
+    model_state, memory = _only_if(
+        jnp.isfinite(norm), (model_state, memory), (player.model_state, player.memory)
+    )
     updated = PlayerState(
         step=player.step + 1,
         params=optax.apply_updates(player.params, updates),
-        model_state=_only_if(jnp.isfinite(norm), model_state, player.model_state),
+        model_state=model_state,
         opt_state=opt_state,
-        memory=_only_if(jnp.isfinite(norm), memory, player.memory),
+        memory=memory,
     )
     return updated, metrics, norm
 
@@ -97,10 +101,13 @@ def _optimize(
     role: str,
 ) -> tuple[PyTree, PyTree]:
     """The optimizer's updates and its state after them."""
+    given = {"value": loss, "grad": gradients}
+    accepted = inspect.signature(tx.update).parameters.values()
+    if all(parameter.kind != parameter.VAR_KEYWORD for parameter in accepted):
+        names = {parameter.name for parameter in accepted}
+        given = {name: value for name, value in given.items() if name in names}
     try:
-        return optax.with_extra_args_support(tx).update(
-            gradients, player.opt_state, player.params, value=loss, grad=gradients
-        )
+        updates, opt_state = tx.update(gradients, player.opt_state, player.params, **given)
     except TypeError as error:
         if "required keyword-only argument" not in str(error):
             raise
@@ -113,11 +120,19 @@ def _optimize(
         shapes = sorted({jnp.shape(leaf) for leaf in jax.tree.leaves(player.params)})
         error.add_note(f"raised by the {role}'s tx, for parameters of shapes {shapes}")
         raise
+    if difference := first_difference(updates, player.params):
+        raise ValueError(
+            f"the {role}'s tx returns updates of another structure than the parameters: "
+            f"updates{difference}. Choose an optimizer, not a transformation that measures"
+        )
+    return updates, opt_state
 
 
 def _only_if(condition: Array, new: PyTree, old: PyTree) -> PyTree:
-    """The new tree where a condition [] holds, the old one elsewhere."""
-    return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
+    """The new tree if a condition [] holds, the old one otherwise."""
+    # A branch, not a choice number by number: XLA would fuse that into the loops that compute the
+    # new tree, and the last bits of the whole step would change.
+    return jax.lax.cond(condition, lambda: new, lambda: cast_like(old, new))
 
 
 def _norm(tree: PyTree) -> Array:
