@@ -25,7 +25,7 @@ def ids(rows):
 
 
 def test_the_table_is_read():
-    assert PAGES.keys() == {"README.md", "docs/modes.md", "docs/theory.md"}
+    assert PAGES.keys() >= {"README.md", "docs/modes.md", "docs/theory.md"}
     assert len(ROWS) >= 15
     assert all(len(row) == 5 for row in ROWS)
 
