@@ -130,9 +130,8 @@ def _optimize(
 
 def _only_if(condition: Array, new: PyTree, old: PyTree) -> PyTree:
     """The new tree if a condition [] holds, the old one otherwise."""
-    # A branch, not a choice number by number: XLA would fuse that into the loops that compute the
-    # new tree, and the last bits of the whole step would change.
-    return jax.lax.cond(condition, lambda: new, lambda: cast_like(old, new))
+    # Not `lax.cond`: a GPU would wait for the host to read the condition in each update.
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, cast_like(old, new))
 
 
 def _norm(tree: PyTree) -> Array:

@@ -17,7 +17,7 @@ FLOORS = [
     {"keys", "losses", "augmentations", "optimizers", "priors", "runs", "checkpoint"}
     | {"models.conv", "data.types", "metrics", "metrics.digits", "metrics.frechet"}
     | {"plots.images", "plots.charts", "theory.quadrature", "metrics.modes"}
-    | {"metrics.two_sample", "packing", "tables", "models.lanczos"},
+    | {"metrics.two_sample", "packing", "tables"},
     {"networks", "penalties", "objectives", "models.layers", "plots.demonstration", "plots.plane"}
     | {"theory.optimum", "theory.pushforward", "theory.games"}
     | {"data.idx", "data.images", "data.embedded", "data.pipeline", "data.synthetic"},

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import PartitionSpec as P
 from small_runs import compiled_in_a_hurry
 
 import gan_jax
-from gan_jax import Batch, Network, losses
+from gan_jax import Batch, Network, losses, penalties
 from gan_jax.models import MODELS
 from gan_jax.models.layers import Conv, ConvTranspose
 from gan_jax.models.mlp import mlp
@@ -88,6 +89,15 @@ def handed_on(network, player, x, train):
     return jax.jit(one)(player.params, player.model_state)
 
 
+def passed(network, params, model_state, x, num, label=None):
+    """The model state after training passes with fixed parameters."""
+
+    def one(model_state, _):
+        return network.apply(params, model_state, x, label, train=True)[1], None
+
+    return jax.jit(lambda state: jax.lax.scan(one, state, length=num)[0])(model_state)
+
+
 def trained(gan, shape, num, rate=2e-4, seed=0):
     """D after `num` steps on one batch, and the batch."""
     tx = optax.adam(rate, b1=0.5)
@@ -112,26 +122,84 @@ def after_training():
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_every_kind_of_layer_has_norm_1_in_the_midst_of_training(after_training, train):
+def test_only_kernels_are_normalised_and_by_nearly_their_norms(after_training, train):
+    """Within 10 % after 100 steps of Adam at a rate of 1e-3, five times the usual one."""
     discriminator, player, batch = after_training
     normalised = handed_on(discriminator, player, batch.x, train)
     plain = player.params
     assert set(OF_LAYER) == set(plain)
     for name, (function, shape) in OF_LAYER.items():
         made = largest(function, normalised[name]["kernel"], shape)
-        np.testing.assert_allclose(made, 1, atol=1e-3, err_msg=name)
-        # It is the kernel that is normalised, by a positive number, and nothing else.
+        assert 1 - 1e-5 < made < 1.1, name  # the estimate never exceeds the norm
         ratio = np.asarray(plain[name]["kernel"]) / np.asarray(normalised[name]["kernel"])
-        norm = largest(function, plain[name]["kernel"], shape)
-        np.testing.assert_allclose(ratio, np.full_like(ratio, norm), rtol=2e-3)
-        assert abs(norm - 1) > 0.01, "nothing to normalise"
+        np.testing.assert_allclose(ratio, np.full_like(ratio, ratio.max()), rtol=1e-5)
+        assert abs(ratio.max() - 1) > 0.001, "nothing to normalise"
         for other in set(plain[name]) - {"kernel"}:
             np.testing.assert_array_equal(plain[name][other], normalised[name][other])
 
 
+@pytest.mark.parametrize("iterations", [1, 5])
+def test_the_estimate_rises_to_the_norm_of_every_kind_of_layer(after_training, iterations):
+    """Over passes with fixed parameters, from random directions."""
+    discriminator, player, batch = after_training
+    model_state = {
+        **player.model_state,
+        "directions": {
+            name: jax.random.normal(jax.random.key(3), v.shape) / np.sqrt(v.size)
+            for name, v in player.model_state["directions"].items()
+        },
+    }
+    network = spectral_norm(discriminator, iterations=iterations)
+
+    def one(model_state, _):
+        _, after = network.apply(player.params, model_state, batch.x, train=True)
+        return after, after["directions"]
+
+    passes = 600 // iterations
+    each = jax.jit(lambda state: jax.lax.scan(one, state, length=passes)[1])(model_state)
+    for name, (function, shape) in OF_LAYER.items():
+        kernel = player.params[name]["kernel"]
+        exact = largest(function, kernel, shape)
+        images = jax.vmap(lambda v, f=function, k=kernel: f(v[None], k).ravel())(each[name])
+        estimates = np.linalg.norm(np.asarray(images), axis=1)
+        np.testing.assert_allclose(np.linalg.norm(each[name].reshape(passes, -1), axis=1), 1, 1e-5)
+        assert (np.diff(estimates) > -1e-5 * exact).all(), name
+        assert estimates[0] < 0.99 * exact or name == "Dense_0"
+        assert estimates.max() < (1 + 1e-5) * exact, name
+        np.testing.assert_allclose(estimates[-1], exact, rtol=1e-3, err_msg=name)
+
+
+def test_a_pass_makes_the_power_steps_of_numpy():
+    """Algorithm 1 by matrices in float64, in the first passes after a change of the kernel."""
+    network, x = spectral_norm(gan_jax.from_linen(Linear(6)), iterations=3), jnp.ones((2, 9))
+    params, model_state = jax.jit(network.init)(jax.random.key(0), x)
+    matrix = np.random.default_rng(0).normal(size=(9, 6))
+    params = {"a": {**params["a"], "kernel": jnp.asarray(matrix, jnp.float32)}}
+    v = np.float64(model_state["directions"]["a"])
+    for train in (True, True, False):
+        for _ in range(3 * train):
+            u = v @ matrix / np.linalg.norm(v @ matrix)
+            v = matrix @ u / np.linalg.norm(matrix @ u)
+        y, model_state = jax.jit(partial(network.apply, train=train))(params, model_state, x)
+        np.testing.assert_allclose(model_state["directions"]["a"], v, atol=1e-5)
+        sigma = np.linalg.norm(v @ matrix)
+        np.testing.assert_allclose(y[0], matrix.sum(0) / sigma, rtol=1e-4)
+
+
+def test_the_first_estimate_is_within_5_percent():
+    """For a random kernel, whose largest singular values lie close together."""
+    network, x = spectral_norm(gan_jax.from_linen(Linear(256))), jnp.ones((2, 256))
+    for seed in range(5):
+        params, model_state = jax.jit(network.init)(jax.random.key(seed), x)
+        kernel = np.asarray(params["a"]["kernel"])
+        estimate = np.linalg.norm(model_state["directions"]["a"] @ kernel)
+        assert 0.95 < estimate / np.linalg.norm(kernel, 2) < 1 + 1e-5
+
+
 def test_the_network_is_1_lipschitz(after_training):
-    """Leaky ReLUs are, so their compositions with it are: D's slope is at most 1."""
-    discriminator, player, _ = after_training
+    """To the accuracy of the estimates: leaky ReLUs are, so D's slope is at most their product."""
+    discriminator, player, batch = after_training
+    normalised = handed_on(discriminator, player, batch.x, False)
     apply = spectral_norm(discriminator).apply
     x = 3 * jax.random.normal(jax.random.key(2), (64, *SHAPE))
 
@@ -139,64 +207,22 @@ def test_the_network_is_1_lipschitz(after_training):
         return jnp.sum(apply(player.params, player.model_state, x, train=False)[0])
 
     slopes = np.linalg.norm(jax.jit(jax.grad(total))(x).reshape(64, -1), axis=1)
-    assert 0.01 < slopes.max() < 1 + 2e-3
-
-
-def test_what_is_orthogonal_to_the_direction_is_found():
-    """In one pass from a singular vector of half the norm, which no iteration alone would leave."""
-    spectrum = 1.0 - np.arange(200) / 398
-    network, x = spectral_norm(gan_jax.from_linen(Linear(200))), jnp.ones((2, 200))
-    params, model_state = jax.jit(network.init)(jax.random.key(0), x)
-    params = {"a": {**params["a"], "kernel": jnp.diag(jnp.asarray(spectrum, jnp.float32))}}
-    kept = {**model_state, "directions": {"a": jnp.zeros(200).at[-1].set(1.0)}}
-    y, _ = jax.jit(partial(network.apply, train=True))(params, kept, x)
-    np.testing.assert_allclose(y[0], spectrum, rtol=1e-3)
-
-
-def test_a_change_that_leaves_the_direction_as_it_was_is_found():
-    """The kept direction's norm is 1 as before, when another's has become 3."""
-    spectrum = np.linspace(1.0, 0.5, 200, dtype=np.float32)
-    network, x = spectral_norm(gan_jax.from_linen(Linear(200))), jnp.ones((2, 200))
-    params, model_state = jax.jit(network.init)(jax.random.key(0), x)
-    params = {"a": {**params["a"], "kernel": jnp.diag(spectrum)}}
-    apply = jax.jit(partial(network.apply, train=True))
-    for _ in range(2):
-        y, model_state = apply(params, model_state, x)
-    np.testing.assert_allclose(y[0], spectrum, rtol=1e-3)
-    spectrum[77] = 3.0
-    params = {"a": {**params["a"], "kernel": jnp.diag(spectrum)}}
-    y, _ = apply(params, model_state, x)
-    np.testing.assert_allclose(y[0], spectrum / 3, rtol=1e-3)
-
-
-def test_a_small_change_is_found_in_a_large_kernel():
-    """The norm up by a thousandth, in a random direction, of a kernel of random entries."""
-    network, x = spectral_norm(gan_jax.from_linen(Linear(300))), jnp.ones((2, 400))
-    params, model_state = jax.jit(network.init)(jax.random.key(0), x)
-    u, v = (rng / np.linalg.norm(rng) for rng in np.random.default_rng(0).normal(size=(2, 400)))
-    v = v[:300] / np.linalg.norm(v[:300])
-    kernel = np.asarray(params["a"]["kernel"])
-    apply = jax.jit(partial(network.apply, train=True))
-    _, model_state = apply(params, model_state, x)
-    norm = np.linalg.norm(kernel, 2)
-    changed = kernel + 1e-3 * norm * np.outer(u, v)
-    _, after = apply({"a": {**params["a"], "kernel": jnp.asarray(changed)}}, model_state, x)
-    assert after["prints"]["a"] != model_state["prints"]["a"]
-    assert not np.array_equal(after["directions"]["a"], model_state["directions"]["a"])
-    _, same = apply(params, model_state, x)
-    assert np.array_equal(same["directions"]["a"], model_state["directions"]["a"])
+    norms = [largest(f, normalised[name]["kernel"], shape) for name, (f, shape) in OF_LAYER.items()]
+    assert 0.01 < slopes.max() < np.prod(norms) < 1.3
 
 
 @pytest.mark.slow
 def test_the_small_networks_of_mode_studies_are_normalised_whole():
-    """Their layers, too, have norm 1, by the singular values of each in turn."""
+    """Their layers, too, have norm 1 after 200 passes, by the singular values of each."""
     gan = small_dcgan((28, 28, 3), latent=4, width=1, discriminator_norm=False)
     key = jax.random.key(0)
     for network, x, inner in (
         (gan.discriminator, jax.random.normal(key, (2, 28, 28, 3)), {"Halved_0": (28, 28, 3)}),
         (gan.generator, jax.random.normal(key, (2, 4)), {"Repainted_0": (28, 28, 1)}),
     ):
-        params, model_state = jax.jit(spectral_norm(network).init)(key, x)
+        normed = spectral_norm(network)
+        params, model_state = jax.jit(normed.init)(key, x)
+        model_state = passed(normed, params, model_state, x, 200)
         kernels = {name for name, values in params.items() if "kernel" in values}
         assert set(model_state["directions"]) == kernels
         player = SimpleNamespace(params=params, model_state=model_state)
@@ -217,33 +243,35 @@ SMALL_LAYERS = {
 def test_only_training_moves_the_directions():
     network, x = spectral_norm(gan_jax.from_linen(Linear())), jnp.ones((2, 9))
     params, before = jax.jit(network.init)(jax.random.key(0), x)
+    params = {"a": {**params["a"], "kernel": jax.random.normal(jax.random.key(1), (9, 3))}}
     for train in (False, True):
-        _, after = jax.jit(partial(network.apply, train=train))(params, before, x)
+        y, after = jax.jit(partial(network.apply, train=train))(params, before, x)
         same = np.array_equal(after["directions"]["a"], before["directions"]["a"])
         assert same == (not train)
-        assert after["seed"] == before["seed"] + train
+    # A training pass and an evaluation pass with the direction that it leaves divide alike.
+    z, _ = jax.jit(partial(network.apply, train=False))(params, after, x)
+    np.testing.assert_allclose(y, z, rtol=1e-6)
 
 
 DCGAN = ("dcgan", (28, 28, 1))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rate", [2e-4, 1e-3])
-@pytest.mark.parametrize("num", [1, 30, 100, 200, 300])
+@pytest.mark.parametrize("num", [1, 30, 300])
 @pytest.mark.parametrize(
     ("name", "shape", "width"), [(*DCGAN, 4), (*DCGAN, 16), ("mlp", (6, 5, 3), 16)]
 )
-def test_models_have_layers_of_norm_1_in_the_midst_of_training(name, shape, width, num, rate):
+def test_models_have_layers_of_norm_near_1_in_the_midst_of_training(name, shape, width, num):
+    """Within 5 %, with Adam at the usual rate of 2e-4."""
     options = {"dcgan": {"discriminator_norm": False}, "mlp": {}}[name]
     gan = MODELS[name](shape, latent=4, width=width, **options)
-    player, batch = trained(spectrally_normalised(gan), shape, num, rate, seed=num)
+    player, batch = trained(spectrally_normalised(gan), shape, num, seed=num)
     sizes = {"Conv_0": (28, 28, 1), "Conv_1": (14, 14, width)}
-    for train in (True, False):
-        for layer, values in handed_on(gan.discriminator, player, batch.x, train).items():
-            kernel = values["kernel"]
-            function = (lambda x, k: x @ k) if layer.startswith("Dense") else convolution
-            made = largest(function, kernel, sizes.get(layer, kernel.shape[:1]))
-            np.testing.assert_allclose(made, 1, atol=1e-3, err_msg=layer)
+    for layer, values in handed_on(gan.discriminator, player, batch.x, False).items():
+        kernel = values["kernel"]
+        function = (lambda x, k: x @ k) if layer.startswith("Dense") else convolution
+        made = largest(function, kernel, sizes.get(layer, kernel.shape[:1]))
+        assert 1 - 1e-5 < made < 1.05, layer
 
 
 class Linear(nn.Module):
@@ -254,40 +282,67 @@ class Linear(nn.Module):
         return nn.Dense(self.features, name="a")(x)
 
 
-def test_gradients_are_those_of_the_normalised_kernel():
-    """Of <c, x W / |W|> in W, by differences in NumPy; to first order u and v are constant."""
+@pytest.mark.parametrize("train", [True, False])
+def test_gradients_are_those_of_equation_12(train):
+    """Of <c, x W / <v W, u>> in W, by differences in NumPy with u and v frozen."""
     with jax.enable_x64(True):
         network = spectral_norm(gan_jax.from_linen(Linear()))
         x, c = jax.random.normal(jax.random.key(1), (2, 5)), np.arange(6.0).reshape(2, 3)
         params, model_state = network.init(jax.random.key(0), x)
-        params = jax.tree.map(lambda leaf: leaf.astype(float), params)
+        # The kernel has moved far from the one that the direction is for.
+        params = {
+            "a": {"kernel": jax.random.normal(jax.random.key(2), (5, 3)), "bias": jnp.ones(3)}
+        }
 
         def value(params):
-            return jnp.sum(c * network.apply(params, model_state, x, train=True)[0])
+            y, after = network.apply(params, model_state, x, train=train)
+            return jnp.sum(c * y), after["directions"]["a"]
 
-        made = jax.grad(value)(params)["a"]["kernel"]
-        kernel = np.asarray(params["a"]["kernel"])
+        made, v = jax.grad(value, has_aux=True)(params)
+        kernel, v = np.asarray(params["a"]["kernel"]), np.asarray(v)
+        u = v @ kernel / np.linalg.norm(v @ kernel)
+        assert v @ kernel @ u < 0.999 * np.linalg.norm(kernel, 2)
 
         def by_numpy(kernel):
-            return np.sum(c * (np.asarray(x) @ kernel / np.linalg.norm(kernel, 2)))
+            return np.sum(c * (np.asarray(x) @ kernel / (v @ kernel @ u)))
 
         steps = 1e-6 * np.eye(15).reshape(15, 5, 3)
         slopes = [(by_numpy(kernel + h) - by_numpy(kernel - h)) / 2e-6 for h in steps]
-        np.testing.assert_allclose(made, np.reshape(slopes, (5, 3)), rtol=1e-6, atol=1e-8)
+        np.testing.assert_allclose(
+            made["a"]["kernel"], np.reshape(slopes, (5, 3)), rtol=1e-6, atol=1e-8
+        )
+
+
+def test_second_derivatives_are_those_of_equation_12():
+    """R1 through a normalised linear D: |w / sigma|^2 and its gradient, by hand."""
+    network, x = spectral_norm(gan_jax.from_linen(Linear(1))), jnp.ones((2, 4))
+    params, model_state = jax.jit(network.init)(jax.random.key(0), x)
+
+    @jax.jit
+    @jax.grad
+    def slope(params):
+        def total(x):
+            return jnp.sum(network.apply(params, model_state, x, train=True)[0])
+
+        return jnp.sum(jnp.square(jax.grad(total)(x))) / 2
+
+    # With one feature sigma is |w|, so that the slope has length 1 whatever w.
+    np.testing.assert_allclose(slope(params)["a"]["kernel"], np.zeros((4, 1)), atol=1e-5)
 
 
 SMALL = (3,)
 
 
 def small_step(change=lambda gan: gan, axis_name=None, **options):
-    """D's step of an MLP, and a state."""
+    """D's step of an MLP, with R1, and a state."""
     gan = change(spectrally_normalised(mlp(SMALL, latent=2, width=5, depth=1)))
-    tx = optax.sgd(0.5)
+    tx = optax.sgd(0.1)
     step = gan_jax.make_discriminator_step(
         gan,
         losses.hinge,
         tx,
         axis_name=axis_name,
+        penalties=[(penalties.r1, 0.1)],
         **options,
     )
     batch = Batch(jax.random.normal(jax.random.key(1), (8, *SMALL)))
@@ -296,7 +351,7 @@ def small_step(change=lambda gan: gan, axis_name=None, **options):
 
 @pytest.mark.slow
 def test_it_composes():
-    """With pmap and recomputation the same step; in parts, in bfloat16, under vmap one like it."""
+    """Devices and recomputation give the same step; parts, bfloat16 and vmap one like it."""
     step, state, batch = small_step()
     expected = jax.jit(step)(state, batch)
 
@@ -309,9 +364,19 @@ def test_it_composes():
 
     mapped = pmap_step(small_step(axis_name=AXIS_NAME)[0], devices=jax.devices()[:2], donate=False)
     assert_like(mapped(state, batch), 1e-5)
+    mesh = jax.make_mesh((2,), (AXIS_NAME,), devices=jax.devices()[:2])
+    for check_vma in (True, False):
+        sharded = jax.shard_map(
+            small_step(axis_name=AXIS_NAME)[0],
+            mesh=mesh,
+            in_specs=(P(), P(AXIS_NAME)),
+            out_specs=P(),
+            check_vma=check_vma,
+        )
+        assert_like(jax.jit(sharded)(state, batch), 1e-5)
     assert_like(jax.jit(small_step(gan_jax.rematerialised)[0])(state, batch), 1e-5)
     in_parts = jax.jit(small_step(accumulate=2)[0])(state, batch)
-    assert_like(in_parts, 1e-2)  # the second part sees better norms than the first
+    assert_like(in_parts, 2e-2)  # the second part sees better norms than the first
     lowered = jax.jit(small_step(gan_jax.mixed_precision)[0])(state, batch)
     assert_like(lowered, 5e-2)
     assert {leaf.dtype for leaf in jax.tree.leaves(lowered[0].discriminator)} == {
@@ -323,20 +388,39 @@ def test_it_composes():
     assert_like(jax.tree.map(lambda leaf: leaf[1], many), 1e-5)
 
 
-@pytest.mark.parametrize("dim", [1, 2, 5, 9])
-def test_small_layers(dim):
-    """Where there are fewer dimensions than steps: exact at once; and a kernel of zeros."""
-    network = spectral_norm(gan_jax.from_linen(Linear()))
-    x = jnp.ones((2, dim))
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("train", [True, False])
+def test_a_kernel_of_zeros_stays_one(train, dtype):
+    """Its gradient is finite, and the direction stays one of length 1 for when it grows."""
+    network, x = spectral_norm(gan_jax.from_linen(Linear())), jnp.ones((2, 5), dtype)
     params, model_state = jax.jit(network.init)(jax.random.key(0), x)
-    kernel = np.asarray(params["a"]["kernel"])
-    apply = jax.jit(partial(network.apply, train=True))
-    y, model_state = apply(params, model_state, x)
-    np.testing.assert_allclose(y[0], kernel.sum(0) / np.linalg.norm(kernel, 2), rtol=1e-4)
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    y, model_state = apply(zeros, model_state, x)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros_like(leaf, dtype), params)
+
+    @jax.jit
+    def run(params):
+        def total(params):
+            y, after = network.apply(params, model_state, x, train=train)
+            return jnp.sum(y), (y, after)
+
+        return jax.grad(total, has_aux=True)(params)
+
+    slopes, (y, after) = run(zeros)
     np.testing.assert_array_equal(y, np.zeros((2, 3)))
-    assert np.isfinite(model_state["directions"]["a"]).all()
+    np.testing.assert_array_equal(slopes["a"]["kernel"], np.full((5, 3), 2.0))
+    np.testing.assert_array_equal(after["directions"]["a"], model_state["directions"]["a"])
+    assert after["directions"]["a"].dtype == jnp.float32
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e9])
+def test_small_and_large_kernels_are_normalised(scale):
+    """The squares of their norms would vanish or be large; the iteration takes none."""
+    network, x = spectral_norm(gan_jax.from_linen(Linear())), jnp.ones((2, 9))
+    params, model_state = jax.jit(network.init)(jax.random.key(0), x)
+    kernel = np.random.default_rng(0).normal(size=(9, 3))
+    params = {"a": {**params["a"], "kernel": jnp.asarray(scale * kernel, jnp.float32)}}
+    model_state = passed(network, params, model_state, x, 50)
+    y, _ = jax.jit(partial(network.apply, train=False))(params, model_state, x)
+    np.testing.assert_allclose(y[0], kernel.sum(0) / np.linalg.norm(kernel, 2), rtol=1e-4)
 
 
 class Twice(nn.Module):
@@ -373,6 +457,7 @@ def test_an_embedding_has_norm_1(attends):
     def run(key):
         params, model_state = spectral_norm(network).init(key, x, label)
         params = jax.tree.map(lambda leaf: 100 * leaf, params)
+        model_state = passed(spectral_norm(network), params, model_state, x, 50, label)
         wrapped = spectral_norm(Network(network.init, apply))
         wrapped.apply(params, model_state, x, label, train=True)
         return params, seen.pop()
@@ -496,6 +581,8 @@ def test_a_generator_of_several_noises_is_normalised():
 
 def test_what_is_refused(linear_gan):
     twice = gan_jax.from_linen(Twice())
+    with pytest.raises(ValueError, match="iterations is 0: spectral_norm needs at least 1"):
+        spectrally_normalised(linear_gan, iterations=0)
     with pytest.raises(ValueError, match="found no layer, and can normalise"):
         spectral_norm(linear_gan.discriminator).init(jax.random.key(0), jnp.ones((2, 2)))
     another = gan_jax.from_linen(nn.Sequential([nn.Dense(3), nn.DenseGeneral(2)]))

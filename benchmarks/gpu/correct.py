@@ -56,12 +56,13 @@ from gan_jax.penalties import PENALTIES, r1
 from gan_jax.training import Work, make_chunk
 from gan_jax.types import PyTree, StepFn, WeightedPenalty
 
-FLOAT32, SPECTRAL = 1e-4, 2e-3
-"""Largest allowed differences in float32, without and with iterations that end by a threshold."""
+FLOAT32 = 1e-4
+"""Largest allowed difference in float32."""
 
-TF32, BFLOAT16 = 6e-2, 4e-1
+TF32, BFLOAT16 = 0.25, 0.4
 """Largest allowed difference of a player's change from float32's, relative to the change in norm:
-for products in TF32, which has 10 bits, and for networks in bfloat16, which has 8."""
+for products in TF32, which has 10 bits, and for networks in bfloat16, which has 8. A DCGAN on an
+H100 is at .15 and .26, because batch norm at a batch of 8 multiplies rounding errors."""
 
 SAME_DEVICE = 1e-5
 """Largest difference of two programs of one step on one device, which add in different orders."""
@@ -258,9 +259,9 @@ def _repeated(step: StepFn) -> Callable[[TrainState, Batch], PyTree]:
     return several
 
 
-def _three(step: StepFn, start: _Start, bound: float = FLOAT32) -> Row:
+def _three(step: StepFn, start: _Start) -> Row:
     """The row that compares a few steps on both devices."""
-    return _both(bound, _repeated(step), start.state, start.batch)
+    return _both(FLOAT32, _repeated(step), start.state, start.batch)
 
 
 def _product() -> Row:
@@ -413,23 +414,22 @@ def _of_wrappers() -> Iterator[_Check]:
             return nn.Dense(1)(nn.tanh(nn.Dense(8)(x.reshape(len(x), -1))))[:, 0]
 
     flat = mlp((8, 8, 1))._replace(discriminator=gan_jax.from_linen(Small()))
-    known: dict[str, tuple[GAN, tuple[int, ...], float]] = {
-        "rematerialised": (rematerialised(mlp((2,), bounded=False)), (2,), FLOAT32),
-        "instance noise": (instance_noise(mlp((2,)), mixed_scales(1.0)), (2,), FLOAT32),
-        "packed": (packed(mlp((2,), bounded=False), 2), (2, 2), FLOAT32),
-        "spectral norm": (spectrally_normalised(flat), (8, 8, 1), SPECTRAL),
+    known: dict[str, tuple[GAN, tuple[int, ...]]] = {
+        "rematerialised": (rematerialised(mlp((2,), bounded=False)), (2,)),
+        "instance noise": (instance_noise(mlp((2,)), mixed_scales(1.0)), (2,)),
+        "packed": (packed(mlp((2,), bounded=False), 2), (2, 2)),
+        "spectral norm": (spectrally_normalised(flat), (8, 8, 1)),
         "spectral norm of convolutions": (
             spectrally_normalised(
                 MODELS["dcgan"]((28, 28, 1), latent=8, width=4, discriminator_norm=False)
             ),
             (28, 28, 1),
-            SPECTRAL,
         ),
     }
 
-    def row(gan: GAN, shape: tuple[int, ...], bound: float) -> Row:
+    def row(gan: GAN, shape: tuple[int, ...]) -> Row:
         start = _begin(gan, shape)
-        return _three(_train(gan), start, bound)
+        return _three(_train(gan), start)
 
     for name, arguments in known.items():
         yield "wrappers", name, functools.partial(row, *arguments)
