@@ -114,7 +114,7 @@ def load_samples(argument: str, count: int) -> tuple[str, NDArray[np.uint8]]:
 
 
 def validate(config: Config) -> None:
-    """Raises `UserError` for a setting that cannot be, naming its flag."""
+    """Raises `UserError` for an invalid setting, and names its flag."""
     cli.check_at_least(config, count=2, held_out=2, bootstraps=0)
     cli.check_seed(config)
     if config.export is not None and config.export.suffix != ".npz":

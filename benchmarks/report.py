@@ -133,7 +133,7 @@ def check_out(out: Path | None, flag: str = "--out") -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{flag} {out} has no place ({error}): name another file") from None
+        raise UserError(f"{flag} {out} cannot be created ({error}): name another file") from None
 
 
 def machine_facts() -> dict[str, Any]:

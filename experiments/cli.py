@@ -33,25 +33,25 @@ _OF_THE_DISK = {
     *(errno.EIO, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ETIMEDOUT),  # a disk that fails
     *(errno.EMFILE, errno.ENFILE),  # too many files open
 }
-"""Errors that a user can mend. A file that is missing is not among them: it is a mistake of ours,
-as paths that a user gives are checked."""
+"""Errors that the user can fix. ENOENT is not among them: paths from the user are checked, so that
+a missing file is a bug of this program."""
 
 _PATHS = ConstructorRegistry()
-"""How the command line reads a path, whichever flag it is for."""
+"""The rule by which every flag parses a path."""
 
 Config = TypeVar("Config")
 Item = TypeVar("Item")
 
 
 def run(main: Callable[[Config], Any], config: type[Config], description: str) -> None:
-    """Reads the flags and runs `main`; what a user can mend ends in a message, not a traceback."""
+    """Parses the flags and runs `main`. Errors that the user can fix print no traceback."""
     _make_streams_usable()
     try:
         try:
             _run(main, config, description)
         finally:
-            sys.stdout.flush()  # here, as Python's own at exit would print a traceback
-    except BrokenPipeError:  # nobody reads what we print any more, as after `| head -1`
+            sys.stdout.flush()  # here: Python's own flush at exit would print a traceback
+    except BrokenPipeError:  # the reader of stdout is gone, as after `| head -1`
         _drop_output()
         sys.exit(128 + signal.SIGPIPE)
 
@@ -77,22 +77,22 @@ def _run(main: Callable[[Config], Any], config: type[Config], description: str) 
     except Interrupted as stop:
         print(f"stopped by {stop}, saved. The same command resumes.", file=sys.stderr)
         sys.exit(128 + stop.signum)
-    except KeyboardInterrupt:  # where `experiments` has not taken over the signals
+    except KeyboardInterrupt:  # where `experiments` installed no handlers
         print("stopped", file=sys.stderr)
         sys.exit(130)
 
 
 def _make_streams_usable() -> None:
-    """Lets stdout and stderr be closed, as by `>&-`, and stdout take text of any alphabet."""
+    """Replaces closed stdout and stderr (`>&-`), and lets stdout take text of any alphabet."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-    if isinstance(sys.stdout, io.TextIOWrapper):  # not so under a test or in a notebook
+    if isinstance(sys.stdout, io.TextIOWrapper):  # tests and notebooks replace it
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _drop_output() -> None:
-    """Sends to nowhere what is still in the buffers of broken pipes."""
+    """Points broken pipes to the null device, so that flushing them at exit does not fail."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -114,13 +114,14 @@ def _read_path(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
 
 
 def _path(text: str) -> Path:
-    """The absolute path that a user means: `~` is the home folder, `./~` is a name.
+    """The absolute path for a flag's text: `~` is the home folder, `./~` a file of that name.
 
-    An absolute path is never taken for an address: libraries take `gs:` and `s3:` for one.
+    Libraries may read a relative path such as `gs:x` or `s3:x` as an address. An absolute path
+    prevents that.
     """
     if not text:
         raise ValueError("the path is empty")
-    if text != text.encode(errors="ignore").decode():  # checkpoints cannot be saved there
+    if text != text.encode(errors="ignore").decode():  # Orbax cannot save there
         raise ValueError(f"the path is not text in UTF-8: {text!r}")
     return Path(os.path.expanduser(text)).absolute()
 

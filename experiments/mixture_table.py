@@ -206,7 +206,7 @@ def _one(settings: Recipe, file: Path) -> Record:
 
 
 def _read_cell(file: Path) -> Record:
-    """The cell in a file; empty if there is none, or if it is damaged, which is said."""
+    """The cell saved in a file; empty if the file is missing, or is damaged, which is printed."""
     if not file.exists():
         return {}
     try:
@@ -219,7 +219,7 @@ def _read_cell(file: Path) -> Record:
             _cells(found["gan"])
             _cells(found["perfect_sampler"])
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        print(f"{file} is damaged ({error!r}): it is made again", flush=True)
+        print(f"{file} is damaged ({error!r}): the cell is trained again", flush=True)
         return {}
     return found
 

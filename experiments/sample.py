@@ -25,7 +25,7 @@ BATCH = 256
 """Images drawn at a time. Part of the definition of a sample: changing it changes them."""
 
 _WRONG = (ImportError, AttributeError, LookupError, TypeError, ValueError, ArithmeticError)
-"""Exceptions that damaged settings raise in building a run: JSON has no types of fields."""
+"""Exceptions that damaged settings may raise while a run is built: JSON checks no field's type."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,13 +92,13 @@ def main(config: Config) -> np.ndarray:
 
 
 def _room(num: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Room for the images, uint8 [num, H, W, C], all of which are held at once."""
+    """An empty array uint8 [num, H, W, C] for all images, which are held in memory at once."""
     try:
         return np.empty((num, *shape), np.uint8)
-    except (MemoryError, ValueError):  # more than there is, or than can be addressed
+    except (MemoryError, ValueError):  # beyond the memory, or the address space
         size = num * math.prod(shape) / 2**30
         raise UserError(
-            f"--num {num} needs {size:,.1f} GiB of memory: draw fewer, and more with other --seed"
+            f"--num {num} needs {size:,.1f} GiB of memory: draw fewer, the rest with other --seed"
         ) from None
 
 
@@ -106,7 +106,7 @@ def _build(run: Path, settings: dict) -> tuple:
     """The GAN and the shapes of the state of a run, from its settings.
 
     Raises:
-      UserError: the settings are damaged, or another version's.
+      UserError: the settings are damaged, or from another version.
     """
     try:
         experiment = importlib.import_module(f"experiments.{settings['experiment']}")

@@ -1,4 +1,4 @@
-"""Which arrays share memory: a state can be donated only if no two of its leaves do."""
+"""Copies of shared buffers: a state can be donated only if no two of its leaves share one."""
 
 import functools
 import weakref
@@ -14,16 +14,17 @@ Step = Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]
 
 
 def unshared(tree: PyTree, *, apart_from: PyTree = ()) -> PyTree:
-    """The tree with a copy of each array that it holds a second time.
+    """The tree, with a copy in place of each array whose buffer an earlier leaf already uses.
 
-    JAX refuses to donate a buffer twice on one device, and crashes on several. Two leaves share a
-    buffer if they are one object, as under `state.replace(ema_params=state.generator.params)`, or
-    if one was made from the other without a copy, as `jax.device_put` does.
+    Donating a buffer twice is an error on one device, and crashes the process on several. Two
+    leaves share a buffer if they are one object, as under
+    `state.replace(ema_params=state.generator.params)`, or if one was made from the other without a
+    copy, as `jax.device_put` does.
 
     Args:
-      tree: any; traced arrays are compared by identity. Leaves that are no JAX arrays stay: JAX
-        copies those to the device in any case.
-      apart_from: arrays that the tree must share no buffer with either, and that stay as they are.
+      tree: any. Traced arrays are compared by identity. Leaves that are not JAX arrays are returned
+        as they are: JAX copies them to the device in any case.
+      apart_from: a tree of arrays; the result shares no buffer with them.
     """
     seen = set[int]().union(*map(_places, jax.tree.leaves(apart_from)))
 
@@ -38,10 +39,10 @@ def unshared(tree: PyTree, *, apart_from: PyTree = ()) -> PyTree:
 
 
 def donating(program: Step) -> Step:
-    """The same program, for states that may hold an array twice.
+    """The program, which then also accepts a state in which two leaves share a buffer.
 
-    The results of a program share no buffers. A state that comes back as this program returned it
-    is therefore not searched again: such a call costs 0.2 us more, a search about 2 us a leaf.
+    The results of a program share no buffers, so the state that the last call returned is not
+    searched: such a call costs 0.2 us more. A search costs about 2 us per leaf.
 
     Args:
       program: `(state, batch) -> (state, metrics)`, which donates the state.
@@ -56,7 +57,7 @@ def donating(program: Step) -> Step:
         state, metrics = program(state, batch)
         try:
             latest = weakref.ref(state)
-        except TypeError:  # a tuple or a dictionary: it is searched each time
+        except TypeError:  # tuples and dictionaries: searched each time
             latest = _nothing
         return state, metrics
 
@@ -68,13 +69,13 @@ def _nothing() -> None:
 
 
 def _places(leaf: Any) -> list[int]:
-    """Where an array's buffers begin, one for each device; of a traced array, which one it is."""
+    """The addresses of an array's buffers, one per device; for a traced array, its identity."""
     if isinstance(leaf, jax.core.Tracer):
         return [id(leaf)]
     if not isinstance(leaf, jax.Array) or leaf.is_deleted():
         return []
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
-    if len(leaf.devices()) == 1:  # the same, in a third of the time
+    if len(leaf.devices()) == 1:  # the same result, in a third of the time
         return [leaf.unsafe_buffer_pointer()]
     return [shard.data.unsafe_buffer_pointer() for shard in leaf.addressable_shards]

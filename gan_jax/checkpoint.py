@@ -21,7 +21,7 @@ from gan_jax.types import PyTree
 
 
 class CheckpointError(RuntimeError):
-    """A state cannot be saved, or what was saved cannot be restored."""
+    """A state cannot be saved, or a saved state cannot be restored."""
 
 
 class Checkpoints:
@@ -29,11 +29,11 @@ class Checkpoints:
 
     What is saved is the host's copy of each array, so that neither the number of devices nor the
     layout of the run that reads need be those of the run that wrote. Each checkpoint carries a
-    digest of its contents: a damaged one is never taken for a good one. The first checkpoint of
-    each object is read back, so that a store that cannot be read is known early in a run.
+    digest of its contents: a damaged one is never taken for a good one. Each `Checkpoints` reads
+    its first checkpoint back, so that storage that cannot be read is noticed early in a run.
 
     Args:
-      folder: a local folder with any name, made with the first state if it is missing.
+      folder: a local folder of any name; the first save creates it.
       keep: how many of the newest to keep. None: only to read, as beside a run that goes on:
         nothing is cleaned up, moved or deleted.
 
@@ -50,7 +50,7 @@ class Checkpoints:
         self._was_read_back = False
 
     def _new_link(self) -> Path:
-        """A link to the folder, under a name that Orbax takes for a local folder."""
+        """A symbolic link to the folder, with a path that Orbax reads as a local folder."""
         try:
             link = Path(tempfile.mkdtemp(prefix="gan_jax-")) / "checkpoints"
             weakref.finalize(self, shutil.rmtree, link.parent, ignore_errors=True)
@@ -60,7 +60,7 @@ class Checkpoints:
         else:
             if _is_plain(link):
                 return link
-            why = f"the folder for temporary files, {str(link.parent)!r}, is no better"
+            why = f"the folder for temporary files, {str(link.parent)!r}, has the same problem"
         raise CheckpointError(
             f"checkpoints cannot be kept in {str(self.folder)!r} because of {_odd(self.folder)} in "
             f"that path, and no link to it can be made ({why}): use a folder whose path has only "
@@ -92,8 +92,8 @@ class Checkpoints:
         """Begins to save a state and returns; `wait` or the next `save` waits for the end.
 
         Raises:
-          CheckpointError: the folder already has this step or a later one, or cannot be written
-            to; or as `wait` does, of the save before this one.
+          CheckpointError: the folder already has this step or a later one, or cannot be written to;
+            or the save before this one failed, as for `wait`.
           TypeError: a leaf of the state is not an array.
         """
         leaves, arrays = describe(state), to_host(state)
@@ -101,7 +101,7 @@ class Checkpoints:
         pending = None
         with self._saving():
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not self._address.is_dir():  # temporary files are deleted when they grow old
+            if not self._address.is_dir():  # systems delete old temporary files
                 self._let_go()
                 self._address = self._new_link()
             if all(step > saved for saved in self.steps):
@@ -117,17 +117,17 @@ class Checkpoints:
         self._pending = step, pending
 
     def wait(self) -> None:
-        """Returns when everything begun is safely on disk, and the first was read back.
+        """Waits until the pending checkpoint is on disk and, if it is the first, was read back.
 
         Raises:
-          CheckpointError: it could not be saved, and the checkpoints before it are still there;
-            or it was saved and cannot be read.
+          CheckpointError: the checkpoint could not be saved, or cannot be read back. Earlier ones
+            remain.
         """
         if self._pending is None:
             return
         (step, pending), self._pending = self._pending, None
         with self._saving():
-            pending.result()  # more than waiting: it ends Orbax's thread and has its error
+            pending.result()  # also joins Orbax's thread and raises its error
         if not self._was_read_back:
             *_, problem = self._try_load(step)
             if problem:
@@ -143,10 +143,10 @@ class Checkpoints:
             yield
         except Exception as error:  # whatever a full or failing disk makes its writer raise
             with suppress(Exception):
-                self._let_go()  # raises once more what failed
+                self._let_go()  # raises the same error again
             raise CheckpointError(
                 f"a checkpoint could not be saved in {self.folder} ({self._first_line(error)}): "
-                "make room there; the same command resumes from the last one that was"
+                "make room there; the same command resumes from the last one saved"
             ) from error
 
     def restore(
@@ -155,8 +155,8 @@ class Checkpoints:
         """The newest state that can be read, with its step.
 
         Checkpoints newer than that one are announced and moved to `corrupt/` beside the folder.
-        If none can be read all stay where they are: it may be the disk, or another version. All
-        stay as well if that state has another structure than the template.
+        None is moved if none can be read, as the disk or another version may be the cause, or if
+        the state has another structure than the template.
 
         Args:
           template: a state, or `jax.eval_shape` of one, with the structure that was saved: arrays
@@ -167,8 +167,8 @@ class Checkpoints:
           None if nothing was ever saved here.
 
         Raises:
-          CheckpointError: nothing that was saved can be read; or what can be read has another
-            structure, of which the message names the first array that differs.
+          CheckpointError: no checkpoint can be read; or the newest readable one has another
+            structure (the message names the first array that differs).
           TypeError: a leaf of the template has no shape and type.
         """
         self.wait()
@@ -215,7 +215,7 @@ class Checkpoints:
             opened.close()
 
     def _try_load(self, step: int) -> tuple[list[Leaf], dict[str, np.ndarray], str]:
-        """What was saved and "", or nothing and what is wrong with it."""
+        """The saved leaves and arrays, and what is wrong with them, "" if nothing is."""
         try:
             return *self._load(step), ""
         except Exception as error:  # whatever a damaged file makes its reader raise
@@ -239,7 +239,7 @@ class Checkpoints:
 
     def _first_line(self, error: BaseException) -> str:
         line = (str(error).splitlines() or [""])[0].replace(str(self._address), str(self.folder))
-        line, *_ = re.split(r" \[\w+=", line)  # what tensorstore appends for its developers
+        line, *_ = re.split(r" \[\w+=", line)  # without tensorstore's internals
         return line if len(line) <= 240 else f"{line[:80]} ... {line[-150:]}"
 
 
@@ -248,7 +248,7 @@ _CLOUD = re.compile(r"(gs|s3|az|hf)/")
 
 
 def _odd(folder: Path) -> str:
-    """What Orbax may take for a pattern or an address: the characters, or the first folder."""
+    """The part of a path that makes Orbax read it as a pattern or an address."""
     path = folder.relative_to(folder.anchor).as_posix() + "/"
     if cloud := _CLOUD.match(path):
         return repr(f"/{cloud[0]}")
@@ -260,9 +260,9 @@ def _is_plain(folder: Path) -> bool:
 
 
 def _hush() -> None:
-    """Drops what Orbax and its threads print of a failure: `CheckpointError` says it."""
+    """Silences what Orbax and its threads print about failures, which `CheckpointError` reports."""
     for name in ("absl", "asyncio"):
-        logging.getLogger(name).addFilter(_is_not_of_orbax)  # the same one is added once
+        logging.getLogger(name).addFilter(_is_not_of_orbax)  # a second time has no effect
     if getattr(sys.unraisablehook, "func", None) is not _report_unraisable:
         sys.unraisablehook = functools.partial(_report_unraisable, sys.unraisablehook)
 
@@ -275,6 +275,6 @@ def _is_not_of_orbax(record: logging.LogRecord) -> bool:
 
 
 def _report_unraisable(report: Callable[[Any], Any], unraisable: Any) -> None:
-    # When one write fails Orbax closes the event loop that its other writes report to.
+    # When one write fails, Orbax closes the event loop that its other writes report to.
     if str(unraisable.exc_value) != "Event loop is closed":
         report(unraisable)

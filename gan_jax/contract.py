@@ -1,7 +1,7 @@
-"""The contract's assertions: what the library is given has the shape and type that it must have.
+"""Assertions about the shapes and types of what a caller passes to the library.
 
-They read shapes and types only, while a function is traced: a compiled step does not run them.
-Each raises chex's AssertionError, which names the argument, what it is and the remedy.
+They run while a function is traced, so a compiled step does not pay for them. Each raises chex's
+AssertionError, which names the argument, what was given and the remedy.
 """
 
 from typing import Any
@@ -29,7 +29,7 @@ def check_batch(batch: Batch) -> None:
 
 
 def check_logits(real_logits: Array, fake_logits: Array) -> None:
-    """Raises AssertionError unless both are floating, [B], of one B."""
+    """Raises AssertionError unless both are floating and have the same shape [B]."""
     for name, logits in (("real_logits", real_logits), ("fake_logits", fake_logits)):
         _assert_floating(logits, name, "give D's logits as floats")
         chex.assert_rank(
@@ -46,7 +46,7 @@ def check_logits(real_logits: Array, fake_logits: Array) -> None:
 
 
 def check_samples(real: Array, fake: Array) -> None:
-    """Raises AssertionError unless both are floating and of one shape [B, ...]."""
+    """Raises AssertionError unless both are floating and have the same shape [B, ...]."""
     for name, samples in (("real", real), ("fake", fake)):
         _assert_floating(samples, name, "give samples as floats, as D takes them")
     chex.assert_equal_shape(
@@ -76,8 +76,8 @@ def one_each(values: Array, num: int, maker: str) -> Array:
 def at_least_single(x: Array) -> Array:
     """x in float32 if its type is narrower, else as it is.
 
-    float16 overflows above 65504 and rounds what is below 3e-8 to 0; bfloat16 has eight bits. Sums
-    and squares want more.
+    Sums and squares need that: float16 overflows above 65504 and rounds numbers below 3e-8 to 0,
+    and bfloat16 has 8 significant bits.
     """
     return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))
 

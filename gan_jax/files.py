@@ -11,8 +11,8 @@ from typing import BinaryIO
 def whole(path: Path) -> Iterator[BinaryIO]:
     """Yields an empty file that replaces `path` when the block ends without an error.
 
-    Until then `path` stays as it was. A process that is killed leaves at most `path` with `.tmp`
-    added to its name, which the next write of `path` overwrites.
+    Until then `path` stays as it was. A killed process leaves at most a file `path` + `.tmp`, which
+    the next write of `path` overwrites.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:

@@ -129,7 +129,7 @@ def log(
             if writer is not None:
                 for name in record.keys() - {"step", "seconds"}:
                     writer.add_scalar(name, record[name], step)
-            shown.update(step, record)  # last: it fails if nobody reads stdout any more
+            shown.update(step, record)  # last: it fails if stdout's reader is gone
 
         return finish
 

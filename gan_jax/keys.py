@@ -1,8 +1,8 @@
 """Keys for draws that do not depend on how a batch is split, over devices or into microbatches.
 
 A step wraps its key in a PRNG implementation that also carries the microbatch's index. The random
-bits do not change. On a CPU it draws a few numbers several times as fast as `jax.random`, which
-computes the hash in a loop of many small operations, where this is a single fused one.
+bits do not change. On a CPU it draws a few numbers several times as fast as `jax.random`: the hash
+is one fused operation instead of a loop of many small ones.
 """
 
 import math
@@ -43,10 +43,10 @@ def per_example(key: Array, batch: Array | int, axis_name: AxisName | None = Non
 def _indices(batch: Array | int) -> Array:
     """0, 1, ..., B - 1, spread over the devices as the batch is.
 
-    The compiler shards a result as its operands are sharded. Indices have no operands: without
-    one, every device would compute all that is drawn from them, which in G's step is everything.
-    So each index adds a term that reads its example and is 0. `optimization_barrier` keeps the
-    compiler from finding that out.
+    The compiler shards a result as its operands are sharded. Indices have no operands, so every
+    device would compute all draws that follow from them: in G's step, everything. Therefore each
+    index adds a term that reads its example and is 0, which `optimization_barrier` hides from the
+    compiler.
     """
     if not isinstance(batch, jax.Array | np.ndarray):
         return spread(jnp.arange(batch))
@@ -56,11 +56,11 @@ def _indices(batch: Array | int) -> Array:
 
 
 def threefry(key: Array) -> Array:
-    """The key as one of JAX's default implementation, threefry2x32, which it is unless the user
-    has chosen another; of another, all its words are folded into one.
+    """The key converted to JAX's default implementation, threefry2x32.
 
-    The draws of rbg and unsafe_rbg under `jax.vmap` are not those of each key alone, so they would
-    depend on how a batch is split. What `for_step` made is returned as it is.
+    The words of a key of another implementation are folded into one key. The draws of rbg and
+    unsafe_rbg under `jax.vmap` are not those of each key alone, so they would depend on how a batch
+    is split. A key that `for_step` made is returned as it is.
     """
     if jax.random.key_impl(key) in (_KIND, _OF_A_STEP):
         return key
@@ -71,22 +71,22 @@ def threefry(key: Array) -> Array:
 
 
 def for_step(key: Array, number: Array | int = 0, parts: int = 1) -> Array:
-    """The key of a step on a batch, or on microbatch `number` of `parts`, which holds every
-    `parts`-th example of the batch from `number` on.
+    """The key of a step on a batch, or on microbatch `number` of `parts`.
 
-    Splits, folds and draws are those of `threefry(key)`, but `per_example`, however deep in a
-    network, knows which examples it is for.
+    The microbatch holds the examples `number`, `number + parts`, ... of the batch. Splits, folds
+    and draws are those of `threefry(key)`, but `per_example`, however deep in a network, reads from
+    the key which examples it draws for.
 
     Raises:
-      ValueError: several parts, and a key that was made for a step already.
+      ValueError: `parts` is above 1, and `for_step` made the key.
     """
     key = threefry(key)
     if jax.random.key_impl(key) == _OF_A_STEP:
         if parts == 1:
             return key
         raise ValueError(
-            f"the key was made for a step already, which cannot take its batch in {parts} parts "
-            "once more: make a step that another step calls with accumulate=1"
+            f"this step divides its batch into {parts} microbatches, but the key comes from a step "
+            "that calls it: make a step that another step calls with accumulate=1"
         )
     place = jnp.stack([jnp.asarray(n, jnp.uint32) for n in (number, parts)])
     return jax.random.wrap_key_data(
@@ -94,8 +94,8 @@ def for_step(key: Array, number: Array | int = 0, parts: int = 1) -> Array:
     )
 
 
-# The implementation of a step's keys: threefry's two words, then the microbatch's index and their
-# number.
+# The implementation of a step's keys: threefry's two words, the index of the microbatch and the
+# number of microbatches.
 
 
 def _hash(data: Array, counter: Array) -> tuple[Array, Array]:
@@ -117,7 +117,7 @@ def _counters(shape: tuple[int, ...]) -> Array:
 
 def _keys(words: tuple[Array, Array], data: Array) -> Array:
     first, second = words
-    # Computed from `first`, to be sharded as it is: under explicit axes `stack` wants all alike.
+    # Each word reads `first`, to be sharded like it: `stack` needs that under explicit axes.
     rest = (word | first & np.uint32(0) for word in data[2:])
     return jnp.stack([first, second, *rest], axis=-1)
 

@@ -1,4 +1,4 @@
-"""The arrays of a state one by one: named, described, copied to the host and compared."""
+"""Functions of the arrays of a state: naming, describing, copying to the host, comparing."""
 
 import hashlib
 import itertools
@@ -14,17 +14,17 @@ from gan_jax.types import PyTree
 
 
 def snapshot(state: PyTree) -> PyTree:
-    """A copy of a state in buffers of its own, which stays when the state is donated.
+    """A copy of a state in buffers of its own, which stays valid when the state is donated.
 
-    By transfers: a program that copies would have to be compiled.
+    It is made by transfers, because a program that copies would have to be compiled.
     """
-    # The data of a key by itself: JAX may share it between two keys, whatever it was asked for.
+    # A key's data are copied as a plain array: for keys JAX may ignore `may_alias=False`.
     copies = jax.device_put(jax.tree.map(_data, state), may_alias=False)
     return jax.tree.map(_wrap, copies, state)
 
 
 class Leaf(NamedTuple):
-    """An array of a state: its place, as Python writes it, its type and its shape."""
+    """An array of a state: its path in Python's syntax, its type and its shape."""
 
     path: str
     dtype: str
@@ -44,7 +44,7 @@ def _paths(tree: PyTree) -> list[tuple[str, Any]]:
 
 
 def describe(tree: PyTree) -> list[Leaf]:
-    """The place, type and shape of each array of a state, or of `jax.eval_shape` of one.
+    """The path, type and shape of each array of a state, or of `jax.eval_shape` of one.
 
     Raises:
       TypeError: a leaf is not an array.
@@ -56,7 +56,7 @@ def describe(tree: PyTree) -> list[Leaf]:
 
 
 def to_host(tree: PyTree) -> dict[str, np.ndarray]:
-    """A copy of each array by its path, without the empty ones: the description says it all."""
+    """Host copies of the arrays by path, without empty ones, which `describe` covers."""
     data = {path: _data(leaf) for path, leaf in _paths(tree)}
     return {path: np.array(leaf) for path, leaf in data.items() if leaf.size}
 
@@ -76,7 +76,7 @@ def _wrap(data: Any, template: Any) -> Any:
 
 
 def like(template: Any, saved: np.ndarray | None) -> Any:
-    """What was saved, bit for bit, as the kind of array that the template is."""
+    """The saved array, bit for bit; as a key if the template is one."""
     if _is_key(template):
         blank = jnp.empty(template.shape, template.dtype)
         if saved is None:
@@ -85,11 +85,11 @@ def like(template: Any, saved: np.ndarray | None) -> Any:
     if saved is None:
         saved = np.empty(template.shape, template.dtype)
     array = jnp.asarray(saved)
-    return array if array.dtype == saved.dtype else saved  # 64 bits, where JAX has 32
+    return array if array.dtype == saved.dtype else saved  # 64 bits, which JAX would truncate
 
 
 def difference(there: Sequence[Leaf], here: Sequence[Leaf]) -> str:
-    """The first place in which two states differ, and how; "" if there is none."""
+    """The first array in which two states differ, and how; "" if they agree."""
     saved, wanted = {leaf.path: leaf for leaf in there}, {leaf.path: leaf for leaf in here}
     for old, new in itertools.zip_longest(there, here):
         only_old = old is not None and old.path not in wanted
@@ -108,7 +108,7 @@ def difference(there: Sequence[Leaf], here: Sequence[Leaf]) -> str:
 
 
 def digest(leaves: Sequence[Leaf], arrays: dict[str, np.ndarray]) -> str:
-    """A SHA-256 of a description and of the bits of the arrays in it."""
+    """The SHA-256 of a description and of the bits of its arrays."""
     sha = hashlib.sha256(json.dumps(leaves).encode())
     for leaf in leaves:
         if (array := arrays.get(leaf.path)) is not None:

@@ -28,14 +28,15 @@ _OfLogits = Callable[[Array, Array], Array]
 
 @dataclasses.dataclass(frozen=True)
 class _Checked:
-    """A player's loss that refuses logits of other shapes and types than the contract's.
+    """A player's loss that raises AssertionError for logits of a wrong shape or type.
 
-    Logits [B, 1] beside [B] would broadcast to [B, B] without a word.
+    Logits [B, 1] and [B] would silently broadcast to [B, B].
 
     Attributes:
       loss: the function.
-      axes: the mapped axes it compares the examples of a batch over (None: one device's examples
-        only). A step whose batch is split over another axis refuses it. Empty: it compares none.
+      axes: the mapped axes over which the loss compares the examples of a batch. None in it stands
+        for the examples of one device. Empty: it compares no examples. A step whose batch is split
+        over another axis refuses the loss.
     """
 
     loss: _OfLogits

@@ -20,7 +20,7 @@ _MODES = {
     **dict.fromkeys(("train", "training", "is_training"), True),
     **dict.fromkeys(("deterministic", "use_running_average"), False),
 }
-"""Names that Linen modules give to the argument for the mode, and its value in training."""
+"""Names of the mode argument in Linen modules, each with its value in training."""
 
 
 def from_linen(module: nn.Module, *, label: str | None = "label") -> Network:
@@ -28,9 +28,9 @@ def from_linen(module: nn.Module, *, label: str | None = "label") -> Network:
 
     The module is called as `module(x)`, with further arguments if its `__call__` names them: the
     labels, if the batch has any; `train`, `training` and `is_training`, true in training;
-    `deterministic` and `use_running_average`, true in evaluation. A catch-all `**kwargs` is given
-    nothing. A module that names no further argument ignores labels. Every collection but `params`
-    is `model_state`. All its random draws come from the step's key.
+    `deterministic` and `use_running_average`, true in evaluation. Nothing is passed to a catch-all
+    `**kwargs`. A module that names no further argument ignores labels. Every collection but
+    `params` is `model_state`. All its random draws come from the step's key.
 
     `nn.Dropout` draws one mask for the batch it sees, so under a mapped axis every shard would
     repeat that mask: `gan_jax.models.layers.Dropout` draws by the global index instead. Give
@@ -41,9 +41,9 @@ def from_linen(module: nn.Module, *, label: str | None = "label") -> Network:
       label: the name of the argument that takes the labels. None: labels are ignored.
 
     Raises:
-      ValueError: `label` is a name other than the default that the module does not have; (on a
-        call) the batch has labels, and the module has other arguments than `label`, one of which
-        may be meant for them.
+      ValueError: `label` is not the default and names no argument of the module; (on a call) the
+        batch has labels, and the module has no argument `label`, but another that may be meant for
+        them.
     """
     called = f"{type(module).__name__}.__call__"
     _, _, *further = inspect.signature(type(module).__call__).parameters.values()
@@ -153,9 +153,9 @@ def rematerialised(gan: GAN) -> GAN:
 
 
 Scale: TypeAlias = float | Array | Callable[[Array, Array], Array]
-"""The noise's scale: a number, an array [], or `(key, passes) -> []`, drawn for each example by its
-key. `passes` [] int32 is the number of D's training passes before this one: two in each update, or
-in each part of one."""
+"""The noise's scale: a number, an array [], or a function `(key, passes) -> []` that is called with
+the key of each example. `passes` [] int32 is the number of D's training passes before this one.
+Each microbatch of each update makes two."""
 
 
 def instance_noise(gan: GAN, scale: Scale, *, axis_name: AxisName | None = None) -> GAN:
@@ -171,7 +171,8 @@ def instance_noise(gan: GAN, scale: Scale, *, axis_name: AxisName | None = None)
       axis_name: the mapped axis, if any, that the batch is split over.
 
     Returns:
-      A GAN of the same parameters; D's model state is {"network": its own, "passes": [] int32}.
+      A GAN with the same parameters. D's model state is {"network": that of the given D, "passes":
+      [] int32}.
 
     Raises:
       ValueError: `scale` is a number below 0; (on a call) training without a key.
@@ -182,7 +183,7 @@ def instance_noise(gan: GAN, scale: Scale, *, axis_name: AxisName | None = None)
 
     def init(key: Array, x: Array, label: Array | None = None) -> tuple[PyTree, PyTree]:
         params, model_state = network.init(key, x, label)
-        # As a float32 it would stop at 2^24.
+        # A float32 would stop counting at 2^24.
         return params, {"network": model_state, "passes": jnp.zeros((), jnp.int32)}
 
     def noisy(x: Array, key: Array, passes: Array) -> Array:

@@ -62,8 +62,7 @@ def first_memory(penalties: Sequence[WeightedPenalty]) -> dict[str, PyTree]:
 def draw_latents(
     gan: GAN, key: Array, batch: Array | int, axis_name: AxisName | None = None
 ) -> PyTree:
-    """z [B, L] ~ p_z for a batch [B, ...] or for B examples, each from the key of its index in the
-    global batch: `keys.per_example`.
+    """z [B, L] ~ p_z for a batch [B, ...] or for B examples, with the keys of `keys.per_example`.
 
     A prior may draw a tree of arrays [B, ...], such as noise and a code.
     """
@@ -82,7 +81,7 @@ def _logits(
     label: Array | None,
     key: Array,
 ) -> tuple[Array, PyTree]:
-    """In float32 at least, and so are all losses, penalties and metrics."""
+    """D's logits [B] and model state. Logits, and so losses and metrics, are float32 at least."""
     logits, model_state = discriminator.apply(params, model_state, x, label, train=True, key=key)
     return one_each(logits, x.shape[0], "the discriminator"), model_state
 
@@ -95,9 +94,9 @@ def _measure(
     key: Array,
     dtype: Any,
 ) -> Callable[[dict[str, PyTree]], tuple[Array, dict[str, PyTree]]]:
-    """From the memory of all penalties to this one's mean over the batch and the memory after.
+    """A function from the memory of all penalties to this one's batch mean and the new memory.
 
-    The mean has the given type, whether or not the critic and the penalty compute in another.
+    The mean has the type `dtype`, also if the critic or the penalty computes in another.
     """
 
     def mean(values: Array) -> Array:
@@ -125,10 +124,10 @@ def _names(axis_name: AxisName | None) -> tuple[str | None, ...]:
 def _over_axis(
     penalty: Penalty | PenaltyWithMemory, axis_name: AxisName | None
 ) -> Penalty | PenaltyWithMemory:
-    """The penalty with its `axis_name`, if it has one that is left open, bound to the step's.
+    """The penalty, with its argument `axis_name` bound to the step's if it is not yet set.
 
     Raises:
-      ValueError: it is bound to another axis.
+      ValueError: the penalty's `axis_name` is set to another axis.
     """
     function: Callable[..., Any] = (
         penalty.apply if isinstance(penalty, PenaltyWithMemory) else penalty
@@ -145,8 +144,8 @@ def _over_axis(
         if _names(parameter.default) != _names(axis_name):
             raise ValueError(
                 f"the penalty {penalty_name(penalty)!r} has axis_name={parameter.default!r}, but "
-                f"the step has axis_name={axis_name!r}: leave out the penalty's, and it gets the "
-                "step's"
+                f"the step has axis_name={axis_name!r}: omit the penalty's axis_name to "
+                "use the step's"
             )
         return penalty
     bound: Callable[..., Any] = partial(function, axis_name=axis_name)
@@ -175,8 +174,8 @@ def discriminator_objective(
     Metrics: `discriminator_loss` (without penalties); `value`, the estimate of V(D, G);
     `jsd_lower_bound` = (value + log 4) / 2; `real_accuracy` and `fake_accuracy`, the shares of
     logits on the right side of 0; and each penalty's mean, unweighted, by its name, 0 if its
-    schedule left it out. All are float32 at least. (Of `least_squares` the border is 1/2, of `f_kl`
-    1, and Wasserstein's logits have none: there the two accuracies say less.)
+    schedule left it out. All are float32 at least. (The boundary is 1/2 for `least_squares` and 1
+    for `f_kl`, and `wasserstein` has none: for these the accuracies mean less.)
 
     Raises:
       ValueError: two penalties of one name; a penalty or a loss bound to another axis than
@@ -241,7 +240,7 @@ def discriminator_objective(
 def generator_objective(
     gan: GAN, loss: AdversarialLoss, axis_name: AxisName | None = None
 ) -> Objective:
-    """G's loss on fresh fakes, as many as the batch is large. Metrics: `generator_loss`.
+    """G's loss on as many fresh fakes as the batch has examples. Metrics: `generator_loss`.
 
     Raises:
       ValueError: the loss compares examples over another axis than `axis_name`.

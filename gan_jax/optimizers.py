@@ -24,7 +24,7 @@ def adam(
     and `optax.adam` without `eps_root` gives NaN, the derivative is the exact learning_rate / eps.
     That is large: for such use an `eps` of the size of the gradients that matter, say 1e-4.
 
-    The two means are kept in float32 at least, updates have the types of the gradients.
+    Both means are kept in float32 at least. Updates have the types of the gradients.
 
     Args:
       learning_rate: above 0; or a schedule, a function of the number of updates made.
@@ -46,8 +46,8 @@ def adam(
         del params
         wide = widened(gradients)
         count = state.count + 1
-        # XLA's compiler for CPUs would work the means out twice, for the state and for the update,
-        # and copy the old ones to have them both times. It does not repeat a division.
+        # XLA's compiler for CPUs would compute the means twice, for the state and for the update,
+        # and would copy the old ones for that. It does not repeat a division.
         one = jnp.where(count > 0, 1.0, 2.0)
         mean = jax.tree.map(lambda m, g: (b1 * m + (1 - b1) * g) / one, state.mu, wide)
         square = jax.tree.map(

@@ -23,7 +23,7 @@ def packed(gan: GAN, size: int) -> GAN:
 
     Returns:
       A GAN with prior z [num, size, L], G z -> x [num, size, ...], D x [num, size, ...] -> [num].
-      A prior that draws a tree has each of its arrays [num, ...] as [num, size, ...].
+      If the prior draws a tree, each array [num, ...] becomes [num, size, ...].
       Batches are [B, size, ...]; a label [B] is that of all samples in the pack.
 
     Raises:

@@ -1,12 +1,12 @@
-"""Wrappers that run one pure step on many devices. No other module knows pmap and meshes.
+"""Wrappers that run one pure step on many devices. No other module uses pmap or meshes.
 
 Every wrapper takes a pure `(state, batch) -> (state, metrics)`: D's step, G's step, the whole train
 step or a fused chunk of train steps. It returns a compiled function of the same signature on
 *global* arrays: whole state in, whole batch in, whole state out. The wrappers are interchangeable,
 and the number of devices does not change the result.
 
-The state is donated: the one passed in is gone after the call. It may hold an array twice, as
-`state.replace(ema_params=state.generator.params)` does: the second is copied first.
+The state is donated: the one passed in cannot be used after the call. If two of its leaves share a
+buffer, as under `state.replace(ema_params=state.generator.params)`, the second is copied first.
 """
 
 import math
@@ -50,7 +50,7 @@ def jit_step(
     Args:
       step: a pure step.
       donate: whether the state passed in may be overwritten.
-      compiler_options: XLA's, for this program alone. On a CPU, `EIGEN` may make it faster.
+      compiler_options: options of XLA for this program alone. On a CPU, `EIGEN` may make it faster.
       like: a state and a batch. The step is then compiled at once, in less memory, and accepts
         only arguments of the same shapes and types: see `memory.compiled`. None: the step is
         compiled when it is called.
@@ -70,7 +70,7 @@ def shard_step(
 ) -> Step:
     """The step compiled once for all devices, the batch split over them: the default.
 
-    The compiled step first moves the state and the batch to these devices, wherever they are.
+    The compiled step first moves the state and the batch to these devices if they are elsewhere.
 
     Args:
       step: a pure step made *without* `axis_name`: it sees the global batch, and the compiler
@@ -83,11 +83,11 @@ def shard_step(
 
     Raises:
       UserError: `devices` is empty; `batch_axis` is not that of a train step; (on a call, before
-        compiling) the devices do not divide the batch.
+        compiling) the number of devices does not divide the batch.
     """
     batch_axis = _axis_of_examples(step, batch_axis)
     devices = _at_least_one(devices)
-    if len(devices) == 1:  # without a mesh, so that JAX uses what it has traced already
+    if len(devices) == 1:  # no mesh: JAX can then reuse an earlier trace
         whole: Sharding = SingleDeviceSharding(devices[0])
         split = whole
         in_force: Callable[[], Any] = nullcontext
@@ -103,7 +103,7 @@ def shard_step(
         return jax.device_put(state, whole), jax.device_put(batch, shardings)
 
     with in_force():
-        # The state leaves the program as it came in, so that the next call does not compile anew.
+        # The state keeps its sharding, so that the next call does not compile the step again.
         program = _program(step, like and placed(*like), donate, out_shardings=whole)
 
     def sharded(state: PyTree, batch: PyTree) -> tuple[PyTree, PyTree]:
@@ -173,15 +173,15 @@ def ensemble_step(
     devices: Sequence[jax.Device] | None = None,
     donate: bool = True,
 ) -> Step:
-    """One program that trains many GANs, spread over all devices, which never communicate.
+    """One program that trains many GANs, spread over all devices without communication.
 
     On a CPU, small networks leave cores idle. With as many devices as cores
     (`JAX_NUM_CPU_DEVICES=4 python ...`) each core has members of its own.
 
     Members may differ in whatever the step reads from their state, not only in their seeds. An
-    optimizer made by `optax.inject_hyperparams` keeps its settings there, so that `init` under
-    `jax.vmap` gives each member a learning rate of its own. The state may be any pytree, and so
-    may hold other settings too, such as a penalty's weight. Examples: README,
+    optimizer made by `optax.inject_hyperparams` keeps its hyperparameters in the state, so that
+    `init` under `jax.vmap` gives each member a learning rate of its own. The state may be any
+    pytree, so that it can hold other settings, such as a penalty's weight. Examples: README,
     `tests/test_sweep.py`.
 
     Args:
@@ -195,8 +195,8 @@ def ensemble_step(
       such as `jax.vmap(make_state)(jax.random.split(key, num))` gives the state.
 
     Raises:
-      UserError: `devices` is empty; (on a call, before compiling) the leaves of the state and the
-        batch are not of the same number of members, or the devices do not divide it.
+      UserError: `devices` is empty; (on a call, before compiling) leaves of the state and the batch
+        have different numbers of members, or the number of devices does not divide it.
     """
     devices = _at_least_one(devices)
     mesh = _mesh(devices, AXIS_NAME)
@@ -240,12 +240,12 @@ def ensemble_step(
 
 
 def _members(tree: PyTree, axis: int, name: str, num: int | None = None) -> int:
-    """The length of an axis, the same in all leaves, and `num` if that is given.
+    """The number of members, which is the length of an axis in all leaves of a tree.
 
-    Leaves of a batch may lack the axis. Those of a state, where `num` is to be found, may not.
+    If `num` is given, as for a batch, the length must be `num`, and leaves may lack the axis.
 
     Raises:
-      UserError: it is not the same.
+      UserError: a leaf has another length, or lacks the axis and `num` is None.
     """
     expected = num
     for path, leaf in jax.tree.leaves_with_path(tree):
@@ -256,7 +256,7 @@ def _members(tree: PyTree, axis: int, name: str, num: int | None = None) -> int:
         expected = found if expected is None else expected
         if found is None or found != expected:
             raise UserError(
-                f"every leaf of {name} must count the members of the ensemble on axis {axis}, but "
+                f"every leaf of {name} must have the members of the ensemble on axis {axis}, but "
                 f"{_called(name, path)} has shape {shape}, where the number of members is "
                 f"{'not known' if expected is None else expected}: make the state by "
                 "jax.vmap(make_state)(keys)"
@@ -286,7 +286,7 @@ def _program(step: Step, like: Arguments | None, donate: bool, **options: Any) -
 
 
 def place(layout: str, state: PyTree) -> PyTree:
-    """The state where `make_step`'s step leaves it, so that the step is not compiled twice."""
+    """The state placed as `make_step`'s step returns it, so that the step is not compiled twice."""
     if layout == "jit" or (layout == "shard" and num_devices(layout) == 1):
         return state
     return jax.device_put(state, NamedSharding(_mesh(jax.devices(), AXIS_NAME), PartitionSpec()))
@@ -295,8 +295,8 @@ def place(layout: str, state: PyTree) -> PyTree:
 def spread(x: Array, axis: int = 0) -> Array:
     """The array with an axis split over the devices of the mesh in force.
 
-    As it is, if there is no mesh or its devices do not divide the axis. For what a step draws
-    without a batch that it could follow; `shard_step` puts a mesh in force.
+    The array is returned unchanged if there is no mesh, or if its devices do not divide the axis.
+    It is meant for what a step draws without a batch to follow. `shard_step` puts a mesh in force.
     """
     mesh = jax.sharding.get_abstract_mesh()
     devices = math.prod(mesh.shape[name] for name in mesh.auto_axes)
@@ -333,7 +333,7 @@ def _axis_of_examples(step: Step, batch_axis: int | None) -> int:
     """The axis of a step's batch that counts examples: the step's own `batch_axis`, if it has one.
 
     Raises:
-      UserError: another one is given, on which a train step counts D's updates.
+      UserError: `batch_axis` is not the step's own.
     """
     own = getattr(step, "batch_axis", None)
     if batch_axis is None:

@@ -5,8 +5,8 @@ pairs `(penalty, weight)`, where the weight may be a schedule, such as `lazy` ma
 AssertionError for samples that are not floating and of one shape, and for a critic that does not
 return [B]. Results are float32 at least.
 
-What draws for each example, or compares examples, takes the mapped axis the batch is split over,
-if it is: pass `functools.partial(dragan, axis_name=...)`.
+Penalties that draw for each example, or compare examples, take the mapped axis the batch is split
+over, if it is: pass `functools.partial(dragan, axis_name=...)`.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ _R = TypeVar("_R")
 def _checked(
     penalty: Callable[Concatenate[Critic, Array, Array, Array, _P], _R],
 ) -> Callable[Concatenate[Critic, Array, Array, Array, _P], _R]:
-    """The penalty, of samples of one shape and a critic that is seen to return logits [B]."""
+    """The penalty, after assertions on the shapes of the samples and of the critic's logits."""
 
     @wraps(penalty)
     def checked(
@@ -50,7 +50,7 @@ def _squared_gradient_norm(critic: Critic, x: Array) -> Array:
     examples alone; under batch norm it includes what an example does to its neighbours.
     """
     gradient = jax.grad(lambda x: jnp.sum(critic(x)))(x)
-    # In float16 the sum of squares overflows: at 65,536 pixels of slope 1.
+    # In float16 the sum of squares overflows, for example at 65,536 pixels of slope 1.
     return jnp.sum(jnp.square(at_least_single(gradient)), axis=tuple(range(1, x.ndim)))
 
 
@@ -132,8 +132,8 @@ def dragan(
     Args:
       critic, real, fake, key: as of every penalty; the fakes are not read.
       scale: of the noise, in standard deviations.
-      axis_name: the mapped axis the batch is split over, if it is: std is over all of it. Of a
-        batch taken in parts (`accumulate`) it is the part's.
+      axis_name: the mapped axis the batch is split over, if it is: std is over all of it. With
+        `accumulate` it is over the microbatch.
     """
     del fake
     real = at_least_single(real)
@@ -258,17 +258,17 @@ def lazy(weight: Weight, every: int = 16) -> Callable[[Array], Array]:
 
         every * weight * h > 2 / c,
 
-    which is `every` times sooner than with the penalty on each update. For R1 of the Dirac-GAN c =
-    2, so that gamma = 1 (weight 1/2) and h = 0.2 allow every < 10. Where the players go half round
-    each other between two applications, only one direction is damped.
+    that is, at a learning rate `every` times smaller than with the penalty on each update. For R1
+    of the Dirac-GAN c = 2, so that gamma = 1 (weight 1/2) and h = 0.2 allow every < 10. If the
+    players complete half a rotation between two applications, only one direction is damped.
 
     Adam divides by the size of its gradients, so its limit differs. StyleGAN2 applies the penalty
-    in an update of its own, so that it makes every + 1 updates instead of `every`, and gives Adam
-    c h for the learning rate h and b1^c, b2^c for b1, b2, with c = every / (every + 1). Here the
-    penalty is part of an update, and the number of updates stays.
+    in an update of its own, which makes every + 1 updates instead of `every`. For that it replaces
+    Adam's h, b1 and b2 by r h, b1^r and b2^r, with r = every / (every + 1). Here the penalty is
+    part of an update, and the number of updates does not change.
 
     Args:
-      weight: the weight on each update of a penalty that is not lazy: a number or a schedule.
+      weight: the weight the penalty would have on every update: a number or a schedule.
       every: at least 1.
 
     Raises:

@@ -24,10 +24,10 @@ Decay: TypeAlias = float | Callable[[Array], Array]
 
 
 def rising_decay(highest: float) -> Callable[[Array], Array]:
-    """A schedule, (1 + step) / (10 + step) up to `highest`: the average soon forgets the start.
+    """The schedule min(highest, (1 + step) / (10 + step)), which soon forgets initial weights.
 
     With a constant decay d the initial weights are a share d^n of the average after n updates: 90 %
-    after 100 updates with d = .999. With this schedule they are less than 1e-12.
+    after 100 updates with d = .999. With this schedule their share is below 1e-12.
 
     Args:
       highest: in [0, 1).
@@ -40,7 +40,7 @@ def rising_decay(highest: float) -> Callable[[Array], Array]:
 
 
 EMA_DECAY = rising_decay(0.999)
-"""What G's steps use unless they are given another `ema_decay`."""
+"""The default `ema_decay` of G's steps."""
 
 
 def discriminator_step_of(
@@ -60,8 +60,8 @@ def discriminator_step_of(
       A pure step. Metrics: the objective's and `discriminator_gradient_norm`.
 
     Raises:
-      ValueError: `accumulate` < 1; (from the step) it does not divide the batch, or `tx` is another
-        one than that given to `init`, or needs more than a step can give it.
+      ValueError: `accumulate` < 1; (from the step) it does not divide the batch, or `tx` is not the
+        one given to `init`, or `tx` needs arguments that a step does not have.
     """
     check_at_least_one(accumulate=accumulate)
 

@@ -17,7 +17,7 @@ from gan_jax.files import write_text
 Record = dict[str, Any]
 
 _LOCK = ".lock"
-"""The file that a visit locks; it may be left, and says nothing by itself."""
+"""Lock file. Its presence alone does not mean that the folder is locked."""
 
 
 class RunFolder:
@@ -88,8 +88,8 @@ class RunFolder:
         """The records logged so far, in order: each has a `step`, and all its values are finite.
 
         Args:
-          announce: told of each line that cannot be read, as one cut off by a crash. It is left
-            out.
+          announce: called with a message about each line that is left out because it cannot be
+            read, such as one cut off by a crash.
         """
         if not self._metrics.exists():
             return []
@@ -106,9 +106,9 @@ class RunFolder:
         return records
 
     def rewind(self, step: int, announce: Callable[[str], None] = print) -> list[Record]:
-        """Drops the records after `step`, which will be made again, and returns the rest.
+        """Drops the records after `step`, which will be logged again, and returns the rest.
 
-        What cannot be read is dropped too, and announced.
+        Records that cannot be read are announced, and dropped too.
         """
         kept = [record for record in self.metrics(announce) if record["step"] <= step]
         write_text(self._metrics, "".join(json.dumps(record) + "\n" for record in kept))
@@ -179,13 +179,14 @@ def write_json(path: Path, value: Record) -> None:
 
 
 def _parse_record(line: bytes) -> Record:
-    """The record in a line of `metrics.jsonl`; raises `ValueError` or a kin of it if there is none.
+    """The record in a line of `metrics.jsonl`: a step, and numbers that are finite.
 
-    Only a step and finite numbers may stand in it: whoever reads records relies on that.
+    Raises:
+      ValueError, OverflowError, RecursionError: the line holds no such record.
     """
     record = json.loads(line.decode())
     if not isinstance(record, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     step = record.get("step")
     if type(step) is not int or step < 0:
         raise ValueError(f"its step is {step!r}")

@@ -1,4 +1,4 @@
-"""One visit to a run: open or resume its folder, train, and leave the pictures and the summary."""
+"""One session of a run: opens or resumes its folder, trains, writes pictures and the summary."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
@@ -100,7 +100,7 @@ def train(
         state = parallel.place(layout, state)
         writer = None
         if tensorboard:
-            first = start + 1 if restored else 0  # the first step that is written again
+            first = start + 1 if restored else 0  # the first step that is logged here
             writer = stack.enter_context(closing(_writer(folder.path, first)))
         shown = stack.enter_context(hooks.progress(start, num_steps))
         draw = hooks.draw(sample_every, folder, memory.compiled(sampler, state), writer=writer)
@@ -130,7 +130,7 @@ def train(
                     hooks.release(log_every),
                 ),
             )
-        with signals():  # all but done: a first signal changes nothing
+        with signals():  # almost done: the first signal is ignored
             checkpoints.wait()
             shown.close()
             _finish(folder, dataset, max(start, num_steps), announce)
@@ -203,7 +203,7 @@ def _finish(
 
 
 def _seconds(records: Sequence[Record]) -> float:
-    """The seconds that a run has taken up to the last of its records."""
+    """The seconds that a run had taken at the last of its records."""
     return next((record["seconds"] for record in reversed(records) if "seconds" in record), 0.0)
 
 

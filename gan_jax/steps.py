@@ -60,14 +60,14 @@ def init(
     Args:
       gan: the networks and the prior.
       generator_tx, discriminator_tx: the optimizers the steps will be made with.
-      key: a single key, `jax.random.key(seed)`. The state's own is of JAX's default
-        implementation, threefry2x32, whichever this one is of: see `keys.threefry`.
+      key: a single key, `jax.random.key(seed)`. The state's key is always of JAX's default
+        implementation, threefry2x32: see `keys.threefry`.
       batch: [B, ...], read for its shapes and types only.
       penalties: those of the discriminator's steps, for what they are to remember.
 
     Raises:
       ValueError: the generator's samples have another shape than the data.
-      AssertionError: the data are not floating, or the labels are of another number.
+      AssertionError: the data are not floating, or the number of labels is not B.
     """
     check_batch(batch)
     key_state, key_z, key_generator, key_discriminator = jax.random.split(threefry(key), 4)
@@ -122,17 +122,18 @@ def warm_start(
     """The state with copies of the parameters given, such as those of another run.
 
     Optimizer states and step counts stay as they are: after `init` they are fresh. An optimizer
-    whose state holds parameters, such as `optimizers.lookahead`, must begin anew:
+    whose state holds parameters, such as `optimizers.lookahead`, must be initialised again:
     `player.replace(opt_state=tx.init(player.params))`.
 
     Args:
-      state: of `init`, or of a run under way.
+      state: from `init`, or from a run in progress.
       generator, discriminator: the players' parameters, arrays of JAX or NumPy, structured and
         shaped as in the state. They are cast to its types.
       ema: the average of G's parameters. None: `generator`, if that is given.
 
     Raises:
-      ValueError: parameters of another structure or shape, by the first path that differs.
+      ValueError: the parameters have another structure or shape; the message names the first path
+        that differs.
     """
 
     def player(own: PlayerState, params: PyTree | None, name: str) -> PlayerState:
@@ -195,9 +196,9 @@ def make_discriminator_step(
       `discriminator_gradient_norm`, all measured before the update.
 
     Raises:
-      ValueError: two penalties of one name; `accumulate` < 1; (from the step) it does not divide
-        the batch, a state without the memory a penalty needs, another `tx` than that given to
-        `init`, or one that needs more than a step can give it.
+      ValueError: two penalties have one name; `accumulate` < 1; (from the step) `accumulate` does
+        not divide the batch, the state lacks the memory a penalty needs, `tx` is not the one given
+        to `init`, or `tx` needs arguments that a step does not have.
     """
     objective = discriminator_objective(gan, loss, penalties, axis_name)
     return discriminator_step_of(objective, tx, accumulate=accumulate, axis_name=axis_name)
@@ -226,9 +227,9 @@ def make_generator_step(
       relativistic, its logits. Metrics: `generator_loss`, `generator_gradient_norm`.
 
     Raises:
-      ValueError: `accumulate` < 1; a number for `ema_decay` outside of [0, 1); (from the step)
-        `accumulate` does not divide the batch, another `tx` than that given to `init`, or one that
-        needs more than a step can give it.
+      ValueError: `accumulate` < 1; `ema_decay` is a number outside of [0, 1); (from the step)
+        `accumulate` does not divide the batch, `tx` is not the one given to `init`, or `tx` needs
+        arguments that a step does not have.
     """
     objective = generator_objective(gan, loss, axis_name)
     return generator_step_of(
@@ -289,7 +290,7 @@ def sample(
       ema: whether to use the moving average of the parameters or those of the last update.
 
     Raises:
-      ValueError: `num` < 1; another number of labels than `num`.
+      ValueError: `num` < 1; the number of labels is not `num`.
     """
     check_at_least_one(num=num)
     for leaf in jax.tree.leaves(label):

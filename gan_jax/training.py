@@ -80,11 +80,11 @@ class Hook(NamedTuple):
 
 
 class Interrupted(Exception):
-    """A signal ended the run early, after the chunk it came in, with everything saved.
+    """A signal ended the run early, after the current chunk, with everything saved.
 
     Attributes:
-      signum: SIGINT, SIGTERM, or SIGPIPE if nobody reads stdout any more.
-      step: the last one.
+      signum: SIGINT, SIGTERM, or SIGPIPE if the reader of stdout is gone.
+      step: the last step that was done.
     """
 
     def __init__(self, signum: int, step: int) -> None:
@@ -114,8 +114,8 @@ def run(
         after the last one.
 
     Raises:
-      Interrupted: SIGINT or SIGTERM came, or a hook wrote to a stdout that nobody reads any more;
-        the hooks have seen the last chunk.
+      Interrupted: SIGINT or SIGTERM came, or a hook wrote to stdout and its reader is gone. The
+        hooks have seen the last chunk.
     """
     step, stop, unfinished = start, False, list[Finish]()
     with signals() as received:
@@ -124,7 +124,7 @@ def run(
             for finish in unfinished:
                 try:
                     finish()
-                except BrokenPipeError:  # Python reports so what would be SIGPIPE in C
+                except BrokenPipeError:  # Python's form of SIGPIPE
                     received.append(signal.SIGPIPE)
 
         while step < num_steps:
@@ -149,9 +149,9 @@ def run(
 
 @contextmanager
 def signals() -> Iterator[list[int]]:
-    """Yields the list of stop signals received so far, which then do nothing else.
+    """Yields a list to which a stop signal is appended, instead of ending the process.
 
-    After the first signal the handlers are as they were before: a second one acts at once.
+    The first signal restores the earlier handlers, so that a second one acts at once.
     """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():

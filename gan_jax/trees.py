@@ -1,4 +1,4 @@
-"""What several modules ask of a tree of arrays: wide types for sums, and where two trees differ."""
+"""Functions of trees of arrays: wider types for sums, and the first difference of two trees."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from gan_jax.types import Array, PyTree
 
 
 def widened(tree: PyTree) -> PyTree:
-    """The tree with its floating arrays in float32 at least: the type to add many numbers up in.
+    """The tree with its floating arrays in float32 at least, for sums of many numbers.
 
-    A bfloat16 has 8 significant bits: near 1 an increment below 1/256 is lost, and so is all of a
-    mean square that decays by .999. float16 underflows below 6e-8. float32 and float64 stay.
+    bfloat16 has 8 significant bits: near 1 an increment below 1/256 is lost, and a mean that decays
+    by .999 hardly moves. float16 underflows below 6e-8. float32 and float64 stay.
     """
 
     def widen(leaf: Array) -> Array:

@@ -52,15 +52,14 @@ class GAN(NamedTuple):
 class Batch(NamedTuple):
     """Real samples x ~ p_data.
 
-    `init` and the steps raise AssertionError for an x that is not floating, and for labels of
-    another number than B. They cannot see values: float images in [0, 255] and labels out of range
-    are the caller's to avoid.
+    `init` and the steps raise AssertionError if x is not floating or the number of labels is not B.
+    They do not check values: images must be scaled, and labels be in range.
 
     Attributes:
-      x: [B, ...], floating; images in [-1, 1], NHWC. `gan_jax.data.pipeline.dequantize` makes them
-        of uint8 images in [0, 255].
-      label: [B] integers in [0, the number of classes), or None. For an integer out of range
-        `flax.linen.Embed` returns NaN, so that all parameters are NaN after one step.
+      x: [B, ...], floating; images in [-1, 1], NHWC. `gan_jax.data.pipeline.dequantize` converts
+        uint8 images in [0, 255].
+      label: [B] integers in [0, the number of classes), or None. `flax.linen.Embed` returns NaN for
+        a label out of range, so that all parameters are NaN after one step.
     """
 
     x: Array

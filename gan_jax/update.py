@@ -30,28 +30,28 @@ def update(
 ) -> tuple[PlayerState, Metrics, Array]:
     """One step of a player down its objective.
 
-    Where the gradient is not finite, `model_state` and `memory` stay as they were: one bad batch
-    does not spoil running statistics for good. The optimizer decides about the parameters:
+    If the gradient is not finite, `model_state` and `memory` stay as they were, so that one bad
+    batch does not spoil running statistics for good. The optimizer decides about the parameters:
     `optax.apply_if_finite` keeps them, any other makes them NaN. (A finite gradient whose norm
     overflows, above 1e19 in float32, counts as not finite here.)
 
     Args:
-      objective: of the player.
-      tx: its optimizer. It is also given the player's whole loss, averaged over parts and devices,
-        as `value`, and the gradient as `grad`, for those of Optax that want them.
+      objective: the player's loss to descend.
+      tx: the player's optimizer. It is also given the loss, averaged over microbatches and devices,
+        as `value`, and the gradient as `grad`, which some optimizers of Optax need.
       player, opponent: their states.
       batch: [B, ...], on this shard.
       key: of the role; the player's step is folded in.
-      role: the player's name in errors.
-      parts: the gradient is accumulated over so many parts of the batch, in float32 at least.
+      role: the player's name in error messages.
+      parts: the number of microbatches over which the gradient is accumulated, in float32 at least.
       axis_name: the mapped axis the batch is split over, if it is.
 
     Returns:
       The player, its metrics, its gradient's norm.
 
     Raises:
-      ValueError: `parts` do not divide the batch; `tx` did not make the player's `opt_state`; `tx`
-        needs what a step cannot give it, such as `value_fn`.
+      ValueError: `parts` does not divide the batch; `tx` did not make the player's `opt_state`;
+        `tx` needs an argument that a step does not have, such as `value_fn`.
     """
     _check_opt_state(tx, player, role)
     key = jax.random.fold_in(key, player.step)
@@ -113,8 +113,8 @@ def _optimize(
             raise
         raise ValueError(
             f"the {role}'s tx needs more than a step gives it ({error}): a step gives the "
-            "gradients, the parameters, value and grad. Choose an optimizer that evaluates the "
-            "loss at no other point: a line search does"
+            "gradients, the parameters, value and grad. Choose an optimizer that does not "
+            "evaluate the loss at other points (a line search does)"
         ) from error
     except Exception as error:
         shapes = sorted({jnp.shape(leaf) for leaf in jax.tree.leaves(player.params)})
@@ -123,7 +123,7 @@ def _optimize(
     if difference := first_difference(updates, player.params):
         raise ValueError(
             f"the {role}'s tx returns updates of another structure than the parameters: "
-            f"updates{difference}. Choose an optimizer, not a transformation that measures"
+            f"updates{difference}. Choose an optimizer, not one that only measures"
         )
     return updates, opt_state
 
@@ -170,10 +170,10 @@ def _accumulate(
     key: Array,
     axis_name: AxisName | None,
 ) -> tuple[tuple[Array, tuple[Metrics, PyTree, PyTree]], PyTree]:
-    """The objective's gradients and what comes with them, over the parts, one after the other.
+    """The loss with its auxiliary values, and the gradients, over microbatches in sequence.
 
-    A part starts from the last one's model state; but from the memory of before the update, so
-    that the mean of what the parts return is what the whole batch would have.
+    A microbatch starts from the model state after the previous one, but from the memory before the
+    update, so that the mean over the microbatches is what the whole batch would give.
     """
     parts = jax.tree.leaves(batches)[0].shape[0]
 

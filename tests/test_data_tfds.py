@@ -353,7 +353,7 @@ def test_labels_that_are_no_classes_are_left_out_with_a_word(tmp_path, labels, k
         assert said == []
     else:
         assert data.label is None
-        assert f"the labels are not used: they reach from {min(labels)} to {max(labels)}" in said[0]
+        assert f"the labels are not used: they range from {min(labels)} to {max(labels)}" in said[0]
 
 
 def test_examples_in_other_formats_are_refused(tmp_path):

@@ -1,14 +1,14 @@
 """Checks and measures this library on one GPU, in parts, within minutes.
 
-    correct   the GPU's numbers against the CPU's, of everything the library has
+    correct   every function of the library on the GPU, compared with the CPU
     speed     training steps per second beside PyTorch on the same card
     train     handwritten digits by the default recipe: the distance, and the time it took
     profile   the operations that take most of a step
 
-Each part is a process of its own that stops taking on work when its time is used up, and is ended
-half a minute later if it is still there. It writes PART.json to --out after each row, and all
-parts' tables to tables.md. A part that is finished there is not run again; one that was cut goes
-on. `--small` runs the same on small networks, on a CPU too. PyTorch is optional.
+Each part is a process of its own. It starts no more work when its time is used up, and is killed
+half a minute later. It writes PART.json to --out after each row, and all parts' tables to
+tables.md. A finished part is not run again; an interrupted one continues. `--small` runs the same
+on small networks, on a CPU too. PyTorch is optional.
 """
 
 import argparse
@@ -26,13 +26,13 @@ from benchmarks.gpu.sheet import Sheet
 from gan_jax.errors import UserError
 
 SECONDS = {"correct": 150.0, "speed": 240.0, "train": 60.0, "profile": 30.0}
-"""The parts in their order, each with the time it has if no other is given."""
+"""The parts in their order, each with its default time limit in seconds."""
 
 FLAGS = {
-    # A program in a CUDA graph is one operation to the profiler.
+    # The profiler would show a program in a CUDA graph as one operation.
     "profile": "--xla_gpu_enable_command_buffer=",
 }
-"""XLA's, for a part's process."""
+"""XLA flags for the process of a part."""
 
 _GRACE = 30.0
 
@@ -44,9 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, required=True, help="a folder for what is found")
+    parser.add_argument("--out", type=Path, required=True, help="the folder for the results")
     parser.add_argument("--parts", default=",".join(SECONDS), help="some of %(default)s")
-    parser.add_argument("--seconds", default="", help="for a part, as correct=100,speed=200")
+    parser.add_argument("--seconds", default="", help="time limits, such as correct=100,speed=200")
     parser.add_argument("--small", action="store_true", help="small networks, a quick rehearsal")
     parser.add_argument("--inside", choices=tuple(SECONDS), help=argparse.SUPPRESS)
     config = parser.parse_args(arguments)
@@ -106,7 +106,7 @@ def _run(part: str, out: Path, seconds: float, small: bool) -> int:
     command = [sys.executable, "-m", "benchmarks.gpu", "--inside", part, "--out"]
     command += [str(out.absolute()), "--seconds", f"{part}={seconds}"]
     flags = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS.get(part, '')}".strip()
-    # PyTorch, in another process, needs memory of the card too.
+    # PyTorch, in another process, needs memory on the card too.
     memory = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "2"}
     environment = {**os.environ, **memory, "XLA_FLAGS": flags, "PYTHONUNBUFFERED": "1"}
     if small:  # compiling a step for a CPU takes minutes otherwise

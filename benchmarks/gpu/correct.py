@@ -1,7 +1,7 @@
-"""The accelerator's numbers against the CPU's, for everything the library has.
+"""Compares the accelerator's numbers with the CPU's, for every function of the library.
 
-Each row runs one pure function on both devices in this process: a step three times by gradient
-descent, which hides no wrong scale, or a draw, a metric, an optimizer's update. Numbers are
+Each row runs one pure function on both devices in this process: three gradient-descent steps, whose
+size depends on the gradient's scale, or a draw, a metric, an optimizer's update. Numbers are
 compared leaf by leaf, relative to the largest number of the leaf (or to .01, if that is larger).
 The networks are tiny, since compiling takes most of the time; programs compile in parallel.
 """
@@ -57,31 +57,31 @@ from gan_jax.training import Work, make_chunk
 from gan_jax.types import PyTree, StepFn, WeightedPenalty
 
 FLOAT32 = 1e-4
-"""How far apart numbers may be in float32."""
+"""Largest allowed difference in float32."""
 
 TF32, BFLOAT16 = 0.25, 0.4
-"""How far a player's change may be from float32's, as the length of the difference over that of the
-change: with products in TF32, which have 10 bits, and with networks in bfloat16, which has 8. On an
-H100 a DCGAN is at .15 and .26, as batch norm at a batch of 8 multiplies rounding errors."""
+"""Largest allowed difference of a player's change from float32's, relative to the change in norm:
+for products in TF32, which has 10 bits, and for networks in bfloat16, which has 8. A DCGAN on an
+H100 is at .15 and .26, because batch norm at a batch of 8 multiplies rounding errors."""
 
 SAME_DEVICE = 1e-5
-"""The same for two programs of one step on one device, which add in different orders."""
+"""Largest difference of two programs of one step on one device, which add in different orders."""
 
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 """XLA's flag for sums whose order does not change from run to run."""
 
 IN_A_HURRY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-"""For the CPU's programs, which run once: compiling them takes minutes otherwise."""
+"""Compiler options for the CPU's programs, which run once: full optimisation takes minutes."""
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "chex", "orbax-checkpoint", "numpy", "torch")
-"""Those whose versions are told."""
+"""The libraries whose versions are reported."""
 
 _FLOOR = 1e-2
 _CALLS = 3
 _BATCH = 8
 _SGD = optax.sgd(0.1)
 _Check = tuple[str, str, Callable[[], Row]]
-"""A table, a name and what makes the row, or raises what is wrong."""
+"""A table, a name, and a function that returns the row or raises an error."""
 
 
 def run(sheet: Sheet, small: bool) -> None:
@@ -93,7 +93,7 @@ def run(sheet: Sheet, small: bool) -> None:
         bounds=f"float32 {FLOAT32:g}, TF32 {TF32:g}, bfloat16 {BFLOAT16:g}",
     )
     sheet.attempt("device", "a product of matrices", _product)
-    # What is compiled in other threads would be counted: before there are any.
+    # Before any threads start, as their compilations would be counted.
     sheet.attempt("program", "a loop of 20 chunks", _loop)
     with ThreadPoolExecutor(1) as beside, ThreadPoolExecutor(2 if small else 8) as pool:
         resumed = beside.submit(sheet.attempt, "resume", "from a checkpoint", _resume_apart)
@@ -123,7 +123,7 @@ def _version(name: str) -> str:
 
 
 def _few(checks: Iterator[_Check]) -> Iterator[_Check]:
-    """The first of each table."""
+    """Yields the first check of each table."""
     known = set[str]()
     for table, name, make in checks:
         if table not in known:
@@ -134,7 +134,7 @@ def _few(checks: Iterator[_Check]) -> Iterator[_Check]:
 def difference(ours: PyTree, reference: PyTree) -> tuple[float, str]:
     """The largest relative difference of a leaf from the reference's, and the leaf's path.
 
-    Integers, booleans and keys must be equal: one that is not is infinitely far, and so is NaN.
+    The difference is infinite for NaN, and for integers, booleans and keys that are not equal.
     """
     worst, where = 0.0, ""
     pairs = zip(
@@ -142,7 +142,8 @@ def difference(ours: PyTree, reference: PyTree) -> tuple[float, str]:
     )
     for (path, one), other in pairs:
         if one.shape != other.shape or one.dtype != other.dtype:
-            raise ValueError(f"{jax.tree_util.keystr(path)}: {one.dtype}{one.shape} for {other}")
+            kinds = f"{one.dtype}{one.shape}, not {other.dtype}{other.shape}"
+            raise ValueError(f"{jax.tree_util.keystr(path)}: {kinds}")
         if not np.issubdtype(one.dtype, np.floating):
             apart = 0.0 if np.array_equal(one, other) else np.inf
         elif not one.size:
@@ -187,7 +188,7 @@ def _pair(
     reference: Callable[..., PyTree] | None = None,
     precision: str = "highest",
 ) -> tuple[PyTree, PyTree]:
-    """A function on the accelerator, its products in a precision; on the CPU it or another."""
+    """Results of a function on the accelerator, and of it or a reference on the CPU."""
     with jax.default_matmul_precision(precision):
         ours = jax.jit(function)(*jax.device_put(arguments, jax.devices()[0]))
     with jax.default_matmul_precision("highest"):
@@ -197,12 +198,12 @@ def _pair(
 
 
 def _both(bound: float, function: Callable[..., PyTree], *arguments: PyTree) -> Row:
-    """A function on both devices."""
+    """The row that compares a function on both devices."""
     return within(bound, *_pair(function, *arguments))
 
 
 class _Start(NamedTuple):
-    """What a step begins with, on the CPU."""
+    """A GAN with its first state and batch, on the CPU."""
 
     gan: GAN
     state: TrainState
@@ -246,7 +247,7 @@ def _train(gan: GAN, **options: Any) -> StepFn:
 
 
 def _repeated(step: StepFn) -> Callable[[TrainState, Batch], PyTree]:
-    """The state and the metrics after a few steps on one batch."""
+    """A function that returns the state and the metrics after a few steps on one batch."""
 
     def several(state: TrainState, batch: Batch) -> PyTree:
         def once(state: TrainState, _: None) -> tuple[TrainState, Any]:
@@ -259,7 +260,7 @@ def _repeated(step: StepFn) -> Callable[[TrainState, Batch], PyTree]:
 
 
 def _three(step: StepFn, start: _Start) -> Row:
-    """A few steps on both devices."""
+    """The row that compares a few steps on both devices."""
     return _both(FLOAT32, _repeated(step), start.state, start.batch)
 
 
@@ -509,11 +510,10 @@ def _of_layouts() -> Iterator[_Check]:
 
 
 def _lowered() -> Row:
-    """The step of the DCGAN of width 64: convolutions for the compiler, and what it makes of them.
+    """Counts the convolutions and products that the compiler gets and makes for a DCGAN's step.
 
     Raises:
-      ValueError: there are other convolutions or products than those of the architecture, as the
-        way of a CPU has.
+      ValueError: the counts differ from those of the architecture, as they do on the CPU's path.
     """
     case = CASES["dcgan28"]
     expected = [0, 0]
@@ -528,7 +528,7 @@ def _lowered() -> Row:
     lowered = jax.jit(step).trace(state, Batch(x)).lower(lowering_platforms=("cuda",)).as_text()
     found = [lowered.count(f"stablehlo.{name}") for name in ("convolution", "dot_general")]
     if found != expected:
-        raise ValueError(f"convolutions and products {found}, for {expected}")
+        raise ValueError(f"convolutions and products {found}, expected {expected}")
     row: Row = {"convolutions": found[0], "products": found[1]}
     if jax.default_backend() == "cpu":
         return row
@@ -545,10 +545,10 @@ def compiled_operations(text: str) -> str:
 
 
 def _loop() -> Row:
-    """20 chunks of steps: one program, and nothing that goes from or to the host.
+    """Checks that 20 chunks of steps compile one program and transfer nothing from or to the host.
 
     Raises:
-      ValueError: another program was compiled. (What JAX raises: something was transferred.)
+      ValueError: another program was compiled. A transfer raises JAX's own error.
     """
     names: list[str] = []
 
@@ -572,12 +572,12 @@ def _loop() -> Row:
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     if len(names) != 1:
-        raise ValueError(f"compiled {len(names)} programs for one: {names}")
+        raise ValueError(f"compiled {len(names)} programs, expected one: {names}")
     return {"programs": len(names), "transfers": 0, "steps": int(state.generator.step)}
 
 
 def _resume_apart() -> Row:
-    """In a process of its own, as XLA reads its flags once."""
+    """Runs `check_resume` in a process of its own, because XLA reads its flags once."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu.correct"],
@@ -593,10 +593,10 @@ def _resume_apart() -> Row:
 
 
 def check_resume() -> str:
-    """Trains with R1, saves, restores and goes on: the same bits as without a stop.
+    """Checks that training with R1 resumes from a checkpoint with the same bits as without a stop.
 
     Raises:
-      ValueError: they are others.
+      ValueError: the bits differ.
     """
     start = _begin(
         MODELS["dcgan"]((28, 28, 1), latent=8, width=8, discriminator_norm=False), (28, 28, 1)

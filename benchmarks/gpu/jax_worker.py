@@ -1,8 +1,8 @@
 """This library on the accelerator, for `benchmarks.gpu.speed`: its loop, and two others to compare.
 
-`gan_jax` and `gan_jax_N` (N GANs in one program) are those of `benchmarks.workers.jax_library`. On
-one fixed batch, which shows what the loop itself costs: `gan_jax_scan`, steps in a `lax.scan`, and
-`gan_jax_calls`, each step a call.
+`gan_jax` and `gan_jax_N` (N GANs in one program) are those of `benchmarks.workers.jax_library`.
+`gan_jax_scan` runs its steps in a `lax.scan`, `gan_jax_calls` each step in a call. Both use one
+fixed batch, which shows the cost of the loop itself.
 """
 
 import sys
@@ -103,7 +103,7 @@ def warm() -> None:
 
     with ThreadPoolExecutor(THREADS) as pool:
         for made in [pool.submit(one, request) for request in requests(sys.stdin)]:
-            made.exception()  # the worker meets it too, and says it
+            made.exception()  # the worker will report the same error
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The operations that take most of a DCGAN's step, by the device's own times."""
+"""Lists the operations that take most of a DCGAN's step, by the device's own times."""
 
 import gzip
 import json
@@ -28,7 +28,7 @@ _SHOWN = 10
 
 
 def run(sheet: Sheet, small: bool) -> None:
-    """Adds the operations of each precision, then what the compiler says of the program."""
+    """Adds rows about the program of each precision, then about its longest operations."""
     sheet.facts(device=jax.devices()[0].device_kind, steps=_STEPS)
     batch_size = 8 if small else 256
     for precision in ("bfloat16", "tf32"):
@@ -45,7 +45,7 @@ def run(sheet: Sheet, small: bool) -> None:
 
 
 def _profile(precision: str, batch_size: int, small: bool) -> tuple[Row, list[Row]]:
-    """What is known of the program, and its longest operations."""
+    """The row about a program, and the rows of its longest operations."""
     case = narrow(CASES["dcgan28"], 16 if small else 1)
     state, step = training(case, precision)
     x = np.random.default_rng(0).uniform(-1, 1, (1, batch_size, *case.shape))
@@ -89,7 +89,7 @@ def _profile(precision: str, batch_size: int, small: bool) -> tuple[Row, list[Ro
 
 
 def _costs(compiled: Any, seconds: float, precision: str) -> Row:
-    """What XLA counts; it leaves out what it does not know."""
+    """The FLOPs and bytes that XLA counts; it omits operations it does not know."""
     try:
         cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
         flops, moved = float(cost["flops"]), float(cost["bytes accessed"])
@@ -107,7 +107,7 @@ def _costs(compiled: Any, seconds: float, precision: str) -> Row:
 def operations(events: list[dict[str, Any]]) -> Counter[str]:
     """Microseconds of each operation on the device, in a trace's events.
 
-    On a GPU those of its streams' threads; on a CPU those of events that name an operation.
+    The events are those of the streams on a GPU, and those that name an operation on a CPU.
     """
     process, thread = dict[int, str](), dict[tuple[int, int], str]()
     for event in events:
@@ -133,7 +133,7 @@ def operations(events: list[dict[str, Any]]) -> Counter[str]:
 
 
 def source(text: str, name: str) -> str:
-    """Where an operation of a compiled program comes from, as its metadata say; "" if unknown."""
+    """The origin of an operation of a compiled program by its metadata; "" if it is unknown."""
     for line in text.splitlines():
         if re.match(rf"\s*(ROOT )?%?{re.escape(name)} =", line):
             known = re.search(r'op_name="([^"]+)"', line)

@@ -1,4 +1,4 @@
-"""What `benchmarks.gpu.speed` asks its workers for. Only numpy and the standard library here."""
+"""The requests of `benchmarks.gpu.speed` to its workers. Needs numpy only."""
 
 import dataclasses
 import functools
@@ -13,13 +13,13 @@ from benchmarks.cases import Case, from_json
 from benchmarks.workers.protocol import Setting
 
 IMAGES = 2048
-"""In the data set. What they show makes no difference to the speed: they are noise."""
+"""The number of images in the data set. They are noise, which does not change the speed."""
 
 
 def request(
     contender: str, case: Case, batch_size: int, precision: str, *, checked: bool = False
 ) -> dict[str, Any]:
-    """What `read` takes; `checked` says whether losses will be compared."""
+    """The argument of `read`; `checked` says whether losses will be compared."""
     return {
         "contender": contender,
         "case": dataclasses.asdict(case),
@@ -44,5 +44,5 @@ def _problem(case: Case, batch_size: int) -> problem.Problem:
 
 
 def requests(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """The requests of lines of JSON."""
+    """Yields the requests in lines of JSON."""
     return (json.loads(line) for line in lines if line.strip())

@@ -1,4 +1,4 @@
-"""The rows that a part has found, written after each one, and the time it has for them."""
+"""The rows of results of a part, saved after each row, and the part's time limit."""
 
 import json
 import threading
@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from gan_jax.tables import markdown
 
 Row: TypeAlias = dict[str, Any]
-"""What is known of one thing; `error` is there if it failed."""
+"""The results of one measurement; it has `error` if the measurement failed."""
 
 TABLES = "tables.md"
 """The file of all parts' tables."""
@@ -22,12 +22,12 @@ _TRACEBACK_LINES = 12
 class Sheet:
     """The rows of one part, in a JSON file that is rewritten after each row.
 
-    A cut run leaves what it had; the next one goes on after it. Rows may come from several threads.
+    An interrupted run keeps its rows; the next run continues after them. Threads may add rows.
 
     Args:
-      folder: of all parts' files.
-      part: the name of the part, and of its file.
-      seconds: for the part, from now on.
+      folder: the folder for the files of all parts.
+      part: the name of the part and of its file.
+      seconds: the part's time limit, counted from now.
     """
 
     def __init__(self, folder: Path, part: str, seconds: float) -> None:
@@ -52,11 +52,11 @@ class Sheet:
 
     @property
     def left(self) -> float:
-        """Seconds until the part should take on nothing more."""
+        """Seconds until the part should start nothing more."""
         return self._deadline - time.monotonic()
 
     def facts(self, **facts: Any) -> None:
-        """Adds what is true of all rows."""
+        """Adds facts that hold for all rows."""
         with self._lock:
             self.content["facts"] |= facts
             self._write()
@@ -64,10 +64,10 @@ class Sheet:
     def attempt(self, table: str, name: str, make: Callable[[], Row]) -> Row | None:
         """Adds the row that `make` returns, or its error; nothing if it is there already.
 
-        Without time left the row is left out, and says so.
+        If no time is left, the row records that instead.
 
         Returns:
-          The row, or None if it failed, was left out or was there already.
+          The row, or None if it failed, had no time left or was there already.
         """
         key = {"table": table, "name": name}
         if any(row["table"] == table and row["name"] == name for row in self.rows):
@@ -89,7 +89,7 @@ class Sheet:
         return row
 
     def done(self) -> None:
-        """Says that the part has come to its end."""
+        """Marks the part as finished."""
         with self._lock:
             seconds = round(time.monotonic() - self._start, 1)
             self.content |= {"finished": True, "seconds": seconds}

@@ -1,10 +1,10 @@
 """Training steps per second on one card, this library's beside PyTorch's.
 
 A step is one update of D and one of G, by Adam. Each contender is a process of its own that lives
-for the whole part; those of a row take turns in short windows, one at work at a time, and the
-figures are medians. In float32 each makes three updates from the same weights on the same batch
-and noise first, and is left out unless its losses are this library's. The most important rows come
-first, and a row whose time has not come when the part's is over is left out.
+for the whole part. The contenders of a row take turns in short windows, one at a time, and the
+results are medians. In float32 each first makes three updates from the same weights on the same
+batch and noise, and is excluded unless its losses equal this library's. The most important rows
+come first; rows that are not reached in time are left out.
 """
 
 import dataclasses
@@ -41,20 +41,20 @@ ENSEMBLES = (16, 128, 1024)
 PEAKS: dict[str, Machine] = dict(
     zip(("float32", "tf32", "bfloat16"), (m for m in MACHINES if "H100" in m.name), strict=True)
 )
-"""What an H100 could do, by the precision of products."""
+"""The peak rates of an H100, by the precision of products."""
 
 _LONGEST = 100.0
 """Seconds that a worker may take to answer."""
 
 
 class Effort(NamedTuple):
-    """How much is measured.
+    """The amount of measurement.
 
     Attributes:
-      rounds, seconds: windows of each contender, and how long they are.
+      rounds, seconds: the number of windows of each contender, and their length.
       batch_sizes: the one that comes first, then the others.
-      divide: the networks' widths by this.
-      ensembles: their sizes.
+      divide: the divisor of the networks' widths.
+      ensembles: the sizes of the ensembles.
     """
 
     rounds: int
@@ -74,10 +74,10 @@ class _Limited(Worker):
     limit = _LONGEST
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        """As a worker's; one that takes too long is gone.
+        """The answer, as of `Worker.ask`; a worker that takes too long is killed.
 
         Raises:
-          WorkerError: also then.
+          WorkerError: as of `Worker.ask`, or the worker was killed.
         """
         timer = threading.Timer(self.limit, self._process.kill)
         timer.start()
@@ -110,13 +110,13 @@ class _Crew:
         return worker
 
     def drop(self, contender: str) -> None:
-        """Ends one that failed: an error on the card may be there to stay."""
+        """Ends a worker that failed: an error on the card may persist."""
         if worker := self._workers.pop(contender, None):
             with suppress(OSError):
                 worker.close()
 
     def close(self) -> None:
-        """Ends all."""
+        """Ends all workers."""
         for worker in self._workers.values():
             with suppress(OSError):
                 worker.close()
@@ -174,7 +174,7 @@ class _Race:
         return self.precision == "float32" and plain
 
     def request(self, contender: str) -> dict[str, Any]:
-        """What a contender is asked for."""
+        """The request to a contender."""
         return request(contender, self.case, self.batch_size, self.precision, checked=self.checked)
 
     def measure(self, crew: _Crew, effort: Effort) -> Row:
@@ -229,7 +229,7 @@ class _Race:
 
 @dataclasses.dataclass(frozen=True)
 class _FirstStep:
-    """How long it takes from the start of a process to its first finished chunk of steps."""
+    """The time from the start of a process to its first finished chunk of steps."""
 
     case: Case
     batch_size: int
@@ -262,15 +262,15 @@ class _FirstStep:
 
 
 def _reason(timed: Timed) -> str:
-    """Why a contender was not timed, with the last line of what its process printed."""
+    """The reason why a contender was not timed, with the last line that its process printed."""
     lines = timed.worker.log.read_text(errors="replace").strip().splitlines()
-    # The file goes with the part.
+    # The log file is deleted with the part.
     last = [lines[-1]] if lines else []
     return " | ".join([str(timed.unavailable).split(": see ")[0], *last])[:300]
 
 
 def _quiet(number: int, timed: Timed) -> None:
-    """Windows are not announced, rows are."""
+    """Prints nothing about a window; rows are announced instead."""
 
 
 def narrow(case: Case, divide: int) -> Case:
@@ -280,7 +280,7 @@ def narrow(case: Case, divide: int) -> Case:
 
 
 def _plan(sheet: Sheet, effort: Effort, folder: Path) -> Iterator[tuple[str, _Race | _FirstStep]]:
-    """All rows, the most important first; what they need is compiled side by side before."""
+    """Yields all rows, the most important first, and compiles their programs in parallel before."""
     names = ("dcgan28", "dcgan64", "mlp", "mixture", "dcgan28_r1")
     cases = {name: narrow(CASES[name], effort.divide) for name in names}
     first, *others = effort.batch_sizes
@@ -293,7 +293,7 @@ def _plan(sheet: Sheet, effort: Effort, folder: Path) -> Iterator[tuple[str, _Ra
     def mixtures(num: int) -> _Race:
         return _Race(cases["mixture"], min(first, 64), "tf32", (f"{OURS}_{num}", TUNED))
 
-    # These are compiled alone, as the compiler chooses kernels by their times.
+    # These are compiled alone, because the compiler chooses kernels by timing them.
     for precision in PRECISIONS[:: 2 if small else 1]:
         yield "DCGAN 28", _Race(cases["dcgan28"], first, precision)
     for num in effort.ensembles:
@@ -320,7 +320,7 @@ def _plan(sheet: Sheet, effort: Effort, folder: Path) -> Iterator[tuple[str, _Ra
 
 
 def _warm(sheet: Sheet, races: Sequence[_Race]) -> None:
-    """Compiles what this library needs for the rows, in parallel, into its cache."""
+    """Compiles this library's programs for the rows into its cache, in parallel."""
     if sheet.left <= 0:
         return
     begin = time.monotonic()

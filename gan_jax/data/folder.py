@@ -12,8 +12,8 @@ from gan_jax.data.types import Channels, DataError, Examples
 
 SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp")
 
-_KINDS = 6  # that the line about what is left out counts
-_NAMES = 3  # that it gives of each kind
+_KINDS = 6  # kinds of skipped entries that the warning counts
+_NAMES = 3  # names of each kind in the warning
 
 
 def read(
@@ -25,11 +25,11 @@ def read(
 ) -> Examples:
     """Reads every image file below a folder, in the order of their relative paths.
 
-    Links to files and to folders are followed. Names that begin with a dot are passed over. A line
-    is announced about anything else that is left out: files with none of `SUFFIXES`, immediate
-    subfolders without an image, links to a folder that holds them. Another line is announced if
-    some images are in subfolders, but not all in immediate ones, so that there are no labels. Of an
-    animation the first frame is read.
+    Links to files and to folders are followed. Names that begin with a dot are skipped. A line
+    announces everything else that is skipped: files with none of `SUFFIXES`, immediate subfolders
+    without an image, links to a folder that contains the link. Another line announces that there
+    are no labels because only some images are in immediate subfolders. The first frame of an
+    animation is read.
 
     Args:
       folder: The folder.
@@ -39,8 +39,8 @@ def read(
 
     Returns:
       Images [N, H, W, C] uint8 in [0, 255]. Labels [N] int32 if every image is in an immediate
-      subfolder: the index of that subfolder, in alphabetical order, among those that hold images
-      at all; else None.
+      subfolder: the index of that subfolder, in alphabetical order, among those with images. Else
+      None.
 
     Raises:
       DataError: A folder cannot be listed, a link leads nowhere, there is no image, an image cannot
@@ -59,7 +59,7 @@ def read(
     if found:
         announce(
             f"data: WARNING: {_shown(folder)} holds more than the {len(relative):,} images that "
-            f"are read: {_summary(found)}. Read are {', '.join(SUFFIXES)}; convert other images."
+            f"are read: {_summary(found)}. Only {', '.join(SUFFIXES)} are read; convert others."
         )
     label = _labels(relative)
     if label is None and any(len(path.parts) > 1 for path in relative):
@@ -75,12 +75,12 @@ def read(
 
 
 def _walk(root: Path, relative: Path, above: frozenset[str]) -> Iterator[tuple[str, Path]]:
-    """What is below a folder: the kind ("image", "folder", ...) and the path relative to the root.
+    """Yields what is below a folder: its kind ("image", "folder", ...) and path from the root.
 
     Args:
       root: The folder that paths are relative to.
       relative: The folder to list.
-      above: The real paths of the folders on the way there.
+      above: The real paths of the folders that contain it.
     """
     folder = root / relative
     try:
@@ -88,7 +88,7 @@ def _walk(root: Path, relative: Path, above: frozenset[str]) -> Iterator[tuple[s
             entries = [entry for entry in listing if not entry.name.startswith(".")]
     except OSError as error:
         raise DataError(
-            f"{folder} cannot be listed ({error.strerror}); give yourself access, or move it out "
+            f"{folder} cannot be listed ({error.strerror}); allow reading it, or move it out "
             "of --data.dir."
         ) from error
     above |= {os.path.realpath(folder)}
@@ -96,8 +96,8 @@ def _walk(root: Path, relative: Path, above: frozenset[str]) -> Iterator[tuple[s
         path = relative / entry.name
         if not os.path.exists(entry):
             raise DataError(
-                f"{entry.path} is a link that leads nowhere, or where you have no access; mend or "
-                "remove it."
+                f"{entry.path} is a link that leads nowhere, or where you have no access; repair "
+                "or remove it."
             )
         if entry.is_dir():
             if os.path.realpath(entry) in above:

@@ -20,7 +20,7 @@ _UNSIGNED_BYTE = 0x08
 
 
 def find(folder: Path, kind: str, ndim: int) -> list[Path]:
-    """The training split's files of a kind ("images" or "labels") in a folder, best first."""
+    """The training split's files of a kind ("images" or "labels") in a folder, preferred first."""
     names = (f"train-{kind}{mark}idx{ndim}-ubyte{end}" for end in ("", ".gz") for mark in "-.")
     # A link that leads nowhere counts too: it is an error, not a missing file.
     return [folder / name for name in names if os.path.lexists(folder / name)]

@@ -22,7 +22,7 @@ T = TypeVar("T")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
 """The formats that are read, by Pillow's names. The content of a file decides, not its name.
 
-Pillow would read many more, and some of them (EPS) by starting another program.
+Pillow reads many more, some of them (EPS) by starting another program.
 """
 
 _PROGRESS_FROM = 5_000  # fewer images than this take about a second
@@ -106,10 +106,10 @@ def has_colour(path: Path) -> bool:
 
 
 def _read(name: str, file: File, read: Callable[[File], T]) -> T:
-    """`read(file)`, where every failure becomes a DataError that names the image.
+    """The result of `read(file)`, whose failures become DataErrors that name the image.
 
     Pillow documents no list of the exceptions and warnings that a damaged file causes. It also
-    refuses some files for their metadata, which is why the second attempt goes without them.
+    refuses some files for their metadata, so a second attempt is made without metadata.
     """
     from PIL import UnidentifiedImageError
 
@@ -129,7 +129,7 @@ def _read(name: str, file: File, read: Callable[[File], T]) -> T:
 
 
 def _without_metadata(file: File) -> bytes:
-    """The content of a file; that of a PNG or JPEG without the parts in `_METADATA`."""
+    """The content of a file, without the parts in `_METADATA` if it is a PNG or a JPEG."""
     content = file if isinstance(file, bytes) else file.read_bytes()
     for magic, parts in ((_PNG, _chunks), (_JPEG, _segments)):
         if content.startswith(magic):
@@ -138,7 +138,7 @@ def _without_metadata(file: File) -> bytes:
 
 
 def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """A PNG's chunks by type. Each has the length of its data, type, data and checksum."""
+    """Yields the type and the bytes of each chunk of a PNG: data length, type, data, checksum."""
     start = len(_PNG)
     while start < len(png):
         end = start + 12 + int.from_bytes(png[start : start + 4], "big")
@@ -147,7 +147,7 @@ def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _segments(jpeg: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """A JPEG's segments by marker. Each has its marker, the length of the rest, and data."""
+    """Yields the marker and the bytes of each segment of a JPEG: marker, length, data."""
     start = len(_JPEG)
     while start < len(jpeg):
         marker = jpeg[start : start + 2]
@@ -164,7 +164,7 @@ def _open(file: File) -> "ImageFile":
 
 
 def _samples(image: "ImageFile") -> str:
-    """How a PNG that is opened, not loaded, stores its samples: "L;4", "RGB;16B" and so on."""
+    """The sample format of a PNG that is opened, not loaded: "L;4", "RGB;16B" and so on."""
     return str(image.tile[0][3]) if image.format == "PNG" and image.tile else ""
 
 
@@ -196,7 +196,7 @@ def _fitted(image: "Image", size: int | None, channels: Channels) -> NDArray[np.
 
 
 def _eight_bits(image: "ImageFile", file: File) -> "Image":
-    """The loaded image with 8 bits a sample; its transparent colour is compared before that."""
+    """The loaded image with 8 bits per sample, its transparent colour matched before conversion."""
     from PIL import Image
 
     samples = _samples(image)
@@ -220,13 +220,13 @@ def _sixteen_bits(image: "ImageFile", file: File) -> np.ndarray:
     """The samples [H, W, C] in [0, 65535] of a PNG that has 16 bits of grey or of colour."""
     if image.mode.startswith("I"):
         return np.asarray(image)[..., None]
-    with _open(file) as again:  # Pillow has only 8 bits of colour: the other byte of each sample
+    with _open(file) as again:  # Pillow read one byte of each sample: read the other
         again.tile = [(*tile[:3], "RGB;16L") for tile in again.tile]  # type: ignore[misc]
         return np.asarray(image).astype(np.uint16) << 8 | np.asarray(again)
 
 
 def _turn(image: "ImageFile") -> "Transpose | None":
-    """What turns a loaded image upright, by its EXIF orientation."""
+    """The transposition that turns a loaded image upright, by its EXIF orientation."""
     from PIL.ExifTags import Base
     from PIL.Image import Transpose
 
@@ -241,7 +241,7 @@ def _turn(image: "ImageFile") -> "Transpose | None":
     }
     try:
         return turns.get(image.getexif().get(Base.Orientation))
-    except Exception:  # metadata that cannot be parsed do not spoil the pixels
+    except Exception:  # unreadable metadata do not affect the pixels
         return None
 
 

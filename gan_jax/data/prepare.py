@@ -66,7 +66,7 @@ def _check_tensorflow(name: str, folder: Path) -> None:
 
     try:
         tfds.builder_cls(name.split("/")[0])
-    except Exception as error:  # DatasetNotFoundError, and others for what is no name at all
+    except Exception as error:  # DatasetNotFoundError; others for invalid names
         raise DataError(
             f"--data.name {name} is no data set TFDS knows, nor is it prepared in {folder}; "
             "for the names see https://www.tensorflow.org/datasets/catalog."

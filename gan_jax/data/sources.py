@@ -136,8 +136,8 @@ def _classes(label: NDArray[np.integer] | None, announce: Announce) -> NDArray[n
     if label is None or (label.min() >= 0 and label.max() <= np.iinfo(np.int32).max):
         return None if label is None else label.astype(np.int32, copy=False)
     announce(
-        f"data: the labels are not used: they reach from {label.min()} to {label.max()}, and a "
-        "class is a number from 0 on (TFDS marks images without a label with -1)"
+        f"data: the labels are not used: they range from {label.min()} to {label.max()}, and "
+        "classes are numbers from 0 on (TFDS marks images without a label with -1)"
     )
     return None
 

@@ -99,12 +99,12 @@ def _versions(folder: Path) -> list[Path]:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    if not os.path.isdir(folder):  # unlike `Path.is_dir` also of a name that no file can have
+    if not os.path.isdir(folder):  # `Path.is_dir` raises for an impossible name
         return []
     try:
         return [path for path in folder.iterdir() if path.is_dir()]
     except OSError as error:
-        raise DataError(f"{folder} cannot be listed ({error.strerror}); allow it.") from error
+        raise DataError(f"{folder} cannot be listed ({error.strerror}); allow reading.") from error
 
 
 def _read_prepared(prepared: Path, size: int | None, channels: Channels | None) -> Examples:
@@ -114,8 +114,8 @@ def _read_prepared(prepared: Path, size: int | None, channels: Channels | None) 
     for name in _classes(json.loads(features_file.read_text())):
         if not name.startswith("tensorflow_datasets."):  # TFDS would import the module, and run it
             raise DataError(
-                f"{features_file} names the class {name}, and only classes of TFDS are used; "
-                "choose another --data.name."
+                f"{features_file} names the class {name}, which is not part of TFDS and is not "
+                "imported; choose another --data.name."
             )
     builder = tfds.builder_from_directory(prepared)
     features, splits = builder.info.features, builder.info.splits
@@ -147,7 +147,7 @@ def _read_prepared(prepared: Path, size: int | None, channels: Channels | None) 
 
 
 def _classes(value: Any) -> Iterator[str]:
-    """The Python classes that a description of features names, in JSON within strings too."""
+    """Yields the Python classes that a features file names, also in JSON inside strings."""
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
             value = json.loads(value)

@@ -55,7 +55,7 @@ class Config:
     name: str = "mnist"
     # tfds: prepared TFDS data, else a download. idx: the files train-images-idx3-ubyte[.gz] and
     # train-labels-idx1-ubyte[.gz] in `dir`. embedded: 5,000 MNIST digits, without a network.
-    # folder: the PNG, JPEG, BMP, GIF and WebP files below `dir`. auto: the first to be had of idx,
+    # folder: the PNG, JPEG, BMP, GIF and WebP files below `dir`. auto: the first available of idx,
     # tfds and embedded.
     source: Source = "auto"
     # Where the IDX files, the images or the TFDS data are. None: TFDS's own default folder.

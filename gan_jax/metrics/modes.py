@@ -47,7 +47,7 @@ def mode_coverage(x: Array, modes: Array, scale: float | Array, *, within: float
     generator whose modes are narrower than the true ones has a high share and a small width.
 
     A sample with a value that is not finite is near no mode: it lowers the high-quality share, and
-    the reverse KL is NaN. Memory: N K numbers, a few times.
+    the reverse KL is NaN. Memory: a few times N K numbers.
 
     Args:
       x: [N, D] samples, N at least 1.
@@ -56,7 +56,7 @@ def mode_coverage(x: Array, modes: Array, scale: float | Array, *, within: float
       within: the radius of high quality, in standard deviations, above 0.
 
     Raises:
-      ValueError: if a shape is another, or, outside `jit`, a scale or `within` is not above 0.
+      ValueError: if a shape is wrong, or, outside `jit`, a scale or `within` is not above 0.
     """
     for name, points in (("x", x), ("modes", modes)):
         if points.ndim != 2 or 0 in points.shape:
@@ -102,9 +102,9 @@ def class_coverage(label: Array, num: int) -> Classes:
 
     Raises:
       TypeError: if `label` does not hold integers.
-      ValueError: if a shape is another, `num` is below 1, or a label is outside 0..num - 1. Under
-        `jit`, where labels have no values yet, the reverse KL is NaN instead, and `captured`
-        counts the classes in the range.
+      ValueError: if a shape is wrong, `num` is below 1, or a label is outside 0..num - 1. Under
+        `jit`, where labels have no values yet, the reverse KL is NaN instead, and `captured` counts
+        the classes in the range.
     """
     if not jnp.issubdtype(label.dtype, jnp.integer):
         raise TypeError(
@@ -151,5 +151,5 @@ def expected_reverse_kl(num: int, samples: int) -> float:
 
 
 def _known(value: object) -> bool:
-    """Whether a value is there to be read: under a transformation such as `jit` it is not."""
+    """Whether a value is concrete, as it is not under a transformation such as `jit`."""
     return not isinstance(value, jax.core.Tracer)

@@ -39,7 +39,7 @@ def energy_test(x: Array, y: Array, key: Array, *, permutations: int = 199) -> T
       permutations: the number of random divisions, at least 1.
 
     Raises:
-      ValueError: if a shape or `permutations` is another.
+      ValueError: if a shape is wrong, or `permutations` is below 1.
       TypeError: if the samples are complex.
     """
     for name, sample in (("x", x), ("y", y)):
@@ -58,12 +58,12 @@ def energy_test(x: Array, y: Array, key: Array, *, permutations: int = 199) -> T
     if jnp.iscomplexobj(x) or jnp.iscomplexobj(y):
         raise TypeError(f"x and y must be real numbers, got {x.dtype} and {y.dtype}")
     pooled = jnp.concatenate([x, y])
-    pooled = pooled.astype(jnp.promote_types(pooled.dtype, jnp.float32))  # images' bytes too
+    pooled = pooled.astype(jnp.promote_types(pooled.dtype, jnp.float32))  # uint8 images too
     distances = jnp.sqrt(squared_distances(pooled, pooled))
     side = jnp.where(jnp.arange(len(pooled)) < len(x), 1 / len(x), -1 / len(y))
     keys = jax.random.split(key, permutations)
     sides = jnp.concatenate([side[None], jax.vmap(lambda k: jax.random.permutation(k, side))(keys)])
-    # A small difference of large sums: not in the halved precision of an accelerator's default.
+    # The result is a small difference of large sums: an accelerator's default precision is too low.
     sums = jnp.matmul(sides, distances, precision=jax.lax.Precision.HIGHEST)
     energies = -jnp.sum(sums * sides, axis=1)
     # Rounding must not decide between a permutation and the samples as they came.

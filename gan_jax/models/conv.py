@@ -31,7 +31,7 @@ from gan_jax.types import Array
 def conv(x: Array, kernel: Array, *, strides: Pair, padding: Pair) -> Array:
     """The convolution [B, H, W, I] -> [B, h, w, O], h = (H + 2 padding - kh) // stride + 1.
 
-    In the type that x and the kernel promote to, as `flax.linen.Conv` computes.
+    It is computed in the type that x and the kernel promote to, as in `flax.linen.Conv`.
 
     Args:
       x: [B, H, W, I].
@@ -46,8 +46,8 @@ def conv(x: Array, kernel: Array, *, strides: Pair, padding: Pair) -> Array:
 def conv_transpose(x: Array, kernel: Array, *, strides: Pair, padding: Pair) -> Array:
     """The transposed convolution [B, h, w, I] -> [B, H, W, O], H = (h - 1) stride + kh - 2 padding.
 
-    It is the gradient of `conv` in its input, as in PyTorch's `ConvTranspose2d`, in the type that x
-    and the kernel promote to, as `flax.linen.ConvTranspose` computes.
+    It is the gradient of `conv` in its input, as in PyTorch's `ConvTranspose2d`. It is computed in
+    the type that x and the kernel promote to, as in `flax.linen.ConvTranspose`.
 
     Args:
       x: [B, h, w, I].

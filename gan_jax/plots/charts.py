@@ -1,4 +1,4 @@
-"""Charts: empty axes without a window, and the curves of a run."""
+"""Figures that need no window, and the curves of a run."""
 
 import math
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ def curves(records: Sequence[dict[str, float]], file: Path) -> None:
     """Draws V with its optimum, both losses and both accuracies over the steps of a run.
 
     Args:
-      records: each with a `step`; a figure that some of them lack is drawn from the others.
+      records: each with a `step`; a metric that some records lack is drawn from the others.
       file: the PNG to write.
     """
     figure, (value, losses, accuracies) = chart(3, size=(7, 7), sharex=True)

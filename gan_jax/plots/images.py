@@ -16,8 +16,8 @@ def grid(images: np.ndarray, *, columns: int | None = None, height: int = 560) -
     """A picture of images side by side, enlarged by a whole factor to about `height` pixels.
 
     Args:
-      images: [N, H, W, C], N, H and W at least 1, C = 1 or 3. Either uint8, or floats in [-1, 1]
-        as `gan_jax.sample` returns them, which become what `data.pipeline.quantize` makes of them.
+      images: [N, H, W, C], N, H and W at least 1, C = 1 or 3. Either uint8, or floats in [-1, 1] as
+        `gan_jax.sample` returns; they are converted as by `data.pipeline.quantize`.
       columns: at least 1. None: as square as N allows.
       height: of the picture, roughly, in pixels; at least 1.
 
@@ -61,7 +61,7 @@ def history(
       grids: PNG files of one size, in order.
       gif, strip: the files to write; none is written if no grid can be read.
       most: frames in the animation, at the most.
-      announce: told of each grid that cannot be read, which is passed over.
+      announce: called with a message about each grid that cannot be read and is skipped.
     """
     pictures = list[Image.Image]()
     for path in (grids[i] for i in _spread(len(grids), most)):
@@ -71,7 +71,7 @@ def history(
                 raise ValueError(f"{picture.size} pixels, not {pictures[0].size}")
             pictures.append(picture)
         except Exception as error:  # Pillow raises exceptions of many kinds for a damaged file
-            announce(f"{path} cannot be read ({error}): it is passed over")
+            announce(f"{path} cannot be read ({error}): it is skipped")
     if not pictures:
         return
     animate(pictures, gif)
@@ -118,7 +118,7 @@ def _spread(count: int, most: int) -> list[int]:
 
 
 _HALF_LEVEL = 1 / 255
-"""Half the distance of two grey levels in [-1, 1]: rounding moves a float by less."""
+"""Half the distance between two grey levels in [-1, 1]: rounding errors are smaller."""
 
 
 def _bytes(images: np.ndarray) -> NDArray[np.uint8]:

@@ -126,7 +126,7 @@ def dirac_gan(name: str, strength: float = 1.0) -> Game:
         standard deviation of the noise on data and samples. The other games ignore it.
 
     Raises:
-      ValueError: if `name` is another.
+      ValueError: if `name` is not in `DIRAC_GANS`.
     """
     _check_name(name)
     if name in _DIRAC:
@@ -165,7 +165,7 @@ def dirac_eigenvalues(name: str, strength: float = 1.0) -> np.ndarray:
 
     Raises:
       ValueError: for "wgan_gp", which has no Jacobian because its field jumps at psi = 0; if `name`
-        is another.
+        is not in `DIRAC_GANS`.
     """
     _check_name(name)
     half, turn = {

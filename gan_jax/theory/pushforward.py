@@ -86,8 +86,8 @@ def branched_log_prob(
 def _bisect(positive: Callable[[Array], Array], at_low: Array, low: Array, high: Array) -> Array:
     """The point between `low` and `high` where `positive` changes, elementwise; else any point.
 
-    `at_low` is the value of `positive` at `low` by which the caller saw the change. If it were
-    computed again, in another program, it might round to the other side.
+    `at_low` is the value of `positive` at `low` that the caller computed. Another program might
+    round it to the other side.
     """
 
     def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
