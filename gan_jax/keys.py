@@ -12,7 +12,7 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
-from gan_jax.parallel import spread
+from gan_jax.parallel import spread, spread_like
 from gan_jax.types import Array, AxisName
 
 _KIND = "threefry2x32"
@@ -34,25 +34,13 @@ def per_example(key: Array, batch: Array | int, axis_name: AxisName | None = Non
     number, parts = 0, 1
     if jax.random.key_impl(key) == _OF_A_STEP:
         number, parts = jax.random.key_data(key)[2:].astype(jnp.int32)
-    index = _indices(batch)
+    if isinstance(batch, jax.Array | np.ndarray):
+        index = spread_like(jnp.arange(batch.shape[0]), batch)
+    else:
+        index = spread(jnp.arange(batch))
     if axis_name is not None:
         index += index.shape[0] * jax.lax.axis_index(axis_name)
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index * parts + number)
-
-
-def _indices(batch: Array | int) -> Array:
-    """0, 1, ..., B - 1, spread over the devices as the batch is.
-
-    The compiler shards a result as its operands are sharded. Indices have no operands, so every
-    device would compute all draws that follow from them: in G's step, everything. Therefore each
-    index adds a term that reads its example and is 0, which `optimization_barrier` hides from the
-    compiler.
-    """
-    if not isinstance(batch, jax.Array | np.ndarray):
-        return spread(jnp.arange(batch))
-    read = batch[(slice(None), *[0] * (batch.ndim - 1))] != 0
-    never = jax.lax.optimization_barrier(jnp.zeros((), bool))
-    return jnp.arange(batch.shape[0]) + (read & never)
 
 
 def threefry(key: Array) -> Array:
@@ -117,8 +105,9 @@ def _counters(shape: tuple[int, ...]) -> Array:
 
 def _keys(words: tuple[Array, Array], data: Array) -> Array:
     first, second = words
-    # Each word reads `first`, to be sharded like it: `stack` needs that under explicit axes.
-    rest = (word | first & np.uint32(0) for word in data[2:])
+    rest = [jnp.broadcast_to(word, first.shape) for word in data[2:]]
+    if jax.typeof(first).sharding.mesh.explicit_axes:  # `stack` needs equal shardings there
+        rest = [word | first & np.uint32(0) for word in rest]
     return jnp.stack([first, second, *rest], axis=-1)
 
 

@@ -1,4 +1,4 @@
-"""What is no longer used is given back: by the C library (glibc) to the system, and by JAX."""
+"""Functions that make glibc and JAX return memory that nothing uses any more."""
 
 import ctypes
 import functools
@@ -9,63 +9,63 @@ from typing import Any
 import jax
 
 _LARGE = 4 << 20
-"""Bytes above which a buffer is worth its own pages: a state's are smaller, a step's scratch space
-is larger."""
+"""Buffers of more bytes get pages of their own. Those of a small GAN's state are smaller, and the
+scratch space of a step is larger."""
 
 _M_MMAP_THRESHOLD = -3  # of <malloc.h>
 
 
 def return_large_buffers() -> None:
-    """From now on a buffer above 4 MiB goes back to the system when it is freed.
+    """Makes glibc return every buffer above 4 MiB to the system as soon as it is freed.
 
-    By itself glibc does so only until the first is freed, and then keeps them up to 32 MiB, once
-    for every thread that had one. It is a setting of the whole process: for a command, not for a
-    library to make.
+    By default glibc raises this threshold, up to 32 MiB, when it first frees such a buffer, and
+    then keeps smaller ones, for each thread that had one. The setting is the whole process's, so
+    a command may change it, and a library should not.
     """
     if mallopt := _function("mallopt"):
         mallopt(_M_MMAP_THRESHOLD, _LARGE)
 
 
 def compiled(function: Callable[..., Any], *arguments: Any, **options: Any) -> Callable[..., Any]:
-    """The function compiled for arguments like these, and for no others.
+    """The function compiled for arguments like these. It accepts no others.
 
-    Of a function under `jax.jit` JAX keeps, besides the machine's code, what that was made from:
-    1.4 MiB for the smallest. Here it is let go, for what a process calls with the same shapes
-    throughout.
+    `jax.jit` also keeps what it compiled a function from, at least 1.4 MiB, in case it is called
+    with other shapes. This does not, which suits a process that always calls it with the same.
 
     Args:
-      function: pure.
-      arguments: arrays, or trees of them, of the shapes, types and places to come.
+      function: a pure function.
+      arguments: arrays, or trees of arrays, with the shapes, types and shardings of later calls.
       options: of `jax.jit`.
     """
 
     @functools.wraps(function)
     def once(*arguments: Any) -> Any:
-        return function(*arguments)  # JAX forgets what it keeps for a function when that is gone
+        return function(*arguments)  # JAX frees what it keeps for a function when that is deleted
 
     return jax.jit(once, **options).lower(*arguments).compile()
 
 
 def release() -> None:
-    """Returns what has been freed so far.
+    """Makes glibc return to the system all memory that has been freed so far.
 
-    What a compilation has used and freed, some hundred MiB, is kept for as long as it may be of use
-    again, which is never.
+    A compilation uses and frees some hundred MiB. glibc keeps this memory although nothing reuses
+    it.
     """
     if trim := _function("malloc_trim"):
         trim(0)
 
 
 def forget() -> None:
-    """Has JAX forget what it has traced, and returns that, some ten MiB.
+    """Clears JAX's caches of traced functions and returns their memory, about ten MiB.
 
-    Of the whole process: for a command that has compiled all it needs, not for a library. What is
-    called under `jax.jit` from here on is traced anew; what is `compiled` stays.
+    It acts on the whole process, so it is for a command that has compiled all it needs, not for a
+    library. A function under `jax.jit` is then traced again when it is called; one that `compiled`
+    returned is not.
     """
     jax.clear_caches()
     release()
 
 
 def _function(name: str) -> Callable[..., int] | None:
-    """glibc's, or None where the C library is another one."""
+    """The C library's function of a name, or None where it has none (it is not glibc)."""
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

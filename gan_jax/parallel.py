@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
@@ -303,6 +304,21 @@ def spread(x: Array, axis: int = 0) -> Array:
     if devices == 1 or x.shape[axis] % devices:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*[None] * axis, mesh.auto_axes))
+
+
+def spread_like(index: Array, batch: Array) -> Array:
+    """The integers [B], spread over the devices as a batch [B, ...] is, with or without a mesh.
+
+    The compiler shards a result as its operands are sharded. What is drawn from a plain index has
+    none, so every device would compute all of it, and in G's step all that follows from it too. So
+    this adds a term that reads each example and is always 0, which a barrier hides from the
+    compiler.
+    """
+    if jax.device_count() == 1:
+        return index
+    read = batch[(slice(None), *[0] * (batch.ndim - 1))] != 0
+    never = jax.lax.optimization_barrier(jnp.zeros((), bool))
+    return index + (read & never)
 
 
 def num_devices(layout: str) -> int:
