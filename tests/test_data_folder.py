@@ -180,7 +180,7 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(
-        DataError, match=r"/b cannot be listed \(Permission denied\); give yourself"
+        DataError, match=r"/b cannot be listed \(Permission denied\); allow reading it"
     ):
         read(tmp_path)
 
