@@ -12,7 +12,7 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
-from gan_jax.parallel import spread, spread_like
+from gan_jax.parallel import has_explicit_axes, spread, spread_like
 from gan_jax.types import Array, AxisName
 
 _KIND = "threefry2x32"
@@ -106,7 +106,7 @@ def _counters(shape: tuple[int, ...]) -> Array:
 def _keys(words: tuple[Array, Array], data: Array) -> Array:
     first, second = words
     rest = [jnp.broadcast_to(word, first.shape) for word in data[2:]]
-    if jax.typeof(first).sharding.mesh.explicit_axes:  # `stack` needs equal shardings there
+    if has_explicit_axes(first):  # `stack` needs equal shardings there
         rest = [word | first & np.uint32(0) for word in rest]
     return jnp.stack([first, second, *rest], axis=-1)
 

@@ -321,6 +321,11 @@ def spread_like(index: Array, batch: Array) -> Array:
     return index + (read & never)
 
 
+def has_explicit_axes(x: Array) -> bool:
+    """Whether an array lies on a mesh of explicit axes: its sharding is part of its type."""
+    return bool(jax.typeof(x).sharding.mesh.explicit_axes)
+
+
 def num_devices(layout: str) -> int:
     """How many devices a layout named in `AXIS_NAMES` uses."""
     return 1 if layout == "jit" else len(jax.devices())

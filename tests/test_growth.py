@@ -93,7 +93,10 @@ def test_what_a_run_costs_is_told_by_medians(tmp_path, monkeypatch, capsys):
     [
         ({"rounds": 0}, "--rounds must be at least 1, got 0"),
         ({"out": Path(__file__).parent}, "--out .* is a folder: name a file"),
-        ({"out": Path(__file__) / "below" / "a file"}, "--out .* has no place .*: name another"),
+        (
+            {"out": Path(__file__) / "below" / "a file"},
+            "--out .* cannot be created .*: name another",
+        ),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused_before_measuring(
