@@ -10,6 +10,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from gan_jax.trees import at_least_single
 from gan_jax.types import Array, Batch
 
 
@@ -71,15 +72,6 @@ def one_each(values: Array, num: int, maker: str) -> Array:
         "without a mean over the batch",
     )
     return at_least_single(values)
-
-
-def at_least_single(x: Array) -> Array:
-    """x in float32 if its type is narrower, else as it is.
-
-    Sums and squares need that: float16 overflows above 65504 and rounds numbers below 3e-8 to 0,
-    and bfloat16 has 8 significant bits.
-    """
-    return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))
 
 
 def _assert_floating(x: Any, name: str, remedy: str) -> None:

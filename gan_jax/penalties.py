@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 
 from gan_jax.augmentations import shift_and_flip
-from gan_jax.contract import at_least_single, check_samples, one_each
+from gan_jax.contract import check_samples, one_each
 from gan_jax.keys import per_example
+from gan_jax.trees import at_least_single
 from gan_jax.types import Array, AxisName, Critic, Penalty, PenaltyWithMemory, Weight
 
 _P = ParamSpec("_P")

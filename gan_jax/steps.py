@@ -141,8 +141,8 @@ def warm_start(
         return dataclasses.replace(own, params=given)
 
     ema = generator if ema is None else ema
-    warm = TrainState(
-        key=state.key,
+    warm = dataclasses.replace(
+        state,
         generator=player(state.generator, generator, "generator"),
         discriminator=player(state.discriminator, discriminator, "discriminator"),
         ema_params=state.ema_params if ema is None else _copy_like(ema, state.ema_params, "ema"),

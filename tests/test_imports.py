@@ -16,15 +16,15 @@ FLOORS = [
     {"models.conv_cpu", "metrics.distances"},
     {"keys", "losses", "augmentations", "optimizers", "priors", "runs", "checkpoint"}
     | {"models.conv", "data.types", "metrics", "metrics.digits", "metrics.frechet"}
-    | {"plots.images", "plots.charts", "theory.quadrature", "metrics.modes"}
+    | {"plots.charts", "theory.quadrature", "metrics.modes"}
     | {"metrics.two_sample", "packing", "tables"},
-    {"networks", "penalties", "objectives", "models.layers", "plots.demonstration", "plots.plane"}
+    {"networks", "penalties", "objectives", "models.layers", "plots.demonstration"}
     | {"theory.optimum", "theory.pushforward", "theory.games"}
     | {"data.idx", "data.images", "data.embedded", "data.pipeline", "data.synthetic"},
     {"update", "models.mlp", "models.dcgan", "models.small_dcgan"}
-    | {"data.folder", "data.prepare", "data.stacked", "plots"}
+    | {"data.folder", "data.prepare", "data.stacked", "plots.images"}
     | {"theory.divergences", "theory.updates"},
-    {"players", "models.spectral"},
+    {"players", "models.spectral", "plots", "plots.plane"},
     {"steps", "games"},
     {"", "models", "data.tfds", "theory"},
     {"data.sources"},

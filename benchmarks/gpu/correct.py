@@ -537,7 +537,7 @@ def _lowered() -> Row:
 
 
 def compiled_operations(text: str) -> str:
-    """How often a compiled program calls each library or holds a convolution or product."""
+    """The counts of library calls, convolutions and products in a compiled program."""
     counts = Counter(re.findall(r'custom_call_target="([^"]+)"', text))
     counts |= Counter(re.findall(r" (convolution|dot)\(", text))
     counts |= Counter(re.findall(r'"kind":"(__[^"]+)"', text))

@@ -162,7 +162,7 @@ class _Race:
 
     @property
     def name(self) -> str:
-        """Of the row."""
+        """The name of the row."""
         ensemble = self.contenders[0].removeprefix(OURS).strip("_")
         suffix = f", {ensemble}" if ensemble else ""
         return f"{self.case.name}, {self.batch_size}, {self.precision}{suffix}"
@@ -239,7 +239,7 @@ class _FirstStep:
 
     @property
     def name(self) -> str:
-        """Of the row."""
+        """The name of the row."""
         return f"{self.contender}, {'compiled before' if self.kept else 'nothing compiled before'}"
 
     def measure(self, crew: _Crew, effort: Effort) -> Row:

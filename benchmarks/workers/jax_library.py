@@ -89,7 +89,7 @@ def build(setting: Setting) -> Loop:
 
 
 def _ensemble(setting: Setting) -> int:
-    """How many GANs are trained at once: the number that `gan_jax_16` ends in, else 1."""
+    """The number of GANs trained at once: 16 for `gan_jax_16`, and 1 without a number."""
     last = setting.contender.rsplit("_", 1)[-1]
     return int(last) if last.isdigit() else 1
 

@@ -6,9 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gan_jax.contract import at_least_single
 from gan_jax.keys import per_example
 from gan_jax.models import conv
+from gan_jax.trees import at_least_single
 from gan_jax.types import Array, AxisName
 
 DCGAN_INIT = nn.initializers.normal(0.02)

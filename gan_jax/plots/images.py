@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from gan_jax.data.pipeline import quantize
 from gan_jax.files import whole
 
 
@@ -141,4 +142,4 @@ def _bytes(images: np.ndarray) -> NDArray[np.uint8]:
             f"float images must be in [-1, 1], got {low:.6g} to {high:.6g}: give bytes as uint8, "
             "or scale the images"
         )
-    return np.clip(np.rint((x.astype(np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
+    return np.asarray(quantize(jnp.asarray(x)))
