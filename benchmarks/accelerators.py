@@ -33,7 +33,7 @@ from gan_jax import init, make_discriminator_step, make_generator_step, make_tra
 from gan_jax.losses import non_saturating
 from gan_jax.models import MODELS
 from gan_jax.parallel import AXIS_NAME
-from gan_jax.tables import markdown
+from gan_jax.run.tables import markdown
 from gan_jax.types import Batch
 
 ADAM, AVERAGE = 7, 2

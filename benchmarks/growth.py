@@ -31,9 +31,9 @@ from gan_jax.data.pipeline import make_batches
 from gan_jax.data.types import Dataset
 from gan_jax.models import MODELS
 from gan_jax.optimizers import adam
-from gan_jax.runs import write_json
-from gan_jax.tables import markdown
-from gan_jax.training import Work, make_chunk
+from gan_jax.run.folder import write_json
+from gan_jax.run.loop import Work, make_chunk
+from gan_jax.run.tables import markdown
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,13 +32,15 @@ from benchmarks.driver import ROOT
 from benchmarks.report import check_out, machine_facts
 from benchmarks.workers.protocol import process_memory
 from experiments import cli, mnist
-from gan_jax import data, hooks, parallel, sample
-from gan_jax.checkpoint import Checkpoints
+from gan_jax import parallel, sample
 from gan_jax.data.pipeline import make_batches, quantize
 from gan_jax.errors import UserError
-from gan_jax.runs import RunFolder, write_json
-from gan_jax.tables import markdown
-from gan_jax.training import Work, make_chunk, run
+from gan_jax.run import datasets as data
+from gan_jax.run import hooks
+from gan_jax.run.checkpoint import Checkpoints
+from gan_jax.run.folder import RunFolder, write_json
+from gan_jax.run.loop import Work, make_chunk, run
+from gan_jax.run.tables import markdown
 from gan_jax.types import TrainState
 
 Part = Literal["start", "overhead", "memory"]

@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 
 from benchmarks.report import check_out
 from experiments import cli, mnist
-from gan_jax import data, sample
+from gan_jax import sample
 from gan_jax.data.pipeline import quantize
 from gan_jax.errors import UserError
-from gan_jax.files import whole
 from gan_jax.metrics import digits
 from gan_jax.metrics.frechet import frechet_distance, statistics
-from gan_jax.tables import markdown
+from gan_jax.run import datasets as data
+from gan_jax.run.files import whole
+from gan_jax.run.tables import markdown
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from benchmarks.driver import Timed
 from benchmarks.flops import step_flops
 from benchmarks.workers.machine import COPY_BYTES, GEMM_FLOPS
 from gan_jax.errors import UserError
-from gan_jax.tables import markdown
+from gan_jax.run.tables import markdown
 
 BASELINE = "torch_tuned"
 """What the ratios are to."""

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from benchmarks.report import check_out
 from experiments import cli
-from gan_jax import data
-from gan_jax.files import whole
 from gan_jax.metrics import digits
+from gan_jax.run import datasets as data
+from gan_jax.run.files import whole
 
 Array = jax.Array
 Weights = dict[str, Array]

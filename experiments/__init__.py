@@ -1,7 +1,7 @@
 """The commands, `python -m experiments.NAME`.
 
 SIGINT and SIGTERM end a command at any moment, with a message and the exit status 130 or 143.
-During training `gan_jax.training.run` handles the first signal instead: it saves, then ends.
+During training `gan_jax.run.loop.run` handles the first signal instead: it saves, then ends.
 """
 
 import os

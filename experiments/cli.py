@@ -22,9 +22,9 @@ from tyro.constructors import (
     PrimitiveTypeInfo,
 )
 
-from gan_jax import memory
+from gan_jax._cpu import memory
 from gan_jax.errors import UserError
-from gan_jax.runs import Record, RunFolder
+from gan_jax.run.folder import Record, RunFolder
 
 _OF_THE_DISK = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),  # no room
@@ -57,8 +57,8 @@ def run(main: Callable[[Config], Any], config: type[Config], description: str) -
 
 
 def _run(main: Callable[[Config], Any], config: type[Config], description: str) -> None:
-    from gan_jax.checkpoint import CheckpointError
-    from gan_jax.training import Interrupted
+    from gan_jax.run.checkpoint import CheckpointError
+    from gan_jax.run.loop import Interrupted
 
     gc.freeze()  # what is imported stays, and need not be gone through again and again
     keep_compilations()
@@ -198,7 +198,7 @@ def record(name: str, config: Any, work: Callable[[Path], Record]) -> Record:
 
 def track(items: Sequence[Item], what: str) -> Iterator[Item]:
     """Goes through items with a bar on a terminal, and a line every ten seconds elsewhere."""
-    from gan_jax.hooks import time_left
+    from gan_jax.run.hooks import time_left
 
     bar = tqdm(items, desc=what, disable=None, dynamic_ncols=True)
     start = printed = time.monotonic()

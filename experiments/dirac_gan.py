@@ -19,10 +19,10 @@ import optax
 
 from experiments import cli
 from gan_jax import GAN, Batch, Network, TrainState, init, losses, penalties
+from gan_jax.algorithms.objectives import player_losses
 from gan_jax.errors import UserError
-from gan_jax.objectives import player_losses
-from gan_jax.plots import chart, save_chart
-from gan_jax.runs import Record
+from gan_jax.run.folder import Record
+from gan_jax.run.plots import chart, save_chart
 from gan_jax.theory import (
     consensus,
     dirac_eigenvalues,

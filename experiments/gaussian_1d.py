@@ -31,12 +31,12 @@ from gan_jax import (
     make_discriminator_step,
     make_generator_step,
     make_train_step,
-    plots,
     theory,
 )
 from gan_jax.data import synthetic
 from gan_jax.errors import UserError
 from gan_jax.losses import minimax
+from gan_jax.run import plots
 from gan_jax.theory.quadrature import expectation, integral, interval
 from gan_jax.types import Array, Metrics, Network, PyTree, StepFn
 

@@ -24,13 +24,13 @@ from gan_jax import (
     mixed_scales,
     parallel,
 )
+from gan_jax.algorithms import make_unrolled_generator_step
+from gan_jax.algorithms.player import rising_decay
 from gan_jax.data.synthetic import Sampler, feed
 from gan_jax.errors import UserError
-from gan_jax.games import make_unrolled_generator_step
+from gan_jax.networks.packing import packed
 from gan_jax.optimizers import adam
-from gan_jax.packing import packed
 from gan_jax.penalties import PENALTIES
-from gan_jax.players import rising_decay
 from gan_jax.types import Array, Metrics
 
 

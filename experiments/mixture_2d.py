@@ -16,8 +16,8 @@ import numpy as np
 from experiments import cli, many, mixtures
 from experiments.mixtures import Recipe
 from gan_jax import TrainState, parallel, sample
-from gan_jax.plots import plane
-from gan_jax.runs import Record
+from gan_jax.run.folder import Record
+from gan_jax.run.plots import plane
 from gan_jax.types import Array
 
 REACH = {

@@ -18,10 +18,10 @@ from experiments import cli, many, mixtures
 from experiments.mixtures import Recipe
 from gan_jax import parallel, sample
 from gan_jax.errors import UserError
-from gan_jax.files import write_text
-from gan_jax.plots import plane
-from gan_jax.runs import Record, write_json
-from gan_jax.tables import markdown
+from gan_jax.run.files import write_text
+from gan_jax.run.folder import Record, write_json
+from gan_jax.run.plots import plane
+from gan_jax.run.tables import markdown
 
 
 class Way(NamedTuple):

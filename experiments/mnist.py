@@ -24,18 +24,18 @@ from gan_jax import (
     make_discriminator_step,
     make_generator_step,
     make_train_step,
-    memory,
     mixed_precision,
     rematerialised,
 )
-from gan_jax import data as datasets
+from gan_jax._cpu import memory
+from gan_jax.algorithms.player import rising_decay
 from gan_jax.errors import UserError
 from gan_jax.models import MODELS
 from gan_jax.optimizers import adam
 from gan_jax.parallel import AXIS_NAMES
 from gan_jax.penalties import r1
-from gan_jax.players import rising_decay
-from gan_jax.runs import RunFolder
+from gan_jax.run import datasets
+from gan_jax.run.folder import RunFolder
 from gan_jax.types import Array, StepFn
 
 
@@ -168,7 +168,7 @@ def build(
 
 def main(config: Config, *, when_compiled: Callable[[], None] = memory.release) -> TrainState:
     """Trains in `config.workdir`, or goes on there; `when_compiled` is as for `session.train`."""
-    from gan_jax import session
+    from gan_jax.run import session
 
     check(config)
     session.check_schedule(config.log_every, config.sample_every, config.checkpoint_every)

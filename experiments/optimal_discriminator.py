@@ -21,8 +21,8 @@ from experiments import cli
 from gan_jax import GAN, Batch, Network, from_linen, init, losses, make_discriminator_step, theory
 from gan_jax.data.synthetic import Distribution, feed, gaussian, mixture
 from gan_jax.errors import UserError
-from gan_jax.plots.charts import LOG_4, chart, save_chart
-from gan_jax.runs import Record
+from gan_jax.run.folder import Record
+from gan_jax.run.plots.charts import LOG_4, chart, save_chart
 from gan_jax.theory.quadrature import box, interval
 from gan_jax.types import Array, PyTree
 

@@ -14,11 +14,11 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import cli
-from gan_jax import data as datasets
 from gan_jax import sample
 from gan_jax.data.pipeline import quantize
 from gan_jax.errors import UserError
-from gan_jax.files import whole
+from gan_jax.run import datasets
+from gan_jax.run.files import whole
 from gan_jax.types import Array
 
 BATCH = 256
@@ -48,9 +48,9 @@ class Config:
 
 def main(config: Config) -> np.ndarray:
     """Returns what it writes: uint8 [num, H, W, C]."""
-    from gan_jax import plots
-    from gan_jax.checkpoint import Checkpoints
-    from gan_jax.runs import read_config
+    from gan_jax.run import plots
+    from gan_jax.run.checkpoint import Checkpoints
+    from gan_jax.run.folder import read_config
 
     cli.check_at_least(config, num=1)
     if not 0 <= config.seed < 2**32:

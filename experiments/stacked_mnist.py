@@ -19,16 +19,16 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import cli, many
-from gan_jax import TrainState, losses, parallel, sample, session
-from gan_jax import data as datasets
+from gan_jax import TrainState, losses, parallel, sample
 from gan_jax.data.pipeline import quantize
 from gan_jax.data.stacked import Stacks, stack_class, unstacked
 from gan_jax.errors import UserError
 from gan_jax.metrics import digits
 from gan_jax.metrics.modes import class_coverage, expected_reverse_kl
 from gan_jax.models.small_dcgan import small_dcgan
-from gan_jax.plots import chart, grid, save_chart, save_image
-from gan_jax.runs import Record
+from gan_jax.run import datasets, session
+from gan_jax.run.folder import Record
+from gan_jax.run.plots import chart, grid, save_chart, save_image
 from gan_jax.types import Array
 
 KINDS = 1000

@@ -33,8 +33,8 @@ from gan_jax.data import synthetic
 from gan_jax.errors import UserError
 from gan_jax.metrics.modes import Modes, mode_coverage
 from gan_jax.models.mlp import mlp
-from gan_jax.plots import chart, save_chart
-from gan_jax.runs import Record
+from gan_jax.run.folder import Record
+from gan_jax.run.plots import chart, save_chart
 from gan_jax.types import Array, Metrics, StepFn
 
 

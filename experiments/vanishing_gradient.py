@@ -29,13 +29,13 @@ from gan_jax import (
     make_generator_step,
     make_train_step,
 )
-from gan_jax import data as datasets
 from gan_jax.data.pipeline import dequantize, make_batches
 from gan_jax.data.synthetic import Distribution, feed
 from gan_jax.errors import UserError
 from gan_jax.models.mlp import mlp
-from gan_jax.plots.charts import chart, save_chart
-from gan_jax.runs import Record
+from gan_jax.run import datasets
+from gan_jax.run.folder import Record
+from gan_jax.run.plots.charts import chart, save_chart
 from gan_jax.types import Array, PyTree, StepFn
 
 

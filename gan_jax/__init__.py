@@ -4,24 +4,18 @@ A GAN is two pure networks, a prior, a loss and two optimizers; a training step 
 `(TrainState, Batch) -> (TrainState, Metrics)`. The start is `gan_jax.types`.
 """
 
-from gan_jax import games, losses, optimizers, penalties, priors
-from gan_jax.networks import (
-    from_linen,
-    instance_noise,
-    mixed_precision,
-    mixed_scales,
-    rematerialised,
-)
-from gan_jax.packing import packed
-from gan_jax.players import rising_decay
-from gan_jax.steps import (
+from gan_jax import algorithms, losses, optimizers, penalties, priors
+from gan_jax.algorithms import (
     init,
     make_discriminator_step,
     make_generator_step,
     make_train_step,
+    rising_decay,
     sample,
     warm_start,
 )
+from gan_jax.augment import instance_noise, mixed_scales
+from gan_jax.networks import from_linen, mixed_precision, packed, rematerialised
 from gan_jax.types import GAN, AdversarialLoss, Batch, Network, PlayerState, TrainState
 
 __all__ = [
@@ -31,8 +25,8 @@ __all__ = [
     "Network",
     "PlayerState",
     "TrainState",
+    "algorithms",
     "from_linen",
-    "games",
     "init",
     "instance_noise",
     "losses",

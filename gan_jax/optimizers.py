@@ -107,8 +107,8 @@ def extragradient(tx: optax.GradientTransformation) -> optax.GradientTransformat
     Calls come in pairs. The first is tx's update: it moves the parameters to the extrapolated
     point. The second, given the gradients there, moves them to where the pair began plus tx's
     update. Both advance tx's state, as in Gidel et al. 2019, algorithm 4. Both players extrapolate
-    before either steps: two calls of `games.make_simultaneous_step` are one step of the method. A
-    moving average of the weights takes the extrapolated points in, too.
+    before either steps: two calls of `algorithms.make_simultaneous_step` are one step of the
+    method. A moving average of the weights takes the extrapolated points in, too.
 
     Args:
       tx: any optimizer.

@@ -20,12 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
-from gan_jax import memory
+from gan_jax._cpu import memory
+from gan_jax._cpu.threads import EIGEN as EIGEN
+from gan_jax._cpu.threads import use_every_core as use_every_core
+from gan_jax._cpu.threads import use_one_core as use_one_core
 from gan_jax.buffers import Step as Step
 from gan_jax.buffers import donating
-from gan_jax.cpu import EIGEN as EIGEN
-from gan_jax.cpu import use_every_core as use_every_core
-from gan_jax.cpu import use_one_core as use_one_core
 from gan_jax.errors import UserError
 from gan_jax.types import Array, PyTree
 

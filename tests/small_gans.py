@@ -10,7 +10,7 @@ import optax
 import gan_jax
 from gan_jax import GAN, Batch, penalties, priors
 from gan_jax.losses import non_saturating
-from gan_jax.models.layers import BatchNorm, Conv, ConvTranspose, Dropout
+from gan_jax.nn import BatchNorm, Conv, ConvTranspose, Dropout
 
 BATCH = 16
 TX = optax.sgd(0.2)  # Adam would hide gradients of a wrong scale

@@ -12,8 +12,8 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from experiments import mnist
-from gan_jax import data
 from gan_jax.errors import UserError
+from gan_jax.run import datasets as data
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
 

@@ -11,7 +11,7 @@ from benchmarks import accelerators
 from benchmarks.accelerators import MACHINES, SHOWN, Machine
 from benchmarks.cases import CASES, Case, Dense, Placed
 from benchmarks.flops import multiply_adds, step_flops
-from gan_jax.tables import markdown
+from gan_jax.run.tables import markdown
 
 TOY = Machine("toy", 100.0, 10.0, {4: 2.0, 8: 1.0}, 4, "")
 

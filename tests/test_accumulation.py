@@ -12,7 +12,8 @@ from small_runs import assert_refused, config
 
 import gan_jax
 from experiments import mnist
-from gan_jax import GAN, Batch, keys, parallel, priors
+from gan_jax import GAN, Batch, parallel, priors
+from gan_jax import random as keys
 from gan_jax.losses import non_saturating
 
 REAL = jnp.tanh(jax.random.normal(jax.random.key(5), (BATCH, 8, 8, 1)))

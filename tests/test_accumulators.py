@@ -12,8 +12,8 @@ import pytest
 
 import gan_jax
 from gan_jax import GAN, Batch, Network, losses, optimizers, priors
+from gan_jax.algorithms.update import update
 from gan_jax.types import PlayerState
-from gan_jax.update import update
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 

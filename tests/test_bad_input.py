@@ -165,8 +165,9 @@ def test_files(case, message, tmp_path, idx):
 
 def run_folder(settings):
     """The folder as a run with these settings has it."""
-    from gan_jax import data, session
-    from gan_jax.runs import RunFolder
+    from gan_jax.run import datasets as data
+    from gan_jax.run import session
+    from gan_jax.run.folder import RunFolder
 
     record = {
         "experiment": "mnist",

@@ -21,8 +21,8 @@ import optax
 import pytest
 from small_runs import digest, snapshot
 
-from gan_jax import leaves
-from gan_jax.checkpoint import CheckpointError, Checkpoints
+from gan_jax.run import leaves
+from gan_jax.run.checkpoint import CheckpointError, Checkpoints
 
 
 def make_state(seed):
@@ -420,7 +420,7 @@ def test_of_a_save_that_fails_nothing_else_is_printed(tmp_path):
     """In an interpreter of its own: Orbax and its threads write to the standard error."""
     code = (
         "import pathlib, resource, sys, jax.numpy as jnp\n"
-        "from gan_jax.checkpoint import CheckpointError, Checkpoints\n"
+        "from gan_jax.run.checkpoint import CheckpointError, Checkpoints\n"
         "_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)\n"
         "for size in (100, 500, 1000, 3000, 9000):\n"
         f"    checkpoints = Checkpoints(pathlib.Path({str(tmp_path)!r}) / str(size))\n"

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 import experiments
 from experiments import cli
-from gan_jax import hooks
+from gan_jax.run import hooks
 
 
 @pytest.fixture
@@ -192,7 +192,7 @@ def test_a_signal_ends_a_command_with_a_message_at_any_moment(signum, code, mome
             "importing": wait,
             "at work": f"try:\n    {wait}\nexcept BaseException: time.sleep(600)",
             "at exit": f"def last():\n    {wait}\nthreading.Thread(target=last).start()",
-            "twice": "from gan_jax.training import signals\nwith signals() as received:\n"
+            "twice": "from gan_jax.run.loop import signals\nwith signals() as received:\n"
             "    print('there', flush=True)\n"
             "    while not received: time.sleep(0.01)\n"
             f"    {wait}",

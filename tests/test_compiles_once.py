@@ -5,7 +5,7 @@ import pytest
 from small_runs import config, write_idx
 
 from experiments import mnist
-from gan_jax import hooks
+from gan_jax.run import hooks
 
 FIRST_CHUNK = "the first chunk is finished"
 CHUNK = {"jit": "jit(chunk)", "shard": "jit(chunk)", "pmap": "jit(_fun)"}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gan_jax.augmentations import flip, shift, shift_and_flip
+from gan_jax.augment.images import flip, shift, shift_and_flip
 from gan_jax.penalties import consistency, real_consistency
 
 REAL, FAKE = np.asarray(jax.random.normal(jax.random.key(0), (2, 6, 3)))

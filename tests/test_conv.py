@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gan_jax.models import conv_cpu, conv_native, winograd
-from gan_jax.models.conv import conv, conv_transpose
+from gan_jax._cpu import convolutions as conv_cpu
+from gan_jax._cpu import winograd
+from gan_jax.nn import conv_native
+from gan_jax.nn.conv import conv, conv_transpose
 
 GEOMETRIES = {
     "halving": ((6, 4), (4, 4), (2, 2), (1, 1)),

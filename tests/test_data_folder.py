@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gan_jax.data import Config, DataError, Dataset, load
+from gan_jax.data.types import Dataset
+from gan_jax.run.datasets import Config, DataError, load
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (4, 6, 8), dtype=np.uint8)
@@ -267,7 +268,7 @@ def test_nothing_to_read(tmp_path):
 
 
 def test_many_images_show_progress(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("gan_jax.data.images._PROGRESS_FROM", 2)
+    monkeypatch.setattr("gan_jax.run.datasets.images._PROGRESS_FROM", 2)
     for i in range(2):
         write(tmp_path / f"{i}.png", GREY[i])
     np.testing.assert_array_equal(read(tmp_path).x[..., 0], GREY[:2])

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gan_jax.data import Config, DataError, Dataset, load
+from gan_jax.data.types import Dataset
+from gan_jax.run.datasets import Config, DataError, load
 
 X = np.random.default_rng(0).integers(0, 256, (5, 3, 4), dtype=np.uint8)  # not square: no transpose
 LABEL = np.array([3, 1, 4, 1, 255], np.uint8)

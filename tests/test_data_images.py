@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from gan_jax.data import DataError, images
+from gan_jax.run.datasets import DataError, images
 
 # Flat blocks of 8 by 8 pixels, which JPEG too stores almost exactly; all of them different, so that
 # no two orientations look alike.

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import gan_jax.data
-from gan_jax.data import Config, DataError, Dataset, load
+from gan_jax.data.types import Dataset
+from gan_jax.run.datasets import Config, DataError, load
 
 X = np.random.default_rng(0).integers(0, 256, (20, 28, 28), dtype=np.uint8)
 LABEL = np.arange(20, dtype=np.uint8)

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gan_jax.data import Config, DataError, Dataset, load, prepare
+from gan_jax.data.types import Dataset
+from gan_jax.run.datasets import Config, DataError, load, prepare
 
 RNG = np.random.default_rng(0)
 X = RNG.integers(0, 256, (30, 28, 28), dtype=np.uint8)
@@ -115,7 +116,7 @@ def as_tfrecord(folder: Path) -> None:
 
 @pytest.mark.parametrize("read_at_once", [7, 10, 1_024])  # 30 examples: with a rest, without, all
 def test_own_builder_round_trip(tmp_path, mirror, monkeypatch, read_at_once):
-    monkeypatch.setattr("gan_jax.data.tfds._READ_AT_ONCE", read_at_once)
+    monkeypatch.setattr("gan_jax.run.datasets.tfds._READ_AT_ONCE", read_at_once)
     said = []
     config = Config(source="tfds", dir=tmp_path)
     data = load(config, announce=said.append)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gan_jax.models.layers import Dense
+from gan_jax.nn import Dense
 
 INPUTS = jax.random.normal(jax.random.key(0), (6, 5))
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gan_jax import plots
-from gan_jax.files import whole, write_text
+from gan_jax.run import plots
+from gan_jax.run.files import whole, write_text
 
 
 def test_a_file_is_replaced_when_all_of_it_is_written(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from dirac import DATA, dirac_gan, multipliers, radius, repeated, start, where
 
 import gan_jax
-from gan_jax import games, losses, optimizers
+from gan_jax import algorithms, losses, optimizers
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -28,7 +28,7 @@ def players(tx, loss=losses.wasserstein):
 
 def at_once(tx, loss=losses.wasserstein, calls=1):
     """`calls` simultaneous steps, as one."""
-    return repeated(games.make_simultaneous_step(*players(tx, loss)), calls)
+    return repeated(algorithms.make_simultaneous_step(*players(tx, loss)), calls)
 
 
 @pytest.mark.parametrize("eta", [0.5, 1.2])
@@ -115,7 +115,7 @@ def test_lookahead_has_the_rate_of_the_bilinear_game(alternating, every, alpha):
     tx = optimizers.lookahead(optax.sgd(eta), every, alpha)
     steps = players(tx)
     if not alternating:
-        step, base = games.make_simultaneous_step(*steps), np.array([[1, eta], [-eta, 1]])
+        step, base = algorithms.make_simultaneous_step(*steps), np.array([[1, eta], [-eta, 1]])
         expected = 1 - alpha + alpha * np.linalg.eigvals(base) ** every
     else:
         turns = gan_jax.make_train_step(*steps)

@@ -7,7 +7,7 @@ import pytest
 from dirac import DATA, dirac_gan, multipliers, radius, start, where
 
 import gan_jax
-from gan_jax import Batch, games, losses, theory
+from gan_jax import Batch, algorithms, losses, theory
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -40,7 +40,7 @@ def test_at_once_the_dirac_gan_moves_outwards_at_the_known_rate():
     """r^2 grows by 1 + h^2 f'(psi theta)^2, f' = sigmoid, each step (Mescheder et al. 2018)."""
     h = 0.3
     tx = optax.sgd(h)
-    step, state = jax.jit(games.make_simultaneous_step(*players(tx))), start(*POINT, tx)
+    step, state = jax.jit(algorithms.make_simultaneous_step(*players(tx))), start(*POINT, tx)
     for _ in range(5):
         before = where(state)
         slope = 1 / (1 + np.exp(-np.prod(before)))
@@ -53,7 +53,7 @@ def test_the_bilinear_game_at_once_and_in_turns():
     """1 +- i eta against the unit circle."""
     tx = optax.sgd(0.4)
     steps, at_rest = players(tx, losses.wasserstein), start(0.0, 0.0, tx)
-    made = np.sort_complex(multipliers(games.make_simultaneous_step(*steps), at_rest))
+    made = np.sort_complex(multipliers(algorithms.make_simultaneous_step(*steps), at_rest))
     np.testing.assert_allclose(made, [1 - 0.4j, 1 + 0.4j], rtol=1e-12)
     np.testing.assert_allclose(radius(in_turns(*steps), at_rest), 1, rtol=1e-12)
 
@@ -61,7 +61,7 @@ def test_the_bilinear_game_at_once_and_in_turns():
 def test_at_once_neither_sees_the_others_move():
     """Each player, its average and its metrics are those of its step alone."""
     steps, state = players(optax.sgd(0.1)), start(*POINT, optax.sgd(0.1))
-    made, metrics = games.make_simultaneous_step(*steps)(state, DATA)
+    made, metrics = algorithms.make_simultaneous_step(*steps)(state, DATA)
     (after_d, of_d), (after_g, of_g) = (step(state, DATA) for step in steps)
     assert metrics == {**of_d, **of_g}
     for new, expected in (
@@ -76,7 +76,7 @@ def test_at_once_neither_sees_the_others_move():
 
 
 def consensus(tx, own, other, loss=losses.minimax):
-    return games.make_consensus_steps(dirac_gan(), loss, tx, tx, own=own, other=other)
+    return algorithms.make_consensus_steps(dirac_gan(), loss, tx, tx, own=own, other=other)
 
 
 def test_consensus_has_the_eigenvalues_of_the_paper():
@@ -84,7 +84,7 @@ def test_consensus_has_the_eigenvalues_of_the_paper():
     h, gamma = 0.2, 1.5
     tx = optax.sgd(h)
     steps, at_rest = consensus(tx, gamma, gamma), start(0.0, 0.0, tx)
-    made = multipliers(games.make_simultaneous_step(*steps), at_rest)
+    made = multipliers(algorithms.make_simultaneous_step(*steps), at_rest)
     expected = 1 + h * theory.dirac_eigenvalues("consensus", gamma)
     np.testing.assert_allclose(np.sort_complex(made), np.sort_complex(expected), rtol=1e-12)
     np.testing.assert_allclose(expected[0], 1 + h * (-gamma / 4 + 0.5j))
@@ -96,7 +96,9 @@ def test_consensus_has_the_eigenvalues_of_the_paper():
 def test_consensus_follows_the_regularised_field(own, other):
     """Away from rest; the field by hand, from v = (psi s, -theta s), s = sigmoid(theta psi)."""
     tx = optax.sgd(0.1)
-    state, _ = games.make_simultaneous_step(*consensus(tx, own, other))(start(*POINT, tx), DATA)
+    state, _ = algorithms.make_simultaneous_step(*consensus(tx, own, other))(
+        start(*POINT, tx), DATA
+    )
     theta, psi = POINT
     s = 1 / (1 + np.exp(-theta * psi))
     slope = s * (1 - s)
@@ -114,9 +116,9 @@ def test_consensus_follows_the_regularised_field(own, other):
 def test_the_gradients_own_norms_do_not_stop_the_turning():
     tx = optax.sgd(0.2)
     at_rest = start(0.0, 0.0, tx)
-    plain = radius(games.make_simultaneous_step(*players(tx)), at_rest)
-    own = radius(games.make_simultaneous_step(*consensus(tx, 2.0, 0.0)), at_rest)
-    other = radius(games.make_simultaneous_step(*consensus(tx, 0.0, 2.0)), at_rest)
+    plain = radius(algorithms.make_simultaneous_step(*players(tx)), at_rest)
+    own = radius(algorithms.make_simultaneous_step(*consensus(tx, 2.0, 0.0)), at_rest)
+    other = radius(algorithms.make_simultaneous_step(*consensus(tx, 0.0, 2.0)), at_rest)
     np.testing.assert_allclose([plain, own], np.sqrt(1 + 0.1**2), rtol=1e-12)
     assert other < 1
 
@@ -126,7 +128,7 @@ def test_consensus_of_networks_is_on_one_batch_and_one_noise(linear_gan):
     tx, weight, rate = optax.sgd(0.1), 0.7, 0.1
     batch = Batch(jax.random.normal(jax.random.key(1), (6, 2)))
     state = gan_jax.init(linear_gan, tx, tx, jax.random.key(0), batch)
-    steps = games.make_consensus_steps(
+    steps = algorithms.make_consensus_steps(
         linear_gan, losses.wasserstein, tx, tx, own=weight, other=weight
     )
     (after_d, metrics), (after_g, _) = (step(state, batch) for step in steps)

@@ -8,9 +8,9 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 import gan_jax
-from gan_jax import Batch, games, losses
-from gan_jax.models.layers import BatchNorm
+from gan_jax import Batch, algorithms, losses
 from gan_jax.models.mlp import mlp
+from gan_jax.nn import BatchNorm
 from gan_jax.parallel import AXIS_NAME, pmap_step
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -37,14 +37,14 @@ def at_once(kind, axis_name=None):
     gan, tx, loss = with_batch_norm(axis_name), optax.sgd(0.2), losses.non_saturating
     if kind == "unrolled":
         of_d = gan_jax.make_discriminator_step(gan, loss, tx, axis_name=axis_name)
-        of_g = games.make_unrolled_generator_step(
+        of_g = algorithms.make_unrolled_generator_step(
             gan, loss, tx, of_d, unroll=2, axis_name=axis_name
         )
     else:
-        of_d, of_g = games.make_consensus_steps(
+        of_d, of_g = algorithms.make_consensus_steps(
             gan, loss, tx, tx, own=0.5, other=0.7, axis_name=axis_name
         )
-    return games.make_simultaneous_step(of_d, of_g)
+    return algorithms.make_simultaneous_step(of_d, of_g)
 
 
 def wrapped(layout, step, devices):

@@ -13,7 +13,7 @@ from benchmarks import growth, loop
 from benchmarks.growth import Program, Setting
 from benchmarks.workers.protocol import process_memory
 from gan_jax.errors import UserError
-from gan_jax.tables import markdown
+from gan_jax.run.tables import markdown
 
 
 def test_a_chunk_is_compiled_once_for_its_memory_and_its_time(compiled, quick_compile):

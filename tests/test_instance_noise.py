@@ -9,8 +9,8 @@ from dirac import dirac_gan, start
 
 import gan_jax
 from gan_jax import Batch, Network, instance_noise, losses, mixed_scales
+from gan_jax.algorithms.objectives import player_losses
 from gan_jax.models.mlp import mlp
-from gan_jax.objectives import player_losses
 from gan_jax.parallel import AXIS_NAME, pmap_step
 from gan_jax.theory.games import dirac_eigenvalues, game_eigenvalues
 

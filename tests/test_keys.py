@@ -12,7 +12,8 @@ import pytest
 from small_gans import TX, make_gan, make_step
 
 import gan_jax
-from gan_jax import Batch, keys, parallel
+from gan_jax import Batch, parallel
+from gan_jax import random as keys
 
 IMPLEMENTATIONS = ["rbg", "unsafe_rbg"]
 NUM_STEPS, NUM = 5, 32

@@ -12,7 +12,7 @@ import pytest
 from small_runs import config, digest, flags, write_idx
 
 from experiments import mnist
-from gan_jax.checkpoint import Checkpoints
+from gan_jax.run.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parents[1]
 KILLS = 20

@@ -11,11 +11,11 @@ import pytest
 import gan_jax
 from experiments import many
 from gan_jax import Batch, losses, penalties
+from gan_jax.algorithms import make_unrolled_generator_step
 from gan_jax.data.synthetic import feed, ring
-from gan_jax.games import make_unrolled_generator_step
 from gan_jax.models.mlp import mlp
+from gan_jax.networks.packing import packed
 from gan_jax.optimizers import adam
-from gan_jax.packing import packed
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.extend.core import Jaxpr
 
-from gan_jax import memory
+from gan_jax._cpu import memory
 
 SCRIPT = """
 import ctypes, sys

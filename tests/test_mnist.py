@@ -22,11 +22,11 @@ from PIL import Image
 from small_runs import IMAGES, config, digest, flags, shared_compilations, snapshot, write_idx
 
 from experiments import cli, mnist
-from gan_jax import data as datasets
-from gan_jax import losses, session
-from gan_jax.checkpoint import Checkpoints
+from gan_jax import losses
 from gan_jax.errors import UserError
-from gan_jax.hooks import NonFinite
+from gan_jax.run import datasets, session
+from gan_jax.run.checkpoint import Checkpoints
+from gan_jax.run.hooks import NonFinite
 
 
 @pytest.fixture(autouse=True, scope="module")

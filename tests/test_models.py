@@ -13,7 +13,7 @@ import gan_jax
 from gan_jax import AdversarialLoss, Batch
 from gan_jax.losses import LOSSES
 from gan_jax.models import MODELS
-from gan_jax.models.layers import BatchNorm, Dropout
+from gan_jax.nn import BatchNorm, Dropout
 
 DCGAN_SHAPES = [(side, side, channels) for side in (28, 32, 64) for channels in (1, 3)]
 CASES = [("dcgan", shape) for shape in DCGAN_SHAPES] + [

@@ -13,10 +13,19 @@ import pytest
 import gan_jax
 from gan_jax import AdversarialLoss, Batch, Network, losses
 from gan_jax.models import MODELS
-from gan_jax.models.layers import BatchNorm, Conv, ConvTranspose, Dense, MinibatchStd
 from gan_jax.models.mlp import mlp
-from gan_jax.models.small_dcgan import Doubled, Halved, Repainted, small_dcgan
-from gan_jax.models.spectral import spectral_norm, spectrally_normalised
+from gan_jax.models.small_dcgan import small_dcgan
+from gan_jax.networks.spectral import spectral_norm, spectrally_normalised
+from gan_jax.nn import (
+    BatchNorm,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Doubled,
+    Halved,
+    MinibatchStd,
+    Repainted,
+)
 from gan_jax.penalties import PENALTIES, lazy, lecam
 
 pytestmark = pytest.mark.usefixtures("quick_compile")

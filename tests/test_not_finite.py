@@ -9,9 +9,9 @@ import pytest
 
 import gan_jax
 from gan_jax import GAN, Batch, from_linen, penalties, priors
+from gan_jax.algorithms.update import update
 from gan_jax.losses import non_saturating
 from gan_jax.types import PlayerState
-from gan_jax.update import update
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 

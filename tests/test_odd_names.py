@@ -12,10 +12,9 @@ from small_runs import config, flags, write_idx
 from test_killed import ROOT, environment
 
 from experiments import cli, sample
-from gan_jax import data as datasets
-from gan_jax import plots
-from gan_jax.files import whole
-from gan_jax.runs import RunFolder, read_config
+from gan_jax.run import datasets, plots
+from gan_jax.run.files import whole
+from gan_jax.run.folder import RunFolder, read_config
 
 NAMES = {
     "brackets": "lr[0.1]",

@@ -10,9 +10,9 @@ from jax.sharding import PartitionSpec
 import gan_jax
 from gan_jax import GAN, Batch, Network, losses, penalties, priors
 from gan_jax.data import synthetic
-from gan_jax.models.layers import MinibatchStd
 from gan_jax.models.mlp import mlp
-from gan_jax.packing import packed
+from gan_jax.networks.packing import packed
+from gan_jax.nn import MinibatchStd
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gan_jax.data import Dataset
 from gan_jax.data.pipeline import dequantize, make_batches, order, quantize
+from gan_jax.data.types import Dataset
 
 KEY = jax.random.key(0)
 COUNT = 7

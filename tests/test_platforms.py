@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import mnist
-from gan_jax.training import Work, make_chunk
+from gan_jax.run.loop import Work, make_chunk
 from gan_jax.types import Batch
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gan_jax import plots
 from gan_jax.data.pipeline import dequantize, quantize
-from gan_jax.plots import plane
-from gan_jax.plots.images import animate
+from gan_jax.run import plots
+from gan_jax.run.plots import plane
+from gan_jax.run.plots.images import animate
 
 
 def pixels(picture, factor):

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks import quality
 from experiments import mixture_2d, mnist, sample, stacked_mnist
-from gan_jax import data
+from gan_jax.run import datasets as data
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 

@@ -11,7 +11,7 @@ import jax
 import pytest
 
 from gan_jax.errors import UserError
-from gan_jax.runs import RunFolder, read_config
+from gan_jax.run.folder import RunFolder, read_config
 
 SETTINGS = {"experiment": "mnist", "config": {"lr": 0.1, "steps": 5, "dir": None}}
 FREE = frozenset({"config.steps"})
@@ -109,7 +109,7 @@ def test_a_visit_that_failed_is_over(folder):
 
 def test_a_visit_of_another_process_is_over_when_that_is_killed(folder):
     program = (
-        "import sys, time, json, pathlib; from gan_jax.runs import RunFolder\n"
+        "import sys, time, json, pathlib; from gan_jax.run.folder import RunFolder\n"
         "with RunFolder(pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])).visit():\n"
         "    print('in', flush=True); time.sleep(600)"
     )
@@ -131,7 +131,7 @@ def test_a_file_system_without_locks_is_no_obstacle(folder, monkeypatch, error):
     def acquire(*_, **__):
         raise error
 
-    monkeypatch.setattr("gan_jax.runs.FileLock.acquire", acquire)
+    monkeypatch.setattr("gan_jax.run.folder.FileLock.acquire", acquire)
     with folder.visit(), RunFolder(folder.path, changed(steps=9), FREE).visit():
         assert read_config(folder.path) == changed(steps=9)
 
@@ -224,7 +224,7 @@ def flips(good):
 @pytest.fixture
 def unsynced(monkeypatch):
     """Leaves the disk in peace where a file is written a thousand times."""
-    monkeypatch.setattr("gan_jax.files.os.fsync", lambda descriptor: None)
+    monkeypatch.setattr("gan_jax.run.files.os.fsync", lambda descriptor: None)
 
 
 @pytest.mark.usefixtures("unsynced")

@@ -15,10 +15,10 @@ from small_runs import compiled_in_a_hurry
 import gan_jax
 from gan_jax import Batch, Network, losses, penalties
 from gan_jax.models import MODELS
-from gan_jax.models.layers import Conv, ConvTranspose
 from gan_jax.models.mlp import mlp
 from gan_jax.models.small_dcgan import small_dcgan
-from gan_jax.models.spectral import spectral_norm, spectrally_normalised
+from gan_jax.networks.spectral import spectral_norm, spectrally_normalised
+from gan_jax.nn import Conv, ConvTranspose
 from gan_jax.parallel import AXIS_NAME, pmap_step
 
 pytestmark = pytest.mark.usefixtures("quick_compile")

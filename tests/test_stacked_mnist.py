@@ -12,10 +12,10 @@ from PIL import Image
 from small_runs import assert_kept, assert_refused, compiled_in_a_hurry, write_idx
 
 from experiments import stacked_mnist
-from gan_jax import data
 from gan_jax.data.stacked import Stacks, stack_class, unstacked
 from gan_jax.metrics import digits
 from gan_jax.models.small_dcgan import small_dcgan
+from gan_jax.run import datasets as data
 
 EMBEDDED = data.Config(source="embedded")
 SMALL = stacked_mnist.Config(

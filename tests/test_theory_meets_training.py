@@ -10,7 +10,7 @@ import pytest
 from scipy import special, stats
 
 from gan_jax import GAN, Batch, Network, losses, priors, theory
-from gan_jax.objectives import player_losses
+from gan_jax.algorithms.objectives import player_losses
 from gan_jax.theory.quadrature import expectation, interval, standard_normal
 from gan_jax.types import PlayerState, TrainState
 

@@ -21,7 +21,7 @@ from gan_jax import (
 )
 from gan_jax.data.pipeline import dequantize
 from gan_jax.models import MODELS
-from gan_jax.training import Hook, Interrupted, Work, make_chunk, run
+from gan_jax.run.loop import Hook, Interrupted, Work, make_chunk, run
 
 STEPS, N_CRITIC, BATCH = 4, 2, 4
 

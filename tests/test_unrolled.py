@@ -8,7 +8,7 @@ import pytest
 from dirac import DATA, dirac_gan, multipliers, start, where
 
 import gan_jax
-from gan_jax import Batch, games, losses, optimizers
+from gan_jax import Batch, algorithms, losses, optimizers
 from gan_jax.models.mlp import mlp
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -27,7 +27,7 @@ def of_the_dirac_gan(tx, loss=losses.minimax):
 
 def unrolled(tx, discriminator_tx, unroll, loss=losses.minimax, **options):
     discriminator_step = of_the_dirac_gan(discriminator_tx, loss)
-    return games.make_unrolled_generator_step(
+    return algorithms.make_unrolled_generator_step(
         dirac_gan(), loss, tx, discriminator_step, unroll=unroll, **options
     )
 
@@ -85,7 +85,7 @@ def test_unrolling_calms_the_bilinear_game(unroll):
     eta = 0.2
     tx = optax.sgd(eta)
     steps = of_the_dirac_gan(tx, losses.wasserstein), unrolled(tx, tx, unroll, losses.wasserstein)
-    made = multipliers(games.make_simultaneous_step(*steps), start(0.0, 0.0, tx))
+    made = multipliers(algorithms.make_simultaneous_step(*steps), start(0.0, 0.0, tx))
     expected = np.linalg.eigvals([[1 - 2 * unroll * eta**2, eta], [-eta, 1]])
     np.testing.assert_allclose(np.sort_complex(made), np.sort_complex(expected), rtol=1e-10)
     # Determinant: 1 + eta^2 - 2 k eta^2, below 1 from the first step on.
@@ -117,7 +117,7 @@ def of_networks(networks, unroll, axis_name=None):
         penalties=[(gan_jax.penalties.r1, 0.5)],
         axis_name=axis_name,
     )
-    step = games.make_unrolled_generator_step(
+    step = algorithms.make_unrolled_generator_step(
         gan,
         losses.non_saturating,
         optax.sgd(1.0),

@@ -8,8 +8,8 @@ import pytest
 from small_steps import REAL, make, start
 
 from gan_jax import GAN, Batch, Network, optimizers, penalties
+from gan_jax.algorithms.update import update
 from gan_jax.types import PlayerState
-from gan_jax.update import update
 
 SHAPES = {
     "scalar": (),

@@ -35,8 +35,7 @@ from gan_jax import (
     GAN,
     Batch,
     TrainState,
-    augmentations,
-    games,
+    algorithms,
     instance_noise,
     losses,
     mixed_precision,
@@ -46,14 +45,16 @@ from gan_jax import (
     priors,
     rematerialised,
 )
-from gan_jax.checkpoint import Checkpoints
+from gan_jax.augment import images as augmentations
+from gan_jax.augment import mixed_scales
 from gan_jax.data import synthetic
 from gan_jax.metrics import digits, modes, two_sample
-from gan_jax.models import MODELS, spectrally_normalised
+from gan_jax.models import MODELS
 from gan_jax.models.small_dcgan import small_dcgan
-from gan_jax.networks import mixed_scales
+from gan_jax.networks import spectrally_normalised
 from gan_jax.penalties import PENALTIES, r1
-from gan_jax.training import Work, make_chunk
+from gan_jax.run.checkpoint import Checkpoints
+from gan_jax.run.loop import Work, make_chunk
 from gan_jax.types import PyTree, StepFn, WeightedPenalty
 
 FLOAT32 = 1e-4
@@ -294,16 +295,16 @@ def _of_steps() -> Iterator[_Check]:
     gan, loss = start.gan, losses.non_saturating
     d_step = gan_jax.make_discriminator_step(gan, loss, _SGD)
     g_step = gan_jax.make_generator_step(gan, loss, _SGD)
-    consensus = games.make_consensus_steps(gan, loss, _SGD, _SGD, own=0.5, other=0.5)
+    consensus = algorithms.make_consensus_steps(gan, loss, _SGD, _SGD, own=0.5, other=0.5)
     parts = gan_jax.make_discriminator_step(gan, loss, _SGD, accumulate=2)
-    unrolled = games.make_unrolled_generator_step(gan, loss, _SGD, d_step, unroll=2)
+    unrolled = algorithms.make_unrolled_generator_step(gan, loss, _SGD, d_step, unroll=2)
     one = start._replace(batch=Batch(start.batch.x[0]))
     two = start._replace(batch=Batch(jnp.concatenate([start.batch.x] * 2)))
     known = {
         "discriminator": (d_step, one),
         "generator": (g_step, one),
         "train, n_critic 2": (gan_jax.make_train_step(d_step, g_step, n_critic=2), two),
-        "simultaneous": (games.make_simultaneous_step(d_step, g_step), one),
+        "simultaneous": (algorithms.make_simultaneous_step(d_step, g_step), one),
         "consensus": (gan_jax.make_train_step(*consensus), start),
         "unrolled": (gan_jax.make_train_step(d_step, unrolled), start),
         "in two parts": (parts, one),

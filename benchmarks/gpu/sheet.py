@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from gan_jax.tables import markdown
+from gan_jax.run.tables import markdown
 
 Row: TypeAlias = dict[str, Any]
 """The results of one measurement; it has `error` if the measurement failed."""

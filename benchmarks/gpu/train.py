@@ -14,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.gpu.sheet import Row, Sheet
-from gan_jax import data, parallel, plots, sample
+from gan_jax import parallel, sample
 from gan_jax.data.pipeline import make_batches, quantize
 from gan_jax.data.types import Dataset
 from gan_jax.metrics import digits
-from gan_jax.training import Work, make_chunk
-from gan_jax.training import run as train
+from gan_jax.run import datasets as data
+from gan_jax.run import plots
+from gan_jax.run.loop import Work, make_chunk
+from gan_jax.run.loop import run as train
 
 PICTURE = "digits.png"
 """A grid of the first row's samples."""

@@ -31,9 +31,9 @@ from gan_jax.data import synthetic
 from gan_jax.data.pipeline import make_batches
 from gan_jax.data.types import Dataset
 from gan_jax.models import MODELS
-from gan_jax.models.layers import Dense
+from gan_jax.nn import Dense
 from gan_jax.optimizers import adam
-from gan_jax.training import Work, make_chunk
+from gan_jax.run.loop import Work, make_chunk
 from gan_jax.types import Array, Metrics, PyTree, StepFn, TrainState
 
 Advance = Callable[[TrainState, int, int], tuple[TrainState, Metrics]]

@@ -1,6 +1,1 @@
-"""Image data sets as uint8 arrays, from wherever the images are to be had."""
-
-from gan_jax.data.sources import load
-from gan_jax.data.types import Config, DataError, Dataset
-
-__all__ = ["Config", "DataError", "Dataset", "load"]
+"""Data sets as arrays, the pure pipeline that batches them, and synthetic data."""

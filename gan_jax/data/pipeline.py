@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gan_jax._cpu.memory import compiled
 from gan_jax.data.types import Dataset
-from gan_jax.memory import compiled
 from gan_jax.types import Array, Batch
 
 RESIDENT_LIMIT = 2**30

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gan_jax.keys import for_step
 from gan_jax.parallel import spread
+from gan_jax.random import for_step
 from gan_jax.types import Array, Batch, Metrics, StepFn, TrainState
 
 _REAL = 2**31 - 3

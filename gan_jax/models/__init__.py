@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 from gan_jax.models import dcgan, mlp
-from gan_jax.models.spectral import spectral_norm, spectrally_normalised
 from gan_jax.types import GAN
 
 MODELS: dict[str, Callable[..., GAN]] = {
@@ -13,4 +12,4 @@ MODELS: dict[str, Callable[..., GAN]] = {
 }
 """Every model by its name, each a function `(shape, *, latent, width, axis_name)`."""
 
-__all__ = ["MODELS", "dcgan", "mlp", "spectral_norm", "spectrally_normalised"]
+__all__ = ["MODELS", "dcgan", "mlp"]

@@ -4,8 +4,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from gan_jax import priors
-from gan_jax.models.layers import DCGAN_INIT, BatchNorm, Conv, ConvTranspose, MinibatchStd
-from gan_jax.networks import from_linen
+from gan_jax.networks.linen import from_linen
+from gan_jax.nn import DCGAN_INIT, BatchNorm, Conv, ConvTranspose, MinibatchStd
 from gan_jax.types import GAN, Array, AxisName
 
 _LEVELS = {28: 2, 32: 3, 64: 4}

@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from gan_jax import priors
-from gan_jax.models.layers import Dropout, MinibatchStd
-from gan_jax.networks import from_linen
+from gan_jax.networks.linen import from_linen
+from gan_jax.nn import Dropout, MinibatchStd
 from gan_jax.types import GAN, Array, AxisName
 
 Shape = tuple[int, ...]

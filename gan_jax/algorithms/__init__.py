@@ -1,0 +1,32 @@
+"""Ways to play the game: objectives and updates of each player, composed into steps.
+
+Simultaneous and alternating descent turn round an equilibrium where they should come to rest
+(Mescheder et al. 2017, section 3). Consensus and unrolled steps do not; extragradient and
+lookahead, which are made of optimizers, are in `gan_jax.optimizers`.
+"""
+
+from gan_jax.algorithms.alternating import (
+    init,
+    make_discriminator_step,
+    make_generator_step,
+    make_train_step,
+    sample,
+    warm_start,
+)
+from gan_jax.algorithms.consensus import make_consensus_steps
+from gan_jax.algorithms.player import rising_decay
+from gan_jax.algorithms.simultaneous import make_simultaneous_step
+from gan_jax.algorithms.unrolled import make_unrolled_generator_step
+
+__all__ = [
+    "init",
+    "make_consensus_steps",
+    "make_discriminator_step",
+    "make_generator_step",
+    "make_simultaneous_step",
+    "make_train_step",
+    "make_unrolled_generator_step",
+    "rising_decay",
+    "sample",
+    "warm_start",
+]

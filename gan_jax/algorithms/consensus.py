@@ -1,0 +1,113 @@
+"""Consensus optimisation: each player also makes gradients small."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import optax
+
+from gan_jax.algorithms.objectives import Objective, discriminator_objective, generator_objective
+from gan_jax.algorithms.player import (
+    EMA_DECAY,
+    Decay,
+    discriminator_step_of,
+    generator_step_of,
+)
+from gan_jax.types import (
+    GAN,
+    AdversarialLoss,
+    Array,
+    AxisName,
+    Batch,
+    PlayerState,
+    PyTree,
+    StepFn,
+    WeightedPenalty,
+)
+
+
+def make_consensus_steps(
+    gan: GAN,
+    loss: AdversarialLoss,
+    generator_tx: optax.GradientTransformation,
+    discriminator_tx: optax.GradientTransformation,
+    *,
+    own: float,
+    other: float,
+    penalties: Sequence[WeightedPenalty] = (),
+    ema_decay: Decay = EMA_DECAY,
+    accumulate: int = 1,
+    axis_name: AxisName | None = None,
+) -> tuple[StepFn, StepFn]:
+    """Steps that also make gradients small: each player's own, and the other player's.
+
+    Each player descends L + own/2 |its own gradient|^2 + other/2 |the other's gradient|^2, where a
+    gradient is that of a player's loss (with `penalties`, for D) in its own parameters, both on the
+    same batch and noise. own = other = gamma is consensus optimisation (Mescheder et al. 2017,
+    equations 6 and 7): gamma/2 |v|^2 for the stacked gradients v. G's step with own = 0 next to
+    D's of `steps.make_discriminator_step` is that of Nagarajan and Kolter 2017, section 4. other =
+    0 is each player's own gradient norm alone, which does not stop a game from turning.
+
+    Args:
+      gan, loss, penalties, accumulate, axis_name: as for `steps.make_discriminator_step`; the
+        gradients are those of the whole batch over `axis_name`, of each part if in parts.
+      generator_tx, discriminator_tx: the optimizers given to `init`.
+      own, other: the weights, at least 0.
+      ema_decay: as for `steps.make_generator_step`.
+
+    Returns:
+      D's step and G's, for `steps.make_train_step` or `make_simultaneous_step`. Metrics: as theirs;
+      losses are those of the plain game, gradient norms of what is descended.
+
+    Raises:
+      ValueError: a negative weight, or as for `steps.make_discriminator_step`.
+    """
+    for name, weight in (("own", own), ("other", other)):
+        if not weight >= 0:
+            raise ValueError(f"{name} must be at least 0, got {weight}")
+    of_discriminator = discriminator_objective(gan, loss, penalties, axis_name)
+    of_generator = generator_objective(gan, loss, axis_name)
+
+    def regularised(mine: Objective, others: Objective) -> Objective:
+        return _with_gradient_norms(mine, others, own, other, axis_name)
+
+    return (
+        discriminator_step_of(
+            regularised(of_discriminator, of_generator),
+            discriminator_tx,
+            accumulate=accumulate,
+            axis_name=axis_name,
+        ),
+        generator_step_of(
+            regularised(of_generator, of_discriminator),
+            generator_tx,
+            ema_decay=ema_decay,
+            accumulate=accumulate,
+            axis_name=axis_name,
+        ),
+    )
+
+
+def _with_gradient_norms(
+    mine: Objective, others: Objective, own: float, other: float, axis_name: AxisName | None
+) -> Objective:
+    """mine + own/2 |grad mine|^2 + other/2 |grad others|^2, in each one's own parameters."""
+
+    def half_squared(gradient: PyTree) -> Array:
+        if axis_name is not None:
+            gradient = jax.lax.pmean(gradient, axis_name)  # of the whole batch, then the norm
+        return optax.tree.norm(gradient, squared=True) / 2
+
+    def objective(
+        params: PyTree, player: PlayerState, opponent: PlayerState, batch: Batch, key: Array
+    ) -> tuple[Array, Any]:
+        moved = dataclasses.replace(player, params=params)
+        (total, aux), gradient = jax.value_and_grad(mine, has_aux=True)(
+            params, player, opponent, batch, key
+        )
+        # Both objectives draw the same noise from the same key.
+        of_other = jax.grad(others, has_aux=True)(opponent.params, opponent, moved, batch, key)[0]
+        return total + own * half_squared(gradient) + other * half_squared(of_other), aux
+
+    return objective

@@ -1,0 +1,236 @@
+"""One update of one player: its gradient, over parts of a batch and devices, and its optimizer."""
+
+import contextlib
+import dataclasses
+import inspect
+import math
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gan_jax.algorithms.objectives import Objective
+from gan_jax.optimizers import root
+from gan_jax.random import for_step
+from gan_jax.trees import cast_like, first_difference, is_inexact, widened
+from gan_jax.types import Array, AxisName, Batch, Metrics, PlayerState, PyTree
+
+
+def update(
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    player: PlayerState,
+    opponent: PlayerState,
+    batch: Batch,
+    key: Array,
+    *,
+    role: str = "player",
+    parts: int = 1,
+    axis_name: AxisName | None = None,
+) -> tuple[PlayerState, Metrics, Array]:
+    """One step of a player down its objective.
+
+    If the gradient is not finite, `model_state` and `memory` stay as they were, so that one bad
+    batch does not spoil running statistics for good. The optimizer decides about the parameters:
+    `optax.apply_if_finite` keeps them, any other makes them NaN. (A finite gradient whose norm
+    overflows, above 1e19 in float32, counts as not finite here.)
+
+    Args:
+      objective: the player's loss to descend.
+      tx: the player's optimizer. It is also given the loss, averaged over microbatches and devices,
+        as `value`, and the gradient as `grad`, which some optimizers of Optax need.
+      player, opponent: their states.
+      batch: [B, ...], on this shard.
+      key: of the role; the player's step is folded in.
+      role: the player's name in error messages.
+      parts: the number of microbatches over which the gradient is accumulated, in float32 at least.
+      axis_name: the mapped axis the batch is split over, if it is.
+
+    Returns:
+      The player, its metrics, its gradient's norm.
+
+    Raises:
+      ValueError: `parts` does not divide the batch; `tx` did not make the player's `opt_state`;
+        `tx` needs an argument that a step does not have, such as `value_fn`.
+    """
+    _check_opt_state(tx, player, role)
+    key = jax.random.fold_in(key, player.step)
+    local, opponent = _varying((player, opponent), axis_name)
+    if parts == 1:
+        made = jax.value_and_grad(objective, has_aux=True)(
+            local.params, local, opponent, batch, for_step(key)
+        )
+    else:
+        made = _accumulate(objective, local, opponent, _divide(batch, parts), key, axis_name)
+    (loss, (metrics, model_state, memory)), gradients = _mean(made, axis_name)
+    norm = _norm(gradients)
+    updates, opt_state = _optimize(tx, gradients, player, loss, role)
+    model_state, memory = _only_if(
+        jnp.isfinite(norm), (model_state, memory), (player.model_state, player.memory)
+    )
+    updated = PlayerState(
+        step=player.step + 1,
+        params=optax.apply_updates(player.params, updates),
+        model_state=model_state,
+        opt_state=opt_state,
+        memory=memory,
+    )
+    return updated, metrics, norm
+
+
+def _check_opt_state(tx: optax.GradientTransformation, player: PlayerState, role: str) -> None:
+    """Raises ValueError unless the state is structured as the optimizer's own first state."""
+    if isinstance(player.opt_state, optax.LookaheadState):
+        raise ValueError(
+            f"the {role}'s tx is optax.lookahead, which needs a pair of parameters: use "
+            "gan_jax.optimizers.lookahead, which keeps the slow ones in its state"
+        )
+    expected = jax.eval_shape(tx.init, player.params)
+    if difference := first_difference(player.opt_state, expected):
+        raise ValueError(
+            f"the {role}'s opt_state is not of this tx: opt_state{difference}. Give "
+            f"make_{role}_step the tx given to init"
+        )
+
+
+def _optimize(
+    tx: optax.GradientTransformation,
+    gradients: PyTree,
+    player: PlayerState,
+    loss: Array,
+    role: str,
+) -> tuple[PyTree, PyTree]:
+    """The optimizer's updates and its state after them."""
+    given = {"value": loss, "grad": gradients}
+    accepted = inspect.signature(tx.update).parameters.values()
+    if all(parameter.kind != parameter.VAR_KEYWORD for parameter in accepted):
+        names = {parameter.name for parameter in accepted}
+        given = {name: value for name, value in given.items() if name in names}
+    try:
+        updates, opt_state = tx.update(gradients, player.opt_state, player.params, **given)
+    except TypeError as error:
+        if "required keyword-only argument" not in str(error):
+            raise
+        raise ValueError(
+            f"the {role}'s tx needs more than a step gives it ({error}): a step gives the "
+            "gradients, the parameters, value and grad. Choose an optimizer that does not "
+            "evaluate the loss at other points (a line search does)"
+        ) from error
+    except Exception as error:
+        shapes = sorted({jnp.shape(leaf) for leaf in jax.tree.leaves(player.params)})
+        error.add_note(f"raised by the {role}'s tx, for parameters of shapes {shapes}")
+        raise
+    if difference := first_difference(updates, player.params):
+        raise ValueError(
+            f"the {role}'s tx returns updates of another structure than the parameters: "
+            f"updates{difference}. Choose an optimizer, not one that only measures"
+        )
+    return updates, opt_state
+
+
+def _only_if(condition: Array, new: PyTree, old: PyTree) -> PyTree:
+    """The new tree if a condition [] holds, the old one otherwise."""
+    # Not `lax.cond`: a GPU would wait for the host to read the condition in each update.
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, cast_like(old, new))
+
+
+def _norm(tree: PyTree) -> Array:
+    """The Euclidean norm of all leaves together; its derivatives are finite at 0, too.
+
+    It is the norm of the columns' norms: without YNNPACK, XLA's compiler for CPUs adds columns up
+    many at a time, and all numbers of a matrix one after the other. The root keeps the sums apart.
+    A kernel's further axes are rows: over its first axis alone YNNPACK adds it up far more slowly.
+    """
+    leaves = [jnp.atleast_1d(leaf) for leaf in jax.tree.leaves(widened(tree))]
+    matrices = [leaf.reshape(math.prod(leaf.shape[:-1]), leaf.shape[-1]) for leaf in leaves]
+    columns = [root(jnp.sum(jnp.square(matrix), axis=0)) for matrix in matrices]
+    return root(optax.tree.norm(columns, squared=True))
+
+
+def _divide(batch: Batch, parts: int) -> Batch:
+    """[B, ...] -> [parts, B / parts, ...]: every `parts`-th example, so that a batch that is
+    spread over devices stays where it is."""
+
+    def divide(leaf: Array) -> Array:
+        if leaf.shape[0] % parts:
+            raise ValueError(
+                f"a batch of {leaf.shape[0]} cannot be taken in {parts} equal parts: choose a "
+                "number that divides it"
+            )
+        return leaf.reshape(-1, parts, *leaf.shape[1:]).swapaxes(0, 1)
+
+    return jax.tree.map(divide, batch)
+
+
+def _accumulate(
+    objective: Objective,
+    player: PlayerState,
+    opponent: PlayerState,
+    batches: Batch,
+    key: Array,
+    axis_name: AxisName | None,
+) -> tuple[tuple[Array, tuple[Metrics, PyTree, PyTree]], PyTree]:
+    """The loss with its auxiliary values, and the gradients, over microbatches in sequence.
+
+    A microbatch starts from the model state after the previous one, but from the memory before the
+    update, so that the mean over the microbatches is what the whole batch would give.
+    """
+    parts = jax.tree.leaves(batches)[0].shape[0]
+
+    def add(carry: tuple[PyTree, PyTree], taken: tuple[Array, Batch]) -> tuple[PyTree, PyTree]:
+        total, model_state = carry
+        number, batch = taken
+        (loss, (metrics, model_state, memory)), gradients = jax.value_and_grad(
+            objective, has_aux=True
+        )(
+            player.params,
+            dataclasses.replace(player, model_state=model_state),
+            opponent,
+            batch,
+            for_step(key, number, parts),
+        )
+        total = jax.tree.map(jnp.add, total, widened(gradients))
+        return (total, model_state), (loss, metrics, memory)
+
+    zeros = _varying(jax.tree.map(jnp.zeros_like, widened(player.params)), axis_name)
+    (total, model_state), each = jax.lax.scan(
+        add, (zeros, player.model_state), (jnp.arange(parts), batches)
+    )
+    gradients = cast_like(jax.tree.map(lambda leaf: leaf / parts, total), player.params)
+    loss, metrics, memory = jax.tree.map(
+        lambda leaf: (jnp.mean if is_inexact(leaf) else jnp.max)(leaf, axis=0), each
+    )
+    return (loss, (metrics, model_state, memory)), gradients
+
+
+def _varying(tree: PyTree, axis_name: AxisName | None) -> PyTree:
+    """Marks what every shard holds alike as each shard's own, so that its gradient is too.
+
+    Inside `shard_map(check_vma=True)` the gradient of a replicated array is already summed over
+    the shards, and averaging it would count each shard once too often, without a word.
+    """
+    if axis_name is None:
+        return tree
+
+    def cast(leaf: Array) -> Array:
+        for name in (axis_name,) if isinstance(axis_name, str) else axis_name:
+            # A ValueError for what varies already; an assertion of JAX's own for an axis of vmap,
+            # which needs no mark.
+            with contextlib.suppress(ValueError, AssertionError):
+                leaf = jax.lax.pcast(leaf, name, to="varying")
+        return leaf
+
+    return jax.tree.map(cast, tree)
+
+
+def _mean(tree: PyTree, axis_name: AxisName | None) -> PyTree:
+    """The mean over the mapped axis of every leaf; counters, equal everywhere, stay integers."""
+    if axis_name is None:
+        return tree
+
+    def mean(leaf: Array) -> Array:
+        if not is_inexact(leaf):
+            return jax.lax.pmax(leaf, axis_name)
+        return jax.lax.pmean(widened(leaf), axis_name).astype(leaf.dtype)
+
+    return jax.tree.map(mean, tree)

@@ -1,0 +1,252 @@
+"""Spectral normalisation: a network whose linear layers are divided by their operator norms."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gan_jax.nn import Conv, ConvTranspose, Doubled, Halved, Repainted
+from gan_jax.types import GAN, Array, Network, PyTree
+
+LAYERS = (
+    *(nn.Dense, nn.Conv, nn.ConvTranspose, nn.Embed),
+    *(Conv, ConvTranspose),
+    *(Halved, Doubled, Repainted),
+)
+"""The kinds of layer that are normalised."""
+
+_REWRITES = (nn.WeightNorm, nn.SpectralNorm)
+"""Layers that rescale the kernel of another, and so would undo its normalisation."""
+
+_MATRICES = {"kernel", "embedding"}
+"""Names of parameters that are linear maps, whatever their shape."""
+
+_NO_MATRICES = {"bias", "scale"}
+"""Names of parameters that are added or multiplied feature by feature, whatever their shape."""
+
+Map = Callable[[Array, Array], Array]
+"""A layer without its bias: (kernel, v [N, ...]) -> [N, ...]."""
+
+Path = tuple[str, ...]
+
+
+class _Layer(NamedTuple):
+    """A linear layer: its map, the shape of one input, the name and shape of its parameter."""
+
+    map: Map
+    input_shape: tuple[int, ...]
+    parameter: str
+    shape: tuple[int, ...]
+
+
+_FIRST_STEPS = 30
+"""Power steps at initialisation, from a random direction."""
+
+_SMALLEST = 1e-12
+"""A norm up to this counts as 0, and nothing is divided by it."""
+
+
+def spectral_norm(network: Network, *, iterations: int = 1) -> Network:
+    """The network with each layer's kernel divided by the norm of the layer's linear map.
+
+    The norm is estimated by power iteration whose state persists (Miyato et al. 2018, algorithm 1).
+    A training pass moves a direction v [...], an input to the layer's map A, by `iterations` steps
+    u = A v / |A v|, v = A^T u / |A^T u|, and then divides the kernel by |A v|. An evaluation pass
+    divides by |A v| with the stored v and does not move it. Gradients hold u and v constant
+    (equation 12). D sees real and fake samples in separate passes, so each update of D, or each
+    microbatch of one, makes 2 x `iterations` steps.
+
+    An estimate never exceeds the norm, except by rounding. Initialisation makes 30 steps from a
+    random direction: the first estimates are then too small by up to 5 % for random kernels, whose
+    largest singular values lie close together. Later estimates are too small where training changes
+    a kernel faster than the steps follow: by up to 15 % in the first 50 steps of small DCGANs with
+    Adam at a rate of 2e-4, and by up to 6 % later. A smaller rate or more `iterations` brings them
+    closer.
+
+    The map is the layer itself, a convolution with its stride, its padding and its size of input.
+    (Miyato et al. take the norm of the kernel reshaped to a matrix, which may be smaller.) With
+    1-Lipschitz activations and no batch norm the network is therefore 1-Lipschitz to the accuracy
+    of the estimates. A layer whose norm is 0 stays as it is.
+
+    Args:
+      network: any with Linen layers: `flax.linen.Dense`, `Conv`, `ConvTranspose`, `Embed` (the map
+        from one-hot rows) and those of `gan_jax.nn`. Parameters named "bias" or "scale"
+        stay as they are, and so do other vectors and numbers, such as the slope of a PReLU.
+      iterations: power steps in each training pass, at least 1.
+
+    Returns:
+      A network of the same parameters; its model state is {"network": the network's own,
+      "directions": {path: an input to the layer, of length 1}}. The directions depend on the
+      parameters alone, so they are the same on every device.
+
+    Raises:
+      ValueError: `iterations` is below 1; or, on a call: there is no such layer; one is used twice
+        on inputs of different shapes; there is a matrix of another kind of layer, of one under
+        `nn.vmap` or `nn.scan` with parameters for each repetition, or of one inside `nn.WeightNorm`
+        or `nn.SpectralNorm`.
+    """
+    if iterations < 1:
+        raise ValueError(f"iterations is {iterations}: spectral_norm needs at least 1 step a pass")
+
+    def init(key: Array, x: Array, label: Array | None = None) -> tuple[PyTree, PyTree]:
+        key_network, key_directions = jax.random.split(key)
+        params, model_state = network.init(key_network, x, label)
+        directions = {}
+        for i, (path, layer) in enumerate(_layers(network, x, label).items()):
+            v = jax.random.normal(jax.random.fold_in(key_directions, i), layer.input_shape)
+            step = partial(_power_step, layer.map, _get(params, path)[layer.parameter])
+            directions["/".join(path)] = jax.lax.fori_loop(
+                0, _FIRST_STEPS, lambda _, v, step=step: step(v), v / _divisor(_length(v))
+            )
+        return params, {"network": model_state, "directions": directions}
+
+    def apply(
+        params: PyTree,
+        model_state: PyTree,
+        x: Array,
+        label: Array | None = None,
+        *,
+        train: bool,
+        **options: Any,
+    ) -> tuple[Array, PyTree]:
+        directions = dict(model_state["directions"])
+        for path, layer in _layers(network, x, label).items():
+            name, kernel = "/".join(path), _get(params, path)[layer.parameter]
+            for _ in range(iterations if train else 0):
+                directions[name] = _power_step(layer.map, kernel, directions[name])
+            norm = _norm(layer.map, kernel, directions[name])
+            # The division is in the norm's type, float32 at least.
+            normalised = (kernel / _divisor(norm)).astype(kernel.dtype)
+            params = _set(params, (*path, layer.parameter), normalised)
+        y, inner = network.apply(params, model_state["network"], x, label, train=train, **options)
+        return y, {"network": inner, "directions": directions}
+
+    return Network(init, apply)
+
+
+def spectrally_normalised(gan: GAN, *, iterations: int = 1) -> GAN:
+    """The same GAN, its D with `spectral_norm`."""
+    return gan._replace(discriminator=spectral_norm(gan.discriminator, iterations=iterations))
+
+
+def _power_step(layer: Map, kernel: Array, v: Array) -> Array:
+    """The direction A^T A v, of length 1, for the layer's map A; v itself if A v is 0.
+
+    No gradient passes through it.
+    """
+    kernel, v = jax.lax.stop_gradient((kernel.astype(v.dtype), v))
+    linear = partial(layer, kernel)
+    y = linear(v[None])
+    # A v has length 1 before it is pulled back: squares of a small norm would underflow.
+    (pulled,) = jax.linear_transpose(linear, v[None])(y / _divisor(_length(y)))
+    length = _length(pulled)
+    return jnp.where(length > _SMALLEST, pulled[0] / _divisor(length), v)
+
+
+def _norm(layer: Map, kernel: Array, v: Array) -> Array:
+    """|A v| for the layer's map A, as <u, A v> with u and v constant in the gradient."""
+    y = layer(kernel.astype(v.dtype), jax.lax.stop_gradient(v)[None])
+    return jnp.vdot(jax.lax.stop_gradient(y / _divisor(_length(y))), y)
+
+
+def _length(v: Array) -> Array:
+    return jnp.linalg.norm(v.ravel())
+
+
+def _divisor(length: Array) -> Array:
+    """The length, or 1 where it counts as 0."""
+    return jnp.where(length > _SMALLEST, length, 1.0)
+
+
+def _layers(network: Network, x: PyTree, label: PyTree | None) -> dict[Path, _Layer]:
+    """Every linear layer by the path of its parameters.
+
+    Found by initialising the network in the abstract, which needs no mapped axis.
+    """
+    found: dict[Path, _Layer] = {}
+    rewritten: set[str] = set()
+
+    def look(
+        call: Callable[..., Any],
+        arguments: Sequence[Any],
+        options: dict[str, Any],
+        context: nn.module.InterceptorContext,
+    ) -> Any:
+        made = call(*arguments, **options)
+        module, path = context.module, context.module.path
+        if isinstance(module, _REWRITES):
+            rewritten.add("/".join(path))
+        elif isinstance(module, nn.Embed) and context.method_name in ("__call__", "attend"):
+            shape = (module.num_embeddings, module.features)
+            found[path] = _Layer(lambda matrix, v: v @ matrix, shape[:1], "embedding", shape)
+        elif isinstance(module, LAYERS) and context.method_name == "__call__":
+            shape = arguments[0].shape[1:]
+            if path in found and found[path].input_shape != shape:
+                raise ValueError(
+                    f"the layer {'/'.join(path)!r} is used on inputs of shapes "
+                    f"{found[path].input_shape} and {shape}: it has no one norm"
+                )
+            kernel: Any = module.get_variable("params", "kernel")
+            found[path] = _Layer(_map_of(module), shape, "kernel", kernel.shape)
+        return made
+
+    with nn.intercept_methods(look):
+        params, _ = jax.eval_shape(
+            lambda: network.init(
+                jax.random.key(0), jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), x), label
+            )
+        )
+    known = {(*path, layer.parameter): layer.shape for path, layer in found.items()}
+    others = rewritten | {
+        "/".join(path) for path, shape in _matrices(params).items() if known.get(path) != shape
+    }
+    if not found or others:
+        raise ValueError(
+            f"spectral_norm found {', '.join(sorted(others)) or 'no layer'}, and can normalise "
+            "Linen's Dense, Conv, ConvTranspose and Embed, and those of gan_jax.nn. A parameter "
+            "that is only added, or multiplied feature by feature, can be named bias or scale"
+        )
+    return found
+
+
+def _matrices(params: PyTree) -> dict[Path, tuple[int, ...]]:
+    """The shapes of the parameters that are, or may be, linear maps."""
+    shapes = {
+        tuple(str(getattr(entry, "key", entry)) for entry in path): leaf.shape
+        for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
+    }
+    return {
+        (*path, name): shape
+        for (*path, name), shape in shapes.items()
+        if name in _MATRICES or (name not in _NO_MATRICES and sum(n > 1 for n in shape) > 1)
+    }
+
+
+def _map_of(module: nn.Module) -> Map:
+    # Without its bias the layer is linear. Norms are computed in the kernel's type.
+    wanted: dict[str, Any] = {"use_bias": False, "dtype": None}
+    fields = {name: value for name, value in wanted.items() if hasattr(module, name)}
+    linear = module.clone(parent=None, **fields)
+
+    def apply(kernel: Array, v: Array) -> Array:
+        y: Array = linear.apply({"params": {"kernel": kernel}}, v)  # type: ignore[assignment]
+        return y
+
+    return apply
+
+
+def _get(tree: PyTree, path: Path) -> PyTree:
+    for name in path:
+        tree = tree[name]
+    return tree
+
+
+def _set(tree: PyTree, path: Path, value: Any) -> PyTree:
+    """The tree of dictionaries with another value at the path."""
+    if not path:
+        return value
+    first, *rest = path
+    return {**tree, first: _set(tree[first], tuple(rest), value)}

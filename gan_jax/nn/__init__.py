@@ -1,0 +1,23 @@
+"""Flax Linen layers that the models share."""
+
+from gan_jax.nn.convolutions import Conv, ConvTranspose
+from gan_jax.nn.dense import Dense
+from gan_jax.nn.dropout import Dropout
+from gan_jax.nn.initial import DCGAN_INIT, PARAM_DTYPE
+from gan_jax.nn.minibatch import MinibatchStd
+from gan_jax.nn.norms import BatchNorm
+from gan_jax.nn.resizing import Doubled, Halved, Repainted
+
+__all__ = [
+    "DCGAN_INIT",
+    "PARAM_DTYPE",
+    "BatchNorm",
+    "Conv",
+    "ConvTranspose",
+    "Dense",
+    "Doubled",
+    "Dropout",
+    "Halved",
+    "MinibatchStd",
+    "Repainted",
+]

@@ -1,0 +1,50 @@
+"""Strided convolutions as Flax Linen layers."""
+
+import flax.linen as nn
+
+from gan_jax.nn import conv
+from gan_jax.nn.initial import DCGAN_INIT, PARAM_DTYPE
+from gan_jax.types import Array
+
+
+class Conv(nn.Module):
+    """A strided convolution: [B, H, W, I] -> [B, h, w, features].
+
+    The defaults halve even sizes: a 4x4 kernel, stride 2, padding 1; and have no bias, as before
+    a batch norm.
+    """
+
+    features: int
+    use_bias: bool = False
+    window: tuple[int, int] = (4, 4)
+    strides: tuple[int, int] = (2, 2)
+    padding: tuple[int, int] = (1, 1)
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param(
+            "kernel", DCGAN_INIT, (*self.window, x.shape[-1], self.features), PARAM_DTYPE
+        )
+        y = conv.conv(x, kernel, strides=self.strides, padding=self.padding)
+        if not self.use_bias:
+            return y
+        return y + self.param("bias", nn.initializers.zeros, (1, 1, 1, self.features), PARAM_DTYPE)
+
+
+class ConvTranspose(nn.Module):
+    """A strided transposed convolution without bias: [B, h, w, I] -> [B, H, W, features].
+
+    The defaults double sizes. The kernel is stored [kh, kw, features, I].
+    """
+
+    features: int
+    window: tuple[int, int] = (4, 4)
+    strides: tuple[int, int] = (2, 2)
+    padding: tuple[int, int] = (1, 1)
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param(
+            "kernel", DCGAN_INIT, (*self.window, self.features, x.shape[-1]), PARAM_DTYPE
+        )
+        return conv.conv_transpose(x, kernel, strides=self.strides, padding=self.padding)

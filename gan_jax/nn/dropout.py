@@ -1,0 +1,27 @@
+"""Dropout that does not depend on how a batch is split."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gan_jax.random import per_example
+from gan_jax.types import Array, AxisName
+
+
+class Dropout(nn.Module):
+    """Dropout whose mask for an example depends on its index in the global batch.
+
+    Under a mapped axis `flax.linen.Dropout` would draw every shard the same mask; this draws
+    what one device would have drawn for the whole batch.
+    """
+
+    rate: float
+    axis_name: AxisName | None = None
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        if not train or self.rate == 0 or self.is_initializing():
+            return x
+        keys = per_example(self.make_rng("dropout"), x, self.axis_name)
+        keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - self.rate, x.shape[1:]))(keys)
+        return jnp.where(keep, x / (1.0 - self.rate), 0.0)

@@ -1,0 +1,11 @@
+"""Initial weights and their type."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+DCGAN_INIT = nn.initializers.normal(0.02)
+"""N(0, .02), the initial weights of Radford et al. 2016, section 3."""
+
+
+PARAM_DTYPE = jnp.float32
+"""The type of initial parameters, as in Flax. Initialisers alone would follow JAX's x64 mode."""

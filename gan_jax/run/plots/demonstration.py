@@ -1,0 +1,159 @@
+"""Pictures of a one-dimensional GAN, in the style of Goodfellow et al. 2014, figure 1."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from gan_jax.run.plots.charts import LOG_4, chart, save_chart
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+class Moment(NamedTuple):
+    """One moment of training a GAN whose x and z are numbers.
+
+    Attributes:
+      title: above the panel.
+      x: [N] increasing.
+      p_data, p_g: [N] densities at x; p_g may be infinite, at a fold of G.
+      discriminator, optimal: [N] in [0, 1], the trained D(x) and D*(x).
+      z, made: [K] latents and G(z).
+    """
+
+    title: str
+    x: np.ndarray
+    p_data: np.ndarray
+    p_g: np.ndarray
+    discriminator: np.ndarray
+    optimal: np.ndarray
+    z: np.ndarray
+    made: np.ndarray
+
+
+def moments(rows: Sequence[Sequence[Moment]], file: Path, *, limits: tuple[float, float]) -> None:
+    """Draws a panel for each moment: densities and both D above, arrows from z to G(z) below.
+
+    Args:
+      rows: rows from top to bottom, each with the same number of panels, at least one.
+      file: the PNG to write.
+      limits: lower and upper end of the axis, which x and z share. The rest is cut off.
+
+    Raises:
+      ValueError: if there is no panel, the rows differ in length, or a moment's arrays do.
+    """
+    lengths = sorted({len(row) for row in rows})
+    if len(lengths) != 1 or lengths[0] == 0:
+        raise ValueError(f"rows must hold the same number of moments, got {lengths}")
+    for moment in (moment for row in rows for moment in row):
+        _check(moment)
+    columns = lengths[0]
+    figure, axes = chart(
+        2 * len(rows),
+        columns,
+        size=(max(6.4, 3.8 * columns), 0.6 + 4.2 * len(rows)),
+        squeeze=False,
+        sharex=True,
+        height_ratios=[3, 1] * len(rows),
+    )
+    for i, row in enumerate(rows):
+        for j, moment in enumerate(row):
+            upper, lower = axes[2 * i : 2 * i + 2, j]
+            _densities(upper, moment)
+            _arrows(lower, moment, limits)
+            upper.set_xlim(*limits)
+            upper.tick_params(labelbottom=False)
+            lower.tick_params(labelbottom=True)
+            if j == 0:
+                upper.set_ylabel("density (per unit of x);  D, a probability", fontsize=8)
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=min(4, 2 * columns),
+        fontsize=9,
+    )
+    save_chart(figure, file, dpi=90)
+
+
+def _check(moment: Moment) -> None:
+    for names in (("x", "p_data", "p_g", "discriminator", "optimal"), ("z", "made")):
+        shapes = {name: np.shape(getattr(moment, name)) for name in names}
+        if len(set(shapes.values())) != 1 or len(shapes[names[0]]) != 1:
+            raise ValueError(
+                f"{', '.join(names)} of the moment {moment.title!r} must be vectors of one length, "
+                f"got {shapes}"
+            )
+
+
+def _densities(axes: "Axes", moment: Moment) -> None:
+    axes.axhline(0.5, color="0.8", lw=0.8)
+    axes.plot(moment.x, moment.p_data, "k:", lw=2, label="data, p")
+    axes.plot(moment.x, moment.p_g, color="tab:green", lw=2, label="G's samples, q (exact)")
+    axes.plot(
+        *(moment.x, moment.optimal), color="tab:orange", lw=1.5, label="best D*(x) = p / (p + q)"
+    )
+    axes.plot(moment.x, moment.discriminator, "--", color="tab:blue", lw=2, label="D(x) as trained")
+    axes.set_ylim(0, 1.15)
+    axes.set_title(moment.title, fontsize=9)
+
+
+def _arrows(axes: "Axes", moment: Moment, limits: tuple[float, float]) -> None:
+    """z on the lower line, x on the upper one, as in the paper."""
+    axes.hlines([0, 1], *limits, color="black", lw=0.8)
+    axes.quiver(
+        *(moment.z, np.zeros_like(moment.z), moment.made - moment.z, np.ones_like(moment.z)),
+        angles="xy",
+        scale_units="xy",
+        scale=1,
+        width=0.003,
+        color="0.3",
+    )
+    axes.set_ylim(-0.15, 1.15)
+    axes.set_yticks([0, 1], ["z", "x"])
+    axes.set_xlabel("z below, x = G(z) above", fontsize=8)
+
+
+def convergence(
+    runs: Mapping[str, tuple[np.ndarray, Mapping[str, np.ndarray]]], file: Path
+) -> None:
+    """Draws JSD and V over the updates of G: thin lines are seeds, thick lines their median.
+
+    Args:
+      runs: for each name in the legend, G's updates [F] and the arrays `jsd` and `value`
+        [F, seeds], in nats.
+      file: the PNG to write.
+
+    Raises:
+      ValueError: if there is no run, or an array has another shape.
+    """
+    if not runs:
+        raise ValueError("runs must hold at least one run, got none")
+    for name, (updates, metrics) in runs.items():
+        shapes = {key: np.shape(metrics[key]) for key in ("jsd", "value")}
+        if any(len(s) != 2 or s[0] != len(updates) for s in shapes.values()):
+            raise ValueError(
+                f"jsd and value of {name!r} must be [{len(updates)}, seeds], one row for each of "
+                f"its updates, got {shapes}"
+            )
+    figure, (divergence, value) = chart(2, size=(7.5, 7), sharex=True)
+    for i, (name, (updates, metrics)) in enumerate(runs.items()):
+        for axes, key in ((divergence, "jsd"), (value, "value")):
+            axes.plot(updates, metrics[key], color=f"C{i}", alpha=0.25, lw=0.8)
+            axes.plot(updates, np.median(metrics[key], 1), color=f"C{i}", lw=2, label=name)
+    divergence.set_yscale("log")
+    divergence.axhline(LOG_4 / 2, color="black", ls="--", lw=1, label="largest possible, log 2")
+    divergence.set_ylabel("JSD(p, q), exact, nats")
+    divergence.set_title("G: its density q becomes the data's (thin: seeds, thick: median)")
+    value.axhline(-LOG_4, color="black", ls="--", lw=1, label="optimum, −log 4")
+    value.set_ylim(-2.1, 0.05)
+    value.set_ylabel("V(D, G), exact, nats")
+    value.set_title("D: can tell at first (V above −log 4), cannot at the end")
+    value.set_xscale("symlog", linthresh=10)  # the untrained moment is at 0
+    value.set_xlim(left=0)
+    value.set_xlabel("updates of G")
+    for axes in (divergence, value):
+        axes.legend(fontsize=8)
+        axes.grid(alpha=0.3)
+    save_chart(figure, file)

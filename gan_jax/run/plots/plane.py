@@ -1,0 +1,115 @@
+"""Pictures of two-dimensional samples: animated over D's level sets, and side by side."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from gan_jax.run.plots.charts import chart, save_chart
+from gan_jax.run.plots.images import animate
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+class View(NamedTuple):
+    """One moment of training a GAN whose x are points in the plane.
+
+    Attributes:
+      title: above the picture.
+      made: [N, 2] samples of G.
+      judged: [M, M] D(x) in [0, 1], M >= 2, at the nodes of a square lattice over the limits, the
+        first axis along y; or None, to show no D.
+    """
+
+    title: str
+    made: np.ndarray
+    judged: np.ndarray | None = None
+
+
+def training(views: Sequence[View], real: np.ndarray, gif: Path, *, reach: float) -> None:
+    """Writes an animation with one frame for each view.
+
+    Args:
+      views: in order, at least one.
+      real: [R, 2] samples of the data.
+      gif: the file to write.
+      reach: both axes go from -reach to reach; above 0.
+
+    Raises:
+      ValueError: if there is no view, an array has another shape, or `reach` is not above 0.
+    """
+    _check(views, real, reach)
+    pictures = []
+    for view in views:
+        figure, axes = chart(size=(5.6, 5.2))
+        if view.judged is not None:
+            lattice = np.linspace(-reach, reach, len(view.judged))
+            levels = axes.contourf(
+                *(lattice, lattice, view.judged), np.linspace(0, 1, 11), cmap="RdBu", alpha=0.5
+            )
+            figure.colorbar(levels, ax=axes, label="D(x): 1 real, 0 fake", shrink=0.85)
+        _scatter(axes, view, real, reach, size=5.0)
+        axes.legend(loc="upper right", fontsize=8, markerscale=3)
+        figure.canvas.draw()
+        width, height = figure.canvas.get_width_height()
+        pixels = figure.canvas.buffer_rgba()  # type: ignore[attr-defined]
+        pictures.append(Image.frombytes("RGBA", (width, height), pixels).convert("RGB"))
+    animate(pictures, gif)
+
+
+def side_by_side(views: Sequence[View], real: np.ndarray, file: Path, *, reach: float) -> None:
+    """Draws a panel for each view, at most five in a row, without D.
+
+    Args:
+      views, real, reach: as for `training`.
+      file: the PNG to write.
+
+    Raises:
+      ValueError: as for `training`.
+    """
+    _check(views, real, reach)
+    columns = min(5, len(views))
+    rows = math.ceil(len(views) / columns)
+    figure, panels = chart(
+        rows, columns, size=(2.8 * columns, 3.0 * rows), squeeze=False, sharex=True, sharey=True
+    )
+    for axes in panels.flat[len(views) :]:
+        axes.set_axis_off()
+    for axes, view in zip(panels.flat, views, strict=False):
+        _scatter(axes, view, real, reach, size=2.0)
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=2, frameon=False, markerscale=4
+    )
+    save_chart(figure, file)
+
+
+def _check(views: Sequence[View], real: np.ndarray, reach: float) -> None:
+    if not views:
+        raise ValueError("views must hold at least one view, got none")
+    if not 0 < reach < math.inf:
+        raise ValueError(f"reach must be above 0 and finite, got {reach}")
+    points = {"real": real, **{f"made of {view.title!r}": view.made for view in views}}
+    for name, x in points.items():
+        if np.ndim(x) != 2 or np.shape(x)[1] != 2:
+            raise ValueError(f"{name} must be points [N, 2], got shape {list(np.shape(x))}")
+    for view in views:
+        shape = np.shape(view.judged) if view.judged is not None else (2, 2)
+        if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 2:
+            raise ValueError(
+                f"judged of {view.title!r} must be a lattice [M, M], got shape {list(shape)}"
+            )
+
+
+def _scatter(axes: "Axes", view: View, real: np.ndarray, reach: float, *, size: float) -> None:
+    for x, share, style in (
+        (view.made, 1.0, {"color": "tab:orange", "label": "G's samples"}),
+        (real, 0.5, {"color": "black", "alpha": 0.5, "label": "data"}),
+    ):
+        axes.scatter(x[:, 0], x[:, 1], s=share * size, lw=0, **style)
+    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+    axes.set_title(view.title, fontsize=9)
