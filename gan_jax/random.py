@@ -7,6 +7,7 @@ is one fused operation instead of a loop of many small ones.
 
 import enum
 import math
+from collections.abc import Callable
 
 import jax
 import jax.extend
@@ -57,6 +58,21 @@ def per_example(key: Array, batch: PyTree) -> Array:
         index = spread_like(jnp.arange(first.shape[0]), first)
     index += batches.offset(index.shape[0])
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index * parts + number)
+
+
+def draw(prior: Callable[[Array, int], PyTree], key: Array, batch: PyTree) -> PyTree:
+    """A draw [B, ...] for each example of a batch, each with its own key of `per_example`.
+
+    Args:
+      prior: `(key, num) -> [num, ...]`, any tree.
+      key: a single key, the same on every shard.
+      batch: [B, ...], or B where there is no array to follow.
+    """
+
+    def one(key: Array) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf[0], prior(key, 1))
+
+    return jax.vmap(one)(per_example(key, batch))
 
 
 def threefry(key: Array) -> Array:

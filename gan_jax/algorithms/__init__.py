@@ -17,7 +17,6 @@ from gan_jax.algorithms.objectives import (
     Aux,
     Objective,
     discriminator_objective,
-    draw,
     generator_objective,
 )
 from gan_jax.algorithms.player import make_player_step, rising_decay
@@ -30,7 +29,6 @@ __all__ = [
     "Objective",
     "adversarial",
     "discriminator_objective",
-    "draw",
     "generator_objective",
     "init",
     "make_consensus_steps",

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gan_jax.algorithms.objectives import draw, first_memory
+from gan_jax.algorithms.objectives import first_memory
 from gan_jax.buffers import unshared
 from gan_jax.contract import check_batch, num_examples
-from gan_jax.random import threefry
+from gan_jax.random import draw, threefry
 from gan_jax.trees import first_difference, widened
 from gan_jax.types import (
     GAN,

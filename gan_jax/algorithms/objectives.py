@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from gan_jax.contract import check_batch, check_output, num_examples, one_each
-from gan_jax.random import Stream, per_example
+from gan_jax.random import Stream, draw, per_example
 from gan_jax.types import (
     GAN,
     AdversarialLoss,
@@ -82,21 +82,6 @@ def first_memory(
     if isinstance(augmentation, Augmentation):
         memory[AUGMENTATION] = augmentation.init()
     return memory
-
-
-def draw(prior: Callable[[Array, int], PyTree], key: Array, batch: PyTree) -> PyTree:
-    """A draw [B, ...] for each example of a batch, each with its own key of `random.per_example`.
-
-    Args:
-      prior: `(key, num) -> [num, ...]`, any tree.
-      key: a single key, the same on every shard.
-      batch: [B, ...], or B where there is no array to follow.
-    """
-
-    def one(key: Array) -> PyTree:
-        return jax.tree.map(lambda leaf: leaf[0], prior(key, 1))
-
-    return jax.vmap(one)(per_example(key, batch))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,9 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from gan_jax.algorithms.objectives import draw
 from gan_jax.algorithms.player import check_at_least_one
-from gan_jax.random import threefry
+from gan_jax.random import draw, threefry
 from gan_jax.trees import cast_like
 from gan_jax.types import GAN, Array, PyTree, TrainState
 
