@@ -18,6 +18,8 @@ from gan_jax.types import (
     GAN,
     AdversarialLoss,
     Array,
+    Augment,
+    Augmentation,
     AxisName,
     Batch,
     Metrics,
@@ -35,6 +37,7 @@ def make_unrolled_generator_step(
     discriminator_step: StepFn,
     *,
     unroll: int,
+    augmentation: Augment | Augmentation | None = None,
     ema_decay: Decay = EMA_DECAY,
     accumulate: int = 1,
     axis_name: AxisName | None = None,
@@ -49,7 +52,7 @@ def make_unrolled_generator_step(
     NaN where a gradient is 0; `optimizers.adam` does not.
 
     Args:
-      gan, loss, tx, ema_decay, accumulate, axis_name: as for `make_generator_step`.
+      gan, loss, tx, augmentation, ema_decay, accumulate, axis_name: as for `make_generator_step`.
       discriminator_step: D's step on a batch [B, ...], made without `accumulate`; it takes
         this step's `axis_name` if it has none.
       unroll: how many of D's steps to look ahead; 0 is `make_generator_step`.
@@ -64,7 +67,7 @@ def make_unrolled_generator_step(
     if unroll < 0:
         raise ValueError(f"unroll must be at least 0, got {unroll}")
     check_at_least_one(accumulate=accumulate)
-    of_generator = generator_objective(gan, loss)
+    of_generator = generator_objective(gan, loss, augmentation=augmentation)
 
     def generator_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         def objective(
