@@ -154,9 +154,10 @@ WRONG = [
 
 @pytest.mark.parametrize(("change", "message"), WRONG)
 def test_the_steps_refuse_logits_losses_and_penalties_of_other_shapes(change, message, state):
-    for step in steps(changed_critic(change)):
-        with pytest.raises(AssertionError, match=f"the discriminator {message}"):
-            jax.eval_shape(step, state, Batch(X))
+    if message != WRONG[0][1]:  # D may return a column: a map of one logit
+        for step in steps(changed_critic(change)):
+            with pytest.raises(AssertionError, match=f"the discriminator {message}"):
+                jax.eval_shape(step, state, Batch(X))
     loss = AdversarialLoss(*(lambda r, f, p=player: change(p(r, f)) for player in minimax))
     for step, player in zip(steps(loss=loss), PLAYERS, strict=True):
         with pytest.raises(AssertionError, match=f"the {player}'s loss {message}"):
@@ -173,7 +174,7 @@ def test_the_steps_refuse_logits_losses_and_penalties_of_other_shapes(change, me
         for weight in (0.1, lazy(0.1)):
             penalties = [(penalty, weight)]
             step = steps(penalties=penalties)[0]
-            with pytest.raises(AssertionError, match=f"the penalty 'own' {message}"):
+            with pytest.raises(AssertionError, match=f"'own' {message}"):
                 jax.eval_shape(step, start(penalties), Batch(X))
 
 

@@ -14,6 +14,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import gan_jax
 from gan_jax import Batch, parallel, penalties
+from gan_jax.augment import instance_noise
 from gan_jax.data import synthetic
 from gan_jax.losses import non_saturating
 from gan_jax.models import MODELS

@@ -285,7 +285,7 @@ def _measure(
             f"{name!r} finds no memory in the player's state: give init the same penalties and "
             "terms as the step"
         )
-    return jnp.mean(one_each(values, num, f"the term {name!r}")).astype(dtype), memory
+    return jnp.mean(one_each(values, num, repr(name))).astype(dtype), memory
 
 
 def _check_names(names: Sequence[str]) -> None:
