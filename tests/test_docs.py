@@ -15,7 +15,7 @@ PAGES = {
 THEORY = PAGES["docs/theory.md"]
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]
-    for line in THEORY.split("## What the sources print")[0].splitlines()
+    for line in THEORY.split("## Slips")[0].splitlines()
     if line.startswith("| ") and not line.startswith("| claim")
 ]
 
