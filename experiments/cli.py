@@ -101,7 +101,7 @@ def _drop_output() -> None:
 
 
 @_PATHS.primitive_rule
-def _read_path(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+def _read_path(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
     if info.type is not Path:
         return None
     return PrimitiveConstructorSpec(

@@ -8,6 +8,7 @@ import dataclasses
 import importlib
 import math
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -102,7 +103,7 @@ def _room(num: int, shape: tuple[int, ...]) -> np.ndarray:
         ) from None
 
 
-def _build(run: Path, settings: dict) -> tuple:
+def _build(run: Path, settings: dict[str, Any]) -> tuple[Any, ...]:
     """The GAN and the shapes of the state of a run, from its settings.
 
     Raises:

@@ -226,4 +226,4 @@ def checked(
         check_samples(real, fake)
         return penalty(CheckedCritic(critic), real, fake, key, *args, **options)
 
-    return call
+    return call  # type: ignore[return-value]  # mypy does not see that the critic is wrapped

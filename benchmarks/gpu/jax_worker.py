@@ -7,6 +7,7 @@ fixed batch, which shows the cost of the loop itself.
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +95,7 @@ def _bare(setting: Setting) -> Loop:
 def warm() -> None:
     """Compiles what the requests on standard input will need, into JAX's cache."""
 
-    def one(request: dict) -> None:
+    def one(request: dict[str, Any]) -> None:
         setting = read(request)
         build(setting)(1)
         if request["checked"]:

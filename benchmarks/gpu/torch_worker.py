@@ -13,6 +13,7 @@ import gc
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,9 @@ _WARM_UP = 3
 class Lowered(nn.Module):
     """A module under autocast, its result in float32."""
 
-    def __init__(self, module: nn.Module, autocast: Callable[[], AbstractContextManager]) -> None:
+    def __init__(
+        self, module: nn.Module, autocast: Callable[[], AbstractContextManager[Any]]
+    ) -> None:
         super().__init__()
         self.module, self.autocast = module, autocast
 
@@ -58,7 +61,7 @@ def build(setting: Setting) -> Loop:
     torch.backends.cudnn.allow_tf32 = products
     torch.backends.cudnn.benchmark = setting.contender != "torch_eager"
 
-    def lower() -> AbstractContextManager:
+    def lower() -> AbstractContextManager[Any]:
         return torch.autocast(device, torch.bfloat16)
 
     autocast = lower if setting.precision == "bfloat16" else nullcontext
@@ -87,7 +90,7 @@ def _eager(
     generator: nn.Sequential,
     discriminator: nn.Sequential,
     device: str,
-    autocast: Callable[[], AbstractContextManager],
+    autocast: Callable[[], AbstractContextManager[Any]],
 ) -> Step:
     case = setting.case
     if case.model == "dcgan":
@@ -104,7 +107,7 @@ def _tuned(
     generator: nn.Sequential,
     discriminator: nn.Sequential,
     device: str,
-    autocast: Callable[[], AbstractContextManager],
+    autocast: Callable[[], AbstractContextManager[Any]],
 ) -> Step:
     for network in (generator, discriminator):
         network.to(device)

@@ -10,7 +10,7 @@ import numpy as np
 
 from gan_jax import parallel
 from gan_jax._cpu import memory
-from gan_jax.algorithms.alternating import sample
+from gan_jax.algorithms import sample
 from gan_jax.data.pipeline import make_batches, quantize
 from gan_jax.data.types import Dataset
 from gan_jax.errors import UserError
