@@ -15,7 +15,14 @@ from gan_jax.algorithms import (
     warm_start,
 )
 from gan_jax.augment import instance_noise, mixed_scales
-from gan_jax.networks import from_linen, mixed_precision, packed, rematerialised
+from gan_jax.networks import (
+    from_equinox,
+    from_linen,
+    from_nnx,
+    mixed_precision,
+    packed,
+    rematerialised,
+)
 from gan_jax.types import GAN, AdversarialLoss, Batch, Network, PlayerState, TrainState
 
 __all__ = [
@@ -26,7 +33,9 @@ __all__ = [
     "PlayerState",
     "TrainState",
     "algorithms",
+    "from_equinox",
     "from_linen",
+    "from_nnx",
     "init",
     "instance_noise",
     "losses",

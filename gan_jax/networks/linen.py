@@ -1,17 +1,9 @@
 """From a Flax Linen module to a `Network`."""
 
-import inspect
-from typing import Any
-
 import flax.linen as nn
 
+from gan_jax.networks.arguments import accepted_by
 from gan_jax.types import Array, Network, PyTree
-
-_MODES = {
-    **dict.fromkeys(("train", "training", "is_training"), True),
-    **dict.fromkeys(("deterministic", "use_running_average"), False),
-}
-"""Names of the mode argument in Linen modules, each with its value in training."""
 
 
 def from_linen(module: nn.Module, *, label: str | None = "label") -> Network:
@@ -19,9 +11,9 @@ def from_linen(module: nn.Module, *, label: str | None = "label") -> Network:
 
     The module is called as `module(x)`, with further arguments if its `__call__` names them: the
     labels, if the batch has any; `train`, `training` and `is_training`, true in training;
-    `deterministic` and `use_running_average`, true in evaluation. Nothing is passed to a catch-all
-    `**kwargs`. A module that names no further argument ignores labels. Every collection but
-    `params` is `model_state`. All its random draws come from the step's key.
+    `deterministic`, `use_running_average` and `inference`, true in evaluation. Nothing is passed to
+    a catch-all `**kwargs`. A module that names no further argument ignores labels. Every collection
+    but `params` is `model_state`. All its random draws come from the step's key.
 
     `nn.Dropout` draws one mask for the batch it sees, so under a mapped axis every shard would
     repeat that mask: `gan_jax.nn.Dropout` draws by the global index instead. Give
@@ -36,31 +28,7 @@ def from_linen(module: nn.Module, *, label: str | None = "label") -> Network:
         batch has labels, and the module has no argument `label`, but another that may be meant for
         them.
     """
-    called = f"{type(module).__name__}.__call__"
-    _, _, *further = inspect.signature(type(module).__call__).parameters.values()
-    names = [a.name for a in further if a.kind in (a.POSITIONAL_OR_KEYWORD, a.KEYWORD_ONLY)]
-    shown = [str(a.replace(annotation=a.empty)) for a in further if a.name not in _MODES]
-    if label not in (None, "label", *names):
-        raise ValueError(
-            f"label must be the name of an argument of {called}, got {label!r}: besides its input "
-            f"and the mode it has {', '.join(shown) or 'none'}"
-        )
-
-    def accepted(labels: Array | None, train: bool) -> dict[str, Any]:
-        given: dict[str, Any] = {
-            name: train == in_training for name, in_training in _MODES.items() if name in names
-        }
-        if labels is None or label is None:
-            return given
-        if label in names:
-            return {**given, label: labels}
-        if shown:
-            raise ValueError(
-                f"the batch has labels, but {called} has no argument 'label', and nothing is given "
-                f"to {', '.join(shown)}: name the argument that takes the labels, "
-                "from_linen(module, label=...), or ignore labels, from_linen(module, label=None)"
-            )
-        return given
+    accepted = accepted_by(type(module), label, "from_linen(module")
 
     def init(key: Array, x: Array, label: Array | None = None) -> tuple[PyTree, PyTree]:
         variables = dict(module.init(key, x, **accepted(label, train=True)))
