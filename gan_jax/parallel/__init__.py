@@ -11,7 +11,7 @@ buffer, as under `state.replace(ema_params=state.generator.params)`, the second 
 
 from gan_jax._cpu.threads import EIGEN, use_every_core, use_one_core
 from gan_jax.buffers import Step
-from gan_jax.parallel.arrays import has_explicit_axes, spread, spread_like
+from gan_jax.parallel.arrays import has_explicit_axes, split_alike, spread, spread_like
 from gan_jax.parallel.devices import AXIS_NAME, check_batch_size, check_divisible
 from gan_jax.parallel.ensemble import ensemble_step
 from gan_jax.parallel.jit import jit_step
@@ -35,6 +35,7 @@ __all__ = [
     "place",
     "pmap_step",
     "shard_step",
+    "split_alike",
     "spread",
     "spread_like",
     "use_every_core",

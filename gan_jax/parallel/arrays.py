@@ -1,6 +1,7 @@
 """Where arrays lie, for what is drawn or computed inside a step."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -40,3 +41,17 @@ def spread_like(index: Array, batch: Array) -> Array:
 def has_explicit_axes(x: Array) -> bool:
     """Whether an array lies on a mesh of explicit axes: its sharding is part of its type."""
     return bool(jax.typeof(x).sharding.mesh.explicit_axes)
+
+
+def split_alike(function: Callable[..., Array], x: Array, *others: Array) -> Array:
+    """`function(x, *others)`, with explicit axes split over the devices as x [B, ...] is.
+
+    Explicit axes need a rule for each operation. Here the compiler lays out what lies between, and
+    the result [B, ...] is split along its first axis alone, whatever the sharding of `others`.
+    """
+    if not has_explicit_axes(x):
+        return function(x, *others)
+    sharding = jax.typeof(x).sharding
+    of_result = sharding.update(spec=PartitionSpec(sharding.spec[0]))
+    result: Array = jax.sharding.auto_axes(function, out_sharding=of_result)(x, *others)
+    return result
