@@ -200,7 +200,6 @@ def lower(case: Case, platform: str, batch_size: int = 64, devices: int = 8) -> 
     state = jax.eval_shape(lambda: init(gan, tx, tx, jax.random.key(0), example))
 
     def text(axis_name: str | None) -> str:
-        gan = MODELS[case.model](case.shape, axis_name=axis_name, **options)
         d_step = make_discriminator_step(gan, non_saturating, tx, axis_name=axis_name)
         g_step = make_generator_step(gan, non_saturating, tx, axis_name=axis_name)
         step: Any = make_train_step(d_step, g_step, n_critic=case.n_critic)

@@ -16,16 +16,15 @@ from gan_jax import (
     Batch,
     TrainState,
     init,
-    instance_noise,
     losses,
     make_discriminator_step,
     make_generator_step,
     make_train_step,
-    mixed_scales,
     parallel,
+    rising_decay,
 )
 from gan_jax.algorithms import make_unrolled_generator_step
-from gan_jax.algorithms.player import rising_decay
+from gan_jax.augment import instance_noise, mixed_scales
 from gan_jax.data.synthetic import Sampler, feed
 from gan_jax.errors import UserError
 from gan_jax.networks.packing import packed
@@ -124,10 +123,10 @@ class Game(NamedTuple):
 
 def play(rules: Rules, gan: GAN, real: Sampler, shape: tuple[int, ...]) -> Game:
     """The game of these networks on real samples of a shape."""
-    if rules.noise:
-        gan = instance_noise(gan, mixed_scales(rules.noise, share=rules.noise_share))
+    noise = mixed_scales(rules.noise, share=rules.noise_share)
+    augmentation = instance_noise(noise) if rules.noise else None
     played = packed(gan, rules.pack) if rules.pack > 1 else gan
-    loss = losses.named(rules.loss)
+    loss = losses.LOSSES[rules.loss]
     decay = optax.cosine_decay_schedule(1.0, rules.num_steps, alpha=rules.final_lr_share)
 
     def tx(rate: float, updates: int) -> optax.GradientTransformation:
@@ -139,10 +138,12 @@ def play(rules: Rules, gan: GAN, real: Sampler, shape: tuple[int, ...]) -> Game:
     )
     penalties = [(PENALTIES[name], partial(penalty_weight, rules)) for name in rules.penalty]
     discriminator_step = make_discriminator_step(
-        played, loss, discriminator_tx, penalties=penalties
+        played, loss, discriminator_tx, penalties=penalties, augmentation=augmentation
     )
     ema_decay = rising_decay(rules.ema_decay)
-    generator_step = make_generator_step(played, loss, generator_tx, ema_decay=ema_decay)
+    generator_step = make_generator_step(
+        played, loss, generator_tx, augmentation=augmentation, ema_decay=ema_decay
+    )
     if rules.unroll:
         generator_step = make_unrolled_generator_step(
             played,
@@ -150,13 +151,26 @@ def play(rules: Rules, gan: GAN, real: Sampler, shape: tuple[int, ...]) -> Game:
             generator_tx,
             discriminator_step,
             unroll=rules.unroll,
+            augmentation=augmentation,
             ema_decay=ema_decay,
         )
     pack = (rules.pack,) if rules.pack > 1 else ()
     example = Batch(jnp.zeros((1, *pack, *shape)))
+
+    def begin(key: Array) -> TrainState:
+        return init(
+            played,
+            generator_tx,
+            discriminator_tx,
+            key,
+            example,
+            penalties=penalties,
+            augmentation=augmentation,
+        )
+
     return Game(
         gan,
-        lambda key: init(played, generator_tx, discriminator_tx, key, example, penalties=penalties),
+        begin,
         feed(
             make_train_step(discriminator_step, generator_step, n_critic=rules.n_critic),
             real,

@@ -129,7 +129,6 @@ def build(
         gan = MODELS[config.model](
             shape,
             latent=config.latent,
-            axis_name=axis_name,
             **options,
         )
     except ValueError as error:
@@ -138,7 +137,7 @@ def build(
         gan = mixed_precision(gan)
     if config.rematerialise:
         gan = rematerialised(gan)
-    loss = losses.named(config.loss, axis_name)
+    loss = losses.LOSSES[config.loss]
     shared: dict[str, Any] = {"accumulate": config.accumulate, "axis_name": axis_name}
     generator_tx = adam(config.generator_lr, b1=config.b1, b2=config.b2)
     discriminator_tx = adam(config.discriminator_lr, b1=config.b1, b2=config.b2)

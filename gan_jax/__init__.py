@@ -4,17 +4,18 @@ A GAN is two pure networks, a prior, a loss and two optimizers; a training step 
 `(TrainState, Batch) -> (TrainState, Metrics)`. The start is `gan_jax.types`.
 """
 
-from gan_jax import algorithms, losses, optimizers, penalties, priors
+from gan_jax import algorithms, augment, losses, networks, optimizers, penalties, priors, terms
 from gan_jax.algorithms import (
+    adversarial,
     init,
     make_discriminator_step,
     make_generator_step,
+    make_player_step,
     make_train_step,
     rising_decay,
     sample,
     warm_start,
 )
-from gan_jax.augment import instance_noise, mixed_scales
 from gan_jax.networks import (
     from_equinox,
     from_linen,
@@ -23,27 +24,56 @@ from gan_jax.networks import (
     packed,
     rematerialised,
 )
-from gan_jax.types import GAN, AdversarialLoss, Batch, Network, PlayerState, TrainState
+from gan_jax.types import (
+    GAN,
+    AdversarialLoss,
+    Algorithm,
+    Augmentation,
+    Batch,
+    Metrics,
+    Network,
+    Output,
+    Pass,
+    Penalty,
+    PlayerState,
+    StepFn,
+    Term,
+    TrainState,
+    WithMemory,
+)
+
+__version__ = "0.1.0"
 
 __all__ = [
     "GAN",
     "AdversarialLoss",
+    "Algorithm",
+    "Augmentation",
     "Batch",
+    "Metrics",
     "Network",
+    "Output",
+    "Pass",
+    "Penalty",
     "PlayerState",
+    "StepFn",
+    "Term",
     "TrainState",
+    "WithMemory",
+    "adversarial",
     "algorithms",
+    "augment",
     "from_equinox",
     "from_linen",
     "from_nnx",
     "init",
-    "instance_noise",
     "losses",
     "make_discriminator_step",
     "make_generator_step",
+    "make_player_step",
     "make_train_step",
     "mixed_precision",
-    "mixed_scales",
+    "networks",
     "optimizers",
     "packed",
     "penalties",
@@ -51,5 +81,6 @@ __all__ = [
     "rematerialised",
     "rising_decay",
     "sample",
+    "terms",
     "warm_start",
 ]

@@ -4,29 +4,67 @@ They run while a function is traced, so a compiled step does not pay for them. E
 AssertionError, which names the argument, what was given and the remedy.
 """
 
-from typing import Any
+import dataclasses
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from gan_jax.trees import at_least_single
-from gan_jax.types import Array, Batch
+from gan_jax.trees import at_least_single, widened
+from gan_jax.types import Array, Batch, Critic, Output, PyTree
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def num_examples(x: PyTree) -> int:
+    """B, the length of the first axis of the arrays [B, ...] of a tree."""
+    return int(jnp.shape(jax.tree.leaves(x)[0])[0])
 
 
 def check_batch(batch: Batch) -> None:
-    """Raises AssertionError unless x [B, ...] is floating and there are B labels, if any."""
-    _assert_floating(
-        batch.x, "batch.x", "scale images to [-1, 1], such as by gan_jax.data.pipeline.dequantize"
-    )
-    num = batch.x.shape[:1]
-    for label in jax.tree.leaves(batch.label):
-        chex.assert_shape(
-            label,
-            (*num, ...),
-            custom_message=f"batch.label has shape {label.shape} for batch.x of shape "
-            f"{batch.x.shape}: give one label for each example",
+    """Raises AssertionError unless x [B, ...] is floating, and every array of x and label has B."""
+    for path, leaf in jax.tree.leaves_with_path(batch.x):
+        name = f"batch.x{jax.tree_util.keystr(path)}"
+        _assert_floating(
+            leaf, name, "scale images to [-1, 1], such as by gan_jax.data.pipeline.dequantize"
         )
+    num = num_examples(batch.x)
+    for leaf in jax.tree.leaves(batch.x):
+        chex.assert_shape(
+            leaf,
+            (num, ...),
+            custom_message=f"the arrays of batch.x have shapes {_shapes(batch.x)}: give as many "
+            "examples in each",
+        )
+    for leaf in jax.tree.leaves(batch.label):
+        chex.assert_shape(
+            leaf,
+            (num, ...),
+            custom_message=f"batch.label has shape {_shapes(batch.label)} for batch.x of shape "
+            f"{_shapes(batch.x)}: give one label for each example",
+        )
+
+
+def check_output(output: Any, num: int, maker: str) -> Output:
+    """The output of D for `num` examples as an `Output`, logits and heads in float32 at least.
+
+    Raises:
+      AssertionError: the logits are not floating, or not of shape [num] or [num, ...].
+    """
+    output = output if isinstance(output, Output) else Output(output)
+    _assert_floating(output.logits, f"what {maker} returned", "return floats")
+    chex.assert_shape(
+        output.logits,
+        (num, ...),
+        custom_message=f"{maker} returned shape {jnp.shape(output.logits)} for a batch of {num}: "
+        f"it must return one logit for each example, shape ({num},), or a map of logits for each, "
+        f"shape ({num}, ...), without a mean over the batch",
+    )
+    return Output(at_least_single(output.logits), widened(dict(output.heads)))
 
 
 def check_logits(real_logits: Array, fake_logits: Array) -> None:
@@ -46,15 +84,21 @@ def check_logits(real_logits: Array, fake_logits: Array) -> None:
     )
 
 
-def check_samples(real: Array, fake: Array) -> None:
-    """Raises AssertionError unless both are floating and have the same shape [B, ...]."""
+def check_samples(real: PyTree, fake: PyTree) -> None:
+    """Raises AssertionError unless both are floating and have the same shapes [B, ...]."""
     for name, samples in (("real", real), ("fake", fake)):
-        _assert_floating(samples, name, "give samples as floats, as D takes them")
-    chex.assert_equal_shape(
-        [real, fake],
-        custom_message=f"real has shape {jnp.shape(real)} and fake {jnp.shape(fake)}: give as "
+        for leaf in jax.tree.leaves(samples):
+            _assert_floating(leaf, name, "give samples as floats, as D takes them")
+    chex.assert_trees_all_equal_shapes(
+        real,
+        fake,
+        custom_message=f"real has shape {_shapes(real)} and fake {_shapes(fake)}: give as "
         "many real examples as fakes, all of one shape",
     )
+
+
+def _shapes(tree: PyTree) -> PyTree:
+    return jax.tree.map(jnp.shape, tree)
 
 
 def one_each(values: Array, num: int, maker: str) -> Array:
@@ -78,3 +122,39 @@ def _assert_floating(x: Any, name: str, remedy: str) -> None:
     chex.assert_type(
         x, float, custom_message=f"{name} must be floating, got {jnp.result_type(x)}: {remedy}"
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckedCritic:
+    """A critic that raises AssertionError for anything but one logit for each example."""
+
+    critic: Critic
+
+    def __call__(self, x: PyTree) -> Array:
+        """x [B, ...] -> logits [B], in float32 at least."""
+        return one_each(self.critic(x), num_examples(x), "the critic")
+
+    @property
+    def on_fake(self) -> "CheckedCritic":
+        """The critic of fake samples: a conditional D is then given the labels of the fakes."""
+        return CheckedCritic(getattr(self.critic, "on_fake", self.critic))
+
+
+def checked(
+    penalty: Callable[Concatenate[CheckedCritic, PyTree, PyTree, Array, _P], _R],
+) -> Callable[Concatenate[Critic, PyTree, PyTree, Array, _P], _R]:
+    """The penalty, after assertions on the shapes of the samples and of the critic's logits."""
+
+    @wraps(penalty)
+    def call(
+        critic: Critic,
+        real: PyTree,
+        fake: PyTree,
+        key: Array,
+        *args: _P.args,
+        **options: _P.kwargs,
+    ) -> _R:
+        check_samples(real, fake)
+        return penalty(CheckedCritic(critic), real, fake, key, *args, **options)
+
+    return call

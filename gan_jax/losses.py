@@ -19,8 +19,9 @@ from typing import Literal, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from gan_jax import batches
 from gan_jax.contract import check_logits
-from gan_jax.types import AdversarialLoss, Array, AxisName
+from gan_jax.types import AdversarialLoss, Array
 
 _LOG_2 = math.log(2.0)
 _OfLogits = Callable[[Array, Array], Array]
@@ -34,25 +35,17 @@ class _Checked:
 
     Attributes:
       loss: the function.
-      axes: the mapped axes over which the loss compares the examples of a batch. None in it stands
-        for the examples of one device. Empty: it compares no examples. A step whose batch is split
-        over another axis refuses the loss.
     """
 
     loss: _OfLogits
-    axes: frozenset[AxisName | None] = frozenset()
 
     def __call__(self, real_logits: Array, fake_logits: Array) -> Array:
         check_logits(real_logits, fake_logits)
         return self.loss(real_logits, fake_logits)
 
 
-def _checked(
-    discriminator: _OfLogits,
-    generator: _OfLogits,
-    axes: frozenset[AxisName | None] = frozenset(),
-) -> AdversarialLoss:
-    return AdversarialLoss(_Checked(discriminator, axes), _Checked(generator, axes))
+def _checked(discriminator: _OfLogits, generator: _OfLogits) -> AdversarialLoss:
+    return AdversarialLoss(_Checked(discriminator), _Checked(generator))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,26 +124,21 @@ relativistic = _checked(
 their index, is real; G makes it say the other."""
 
 
-def relativistic_average(axis_name: AxisName | None = None) -> AdversarialLoss:
+def relativistic_average() -> AdversarialLoss:
     """RaGAN (RaSGAN of Jolicoeur-Martineau 2019): each sample against the other kind's mean.
 
     D's loss is -log sigmoid(r - mean f) - log(1 - sigmoid(f - mean r)), r and f being the logits
-    of real and fake samples; G's is the same with real and fake exchanged.
-
-    Args:
-      axis_name: the mapped axis the batch is split over, if it is: the means are over it too. Of a
-        batch taken in parts (`accumulate`) they are the part's.
+    of real and fake samples; G's is the same with real and fake exchanged. The means are over the
+    batch of all devices. With `accumulate` they are the microbatch's.
     """
 
     def against_mean(logits: Array, others: Array) -> Array:
-        mean = jnp.mean(others)
-        return logits - (mean if axis_name is None else jax.lax.pmean(mean, axis_name))
+        return logits - batches.mean(others)
 
     discriminator = _CrossEntropy(
         against_mean, lambda real, fake: jax.nn.softplus(against_mean(fake, real))
     )
-    over = frozenset({axis_name})
-    return _checked(discriminator, lambda real, fake: discriminator(fake, real), over)
+    return _checked(discriminator, lambda real, fake: discriminator(fake, real))
 
 
 def smoothed(loss: AdversarialLoss, target: float = 0.9) -> AdversarialLoss:
@@ -184,23 +172,20 @@ def smoothed(loss: AdversarialLoss, target: float = 0.9) -> AdversarialLoss:
         v = cross_entropy.real_logit(real_logits, fake_logits)
         return cross_entropy(real_logits, fake_logits) + (1 - target) * v
 
-    return loss._replace(discriminator=_Checked(discriminator, checked.axes))
+    return loss._replace(discriminator=_Checked(discriminator))
 
 
-def top_k(
-    loss: AdversarialLoss, share: float, axis_name: AxisName | None = None
-) -> AdversarialLoss:
+def top_k(loss: AdversarialLoss, share: float) -> AdversarialLoss:
     """G learns from the fakes that D takes most for real, and from no others (Sinha et al. 2020).
 
     Of B fakes the k = share B with the largest logits count, in full: the others' loss is 0, and
     theirs is multiplied by B / k, so that the mean over the batch is their mean. D's loss stays.
+    The best are those of the batch of all devices. With `accumulate` they are the microbatch's.
     The paper begins with share 1 and lowers it to 1/2: a step for each stage.
 
     Args:
       loss: any.
       share: in (0, 1]; share B is rounded, and at least 1.
-      axis_name: the mapped axis the batch is split over, if it is: the best are those of all of
-        it. Of a batch taken in parts (`accumulate`) they are the part's.
 
     Raises:
       ValueError: a share out of range.
@@ -208,22 +193,19 @@ def top_k(
     if not 0 < share <= 1:
         raise ValueError(f"share must be in (0, 1], got {share}: 1 keeps every fake")
 
-    axes = frozenset({axis_name}) | getattr(loss.generator, "axes", frozenset())
-
     def generator(real_logits: Array, fake_logits: Array) -> Array:
-        everyone = fake_logits
-        if axis_name is not None:
-            everyone = jax.lax.all_gather(fake_logits, axis_name, tiled=True)
+        everyone = batches.gather(fake_logits)
         num = max(1, round(share * everyone.shape[0]))
         _, best = jax.lax.top_k(everyone, num)
         counts = jnp.zeros(everyone.shape, bool).at[best].set(True)
-        if axis_name is not None:
-            start = jax.lax.axis_index(axis_name) * fake_logits.shape[0]
-            counts = jax.lax.dynamic_slice_in_dim(counts, start, fake_logits.shape[0])
         scale = everyone.shape[0] / num
-        return jnp.where(counts, scale * loss.generator(real_logits, fake_logits), 0.0)
+        return jnp.where(
+            batches.local(counts, fake_logits.shape[0]),
+            scale * loss.generator(real_logits, fake_logits),
+            0.0,
+        )
 
-    return loss._replace(generator=_Checked(generator, axes))
+    return loss._replace(generator=_Checked(generator))
 
 
 def f_divergence(name: str, *, non_saturating: bool = False) -> AdversarialLoss:
@@ -301,14 +283,3 @@ LOSSES: dict[str, AdversarialLoss] = {
     **{f"f_{name}": f_divergence(name) for name in _F_DIVERGENCES if name != "gan"},
 }
 """Every loss by its name: values as they are, factories as made with their defaults."""
-
-
-def named(name: str, axis_name: AxisName | None = None) -> AdversarialLoss:
-    """The loss of a name in `LOSSES`, for a batch that is split over `axis_name`, if it is.
-
-    Raises:
-      ValueError: another name.
-    """
-    if name not in LOSSES:
-        raise ValueError(f"name must be one of {', '.join(LOSSES)}, got {name!r}")
-    return relativistic_average(axis_name) if name == "relativistic_average" else LOSSES[name]

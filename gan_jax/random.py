@@ -5,27 +5,44 @@ bits do not change. On a CPU it draws a few numbers several times as fast as `ja
 is one fused operation instead of a loop of many small ones.
 """
 
+import enum
 import math
+from collections.abc import Callable
 
 import jax
 import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
+from gan_jax import batches
 from gan_jax.parallel import has_explicit_axes, spread, spread_like
-from gan_jax.types import Array, AxisName
+from gan_jax.types import Array, PyTree
 
 _KIND = "threefry2x32"
 
 
-def per_example(key: Array, batch: Array | int, axis_name: AxisName | None = None) -> Array:
+class Stream(enum.IntEnum):
+    """What is folded into a key to separate one use of it from every other.
+
+    The roles are folded into the state's key, before the player's step. The large numbers are
+    folded where counts of steps are, which never reach them.
+    """
+
+    DISCRIMINATOR = 0
+    GENERATOR = 1
+    LABELS = 2**31 - 5
+    UNROLLED = 2**31 - 4
+    REAL = 2**31 - 3
+
+
+def per_example(key: Array, batch: PyTree) -> Array:
     """One key for each example of a batch, folded from its index in the global batch.
 
     Args:
       key: a single key of any implementation, the same on every shard; or one made by `for_step`.
-      batch: [B, ...], the examples on this shard, of this microbatch. The keys are spread over
-        the devices as it is; its values do not matter. Or B, where there is no array to follow.
-      axis_name: the mapped axis the batch is split over, if it is.
+      batch: [B, ...] or a tree of such arrays, the examples on this shard, of this microbatch. The
+        keys are spread over the devices as it is; its values do not matter. Or B, where there is no
+        array to follow.
 
     Returns:
       [B] keys. Over all shards and microbatches they are what one device would have drawn at once.
@@ -34,13 +51,28 @@ def per_example(key: Array, batch: Array | int, axis_name: AxisName | None = Non
     number, parts = 0, 1
     if jax.random.key_impl(key) == _OF_A_STEP:
         number, parts = jax.random.key_data(key)[2:].astype(jnp.int32)
-    if isinstance(batch, jax.Array | np.ndarray):
-        index = spread_like(jnp.arange(batch.shape[0]), batch)
-    else:
+    if isinstance(batch, int):
         index = spread(jnp.arange(batch))
-    if axis_name is not None:
-        index += index.shape[0] * jax.lax.axis_index(axis_name)
+    else:
+        first = jax.tree.leaves(batch)[0]
+        index = spread_like(jnp.arange(first.shape[0]), first)
+    index += batches.offset(index.shape[0])
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index * parts + number)
+
+
+def draw(prior: Callable[[Array, int], PyTree], key: Array, batch: PyTree) -> PyTree:
+    """A draw [B, ...] for each example of a batch, each with its own key of `per_example`.
+
+    Args:
+      prior: `(key, num) -> [num, ...]`, any tree.
+      key: a single key, the same on every shard.
+      batch: [B, ...], or B where there is no array to follow.
+    """
+
+    def one(key: Array) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf[0], prior(key, 1))
+
+    return jax.vmap(one)(per_example(key, batch))
 
 
 def threefry(key: Array) -> Array:

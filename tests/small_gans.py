@@ -1,7 +1,5 @@
 """GANs small enough for every test, whose batch is hard to split, and the steps that train them."""
 
-from functools import partial
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -18,35 +16,33 @@ ROLES = ["discriminator", "generator"]
 
 
 class _Generator(nn.Module):
-    axis_name: str | None
     norm: bool
 
     @nn.compact
     def __call__(self, z, *, train):
         x = nn.Dense(4 * 4 * 2)(z).reshape(-1, 4, 4, 2)
         if self.norm:
-            x = BatchNorm(self.axis_name)(x, train=train)
+            x = BatchNorm()(x, train=train)
         return jnp.tanh(ConvTranspose(1)(nn.relu(x)))
 
 
 class _Discriminator(nn.Module):
-    axis_name: str | None
     norm: bool
 
     @nn.compact
     def __call__(self, x, *, train):
         x = Conv(2)(x)
         if self.norm:
-            x = BatchNorm(self.axis_name)(x, train=train)
-        x = Dropout(0.3, self.axis_name)(nn.leaky_relu(x, 0.2), train=train)
+            x = BatchNorm()(x, train=train)
+        x = Dropout(0.3)(nn.leaky_relu(x, 0.2), train=train)
         return nn.Dense(1)(x.reshape(x.shape[0], -1))[:, 0]
 
 
-def make_gan(axis_name=None, *, norm=False):
+def make_gan(*, norm=False):
     """Images [8, 8, 1] against a D with dropout; both with batch norm, or neither."""
     return GAN(
-        gan_jax.from_linen(_Generator(axis_name, norm)),
-        gan_jax.from_linen(_Discriminator(axis_name, norm)),
+        gan_jax.from_linen(_Generator(norm)),
+        gan_jax.from_linen(_Discriminator(norm)),
         priors.normal(3),
     )
 
@@ -72,8 +68,7 @@ def make_step(role, gan, axis_name=None, **options):
     """D's step, by default with R1 and a penalty that draws for each example; or G's."""
     if role == "generator":
         return gan_jax.make_generator_step(gan, non_saturating, TX, axis_name=axis_name, **options)
-    at_segment = partial(penalties.gradient_penalty, axis_name=axis_name)
-    options = {"penalties": [(penalties.r1, 0.1), (at_segment, 0.1)], **options}
+    options = {"penalties": [(penalties.r1, 0.1), (penalties.gradient_penalty, 0.1)], **options}
     return gan_jax.make_discriminator_step(gan, non_saturating, TX, axis_name=axis_name, **options)
 
 

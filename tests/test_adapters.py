@@ -13,7 +13,17 @@ import pytest
 from flax import nnx
 
 import gan_jax
-from gan_jax import GAN, Batch, from_equinox, from_linen, from_nnx, parallel, penalties, priors
+from gan_jax import (
+    GAN,
+    Batch,
+    batches,
+    from_equinox,
+    from_linen,
+    from_nnx,
+    parallel,
+    penalties,
+    priors,
+)
 from gan_jax.losses import non_saturating
 
 eqx = pytest.importorskip("equinox")
@@ -46,9 +56,9 @@ class LinenD(nn.Module):
 
 
 class NnxG(nnx.Module):
-    def __init__(self, *, rngs, axis_name=None):
+    def __init__(self, *, rngs):
         self.first = nnx.Linear(LATENT, WIDTH, rngs=rngs)
-        self.norm = nnx.BatchNorm(WIDTH, momentum=0.9, axis_name=axis_name, rngs=rngs)
+        self.norm = nnx.BatchNorm(WIDTH, momentum=0.9, rngs=rngs)
         self.last = nnx.Linear(WIDTH, SIZE, rngs=rngs)
 
     def __call__(self, z):
@@ -69,10 +79,10 @@ class EquinoxG(eqx.Module):
     norm: eqx.nn.BatchNorm
     last: eqx.nn.Linear
 
-    def __init__(self, key, axis_name="batch"):
+    def __init__(self, key):
         one, two = jax.random.split(key)
         self.first = eqx.nn.Linear(LATENT, WIDTH, key=one)
-        self.norm = eqx.nn.BatchNorm(WIDTH, axis_name, momentum=0.9, mode="batch")
+        self.norm = eqx.nn.BatchNorm(WIDTH, "batch", momentum=0.9, mode="batch")
         self.last = eqx.nn.Linear(WIDTH, SIZE, key=two)
 
     def __call__(self, z, state):
@@ -93,16 +103,11 @@ class EquinoxD(eqx.Module):
         return self.last(jnp.tanh(self.first(x)))
 
 
-def make_gan(library, axis_name=None):
+def make_gan(library):
     networks = {
         "linen": lambda: (from_linen(LinenG()), from_linen(LinenD())),
-        "nnx": lambda: (from_nnx(partial(NnxG, axis_name=axis_name)), from_nnx(NnxD)),
-        "equinox": lambda: (
-            from_equinox(
-                partial(EquinoxG, axis_name=("batch", axis_name) if axis_name else "batch")
-            ),
-            from_equinox(EquinoxD),
-        ),
+        "nnx": lambda: (from_nnx(NnxG), from_nnx(NnxD)),
+        "equinox": lambda: (from_equinox(EquinoxG), from_equinox(EquinoxD)),
     }
     return GAN(*networks[library](), priors.normal(LATENT))
 
@@ -147,7 +152,7 @@ def start(library, seed=0):
 
 def make_step(library, axis_name=None):
     """A train step with R1, which raises if it is traced twice."""
-    gan = make_gan(library, axis_name)
+    gan = make_gan(library)
     r1 = [(penalties.r1, 0.1)]
     step = gan_jax.make_train_step(
         gan_jax.make_discriminator_step(gan, non_saturating, TX, penalties=r1, axis_name=axis_name),
@@ -319,6 +324,29 @@ def test_equinox_draws_for_an_example_by_its_index():
         for x in (X, X[:5])
     )
     np.testing.assert_array_equal(y[:5], part)
+
+
+def over_devices(network):
+    """What the network returns in training on a batch split over a mapped axis."""
+    params, model_state = network.init(jax.random.key(1), X)
+
+    def shard(x):
+        with batches.split_over("shards"):
+            return network.apply(params, model_state, x, train=True, key=jax.random.key(2))[0]
+
+    y = jax.vmap(shard, axis_name="shards")(X.reshape(4, -1, SIZE))
+    return y.reshape(BATCH, -1), network.apply(
+        params, model_state, X, train=True, key=jax.random.key(2)
+    )[0]
+
+
+def test_equinox_draws_over_a_mapped_axis_as_for_the_whole_batch():
+    np.testing.assert_array_equal(*over_devices(DROPOUT[2]))
+
+
+def test_dropout_of_nnx_over_a_mapped_axis_is_refused():
+    with pytest.raises(ValueError, match=r"same mask on each device of axis_name='shards'"):
+        over_devices(DROPOUT[0])
 
 
 @pytest.mark.parametrize("network", [DROPOUT[0], DROPOUT[2]], ids=ADAPTERS)

@@ -32,9 +32,9 @@ COLLECTIVES = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatte
 pytestmark = pytest.mark.usefixtures("quick_compile")  # of XLA's passes only LLVM's are left out
 
 
-def make_gan(model, axis_name=None):
+def make_gan(model):
     family = model.split()[0]
-    options = {"latent": 3, "width": 8, "axis_name": axis_name}
+    options = {"latent": 3, "width": 8}
     if family == "dcgan":
         options |= {"width": 4, "discriminator_norm": model == "dcgan with norm"}
     return MODELS[family](SHAPES[family], **options)
@@ -48,7 +48,7 @@ def initialise(model):
 
 def build(model, kind, axis_name):
     """(first state, pure step, the leading axes of its batch) of a kind named as in `EXPECTED`."""
-    gan = make_gan(model, axis_name)
+    gan = make_gan(model)
     d_step = gan_jax.make_discriminator_step(gan, non_saturating, TX, axis_name=axis_name)
     g_step = gan_jax.make_generator_step(gan, non_saturating, TX, axis_name=axis_name)
     state = initialise(model)(jax.random.key(0))

@@ -13,7 +13,7 @@ from gan_jax import AdversarialLoss, Batch, Network
 from gan_jax.losses import LOSSES, f_divergence, minimax, relativistic_average, smoothed, top_k
 from gan_jax.models.mlp import mlp
 from gan_jax.penalties import PENALTIES, lazy, r1
-from gan_jax.types import PenaltyWithMemory
+from gan_jax.types import WithMemory
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -79,7 +79,7 @@ KEY = jax.random.key(0)
 
 def called(name, *arguments):
     penalty = PENALTIES[name]
-    if isinstance(penalty, PenaltyWithMemory):
+    if isinstance(penalty, WithMemory):
         return penalty.apply(*arguments, penalty.init())
     return penalty(*arguments)
 
@@ -154,9 +154,10 @@ WRONG = [
 
 @pytest.mark.parametrize(("change", "message"), WRONG)
 def test_the_steps_refuse_logits_losses_and_penalties_of_other_shapes(change, message, state):
-    for step in steps(changed_critic(change)):
-        with pytest.raises(AssertionError, match=f"the discriminator {message}"):
-            jax.eval_shape(step, state, Batch(X))
+    if message != WRONG[0][1]:  # D may return a column: a map of one logit
+        for step in steps(changed_critic(change)):
+            with pytest.raises(AssertionError, match=f"the discriminator {message}"):
+                jax.eval_shape(step, state, Batch(X))
     loss = AdversarialLoss(*(lambda r, f, p=player: change(p(r, f)) for player in minimax))
     for step, player in zip(steps(loss=loss), PLAYERS, strict=True):
         with pytest.raises(AssertionError, match=f"the {player}'s loss {message}"):
@@ -168,12 +169,12 @@ def test_the_steps_refuse_logits_losses_and_penalties_of_other_shapes(change, me
     def remembering(critic, real, fake, key, memory):
         return own(critic, real, fake, key), memory
 
-    with_memory = PenaltyWithMemory(dict, remembering, "own")
+    with_memory = WithMemory(dict, remembering, "own")
     for penalty in (own, partial(own), with_memory):
         for weight in (0.1, lazy(0.1)):
             penalties = [(penalty, weight)]
             step = steps(penalties=penalties)[0]
-            with pytest.raises(AssertionError, match=f"the penalty 'own' {message}"):
+            with pytest.raises(AssertionError, match=f"'own' {message}"):
                 jax.eval_shape(step, start(penalties), Batch(X))
 
 

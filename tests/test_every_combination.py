@@ -4,7 +4,6 @@ Which loss and which penalty are data of one compiled program, chosen by `lax.sw
 model and a layout cost one compilation for all their combinations.
 """
 
-import inspect
 from functools import partial
 from itertools import product
 
@@ -16,12 +15,12 @@ import pytest
 
 import gan_jax
 from gan_jax import AdversarialLoss, Batch
-from gan_jax.losses import LOSSES, named
+from gan_jax.losses import LOSSES
 from gan_jax.models import MODELS
 from gan_jax.optimizers import adam
 from gan_jax.parallel import AXIS_NAME
 from gan_jax.penalties import PENALTIES
-from gan_jax.types import PenaltyWithMemory
+from gan_jax.types import WithMemory
 
 STEPS, BATCH, DEVICES = 50, 4, 2
 SMALL = {"mlp": {"width": 4, "depth": 1}, "maxout": {"width": 2}, "dcgan": {"width": 2}}
@@ -30,8 +29,8 @@ COMBINATIONS = list(product(range(len(LOSSES)), range(len(PENALTIES))))
 TX = adam(1e-3, b1=0.5)
 
 
-def loss_of(index, axis_name):
-    table = [named(name, axis_name) for name in LOSSES]
+def loss_of(index):
+    table = list(LOSSES.values())
 
     def player(role):
         branches = [getattr(loss, role) for loss in table]
@@ -40,16 +39,14 @@ def loss_of(index, axis_name):
     return AdversarialLoss(player("discriminator"), player("generator"))
 
 
-def penalties_of(index, axis_name):
+def penalties_of(index):
     """Those with a memory have a place of their own in the state; one of the others is chosen."""
     table = list(PENALTIES.values())
 
     def chosen(critic, real, fake, key):
         def of(penalty):
-            if isinstance(penalty, PenaltyWithMemory):
+            if isinstance(penalty, WithMemory):
                 return lambda: jnp.zeros(len(real))
-            if "axis_name" in inspect.signature(penalty).parameters:
-                penalty = partial(penalty, axis_name=axis_name)
             return lambda: penalty(critic, real, fake, key)
 
         return jax.lax.switch(index, [of(penalty) for penalty in table])
@@ -57,15 +54,15 @@ def penalties_of(index, axis_name):
     remembering = [
         (penalty, jnp.where(index == number, 0.1, 0.0))
         for number, penalty in enumerate(table)
-        if isinstance(penalty, PenaltyWithMemory)
+        if isinstance(penalty, WithMemory)
     ]
     return [(chosen, 0.1), *remembering]
 
 
 def train(model, axis_name, x, combination):
     """The state after 50 steps, and the metrics of all of them."""
-    loss, penalties = loss_of(combination[0], axis_name), penalties_of(combination[1], axis_name)
-    gan = MODELS[model](SHAPES[model], latent=3, axis_name=axis_name, **SMALL[model])
+    loss, penalties = loss_of(combination[0]), penalties_of(combination[1])
+    gan = MODELS[model](SHAPES[model], latent=3, **SMALL[model])
     options = {"axis_name": axis_name}
     step = gan_jax.make_train_step(
         gan_jax.make_discriminator_step(gan, loss, TX, penalties=penalties, **options),

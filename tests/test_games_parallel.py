@@ -19,22 +19,20 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 class Discriminator(nn.Module):
     """With batch norm, for a model state."""
 
-    axis_name: str | None
-
     @nn.compact
     def __call__(self, x, *, train):
-        x = BatchNorm(self.axis_name)(nn.Dense(3)(x), train=train)
+        x = BatchNorm()(nn.Dense(3)(x), train=train)
         return nn.Dense(1)(nn.tanh(x))[:, 0]
 
 
-def with_batch_norm(axis_name):
-    discriminator = gan_jax.from_linen(Discriminator(axis_name))
+def with_batch_norm():
+    discriminator = gan_jax.from_linen(Discriminator())
     return mlp((2,), latent=2, width=3, depth=1)._replace(discriminator=discriminator)
 
 
 def at_once(kind, axis_name=None):
     """A step of both players, by consensus or with foresight."""
-    gan, tx, loss = with_batch_norm(axis_name), optax.sgd(0.2), losses.non_saturating
+    gan, tx, loss = with_batch_norm(), optax.sgd(0.2), losses.non_saturating
     if kind == "unrolled":
         of_d = gan_jax.make_discriminator_step(gan, loss, tx, axis_name=axis_name)
         of_g = algorithms.make_unrolled_generator_step(

@@ -8,8 +8,9 @@ import pytest
 from dirac import dirac_gan, start
 
 import gan_jax
-from gan_jax import Batch, Network, instance_noise, losses, mixed_scales
+from gan_jax import Batch, Network, losses
 from gan_jax.algorithms.objectives import player_losses
+from gan_jax.augment import instance_noise, mixed_scales
 from gan_jax.models.mlp import mlp
 from gan_jax.parallel import AXIS_NAME, pmap_step
 from gan_jax.theory.games import dirac_eigenvalues, game_eigenvalues
@@ -24,55 +25,74 @@ def small_gan():
     return mlp((3,), latent=2, width=4, depth=1)
 
 
-def linear(scale):
-    """logit D(x) = <w, x> of noisy x [N, 2]: N(<w, x>, (5 scale)^2)."""
-
-    def apply(params, model_state, x, label=None, *, train, key=None):
-        return x @ params, model_state
-
-    network = Network(lambda key, x, label=None: (WEIGHTS, {}), apply)
-    return instance_noise(dirac_gan()._replace(discriminator=network), scale).discriminator
-
-
-def logits(scale, *, train=True, passes=0):
-    discriminator, x = linear(scale), jnp.ones((NUM, 2))
-    params, model_state = discriminator.init(jax.random.key(0), x)
-    for number in range(passes):
-        key = jax.random.key(number)
-        _, model_state = discriminator.apply(params, model_state, x, train=True, key=key)
-    key = jax.random.key(9)
-    made, _ = discriminator.apply(params, model_state, x, train=train, key=key)
-    return np.asarray(made) + 1  # <w, x> = -1
+def noisy(scale, step=0):
+    """The noise e of logits <w, x + noise> of x [N, 2], as D's objective draws it: [N]."""
+    keys = jax.random.split(jax.random.key(9), NUM)
+    augmentation = instance_noise(scale)
+    memory = augmentation.init()
+    moved = jax.vmap(lambda key: augmentation.apply(key, jnp.ones(2), memory, jnp.array(step)))
+    return np.asarray(moved(keys) @ WEIGHTS) + 1  # <w, x> = -1
 
 
-def test_noise_has_its_scale_in_training_and_is_none_in_evaluation():
-    made = logits(0.2)
+def test_noise_has_its_scale():
+    made = noisy(0.2)
     # Five standard errors of either.
     np.testing.assert_allclose(made.mean(), 0, atol=5 / NUM**0.5)
     np.testing.assert_allclose(made.std(), 1, atol=5 / (2 * NUM) ** 0.5)
-    np.testing.assert_array_equal(logits(0.2, train=False), np.zeros(NUM))
 
 
 def test_mixed_scales_are_uniform_on_a_share():
     """E e^2 = share s^2 / 3 and E e^4 = 3 share s^4 / 5, of e = 5 scale N(0, 1), s = 5 highest."""
-    made, share = logits(mixed_scales(0.4, share=0.3)), 0.3
-    np.testing.assert_allclose((made == 0).mean(), 1 - share, atol=5 * (0.21 / NUM) ** 0.5)
+    made, share = noisy(mixed_scales(0.4, share=0.3)), 0.3
+    # x itself is rounded where there is no noise.
+    np.testing.assert_allclose(
+        (np.abs(made) < 1e-6).mean(), 1 - share, atol=5 * (0.21 / NUM) ** 0.5
+    )
     np.testing.assert_allclose((made**2).mean(), share * 4 / 3, rtol=0.08)
     np.testing.assert_allclose((made**4).mean(), share * 3 * 16 / 5, rtol=0.2)
 
 
-def test_a_schedule_is_given_the_passes_made_before():
-    made = [logits(lambda key, passes: 0.2 * (passes < 2), passes=n).std() for n in (1, 2)]
-    np.testing.assert_allclose(made, [1, 0], atol=0.02)
+def test_the_real_and_the_fake_of_each_step_have_their_own_noise():
+    """What a linear D sees of x = 0: its logits over its weight, in D's step and in G's."""
+    seen = []
 
+    def judge(params, model_state, x, label=None, *, train, key=None):
+        seen.append(x)
+        return x @ params, model_state
 
-def test_an_update_of_the_discriminator_is_two_passes():
-    gan = instance_noise(small_gan(), 0.1)
-    tx, batch = optax.sgd(0.1), Batch(jnp.ones((2, 3)))
-    state = gan_jax.init(gan, tx, tx, jax.random.key(0), batch)
+    network = Network(lambda key, x, label=None: (WEIGHTS, {}), judge)
+    gan = small_gan()._replace(
+        generator=Network(lambda *_: ((), {}), lambda p, s, z, *_, **__: (z * 0, s)),
+        discriminator=network,
+        prior=lambda key, num: jnp.zeros((num, 2)),
+    )
+    tx, noise, batch = optax.sgd(0.0), instance_noise(0.2), Batch(jnp.zeros((1000, 2)))
+    state = gan_jax.init(gan, tx, tx, jax.random.key(0), batch, augmentation=noise)
     for make in (gan_jax.make_discriminator_step, gan_jax.make_generator_step):
-        state, _ = jax.jit(make(gan, losses.non_saturating, tx))(state, batch)
-        assert state.discriminator.model_state["passes"] == 2
+        with jax.disable_jit():
+            make(gan, losses.hinge, tx, augmentation=noise)(state, batch)
+    noises = np.stack([x for x in seen if not isinstance(x, jax.core.Tracer)])
+    assert noises.shape == (4, 1000, 2)
+    flat = noises.reshape(4, -1)
+    np.testing.assert_allclose(flat.std(axis=1), 0.2, rtol=5 / 4000**0.5)
+    assert np.abs(np.corrcoef(flat) - np.eye(4)).max() < 5 / 2000**0.5
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_a_schedule_is_given_the_updates_of_the_discriminator(accumulate):
+    """However many passes an update makes. D's logit of a fake 0 is its noise, 5 scale."""
+    gan, tx = dirac_gan(), optax.sgd(0.0)
+    noise = instance_noise(lambda key, step: jnp.where(step < 2, 1.0, 0.0))
+    batch = Batch(jnp.zeros((64, 1)))
+    state = gan_jax.init(gan, tx, tx, jax.random.key(0), batch, augmentation=noise)
+    state = state.replace(discriminator=state.discriminator.replace(params=jnp.array(10.0)))
+    options = {"augmentation": noise, "accumulate": accumulate}
+    d_step = gan_jax.make_discriminator_step(gan, losses.wasserstein, tx, **options)
+    g_step = gan_jax.make_generator_step(gan, losses.wasserstein, tx, **options)
+    for quiet in (False, False, True):
+        assert (g_step(state, batch)[1]["generator_loss"] == 0) == quiet
+        state, metrics = d_step(state, batch)
+        assert (abs(metrics["value"] + np.log(4)) < 1e-5) == quiet
 
 
 def test_the_dirac_gan_has_the_eigenvalues_of_the_paper():
@@ -81,13 +101,14 @@ def test_the_dirac_gan_has_the_eigenvalues_of_the_paper():
     The mean is over the noise of one batch, whose standard errors are .4 and .5 %.
     """
     scale, h = 1.2, 0.1
-    gan, tx = instance_noise(dirac_gan(), scale), optax.sgd(h)
+    tx, noise = optax.sgd(h), instance_noise(scale)
     state, batch = start(0.0, 0.0, tx), Batch(jnp.zeros((65536, 1)))
-    discriminator = state.discriminator.replace(
-        model_state={"network": {}, "passes": jnp.zeros(())}
+    state = state.replace(
+        discriminator=state.discriminator.replace(memory={"augmentation": noise.init()})
     )
-    state = state.replace(discriminator=discriminator)
-    of_g, of_d = player_losses(gan, losses.minimax, state, batch, jax.random.key(3))
+    of_g, of_d = player_losses(
+        dirac_gan(), losses.minimax, state, batch, jax.random.key(3), augmentation=noise
+    )
     made = game_eigenvalues((of_g, of_d), jnp.zeros(()), jnp.zeros(()))
     expected = dirac_eigenvalues("instance_noise", scale)
     np.testing.assert_allclose(np.sort_complex(made), np.sort_complex(expected), atol=0.01)
@@ -99,9 +120,12 @@ def test_eight_devices_draw_what_one_does():
     batch = Batch(jax.random.normal(jax.random.key(1), (16, 3)))
 
     def made(axis_name, compiled):
-        gan = instance_noise(small_gan(), mixed_scales(0.5), axis_name=axis_name)
-        step = gan_jax.make_discriminator_step(gan, losses.hinge, tx, axis_name=axis_name)
-        state, metrics = compiled(step)(gan_jax.init(gan, tx, tx, key, batch), batch)
+        gan, noise = small_gan(), instance_noise(mixed_scales(0.5))
+        step = gan_jax.make_discriminator_step(
+            gan, losses.hinge, tx, augmentation=noise, axis_name=axis_name
+        )
+        state = gan_jax.init(gan, tx, tx, key, batch, augmentation=noise)
+        state, metrics = compiled(step)(state, batch)
         return jax.tree.leaves((state.discriminator, metrics))
 
     for one, eight in zip(made(None, jax.jit), made(AXIS_NAME, pmap_step), strict=True):
@@ -110,10 +134,11 @@ def test_eight_devices_draw_what_one_does():
 
 def test_what_is_refused():
     with pytest.raises(ValueError, match=r"scale must be at least 0, got -0\.1"):
-        instance_noise(small_gan(), -0.1)
+        instance_noise(-0.1)
     with pytest.raises(ValueError, match=r"share must be in \[0, 1\], got 1\.5"):
         mixed_scales(1.0, share=1.5)
-    discriminator = linear(1.0)
-    params, model_state = discriminator.init(jax.random.key(0), jnp.ones((2, 2)))
-    with pytest.raises(ValueError, match="draws in training: give apply a key"):
-        discriminator.apply(params, model_state, jnp.ones((2, 2)), train=True)
+    gan, tx, batch = small_gan(), optax.sgd(0.1), Batch(jnp.ones((2, 3)))
+    state = gan_jax.init(gan, tx, tx, jax.random.key(0), batch)
+    step = gan_jax.make_discriminator_step(gan, losses.hinge, tx, augmentation=instance_noise(1.0))
+    with pytest.raises(ValueError, match="give init the same augmentation"):
+        step(state, batch)

@@ -29,7 +29,7 @@ def start(key):
 
 def build(axis_name=None, accumulate=1):
     """D's step, then G's: dropout in both."""
-    gan = make_gan(axis_name)
+    gan = make_gan()
     d_step = make_step("discriminator", gan, axis_name, accumulate=accumulate, penalties=[])
     g_step = make_step("generator", gan, axis_name, accumulate=accumulate)
 

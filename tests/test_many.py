@@ -12,6 +12,7 @@ import gan_jax
 from experiments import many
 from gan_jax import Batch, losses, penalties
 from gan_jax.algorithms import make_unrolled_generator_step
+from gan_jax.augment import instance_noise, mixed_scales
 from gan_jax.data.synthetic import feed, ring
 from gan_jax.models.mlp import mlp
 from gan_jax.networks.packing import packed
@@ -46,8 +47,8 @@ def small():
 
 def by_hand():
     """The game of RULES."""
-    noisy = gan_jax.instance_noise(small(), gan_jax.mixed_scales(0.7, share=0.6))
-    gan = packed(noisy, 2)
+    gan = packed(small(), 2)
+    noise = instance_noise(mixed_scales(0.7, share=0.6))
 
     def falling(rate, updates):
         def at(step):
@@ -61,12 +62,20 @@ def by_hand():
 
     g_tx, d_tx = falling(0.03, STEPS), falling(0.02, 3 * STEPS)
     both = [(penalties.r2, weight), (penalties.r1, weight)]
-    d_step = gan_jax.make_discriminator_step(gan, losses.hinge, d_tx, penalties=both)
+    d_step = gan_jax.make_discriminator_step(
+        gan, losses.hinge, d_tx, penalties=both, augmentation=noise
+    )
     g_step = gan_jax.make_generator_step(
-        gan, losses.hinge, g_tx, ema_decay=lambda step: jnp.minimum(0.6, (1 + step) / (10 + step))
+        gan,
+        losses.hinge,
+        g_tx,
+        augmentation=noise,
+        ema_decay=lambda step: jnp.minimum(0.6, (1 + step) / (10 + step)),
     )
     train_step = gan_jax.make_train_step(d_step, g_step, n_critic=3)
-    state = gan_jax.init(gan, g_tx, d_tx, jax.random.key(2), Batch(jnp.zeros((1, 2, 2))))
+    state = gan_jax.init(
+        gan, g_tx, d_tx, jax.random.key(2), Batch(jnp.zeros((1, 2, 2))), augmentation=noise
+    )
     return state, feed(train_step, ring(), (3, 5, 2))
 
 

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import gan_jax
-from gan_jax import AdversarialLoss, Batch
+from gan_jax import AdversarialLoss, Batch, batches
 from gan_jax.losses import LOSSES
 from gan_jax.models import MODELS
 from gan_jax.nn import BatchNorm, Dropout
@@ -141,12 +141,14 @@ def test_dcgan_has_the_parameters_of_its_plan():
 def test_batch_norm_over_eight_devices_is_that_of_the_whole_batch():
     """Output and running statistics against NumPy's over all 16 examples."""
     x = np.random.default_rng(0).normal(3, 2, (8, 2, 3, 3, 4)).astype(np.float32)
-    layer = BatchNorm(axis_name="devices")
+    layer = BatchNorm()
     variables = layer.init(jax.random.key(0), x[0], train=True)
-    y, updated = jax.pmap(
-        lambda x: layer.apply(variables, x, train=True, mutable=["batch_stats"]),
-        axis_name="devices",
-    )(x)
+
+    def apply(x):
+        with batches.split_over("devices"):
+            return layer.apply(variables, x, train=True, mutable=["batch_stats"])
+
+    y, updated = jax.pmap(apply, axis_name="devices")(x)
     mean, variance = x.mean((0, 1, 2, 3)), x.var((0, 1, 2, 3))
     scale = variables["params"]["BatchNorm_0"]["scale"]
     expected = np.asarray(scale) * (x - mean) / np.sqrt(variance + 1e-5)
@@ -228,14 +230,19 @@ def test_batch_norm_is_as_exact_as_linens_where_the_mean_is_ten_deviations():
     assert all(a < 1.5 * b for a, b in zip(mine, linens, strict=True)), (mine, linens)
 
 
-def drop(x, axis_name=None, train=True, rate=0.25):
+def drop(x, train=True, rate=0.25):
     key = jax.random.key(0)
-    return Dropout(rate, axis_name).apply({}, x, train=train, rngs={"dropout": key})
+    return Dropout(rate).apply({}, x, train=train, rngs={"dropout": key})
 
 
 def test_dropout_over_eight_devices_is_that_of_the_whole_batch():
     x = jnp.ones((16, 50))
-    split = jax.pmap(lambda x: drop(x, "devices"), axis_name="devices")(x.reshape(8, 2, 50))
+
+    def shard(x):
+        with batches.split_over("devices"):
+            return drop(x)
+
+    split = jax.pmap(shard, axis_name="devices")(x.reshape(8, 2, 50))
     np.testing.assert_array_equal(split.reshape(16, 50), drop(x))
     assert len(np.unique(split.reshape(16, 50), axis=0)) == 16
 

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 
 def build(kind, axis_name=None):
     """A pure step of a kind, which raises if it is traced twice."""
-    gan = make_gan(axis_name, norm=True)
+    gan = make_gan(norm=True)
     # Once is enough for the second penalty, which takes long to compile.
     weighted = {"penalties": [(penalties.r1, 0.1)]} if kind == "train" else {}
     d_step = make_step("discriminator", gan, axis_name, **weighted)

@@ -15,7 +15,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 import gan_jax
 from gan_jax import GAN, Batch, Network, losses, parallel, penalties, priors
-from gan_jax.types import PenaltyWithMemory
+from gan_jax.types import WithMemory
 
 TX = optax.sgd(0.3)
 NUM_STEPS, SHAPE = 4, (16, 4, 8, 1)
@@ -50,7 +50,7 @@ def scaled(key, x):
     return x * jax.random.uniform(key)
 
 
-counted = PenaltyWithMemory(
+counted = WithMemory(
     lambda: jnp.zeros((), jnp.int32),
     lambda critic, real, fake, key, count: (critic(real) * (1 + count), count + 1),
     "counted",
@@ -58,25 +58,25 @@ counted = PenaltyWithMemory(
 """Grows with each update."""
 
 
-def weighted(axis_name, compare):
+def weighted(compare):
     """One penalty of each kind: it draws for each example, compares, remembers; always or not."""
     pairs = [
-        (partial(penalties.one_sided_gradient_penalty, axis_name=axis_name), 0.1),
-        (partial(penalties.consistency, augment=scaled, axis_name=axis_name), 0.1),
+        (penalties.one_sided_gradient_penalty, 0.1),
+        (partial(penalties.consistency, augment=scaled), 0.1),
         (penalties.lecam(0.9), penalties.lazy(0.1, 1)),
         (counted, 0.01),
     ]
     if compare:
-        pairs.append((partial(penalties.dragan, axis_name=axis_name), penalties.lazy(0.1, 2)))
+        pairs.append((penalties.dragan, penalties.lazy(0.1, 2)))
     return pairs
 
 
 def build(axis_name=None, *, compare=True, accumulate=1):
     """A train step and the first state; with or without what compares examples."""
-    loss = losses.relativistic_average(axis_name) if compare else losses.relativistic
-    of_generator = losses.top_k(loss, 0.3, axis_name) if compare else loss
+    loss = losses.relativistic_average() if compare else losses.relativistic
+    of_generator = losses.top_k(loss, 0.3) if compare else loss
     shared = {"axis_name": axis_name, "accumulate": accumulate}
-    pairs = weighted(axis_name, compare)
+    pairs = weighted(compare)
     step = gan_jax.make_train_step(
         gan_jax.make_discriminator_step(
             GAME, losses.smoothed(loss, 0.8), TX, penalties=pairs, **shared
@@ -144,78 +144,6 @@ def test_a_batch_in_parts_is_the_batch():
     """Where no example is compared with others; LeCam's memory included. On 8 devices."""
     step, state = build(parallel.AXIS_NAME, compare=False, accumulate=2)
     assert_close(run(parallel.pmap_step(step, batch_axis=1), state), one_device(compare=False))
-
-
-def compared(critic, real, fake, key, memory, *, axis_name=None):
-    """D's variance on real samples: a penalty with a memory that compares examples."""
-    logits = critic(real)
-    mean = jnp.mean(logits)
-    mean = mean if axis_name is None else jax.lax.pmean(mean, axis_name)
-    return jnp.square(logits - mean), memory
-
-
-def open_pairs():
-    """Penalties that take an `axis_name`, left open."""
-    return [
-        (penalties.dragan, 0.1),
-        (partial(penalties.consistency, augment=scaled, axis_name=None), 0.1),
-        (PenaltyWithMemory(lambda: jnp.zeros(()), compared, "compared"), 0.1),
-    ]
-
-
-def test_a_step_gives_its_axis_to_penalties_that_leave_theirs_open():
-    pairs = open_pairs()
-    state = gan_jax.init(GAME, TX, TX, jax.random.key(0), Batch(jnp.zeros(SHAPE)), penalties=pairs)
-    x = np.random.default_rng(0).normal(size=SHAPE) * np.linspace(0.1, 2, 16)[:, None, None, None]
-    whole, split = (
-        gan_jax.make_discriminator_step(GAME, losses.minimax, TX, penalties=pairs, axis_name=axis)
-        for axis in (None, "shards")
-    )
-    mapped = jax.vmap(split, in_axes=(None, 0), out_axes=None, axis_name="shards")
-    made = jax.jit(mapped)(state, Batch(jnp.asarray(x.reshape(8, 2, *SHAPE[1:]))))
-    expected = jax.jit(whole)(state, Batch(jnp.asarray(x)))
-    for name in ("dragan", "consistency", "compared"):
-        assert expected[1][name] > 1e-3
-    assert_close(*(jax.device_get((s.replace(key=0), m)) for s, m in (made, expected)))
-
-
-def test_penalties_over_another_axis_are_refused():
-    other = PenaltyWithMemory(lambda: (), partial(compared, axis_name="b"), "compared")
-    for penalty in (partial(penalties.dragan, axis_name="b"), other):
-        with pytest.raises(ValueError, match="has axis_name='b', but the step has axis_name='a'"):
-            gan_jax.make_discriminator_step(
-                GAME, losses.minimax, TX, penalties=[(penalty, 1.0)], axis_name="a"
-            )
-    same = partial(penalties.dragan, axis_name=("a",))
-    gan_jax.make_discriminator_step(
-        GAME, losses.minimax, TX, penalties=[(same, 1.0)], axis_name="a"
-    )
-
-
-@pytest.mark.parametrize(
-    ("loss", "roles"),
-    [
-        (losses.relativistic_average(), ["discriminator", "generator"]),
-        (losses.relativistic_average("b"), ["discriminator", "generator"]),
-        (losses.smoothed(losses.relativistic_average()), ["discriminator", "generator"]),
-        (losses.top_k(losses.minimax, 0.5), ["generator"]),
-        (losses.top_k(losses.relativistic_average(), 0.5, "a"), ["discriminator", "generator"]),
-        (losses.top_k(losses.relativistic_average("a"), 0.5), ["generator"]),
-        (losses.relativistic_average("a"), []),
-        (losses.smoothed(losses.relativistic_average("a")), []),
-        (losses.top_k(losses.relativistic_average("a"), 0.5, "a"), []),
-        (losses.relativistic, []),
-    ],
-)
-def test_losses_that_compare_examples_over_another_axis_are_refused(loss, roles):
-    for role in ("discriminator", "generator"):
-        make = getattr(gan_jax, f"make_{role}_step")
-        make(GAME, loss, TX)  # a batch on one device has no axis
-        if role in roles:
-            with pytest.raises(ValueError, match="but the step has axis_name='a'"):
-                make(GAME, loss, TX, axis_name="a")
-        else:
-            make(GAME, loss, TX, axis_name="a")
 
 
 def test_the_oracle_moves_far():

@@ -13,7 +13,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import gan_jax
-from gan_jax import Batch, instance_noise, parallel, penalties
+from gan_jax import Batch, parallel, penalties
+from gan_jax.augment import instance_noise
 from gan_jax.data import synthetic
 from gan_jax.losses import non_saturating
 from gan_jax.models import MODELS
@@ -32,18 +33,21 @@ def scaled(key, x):
 
 MLP = MODELS["mlp"](SIZE, latent=8, width=32, depth=1)
 DROPOUT = MODELS["maxout"](SIZE, latent=8, width=16)
-NOISE = instance_noise(MLP, 0.1)
+NOISE = instance_noise(0.1)
 
 
 @cache
-def start(gan):
-    make = partial(gan_jax.init, gan, TX, TX, batch=Batch(jnp.zeros((2, *SIZE))))
+def start(gan, augmentation=None):
+    batch = Batch(jnp.zeros((2, *SIZE)))
+    make = partial(gan_jax.init, gan, TX, TX, batch=batch, augmentation=augmentation)
     return jax.jit(make)(jax.random.key(0))
 
 
-def build(kind, gan, pairs=()):
-    d_step = gan_jax.make_discriminator_step(gan, non_saturating, TX, penalties=pairs)
-    g_step = gan_jax.make_generator_step(gan, non_saturating, TX)
+def build(kind, gan, pairs=(), augmentation=None):
+    d_step = gan_jax.make_discriminator_step(
+        gan, non_saturating, TX, penalties=pairs, augmentation=augmentation
+    )
+    g_step = gan_jax.make_generator_step(gan, non_saturating, TX, augmentation=augmentation)
     train = gan_jax.make_train_step(d_step, g_step)
     return {"discriminator": d_step, "generator": g_step, "train": train}[kind]
 
@@ -57,25 +61,27 @@ def mesh(axis_type, names=("devices",), shape=(8,)):
     return jax.make_mesh(shape, names, axis_types=(axis_type,) * len(names))
 
 
-def sharded(kind, gan, mesh):
+def sharded(kind, gan, mesh, augmentation=None):
     """The state on every device of a mesh, and a batch split over them."""
     of_batch = PartitionSpec(*[None] * KINDS[kind], mesh.axis_names)
     x = jax.device_put(batch(kind), NamedSharding(mesh, of_batch))
-    return jax.device_put(start(gan), NamedSharding(mesh, PartitionSpec())), Batch(x)
+    return jax.device_put(start(gan, augmentation), NamedSharding(mesh, PartitionSpec())), Batch(x)
 
 
-def compiled(way, kind, gan=MLP, pairs=()):
+def compiled(way, kind, gan=MLP, pairs=(), augmentation=None):
     """A step compiled as a user would who has sharded its arguments; and these."""
-    step = jax.jit(build(kind, gan, pairs))
+    step = jax.jit(build(kind, gan, pairs, augmentation))
     if way == "one device":
-        arguments = start(gan), Batch(batch(kind))
+        arguments = start(gan, augmentation), Batch(batch(kind))
     elif way == "sharded arguments":
-        arguments = sharded(kind, gan, mesh(AxisType.Auto))
+        arguments = sharded(kind, gan, mesh(AxisType.Auto), augmentation)
     elif way == "two axes":
-        arguments = sharded(kind, gan, mesh(AxisType.Auto, ("rows", "columns"), (4, 2)))
+        arguments = sharded(
+            kind, gan, mesh(AxisType.Auto, ("rows", "columns"), (4, 2)), augmentation
+        )
     else:
         of = mesh(AxisType.Explicit if way == "explicit mesh" else AxisType.Auto)
-        arguments = sharded(kind, gan, of)
+        arguments = sharded(kind, gan, of, augmentation)
         with jax.set_mesh(of):
             return step.lower(*arguments).compile(), arguments
     return step.lower(*arguments).compile(), arguments
@@ -86,8 +92,8 @@ def flops(program):
 
 
 @cache
-def whole(kind, gan=MLP, pairs=()):
-    return flops(compiled("one device", kind, gan, pairs)[0])
+def whole(kind, gan=MLP, pairs=(), augmentation=None):
+    return flops(compiled("one device", kind, gan, pairs, augmentation)[0])
 
 
 @pytest.mark.parametrize(
@@ -108,18 +114,20 @@ def test_each_device_does_an_eighth_and_together_they_do_what_one_does(way, kind
 
 @pytest.mark.parametrize("way", ["sharded arguments", "explicit mesh"])
 @pytest.mark.parametrize(
-    ("kind", "gan", "penalty"),
+    ("kind", "gan", "penalty", "augmentation"),
     [
-        ("generator", DROPOUT, None),
-        ("discriminator", NOISE, partial(penalties.consistency, augment=scaled)),
-        pytest.param("discriminator", DROPOUT, penalties.dragan, marks=pytest.mark.slow),
+        ("generator", DROPOUT, None, None),
+        ("discriminator", MLP, partial(penalties.consistency, augment=scaled), NOISE),
+        pytest.param("discriminator", DROPOUT, penalties.dragan, None, marks=pytest.mark.slow),
     ],
     ids=["dropout", "noise and consistency", "dropout and dragan"],
 )
-def test_what_draws_for_each_example_does_so_where_the_example_is(way, kind, gan, penalty):
+def test_what_draws_for_each_example_does_so_where_the_example_is(
+    way, kind, gan, penalty, augmentation
+):
     pairs = () if penalty is None else ((penalty, 0.1),)
-    program, _ = compiled(way, kind, gan, pairs)
-    assert flops(program) < 1.1 / 8 * whole(kind, gan, pairs)
+    program, _ = compiled(way, kind, gan, pairs, augmentation)
+    assert flops(program) < 1.1 / 8 * whole(kind, gan, pairs, augmentation)
 
 
 def loaded_by(call):

@@ -36,7 +36,6 @@ from gan_jax import (
     Batch,
     TrainState,
     algorithms,
-    instance_noise,
     losses,
     mixed_precision,
     optimizers,
@@ -46,7 +45,7 @@ from gan_jax import (
     rematerialised,
 )
 from gan_jax.augment import images as augmentations
-from gan_jax.augment import mixed_scales
+from gan_jax.augment import instance_noise, mixed_scales
 from gan_jax.data import synthetic
 from gan_jax.metrics import digits, modes, two_sample
 from gan_jax.models import MODELS
@@ -240,11 +239,13 @@ def _pictures() -> _Start:
 
 
 def _train(gan: GAN, **options: Any) -> StepFn:
-    loss = options.pop("loss", losses.non_saturating)
-    return gan_jax.make_train_step(
-        gan_jax.make_discriminator_step(gan, loss, _SGD, **options),
-        gan_jax.make_generator_step(gan, loss, _SGD),
-    )
+    return gan_jax.adversarial(
+        gan,
+        options.pop("loss", losses.non_saturating),
+        generator_tx=_SGD,
+        discriminator_tx=_SGD,
+        **options,
+    ).step
 
 
 def _repeated(step: StepFn) -> Callable[[TrainState, Batch], PyTree]:
@@ -417,7 +418,6 @@ def _of_wrappers() -> Iterator[_Check]:
     flat = mlp((8, 8, 1))._replace(discriminator=gan_jax.from_linen(Small()))
     known: dict[str, tuple[GAN, tuple[int, ...]]] = {
         "rematerialised": (rematerialised(mlp((2,), bounded=False)), (2,)),
-        "instance noise": (instance_noise(mlp((2,)), mixed_scales(1.0)), (2,)),
         "packed": (packed(mlp((2,), bounded=False), 2), (2, 2)),
         "spectral norm": (spectrally_normalised(flat), (8, 8, 1)),
         "spectral norm of convolutions": (
@@ -434,6 +434,12 @@ def _of_wrappers() -> Iterator[_Check]:
 
     for name, arguments in known.items():
         yield "wrappers", name, functools.partial(row, *arguments)
+
+    def noisy() -> Row:
+        start = _begin(mlp((2,)), (2,))
+        return _three(_train(start.gan, augmentation=instance_noise(mixed_scales(1.0))), start)
+
+    yield "augmentations", "instance noise", noisy
 
 
 def _of_precisions() -> Iterator[_Check]:
@@ -476,7 +482,7 @@ def _of_precisions() -> Iterator[_Check]:
 
 def _of_layouts() -> Iterator[_Check]:
     def step(axis_name: str | None = None) -> StepFn:
-        return _train(MODELS["dcgan"]((28, 28, 1), latent=8, width=8, axis_name=axis_name))
+        return _train(MODELS["dcgan"]((28, 28, 1), latent=8, width=8), axis_name=axis_name)
 
     def one(state: TrainState) -> tuple[TrainState, Batch]:
         return jax.device_put((state, _pictures().batch), jax.devices()[0])

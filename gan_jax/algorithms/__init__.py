@@ -6,23 +6,35 @@ lookahead, which are made of optimizers, are in `gan_jax.optimizers`.
 """
 
 from gan_jax.algorithms.alternating import (
-    init,
+    adversarial,
     make_discriminator_step,
     make_generator_step,
     make_train_step,
-    sample,
-    warm_start,
 )
 from gan_jax.algorithms.consensus import make_consensus_steps
-from gan_jax.algorithms.player import rising_decay
+from gan_jax.algorithms.initial import init, warm_start
+from gan_jax.algorithms.objectives import (
+    Aux,
+    Objective,
+    discriminator_objective,
+    generator_objective,
+)
+from gan_jax.algorithms.player import make_player_step, rising_decay
+from gan_jax.algorithms.sampling import sample
 from gan_jax.algorithms.simultaneous import make_simultaneous_step
 from gan_jax.algorithms.unrolled import make_unrolled_generator_step
 
 __all__ = [
+    "Aux",
+    "Objective",
+    "adversarial",
+    "discriminator_objective",
+    "generator_objective",
     "init",
     "make_consensus_steps",
     "make_discriminator_step",
     "make_generator_step",
+    "make_player_step",
     "make_simultaneous_step",
     "make_train_step",
     "make_unrolled_generator_step",

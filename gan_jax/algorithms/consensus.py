@@ -7,12 +7,12 @@ from typing import Any
 import jax
 import optax
 
+from gan_jax import batches
 from gan_jax.algorithms.objectives import Objective, discriminator_objective, generator_objective
 from gan_jax.algorithms.player import (
     EMA_DECAY,
     Decay,
-    discriminator_step_of,
-    generator_step_of,
+    make_player_step,
 )
 from gan_jax.types import (
     GAN,
@@ -46,41 +46,39 @@ def make_consensus_steps(
     gradient is that of a player's loss (with `penalties`, for D) in its own parameters, both on the
     same batch and noise. own = other = gamma is consensus optimisation (Mescheder et al. 2017,
     equations 6 and 7): gamma/2 |v|^2 for the stacked gradients v. G's step with own = 0 next to
-    D's of `steps.make_discriminator_step` is that of Nagarajan and Kolter 2017, section 4. other =
+    D's of `make_discriminator_step` is that of Nagarajan and Kolter 2017, section 4. other =
     0 is each player's own gradient norm alone, which does not stop a game from turning.
 
     Args:
-      gan, loss, penalties, accumulate, axis_name: as for `steps.make_discriminator_step`; the
+      gan, loss, penalties, accumulate, axis_name: as for `make_discriminator_step`; the
         gradients are those of the whole batch over `axis_name`, of each part if in parts.
       generator_tx, discriminator_tx: the optimizers given to `init`.
       own, other: the weights, at least 0.
-      ema_decay: as for `steps.make_generator_step`.
+      ema_decay: as for `make_generator_step`.
 
     Returns:
-      D's step and G's, for `steps.make_train_step` or `make_simultaneous_step`. Metrics: as theirs;
+      D's step and G's, for `make_train_step` or `make_simultaneous_step`. Metrics: as theirs;
       losses are those of the plain game, gradient norms of what is descended.
 
     Raises:
-      ValueError: a negative weight, or as for `steps.make_discriminator_step`.
+      ValueError: a negative weight, or as for `make_discriminator_step`.
     """
     for name, weight in (("own", own), ("other", other)):
         if not weight >= 0:
             raise ValueError(f"{name} must be at least 0, got {weight}")
-    of_discriminator = discriminator_objective(gan, loss, penalties, axis_name)
-    of_generator = generator_objective(gan, loss, axis_name)
-
-    def regularised(mine: Objective, others: Objective) -> Objective:
-        return _with_gradient_norms(mine, others, own, other, axis_name)
-
+    of_discriminator = discriminator_objective(gan, loss, penalties)
+    of_generator = generator_objective(gan, loss)
     return (
-        discriminator_step_of(
-            regularised(of_discriminator, of_generator),
+        make_player_step(
+            "discriminator",
+            _with_gradient_norms(of_discriminator, of_generator, own, other),
             discriminator_tx,
             accumulate=accumulate,
             axis_name=axis_name,
         ),
-        generator_step_of(
-            regularised(of_generator, of_discriminator),
+        make_player_step(
+            "generator",
+            _with_gradient_norms(of_generator, of_discriminator, own, other),
             generator_tx,
             ema_decay=ema_decay,
             accumulate=accumulate,
@@ -89,14 +87,11 @@ def make_consensus_steps(
     )
 
 
-def _with_gradient_norms(
-    mine: Objective, others: Objective, own: float, other: float, axis_name: AxisName | None
-) -> Objective:
+def _with_gradient_norms(mine: Objective, others: Objective, own: float, other: float) -> Objective:
     """mine + own/2 |grad mine|^2 + other/2 |grad others|^2, in each one's own parameters."""
 
     def half_squared(gradient: PyTree) -> Array:
-        if axis_name is not None:
-            gradient = jax.lax.pmean(gradient, axis_name)  # of the whole batch, then the norm
+        gradient = jax.tree.map(batches.average, gradient)  # of the whole batch, then the norm
         return optax.tree.norm(gradient, squared=True) / 2
 
     def objective(

@@ -1,4 +1,4 @@
-"""The two scalars the players descend, from a GAN, a loss and penalties.
+"""The two scalars the players descend, from a GAN, a loss and terms.
 
 Both are functions of the player's own parameters, with the other player's state as data: D is
 frozen in G's objective and G in D's. Nothing is cut by `stop_gradient`, so that derivatives
@@ -6,265 +6,403 @@ through a step (unrolled GANs, hyper-gradients) are right.
 """
 
 import dataclasses
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-from gan_jax.contract import check_batch, one_each
-from gan_jax.random import per_example
+from gan_jax.contract import check_batch, check_output, num_examples, one_each
+from gan_jax.random import Stream, draw, per_example
 from gan_jax.types import (
     GAN,
     AdversarialLoss,
+    Apply,
     Array,
-    AxisName,
+    Augment,
+    Augmentation,
     Batch,
-    Critic,
+    Bound,
     Metrics,
     Network,
-    Penalty,
-    PenaltyWithMemory,
+    Output,
+    Pass,
     PlayerState,
     PyTree,
     TrainState,
     WeightedPenalty,
+    WeightedTerm,
+    WithMemory,
 )
 
 LOG_4 = math.log(4.0)
 
-Objective = Callable[[PyTree, PlayerState, PlayerState, Batch, Array], tuple[Array, Any]]
-"""`(params, player, opponent, batch, key) -> (loss, (metrics, model_state, memory))`, the last
-two the player's own; everything averaged over the batch."""
+AUGMENTATION = "augmentation"
+"""The key of the augmentation's memory in D's."""
 
 
-def penalty_name(penalty: Penalty | PenaltyWithMemory) -> str:
-    """The name a penalty has in the metrics: its function's, through `functools.partial`."""
-    if isinstance(penalty, PenaltyWithMemory):
-        return penalty.name
-    while isinstance(penalty, partial):
-        penalty = penalty.func
-    return getattr(penalty, "__name__", type(penalty).__name__)
+class Aux(NamedTuple):
+    """What an objective returns besides the loss; everything averaged over the batch.
 
-
-def first_memory(penalties: Sequence[WeightedPenalty]) -> dict[str, PyTree]:
-    """What the penalties remember before the first update, by their names."""
-    return {
-        penalty.name: penalty.init()
-        for penalty, _ in penalties
-        if isinstance(penalty, PenaltyWithMemory)
-    }
-
-
-def draw_latents(
-    gan: GAN, key: Array, batch: Array | int, axis_name: AxisName | None = None
-) -> PyTree:
-    """z [B, L] ~ p_z for a batch [B, ...] or for B examples, with the keys of `keys.per_example`.
-
-    A prior may draw a tree of arrays [B, ...], such as noise and a code.
+    Attributes:
+      metrics: numbers [] by their names.
+      model_state, memory: the player's own, after the pass.
     """
 
-    def draw(key: Array) -> PyTree:
-        return jax.tree.map(lambda leaf: leaf[0], gan.prior(key, 1))
+    metrics: Metrics
+    model_state: PyTree
+    memory: dict[str, PyTree]
 
-    return jax.vmap(draw)(per_example(key, batch, axis_name))
+
+Objective: TypeAlias = Callable[[PyTree, PlayerState, PlayerState, Batch, Array], tuple[Array, Aux]]
+"""`(params, player, opponent, batch, key) -> (loss [], Aux)`: the loss of a player as a function
+of its own parameters, which stand in for `player.params`."""
+
+FakeLabels: TypeAlias = Callable[[Array, int], PyTree]
+"""`(key, num) -> labels [num]`, like a prior. Fakes have them in place of the real batch's."""
 
 
-def _logits(
-    discriminator: Network,
-    params: PyTree,
-    model_state: PyTree,
-    x: Array,
-    label: Array | None,
+def term_name(term: Any) -> str:
+    """The name of a penalty or a term: its function's, through `functools.partial`."""
+    if isinstance(term, WithMemory):
+        return term.name
+    while isinstance(term, partial):
+        term = term.func
+    return getattr(term, "__name__", type(term).__name__)
+
+
+def first_memory(
+    terms: Sequence[WeightedPenalty | WeightedTerm],
+    augmentation: Augment | Augmentation | None = None,
+) -> dict[str, PyTree]:
+    """What a player's terms and its augmentation remember before the first update."""
+    memory = {term.name: term.init() for term, _ in terms if isinstance(term, WithMemory)}
+    if isinstance(augmentation, Augmentation):
+        memory[AUGMENTATION] = augmentation.init()
+    return memory
+
+
+@dataclasses.dataclass(frozen=True)
+class _Filled:
+    """A `Bound`: a network with its parameters, its model state and a key filled in."""
+
+    apply: Apply
+    params: PyTree
+    model_state: PyTree
+    key: Array
+
+    def __call__(self, x: PyTree, label: PyTree | None = None, key: Array | None = None) -> Any:
+        key = self.key if key is None else key
+        return self.apply(self.params, self.model_state, x, label, train=True, key=key)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Critic:
+    """The critic that penalties are given: x [B, ...] -> logits [B], the mean of a map."""
+
+    discriminator: Bound
+    label: PyTree | None
+    fake_label: PyTree | None
+
+    def __call__(self, x: PyTree) -> Array:
+        logits = self.discriminator(x, self.label).logits
+        return jnp.mean(logits, axis=tuple(range(1, logits.ndim)))
+
+    @property
+    def on_fake(self) -> "_Critic":
+        return dataclasses.replace(self, label=self.fake_label)
+
+
+def as_term(penalty: Callable[..., Any] | WithMemory) -> Callable[..., Any] | WithMemory:
+    """The penalty `(critic, real, fake, key) -> [B]` as a term `(Pass) -> [B]`."""
+    function = penalty.apply if isinstance(penalty, WithMemory) else penalty
+
+    def term(seen: Pass, *memory: PyTree) -> Any:
+        critic = _Critic(seen.discriminator, seen.real_label, seen.fake_label)
+        return function(critic, seen.real, seen.fake, seen.key, *memory)
+
+    if isinstance(penalty, WithMemory):
+        return penalty._replace(apply=term)
+    term.__name__ = term_name(penalty)
+    return term
+
+
+def _judge(
+    discriminator: Network, augmentation: Augment | Augmentation | None, of: PlayerState
+) -> Apply:
+    """D's `apply` with the augmentation before it, in the state `of` D. It returns an `Output`."""
+
+    def judge(
+        params: PyTree,
+        model_state: PyTree,
+        x: PyTree,
+        label: PyTree | None = None,
+        /,
+        *,
+        train: bool,
+        key: Array | None = None,
+    ) -> tuple[Output, PyTree]:
+        num = num_examples(x)
+        if augmentation is not None:
+            assert key is not None
+            key, key_augmentation = jax.random.split(key)
+            keys = per_example(key_augmentation, x)
+            if isinstance(augmentation, Augmentation):
+                known = of.memory[AUGMENTATION]
+                x = jax.vmap(lambda key, x: augmentation.apply(key, x, known, of.step))(keys, x)
+            else:
+                x = jax.vmap(augmentation)(keys, x)
+        output, model_state = discriminator.apply(
+            params, model_state, x, label, train=train, key=key
+        )
+        return check_output(output, num, "the discriminator"), model_state
+
+    return judge
+
+
+class _Played(NamedTuple):
+    """One pass of both networks.
+
+    Attributes:
+      seen: what terms read.
+      discriminator: D as terms read it, but for its key.
+      keys: two for each term: of D, and of the term.
+      generator_state, discriminator_state: the model states after the pass.
+    """
+
+    seen: Pass
+    discriminator: _Filled
+    keys: Sequence[Array]
+    generator_state: PyTree
+    discriminator_state: PyTree
+
+
+def _play(
+    gan: GAN,
+    generator: PlayerState,
+    discriminator: PlayerState,
+    batch: Batch,
     key: Array,
-) -> tuple[Array, PyTree]:
-    """D's logits [B] and model state. Logits, and so losses and metrics, are float32 at least."""
-    logits, model_state = discriminator.apply(params, model_state, x, label, train=True, key=key)
-    return one_each(logits, x.shape[0], "the discriminator"), model_state
+    *,
+    augmentation: Augment | Augmentation | None,
+    fake_labels: FakeLabels | None,
+    num_terms: int,
+    moving: bool,
+) -> _Played:
+    """Fresh fakes, and what D says of them and of the real batch.
+
+    `moving` is whether D's model state moves on between its two passes, as it does in D's update.
+    """
+    check_batch(batch)
+    if isinstance(augmentation, Augmentation) and AUGMENTATION not in discriminator.memory:
+        raise ValueError(
+            "the augmentation finds no memory in the discriminator's state: give init the same "
+            "augmentation as the step"
+        )
+    key_z, key_generator, key_real, key_fake, *keys = jax.random.split(key, 4 + 2 * num_terms)
+    z = draw(gan.prior, key_z, batch.x)
+    label = batch.label
+    if fake_labels is not None:
+        label = draw(fake_labels, jax.random.fold_in(key, Stream.LABELS), batch.x)
+    fake, generator_state = gan.generator.apply(
+        generator.params, generator.model_state, z, label, train=True, key=key_generator
+    )
+    judge = _judge(gan.discriminator, augmentation, discriminator)
+    params, first = discriminator.params, discriminator.model_state
+    # Only relativistic losses and some terms read D's output for real samples in G's update: for
+    # the others the compiler drops it.
+    real_output, second = judge(params, first, batch.x, batch.label, train=True, key=key_real)
+    fake_output, last = judge(
+        params, second if moving else first, fake, label, train=True, key=key_fake
+    )
+    judging = _Filled(judge, params, first, key_fake)
+    seen = Pass(
+        real=batch.x,
+        fake=fake,
+        z=z,
+        real_label=batch.label,
+        fake_label=label,
+        real_output=real_output,
+        fake_output=fake_output,
+        generator=_Filled(
+            gan.generator.apply, generator.params, generator.model_state, key_generator
+        ),
+        discriminator=judging,
+        step=(discriminator if moving else generator).step,
+        key=key,
+    )
+    return _Played(seen, judging, keys, generator_state, last)
+
+
+def _adversarial(loss: Callable[[Array, Array], Array], seen: Pass, maker: str) -> Array:
+    """The batch mean of a loss on D's logits; maps of logits count number by number."""
+    real, fake = seen.real_output.logits, seen.fake_output.logits
+    losses = loss(real.reshape(-1), fake.reshape(-1))
+    return jnp.mean(one_each(losses, real.size, maker))
+
+
+def _terms_added(
+    terms: Sequence[tuple[str, Callable[..., Any] | WithMemory, Any]],
+    played: _Played,
+    player: PlayerState,
+    total: Array,
+    memory: dict[str, PyTree],
+) -> tuple[Array, Metrics, dict[str, PyTree]]:
+    """The loss with the weighted terms, each term's mean by its name, and what they remember."""
+    metrics, nothing = {}, jnp.zeros_like(total)
+    for i, (name, term, weight) in enumerate(terms):
+        key_network, key = played.keys[2 * i : 2 * i + 2]
+        seen = played.seen._replace(
+            discriminator=dataclasses.replace(played.discriminator, key=key_network), key=key
+        )
+        measured = partial(_measure, term, seen, total.dtype)
+        factor = weight(player.step) if callable(weight) else weight
+        if callable(weight) and isinstance(factor, jax.Array):
+            mean, memory = jax.lax.cond(
+                factor != 0, measured, lambda memory: (nothing, memory), memory
+            )
+        else:
+            mean, memory = measured(memory)
+        metrics[name] = mean
+        total = total + factor * mean
+    return total, metrics, memory
 
 
 def _measure(
-    penalty: Penalty | PenaltyWithMemory,
-    critic: Critic,
-    real: Array,
-    fake: Array,
-    key: Array,
-    dtype: Any,
-) -> Callable[[dict[str, PyTree]], tuple[Array, dict[str, PyTree]]]:
-    """A function from the memory of all penalties to this one's batch mean and the new memory.
-
-    The mean has the type `dtype`, also if the critic or the penalty computes in another.
-    """
-
-    def mean(values: Array) -> Array:
-        maker = f"the penalty {penalty_name(penalty)!r}"
-        return jnp.mean(one_each(values, real.shape[0], maker)).astype(dtype)
-
-    def measured(memory: dict[str, PyTree]) -> tuple[Array, dict[str, PyTree]]:
-        if not isinstance(penalty, PenaltyWithMemory):
-            return mean(penalty(critic, real, fake, key)), memory
-        if penalty.name not in memory:
-            raise ValueError(
-                f"the penalty {penalty.name!r} finds no memory in the discriminator's state: give "
-                "init the same penalties as the step"
-            )
-        values, remembered = penalty.apply(critic, real, fake, key, memory[penalty.name])
-        return mean(values), {**memory, penalty.name: remembered}
-
-    return measured
+    term: Callable[..., Any] | WithMemory, seen: Pass, dtype: Any, memory: dict[str, PyTree]
+) -> tuple[Array, dict[str, PyTree]]:
+    """The term's batch mean, in `dtype`, and the memory of all terms after it."""
+    name, num = term_name(term), num_examples(seen.real)
+    if not isinstance(term, WithMemory):
+        values = term(seen)
+    elif name in memory:
+        values, remembered = term.apply(seen, memory[name])
+        memory = {**memory, name: remembered}
+    else:
+        raise ValueError(
+            f"{name!r} finds no memory in the player's state: give init the same penalties and "
+            "terms as the step"
+        )
+    return jnp.mean(one_each(values, num, repr(name))).astype(dtype), memory
 
 
-def _names(axis_name: AxisName | None) -> tuple[str | None, ...]:
-    return axis_name if isinstance(axis_name, tuple) else (axis_name,)
-
-
-def _over_axis(
-    penalty: Penalty | PenaltyWithMemory, axis_name: AxisName | None
-) -> Penalty | PenaltyWithMemory:
-    """The penalty, with its argument `axis_name` bound to the step's if it is not yet set.
-
-    Raises:
-      ValueError: the penalty's `axis_name` is set to another axis.
-    """
-    function: Callable[..., Any] = (
-        penalty.apply if isinstance(penalty, PenaltyWithMemory) else penalty
-    )
-    if axis_name is None:
-        return penalty
-    try:
-        parameter = inspect.signature(function).parameters.get("axis_name")
-    except (TypeError, ValueError):  # a callable may have no signature
-        parameter = None
-    if parameter is None:
-        return penalty
-    if parameter.default not in (None, inspect.Parameter.empty):
-        if _names(parameter.default) != _names(axis_name):
-            raise ValueError(
-                f"the penalty {penalty_name(penalty)!r} has axis_name={parameter.default!r}, but "
-                f"the step has axis_name={axis_name!r}: omit the penalty's axis_name to "
-                "use the step's"
-            )
-        return penalty
-    bound: Callable[..., Any] = partial(function, axis_name=axis_name)
-    return penalty._replace(apply=bound) if isinstance(penalty, PenaltyWithMemory) else bound
-
-
-def _check_axes(loss: Callable[[Array, Array], Array], axis_name: AxisName | None) -> None:
-    """Raises ValueError for a loss that compares examples over another axis than the step's."""
-    for axis in getattr(loss, "axes", ()):
-        if axis_name is not None and _names(axis) != _names(axis_name):
-            raise ValueError(
-                f"the loss compares the examples of a batch with axis_name={axis!r}, but the step "
-                f"has axis_name={axis_name!r}: make the loss with the same axis_name, as in "
-                f"relativistic_average(axis_name={axis_name!r})"
-            )
+def _check_names(names: Sequence[str]) -> None:
+    if len({*names, AUGMENTATION}) <= len(names):
+        raise ValueError(f"penalties and terms must have different names, got {list(names)}")
 
 
 def discriminator_objective(
     gan: GAN,
     loss: AdversarialLoss,
     penalties: Sequence[WeightedPenalty] = (),
-    axis_name: AxisName | None = None,
+    *,
+    terms: Sequence[WeightedTerm] = (),
+    augmentation: Augment | Augmentation | None = None,
+    fake_labels: FakeLabels | None = None,
 ) -> Objective:
-    """D's loss on a real batch and as many fresh fakes, plus the weighted penalties.
+    """D's loss on a real batch and as many fresh fakes, plus the weighted penalties and terms.
 
-    Metrics: `discriminator_loss` (without penalties); `value`, the estimate of V(D, G);
+    Metrics: `discriminator_loss` (without penalties and terms); `value`, the estimate of V(D, G);
     `jsd_lower_bound` = (value + log 4) / 2; `real_accuracy` and `fake_accuracy`, the shares of
-    logits on the right side of 0; and each penalty's mean, unweighted, by its name, 0 if its
-    schedule left it out. All are float32 at least. (The boundary is 1/2 for `least_squares` and 1
-    for `f_kl`, and `wasserstein` has none: for these the accuracies mean less.)
+    logits on the right side of 0; and the unweighted mean of each penalty by its name and of each
+    term by `discriminator_` and its name, 0 if its schedule left it out. All are float32 at least.
+    (The boundary is 1/2 for `least_squares` and 1 for `f_kl`, and `wasserstein` has none: for these
+    the accuracies mean less.)
+
+    Args:
+      gan, loss: the GAN and its loss.
+      penalties, terms, augmentation, fake_labels: as for `make_discriminator_step`.
 
     Raises:
-      ValueError: two penalties of one name; a penalty or a loss bound to another axis than
-        `axis_name`; (from the objective) a memory is missing.
+      ValueError: two penalties or terms of one name; (from the objective) a memory is missing.
       AssertionError: (from the objective) the batch's x is not floating or its labels are of
-        another number; D, the loss or a penalty returned anything but one floating number for each
-        example.
+        another number; D's logits are not [B] or [B, ...]; the loss, a penalty or a term returned
+        anything but one floating number for each example.
     """
-    names = [penalty_name(penalty) for penalty, _ in penalties]
-    if len(set(names)) < len(names):
-        raise ValueError(f"penalties must have different names, got {names}")
-    penalties = [(_over_axis(penalty, axis_name), weight) for penalty, weight in penalties]
-    _check_axes(loss.discriminator, axis_name)
+    named: list[tuple[str, Any, Any]] = [
+        (term_name(penalty), as_term(penalty), weight) for penalty, weight in penalties
+    ]
+    named += [(f"discriminator_{term_name(term)}", term, weight) for term, weight in terms]
+    _check_names([term_name(term) for _, term, _ in named])
 
     def objective(
         params: PyTree, player: PlayerState, opponent: PlayerState, batch: Batch, key: Array
-    ) -> tuple[Array, tuple[Metrics, PyTree, PyTree]]:
-        check_batch(batch)
-        num = batch.x.shape[0]
-        key_z, key_fake, *keys = jax.random.split(key, 4 + 2 * len(penalties))
-        z = draw_latents(gan, key_z, batch.x, axis_name)
-        fake, _ = gan.generator.apply(
-            opponent.params, opponent.model_state, z, batch.label, train=True, key=key_fake
+    ) -> tuple[Array, Aux]:
+        played = _play(
+            gan,
+            opponent,
+            dataclasses.replace(player, params=params),
+            batch,
+            key,
+            augmentation=augmentation,
+            fake_labels=fake_labels,
+            num_terms=len(named),
+            moving=True,
         )
-        critic = partial(_logits, gan.discriminator, params)
-        real_logits, model_state = critic(player.model_state, batch.x, batch.label, keys[0])
-        fake_logits, model_state = critic(model_state, fake, batch.label, keys[1])
-
-        value = -jnp.mean(jax.nn.softplus(-real_logits)) - jnp.mean(jax.nn.softplus(fake_logits))
-        losses = loss.discriminator(real_logits, fake_logits)
-        adversarial = jnp.mean(one_each(losses, num, "the discriminator's loss"))
+        seen, memory = played.seen, dict(player.memory)
+        real, fake = seen.real_output.logits, seen.fake_output.logits
+        adversarial = _adversarial(loss.discriminator, seen, "the discriminator's loss")
+        value = -jnp.mean(jax.nn.softplus(-real)) - jnp.mean(jax.nn.softplus(fake))
         metrics = {
             "discriminator_loss": adversarial,
             "value": value,
             "jsd_lower_bound": (value + LOG_4) / 2,
-            "real_accuracy": jnp.mean(real_logits > 0, dtype=real_logits.dtype),
-            "fake_accuracy": jnp.mean(fake_logits < 0, dtype=fake_logits.dtype),
+            "real_accuracy": jnp.mean(real > 0, dtype=real.dtype),
+            "fake_accuracy": jnp.mean(fake < 0, dtype=fake.dtype),
         }
-        total, memory = adversarial, dict(player.memory)
-        nothing = jnp.zeros_like(adversarial)
-        for i, (penalty, weight) in enumerate(penalties):
-            key_network, key_penalty = keys[2 + 2 * i : 4 + 2 * i]
-
-            def critic_of(x: Array, key: Array = key_network) -> Array:
-                return critic(player.model_state, x, batch.label, key)[0]
-
-            measured = _measure(penalty, critic_of, batch.x, fake, key_penalty, adversarial.dtype)
-            factor = weight(player.step) if callable(weight) else weight
-            if callable(weight) and isinstance(factor, jax.Array):
-                mean, memory = jax.lax.cond(
-                    factor != 0, measured, lambda memory: (nothing, memory), memory
-                )
-            else:
-                mean, memory = measured(memory)
-            metrics[names[i]] = mean
-            total = total + factor * mean
-        return total, (metrics, model_state, memory)
+        total, of_terms, memory = _terms_added(named, played, player, adversarial, memory)
+        if isinstance(augmentation, Augmentation):
+            memory[AUGMENTATION] = augmentation.update(memory[AUGMENTATION], seen.real_output)
+        return total, Aux(metrics | of_terms, played.discriminator_state, memory)
 
     return objective
 
 
 def generator_objective(
-    gan: GAN, loss: AdversarialLoss, axis_name: AxisName | None = None
+    gan: GAN,
+    loss: AdversarialLoss,
+    *,
+    terms: Sequence[WeightedTerm] = (),
+    augmentation: Augment | Augmentation | None = None,
+    fake_labels: FakeLabels | None = None,
 ) -> Objective:
-    """G's loss on as many fresh fakes as the batch has examples. Metrics: `generator_loss`.
+    """G's loss on as many fresh fakes as the batch has examples, plus the weighted terms.
+
+    Metrics: `generator_loss` (without terms), and each term's unweighted mean by `generator_` and
+    its name.
+
+    Args:
+      gan, loss: the GAN and its loss.
+      terms, augmentation, fake_labels: as for `make_generator_step`.
 
     Raises:
-      ValueError: the loss compares examples over another axis than `axis_name`.
-      AssertionError: (from the objective) as for `discriminator_objective`.
+      ValueError, AssertionError: as for `discriminator_objective`.
     """
-    _check_axes(loss.generator, axis_name)
+    named = [(f"generator_{term_name(term)}", term, weight) for term, weight in terms]
+    _check_names([term_name(term) for term, _ in terms])
 
     def objective(
         params: PyTree, player: PlayerState, opponent: PlayerState, batch: Batch, key: Array
-    ) -> tuple[Array, tuple[Metrics, PyTree, PyTree]]:
-        check_batch(batch)
-        num = batch.x.shape[0]
-        key_z, key_generator, key_real, key_fake = jax.random.split(key, 4)
-        z = draw_latents(gan, key_z, batch.x, axis_name)
-        fake, model_state = gan.generator.apply(
-            params, player.model_state, z, batch.label, train=True, key=key_generator
+    ) -> tuple[Array, Aux]:
+        played = _play(
+            gan,
+            dataclasses.replace(player, params=params),
+            opponent,
+            batch,
+            key,
+            augmentation=augmentation,
+            fake_labels=fake_labels,
+            num_terms=len(named),
+            moving=False,
         )
-        critic = partial(_logits, gan.discriminator, opponent.params, opponent.model_state)
-        # Only relativistic losses read the real logits: for the others the compiler drops them.
-        real_logits, _ = critic(batch.x, batch.label, key_real)
-        fake_logits, _ = critic(fake, batch.label, key_fake)
-        losses = loss.generator(real_logits, fake_logits)
-        adversarial = jnp.mean(one_each(losses, num, "the generator's loss"))
-        return adversarial, ({"generator_loss": adversarial}, model_state, player.memory)
+        adversarial = _adversarial(loss.generator, played.seen, "the generator's loss")
+        total, of_terms, memory = _terms_added(
+            named, played, player, adversarial, dict(player.memory)
+        )
+        metrics = {"generator_loss": adversarial} | of_terms
+        return total, Aux(metrics, played.generator_state, memory)
 
     return objective
 
@@ -277,14 +415,15 @@ def player_losses(
     key: Array,
     *,
     penalties: Sequence[WeightedPenalty] = (),
+    augmentation: Augment | Augmentation | None = None,
 ) -> tuple[Callable[[PyTree, PyTree], Array], Callable[[PyTree, PyTree], Array]]:
     """Both objectives as functions `(generator_params, discriminator_params) -> []`.
 
     The game around a point of training, for `gan_jax.theory`: its vector field, the eigenvalues
     of that field's Jacobian. Generator's first; batch, noise and model state are held fixed.
     """
-    of_generator = generator_objective(gan, loss)
-    of_discriminator = discriminator_objective(gan, loss, penalties)
+    of_generator = generator_objective(gan, loss, augmentation=augmentation)
+    of_discriminator = discriminator_objective(gan, loss, penalties, augmentation=augmentation)
 
     def at(theta: PyTree, psi: PyTree) -> tuple[PlayerState, PlayerState]:
         return (

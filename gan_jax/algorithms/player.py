@@ -1,22 +1,20 @@
-"""The step of one player down any objective: what the steps of `steps` and `games` share."""
+"""The step of one player down any objective."""
 
 import dataclasses
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from gan_jax import batches
 from gan_jax.algorithms.objectives import Objective
 from gan_jax.algorithms.update import update
 from gan_jax.optimizers import check_decays
-from gan_jax.random import threefry
-from gan_jax.trees import widened
+from gan_jax.random import Stream, threefry
+from gan_jax.trees import is_inexact, widened
 from gan_jax.types import Array, AxisName, Batch, Metrics, StepFn, TrainState
-
-_DISCRIMINATOR, _GENERATOR = 0, 1
-"""What the roles fold into the state's key."""
 
 Decay: TypeAlias = float | Callable[[Array], Array]
 """The decay of the moving average of G's weights: a number in [0, 1), or a schedule,
@@ -43,91 +41,83 @@ EMA_DECAY = rising_decay(0.999)
 """The default `ema_decay` of G's steps."""
 
 
-def discriminator_step_of(
+def make_player_step(
+    role: Literal["discriminator", "generator"],
     objective: Objective,
     tx: optax.GradientTransformation,
     *,
+    ema_decay: Decay | None = None,
     accumulate: int = 1,
     axis_name: AxisName | None = None,
 ) -> StepFn:
-    """One update of D down an objective, G frozen.
+    """One update of a player down an objective of its own, the other frozen.
+
+    After G's update, the moving averages of G's parameters and model state move too.
 
     Args:
-      objective: of D.
-      tx, accumulate, axis_name: as for `steps.make_discriminator_step`.
+      role: which of the state's players moves.
+      objective: the player's loss.
+      tx, accumulate, axis_name: as for `make_discriminator_step`.
+      ema_decay: as for `make_generator_step`, for the generator alone. None: `EMA_DECAY`.
 
     Returns:
-      A pure step. Metrics: the objective's and `discriminator_gradient_norm`.
+      A pure step. Metrics: the objective's and the role's `..._gradient_norm`.
 
     Raises:
-      ValueError: `accumulate` < 1; (from the step) it does not divide the batch, or `tx` is not the
-        one given to `init`, or `tx` needs arguments that a step does not have.
+      ValueError: another role; `accumulate` < 1; a number for `ema_decay` outside of [0, 1), or any
+        for the discriminator; (from the step) `accumulate` does not divide the batch, or `tx` is
+        not the one given to `init`, or `tx` needs arguments that a step does not have.
     """
     check_at_least_one(accumulate=accumulate)
-
-    def discriminator_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        player, metrics, norm = update(
-            objective,
-            tx,
-            state.discriminator,
-            state.generator,
-            batch,
-            jax.random.fold_in(threefry(state.key), _DISCRIMINATOR),
-            role="discriminator",
-            parts=accumulate,
-            axis_name=axis_name,
-        )
-        return (
-            dataclasses.replace(state, discriminator=player),
-            {**metrics, "discriminator_gradient_norm": norm},
-        )
-
-    return discriminator_step
-
-
-def generator_step_of(
-    objective: Objective,
-    tx: optax.GradientTransformation,
-    *,
-    ema_decay: Decay = EMA_DECAY,
-    accumulate: int = 1,
-    axis_name: AxisName | None = None,
-) -> StepFn:
-    """One update of G down an objective, D frozen, then of the moving average of its weights.
-
-    Args:
-      objective: of G.
-      tx, ema_decay, accumulate, axis_name: as for `steps.make_generator_step`.
-
-    Returns:
-      A pure step. Metrics: the objective's and `generator_gradient_norm`.
-
-    Raises:
-      ValueError: as for `discriminator_step_of`; a number for `ema_decay` outside of [0, 1).
-    """
-    check_at_least_one(accumulate=accumulate)
+    if role == "discriminator" and ema_decay is not None:
+        raise ValueError(f"ema_decay={ema_decay} is for the generator: leave it out here")
+    if role not in _ROLES:
+        raise ValueError(f"role must be one of {', '.join(_ROLES)}, got {role!r}")
     check_decays(ema_decay=ema_decay)
+    stream, other = _ROLES[role]
 
-    def generator_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        player, metrics, norm = update(
-            objective,
-            tx,
-            state.generator,
-            state.discriminator,
-            batch,
-            jax.random.fold_in(threefry(state.key), _GENERATOR),
-            role="generator",
-            parts=accumulate,
-            axis_name=axis_name,
-        )
-        decay = ema_decay(state.generator.step) if callable(ema_decay) else ema_decay
-        ema_params = optax.incremental_update(widened(player.params), state.ema_params, 1.0 - decay)
-        return (
-            dataclasses.replace(state, generator=player, ema_params=ema_params),
-            {**metrics, "generator_gradient_norm": norm},
-        )
+    def player_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        with batches.split_over(axis_name):
+            player, metrics, norm = update(
+                objective,
+                tx,
+                getattr(state, role),
+                getattr(state, other),
+                batch,
+                jax.random.fold_in(threefry(state.key), stream),
+                role=role,
+                parts=accumulate,
+            )
+        changed: dict[str, Any] = {role: player}
+        moved = dataclasses.replace(state, **changed)
+        if role == "generator":
+            moved = _averaged(moved, state.generator.step, ema_decay)
+        return moved, {**metrics, f"{role}_gradient_norm": norm}
 
-    return generator_step
+    return player_step
+
+
+_ROLES = {
+    "discriminator": (Stream.DISCRIMINATOR, "generator"),
+    "generator": (Stream.GENERATOR, "discriminator"),
+}
+"""Each role with its random stream and the other role."""
+
+
+def _averaged(state: TrainState, step: Array, decay: Decay | None) -> TrainState:
+    """The state after a step of the moving averages; `step` [] updates were made before it."""
+    decay = EMA_DECAY if decay is None else decay
+    share = 1.0 - (decay(step) if callable(decay) else decay)
+
+    def moved(new: Array, average: Array) -> Array:
+        return share * new + (1.0 - share) * average if is_inexact(new) else new
+
+    player = state.generator
+    return dataclasses.replace(
+        state,
+        ema_params=jax.tree.map(moved, widened(player.params), state.ema_params),
+        ema_model_state=jax.tree.map(moved, widened(player.model_state), state.ema_model_state),
+    )
 
 
 def check_at_least_one(**counts: int) -> None:

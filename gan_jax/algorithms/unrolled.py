@@ -11,12 +11,15 @@ from gan_jax.algorithms.player import (
     EMA_DECAY,
     Decay,
     check_at_least_one,
-    generator_step_of,
+    make_player_step,
 )
+from gan_jax.random import Stream
 from gan_jax.types import (
     GAN,
     AdversarialLoss,
     Array,
+    Augment,
+    Augmentation,
     AxisName,
     Batch,
     Metrics,
@@ -26,9 +29,6 @@ from gan_jax.types import (
     TrainState,
 )
 
-_AHEAD = 2**31 - 4
-"""Folded into a step's key for the draws of D's unrolled steps."""
-
 
 def make_unrolled_generator_step(
     gan: GAN,
@@ -37,6 +37,7 @@ def make_unrolled_generator_step(
     discriminator_step: StepFn,
     *,
     unroll: int,
+    augmentation: Augment | Augmentation | None = None,
     ema_decay: Decay = EMA_DECAY,
     accumulate: int = 1,
     axis_name: AxisName | None = None,
@@ -51,22 +52,22 @@ def make_unrolled_generator_step(
     NaN where a gradient is 0; `optimizers.adam` does not.
 
     Args:
-      gan, loss, tx, ema_decay, accumulate, axis_name: as for `steps.make_generator_step`.
-      discriminator_step: D's step on a batch [B, ...], made with the same `axis_name` and without
-        `accumulate`.
-      unroll: how many of D's steps to look ahead; 0 is `steps.make_generator_step`.
+      gan, loss, tx, augmentation, ema_decay, accumulate, axis_name: as for `make_generator_step`.
+      discriminator_step: D's step on a batch [B, ...], made without `accumulate`; it takes
+        this step's `axis_name` if it has none.
+      unroll: how many of D's steps to look ahead; 0 is `make_generator_step`.
 
     Returns:
-      A pure step. Metrics: as of `steps.make_generator_step`; the loss is the one under the D to
+      A pure step. Metrics: as of `make_generator_step`; the loss is the one under the D to
       come.
 
     Raises:
-      ValueError: `unroll` < 0, or as for `steps.make_generator_step`.
+      ValueError: `unroll` < 0, or as for `make_generator_step`.
     """
     if unroll < 0:
         raise ValueError(f"unroll must be at least 0, got {unroll}")
     check_at_least_one(accumulate=accumulate)
-    of_generator = generator_objective(gan, loss, axis_name)
+    of_generator = generator_objective(gan, loss, augmentation=augmentation)
 
     def generator_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         def objective(
@@ -76,7 +77,7 @@ def make_unrolled_generator_step(
             del opponent
             generator = dataclasses.replace(player, params=params)
             # This step's key knows which part of a batch this is.
-            key_ahead = jax.random.fold_in(key, _AHEAD)
+            key_ahead = jax.random.fold_in(key, Stream.UNROLLED)
 
             def answer(discriminator: PlayerState, _: None) -> tuple[PlayerState, None]:
                 present = TrainState(key_ahead, generator, discriminator, ema_params=())
@@ -85,8 +86,13 @@ def make_unrolled_generator_step(
             answered, _ = jax.lax.scan(answer, state.discriminator, length=unroll)
             return of_generator(params, player, answered, batch, key)
 
-        return generator_step_of(
-            objective, tx, ema_decay=ema_decay, accumulate=accumulate, axis_name=axis_name
+        return make_player_step(
+            "generator",
+            objective,
+            tx,
+            ema_decay=ema_decay,
+            accumulate=accumulate,
+            axis_name=axis_name,
         )(state, batch)
 
     return generator_step

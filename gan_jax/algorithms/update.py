@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gan_jax.algorithms.objectives import Objective
+from gan_jax import batches
+from gan_jax.algorithms.objectives import Aux, Objective
 from gan_jax.optimizers import root
 from gan_jax.random import for_step
 from gan_jax.trees import cast_like, first_difference, is_inexact, widened
-from gan_jax.types import Array, AxisName, Batch, Metrics, PlayerState, PyTree
+from gan_jax.types import Array, Batch, Metrics, PlayerState, PyTree
 
 
 def update(
@@ -26,7 +27,6 @@ def update(
     *,
     role: str = "player",
     parts: int = 1,
-    axis_name: AxisName | None = None,
 ) -> tuple[PlayerState, Metrics, Array]:
     """One step of a player down its objective.
 
@@ -40,11 +40,10 @@ def update(
       tx: the player's optimizer. It is also given the loss, averaged over microbatches and devices,
         as `value`, and the gradient as `grad`, which some optimizers of Optax need.
       player, opponent: their states.
-      batch: [B, ...], on this shard.
+      batch: [B, ...], on this shard; split over `batches.axis()`, if that is not None.
       key: of the role; the player's step is folded in.
       role: the player's name in error messages.
       parts: the number of microbatches over which the gradient is accumulated, in float32 at least.
-      axis_name: the mapped axis the batch is split over, if it is.
 
     Returns:
       The player, its metrics, its gradient's norm.
@@ -55,14 +54,14 @@ def update(
     """
     _check_opt_state(tx, player, role)
     key = jax.random.fold_in(key, player.step)
-    local, opponent = _varying((player, opponent), axis_name)
+    local, opponent = _varying((player, opponent))
     if parts == 1:
         made = jax.value_and_grad(objective, has_aux=True)(
             local.params, local, opponent, batch, for_step(key)
         )
     else:
-        made = _accumulate(objective, local, opponent, _divide(batch, parts), key, axis_name)
-    (loss, (metrics, model_state, memory)), gradients = _mean(made, axis_name)
+        made = _accumulate(objective, local, opponent, _divide(batch, parts), key)
+    (loss, (metrics, model_state, memory)), gradients = _mean(made)
     norm = _norm(gradients)
     updates, opt_state = _optimize(tx, gradients, player, loss, role)
     model_state, memory = _only_if(
@@ -168,8 +167,7 @@ def _accumulate(
     opponent: PlayerState,
     batches: Batch,
     key: Array,
-    axis_name: AxisName | None,
-) -> tuple[tuple[Array, tuple[Metrics, PyTree, PyTree]], PyTree]:
+) -> tuple[tuple[Array, Aux], PyTree]:
     """The loss with its auxiliary values, and the gradients, over microbatches in sequence.
 
     A microbatch starts from the model state after the previous one, but from the memory before the
@@ -192,7 +190,7 @@ def _accumulate(
         total = jax.tree.map(jnp.add, total, widened(gradients))
         return (total, model_state), (loss, metrics, memory)
 
-    zeros = _varying(jax.tree.map(jnp.zeros_like, widened(player.params)), axis_name)
+    zeros = _varying(jax.tree.map(jnp.zeros_like, widened(player.params)))
     (total, model_state), each = jax.lax.scan(
         add, (zeros, player.model_state), (jnp.arange(parts), batches)
     )
@@ -200,15 +198,16 @@ def _accumulate(
     loss, metrics, memory = jax.tree.map(
         lambda leaf: (jnp.mean if is_inexact(leaf) else jnp.max)(leaf, axis=0), each
     )
-    return (loss, (metrics, model_state, memory)), gradients
+    return (loss, Aux(metrics, model_state, memory)), gradients
 
 
-def _varying(tree: PyTree, axis_name: AxisName | None) -> PyTree:
+def _varying(tree: PyTree) -> PyTree:
     """Marks what every shard holds alike as each shard's own, so that its gradient is too.
 
     Inside `shard_map(check_vma=True)` the gradient of a replicated array is already summed over
     the shards, and averaging it would count each shard once too often, without a word.
     """
+    axis_name = batches.axis()
     if axis_name is None:
         return tree
 
@@ -223,8 +222,9 @@ def _varying(tree: PyTree, axis_name: AxisName | None) -> PyTree:
     return jax.tree.map(cast, tree)
 
 
-def _mean(tree: PyTree, axis_name: AxisName | None) -> PyTree:
+def _mean(tree: PyTree) -> PyTree:
     """The mean over the mapped axis of every leaf; counters, equal everywhere, stay integers."""
+    axis_name = batches.axis()
     if axis_name is None:
         return tree
 

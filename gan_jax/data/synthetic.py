@@ -9,11 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gan_jax.parallel import spread
-from gan_jax.random import for_step
+from gan_jax.random import Stream, for_step
 from gan_jax.types import Array, Batch, Metrics, StepFn, TrainState
-
-_REAL = 2**31 - 3
-"""Folded into the state's key for the draws of real samples: no role or step is as large."""
 
 
 class Sampler(Protocol):
@@ -248,7 +245,7 @@ def feed(
 
     def fed(state: TrainState, _: None = None) -> tuple[TrainState, Metrics]:
         made = state.discriminator.step + state.generator.step
-        key = jax.random.fold_in(jax.random.fold_in(for_step(state.key), _REAL), made)
+        key = jax.random.fold_in(jax.random.fold_in(for_step(state.key), Stream.REAL), made)
         x = real.sample(key, math.prod(batch_shape))
         x = x.reshape(*batch_shape, *x.shape[1:])
         return step(state, Batch(spread(x, axis=len(batch_shape) - 1)))

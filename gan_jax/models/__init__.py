@@ -10,6 +10,6 @@ MODELS: dict[str, Callable[..., GAN]] = {
     "mlp": mlp.mlp,
     "maxout": mlp.maxout,
 }
-"""Every model by its name, each a function `(shape, *, latent, width, axis_name)`."""
+"""Every model by its name, each a function `(shape, *, latent, width)`."""
 
 __all__ = ["MODELS", "dcgan", "mlp"]

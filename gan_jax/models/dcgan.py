@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from gan_jax import priors
 from gan_jax.networks.linen import from_linen
 from gan_jax.nn import DCGAN_INIT, BatchNorm, Conv, ConvTranspose, MinibatchStd
-from gan_jax.types import GAN, Array, AxisName
+from gan_jax.types import GAN, Array
 
 _LEVELS = {28: 2, 32: 3, 64: 4}
 """Image size -> how often it is halved: down to 7, 4 and 4 pixels."""
@@ -19,7 +19,6 @@ def dcgan(
     width: int = 64,
     discriminator_norm: bool = True,
     minibatch_std: bool = False,
-    axis_name: AxisName | None = None,
 ) -> GAN:
     """A generator of transposed convolutions against its mirror image; z ~ N(0, I).
 
@@ -33,7 +32,6 @@ def dcgan(
       discriminator_norm: whether D has batch norm. Without it D judges each image by itself, and
         a gradient penalty is what it says; with it D compares batches, and trains without one.
       minibatch_std: whether D's last layer also sees how much the batch varies.
-      axis_name: the mapped axis, if any, that the batch is split over (for what compares examples).
 
     Raises:
       ValueError: images of another size.
@@ -46,10 +44,8 @@ def dcgan(
         )
     widths = tuple(width * 2**level for level in range(_LEVELS[side]))
     return GAN(
-        generator=from_linen(_Generator(side, channels, widths[::-1], axis_name)),
-        discriminator=from_linen(
-            _Discriminator(widths, discriminator_norm, minibatch_std, axis_name)
-        ),
+        generator=from_linen(_Generator(side, channels, widths[::-1])),
+        discriminator=from_linen(_Discriminator(widths, discriminator_norm, minibatch_std)),
         prior=priors.normal(latent),
     )
 
@@ -58,7 +54,6 @@ class _Generator(nn.Module):
     side: int
     channels: int
     widths: tuple[int, ...]
-    axis_name: AxisName | None
 
     @nn.compact
     def __call__(self, z: Array, *, train: bool) -> Array:
@@ -67,7 +62,7 @@ class _Generator(nn.Module):
         x = nn.Dense(side * side * first, use_bias=False, kernel_init=DCGAN_INIT)(z)
         x = x.reshape(-1, side, side, first)
         for features in (*rest, self.channels):
-            x = nn.relu(BatchNorm(self.axis_name)(x, train=train))
+            x = nn.relu(BatchNorm()(x, train=train))
             x = ConvTranspose(features)(x)
         return jnp.tanh(x)
 
@@ -76,15 +71,14 @@ class _Discriminator(nn.Module):
     widths: tuple[int, ...]
     norm: bool
     minibatch_std: bool
-    axis_name: AxisName | None
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         for level, features in enumerate(self.widths):
             x = Conv(features, use_bias=not self.norm)(x)
             if self.norm and level > 0:
-                x = BatchNorm(self.axis_name)(x, train=train)
+                x = BatchNorm()(x, train=train)
             x = nn.leaky_relu(x, 0.2)
         if self.minibatch_std:
-            x = MinibatchStd(self.axis_name)(x)
+            x = MinibatchStd()(x)
         return nn.Dense(1, kernel_init=DCGAN_INIT)(x.reshape(x.shape[0], -1))[:, 0]

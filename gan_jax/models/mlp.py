@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from gan_jax import priors
 from gan_jax.networks.linen import from_linen
 from gan_jax.nn import Dropout, MinibatchStd
-from gan_jax.types import GAN, Array, AxisName
+from gan_jax.types import GAN, Array
 
 Shape = tuple[int, ...]
 
@@ -22,7 +22,6 @@ def mlp(
     bounded: bool = True,
     generator_slope: float = 0.2,
     minibatch_std: bool = False,
-    axis_name: AxisName | None = None,
 ) -> GAN:
     """Two perceptrons with `depth` hidden layers of `width` leaky ReLUs; z ~ N(0, I).
 
@@ -33,19 +32,15 @@ def mlp(
       generator_slope: of G's leaky ReLUs below 0. With 0, ReLUs, G can send a whole region of z to
         one point: sharper modes, with less between them.
       minibatch_std: whether D's last layer also sees how much the batch varies.
-      axis_name: the mapped axis, if any, that the batch is split over (for `minibatch_std`: nothing
-        else here looks beyond one example).
     """
     return GAN(
         generator=from_linen(_Generator(shape, width, depth, bounded, generator_slope)),
-        discriminator=from_linen(_Discriminator(width, depth, minibatch_std, axis_name)),
+        discriminator=from_linen(_Discriminator(width, depth, minibatch_std)),
         prior=priors.normal(latent),
     )
 
 
-def maxout(
-    shape: Shape, *, latent: int = 100, width: int = 240, axis_name: AxisName | None = None
-) -> GAN:
+def maxout(shape: Shape, *, latent: int = 100, width: int = 240) -> GAN:
     """The networks of Goodfellow et al. 2014 for MNIST, with the sizes of their published code.
 
     G: two layers of 5 `width` ReLUs, then a sigmoid (here on [-1, 1], which is tanh(x / 2)).
@@ -55,11 +50,10 @@ def maxout(
     Args:
       shape: of one example.
       latent, width: the sizes, by default those of the paper.
-      axis_name: the mapped axis, if any, that the batch is split over (for dropout).
     """
     return GAN(
         generator=from_linen(_ReluGenerator(shape, 5 * width)),
-        discriminator=from_linen(_MaxoutDiscriminator(width, axis_name)),
+        discriminator=from_linen(_MaxoutDiscriminator(width)),
         prior=priors.uniform(latent),
     )
 
@@ -83,7 +77,6 @@ class _Discriminator(nn.Module):
     width: int
     depth: int
     minibatch_std: bool
-    axis_name: AxisName | None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -91,7 +84,7 @@ class _Discriminator(nn.Module):
         for _ in range(self.depth):
             x = nn.leaky_relu(nn.Dense(self.width)(x), 0.2)
         if self.minibatch_std:
-            x = MinibatchStd(self.axis_name)(x)
+            x = MinibatchStd()(x)
         return nn.Dense(1)(x)[:, 0]
 
 
@@ -114,14 +107,13 @@ class _ReluGenerator(nn.Module):
 
 class _MaxoutDiscriminator(nn.Module):
     width: int
-    axis_name: AxisName | None
     pieces: int = 5
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
-        x = Dropout(0.2, self.axis_name)(x.reshape(x.shape[0], -1), train=train)
+        x = Dropout(0.2)(x.reshape(x.shape[0], -1), train=train)
         for _ in range(2):
             x = nn.Dense(self.width * self.pieces)(x)
             x = x.reshape(x.shape[0], self.width, self.pieces).max(axis=-1)
-            x = Dropout(0.5, self.axis_name)(x, train=train)
+            x = Dropout(0.5)(x, train=train)
         return nn.Dense(1)(x)[:, 0]

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from gan_jax import priors
 from gan_jax.networks.linen import from_linen
 from gan_jax.nn import DCGAN_INIT, BatchNorm, Doubled, Halved, Repainted
-from gan_jax.types import GAN, Array, AxisName
+from gan_jax.types import GAN, Array
 
 _SIDE = 28
 _GENERATOR_SIDES = (7, 14, _SIDE)
@@ -20,7 +20,6 @@ def small_dcgan(
     width: int = 8,
     discriminator_width: int = 4,
     discriminator_norm: bool = True,
-    axis_name: AxisName | None = None,
 ) -> GAN:
     """A generator against a discriminator of half its width; z ~ N(0, I).
 
@@ -38,7 +37,6 @@ def small_dcgan(
       discriminator_width: D's features after its first layer; each further layer has twice as many.
       discriminator_norm: whether D has batch norm. Without it D judges each image by itself, and
         a gradient penalty is what it says; with it D compares batches, and trains without one.
-      axis_name: the mapped axis, if any, that the batch is split over (for batch norm).
 
     Raises:
       ValueError: images of another size.
@@ -50,10 +48,8 @@ def small_dcgan(
             "resize them, or choose another model"
         )
     return GAN(
-        generator=from_linen(_Generator(channels, width, axis_name)),
-        discriminator=from_linen(
-            _Discriminator(discriminator_width, discriminator_norm, axis_name)
-        ),
+        generator=from_linen(_Generator(channels, width)),
+        discriminator=from_linen(_Discriminator(discriminator_width, discriminator_norm)),
         prior=priors.normal(latent),
     )
 
@@ -61,12 +57,11 @@ def small_dcgan(
 class _Generator(nn.Module):
     channels: int
     width: int
-    axis_name: AxisName | None
 
     @nn.compact
     def __call__(self, z: Array, *, train: bool) -> Array:
         def activated(x: Array) -> Array:
-            return nn.relu(BatchNorm(self.axis_name)(x, train=train))
+            return nn.relu(BatchNorm()(x, train=train))
 
         features = 2 ** len(_GENERATOR_SIDES) * self.width
         x = nn.Dense(4 * 4 * features, use_bias=False, kernel_init=DCGAN_INIT)(z)
@@ -80,13 +75,12 @@ class _Generator(nn.Module):
 class _Discriminator(nn.Module):
     width: int
     norm: bool
-    axis_name: AxisName | None
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         for level in range(3):
             x = Halved(self.width * 2**level, use_bias=not self.norm)(x)
             if self.norm:
-                x = BatchNorm(self.axis_name)(x, train=train)
+                x = BatchNorm()(x, train=train)
             x = nn.leaky_relu(x, 0.3)
         return nn.Dense(1, kernel_init=_HE_INIT)(x.reshape(x.shape[0], -1))[:, 0]

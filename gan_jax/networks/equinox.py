@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gan_jax import batches
 from gan_jax.networks.arguments import accepted_by, made_by
 from gan_jax.random import per_example
 from gan_jax.types import Array, Network, PyTree
@@ -23,8 +24,8 @@ def from_equinox(make: Callable[[Array], Any], *, label: str | None = "label") -
 
     `params` is the module with its floating arrays, None in place of all else, so that
     `equinox.combine(params, make(key))` is the trained module of a stateless `make`. `model_state`
-    is a pair: the module's other arrays and the `State`. Give `equinox.nn.BatchNorm`
-    axis_name="batch", or ("batch", the axis of the step) under a mapped axis.
+    is a pair: the module's other arrays and the `State`. `equinox.nn.BatchNorm` with
+    axis_name="batch" takes statistics of the whole batch, under a mapped axis too.
 
     Args:
       make: `(key) -> module`, such as a class. It is called whenever the network is traced.
@@ -43,6 +44,16 @@ def from_equinox(make: Callable[[Array], Any], *, label: str | None = "label") -
 
     def arguments(module: Any) -> Callable[..., dict[str, Any]]:
         return accepted_by(type(module), label, "from_equinox(make", others=("key", "state"))
+
+    def is_norm(node: Any) -> bool:
+        return isinstance(node, eqx.nn.BatchNorm)
+
+    def over_all_devices(node: Any) -> Any:
+        if not (is_norm(node) and node.axis_name == "batch"):
+            return node
+        axis = batches.axis()
+        over = ("batch", axis) if isinstance(axis, str) else ("batch", *(axis or ()))
+        return eqx.tree_at(lambda norm: norm.axis_name, node, over)
 
     def init(key: Array, x: PyTree, label: PyTree | None = None) -> tuple[PyTree, PyTree]:
         module, state = make_with_state(key)
@@ -75,6 +86,7 @@ def from_equinox(make: Callable[[Array], Any], *, label: str | None = "label") -
 
         # Not `eqx.combine`: functions that `make` defines differ from one call to the next.
         module = eqx.nn.inference_mode(jax.tree.map(value, made), not train)
+        module = jax.tree.map(over_all_devices, module, is_leaf=is_norm)
         accepted = arguments(module)
 
         def one(
@@ -84,7 +96,7 @@ def from_equinox(make: Callable[[Array], Any], *, label: str | None = "label") -
             y = module(x, **given)
             return y if "state" in given else (y, state)
 
-        keys = None if key is None else per_example(key, jax.tree.leaves(x)[0])
+        keys = None if key is None else per_example(key, x)
         y, state = jax.vmap(one, in_axes=(0, 0, 0, None), out_axes=(0, None), axis_name="batch")(
             x, label, keys, state
         )

@@ -1,9 +1,36 @@
 """From a Flax Linen module to a `Network`."""
 
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
 import flax.linen as nn
 
+from gan_jax import batches
 from gan_jax.networks.arguments import accepted_by
 from gan_jax.types import Array, Network, PyTree
+
+
+def _refuse_layers_of_one_shard(
+    call: Callable[..., Any], arguments: Any, options: Any, context: nn.module.InterceptorContext
+) -> Any:
+    """Raises ValueError for a layer whose result would depend on how the batch is split."""
+    layer, axis_name = context.module, batches.axis()
+    if context.method_name == "__call__":
+        kind = type(layer).__name__
+        if isinstance(layer, nn.BatchNorm) and layer.axis_name is None:
+            raise ValueError(
+                f"{kind} has no axis_name, but the step has axis_name={axis_name!r}, so each "
+                f"device would take statistics of its own examples only: use nn.{kind}"
+                f"(axis_name={axis_name!r}), or gan_jax.nn.BatchNorm, which learns it from the step"
+            )
+        off = getattr(layer, "deterministic", False) or options.get("deterministic", False)
+        if isinstance(layer, nn.Dropout) and layer.rate > 0 and not off:
+            raise ValueError(
+                f"{kind} would draw the same mask on each device of axis_name={axis_name!r}: use "
+                "gan_jax.nn.Dropout, which draws by the example's index in the whole batch"
+            )
+    return call(*arguments, **options)
 
 
 def from_linen(module: nn.Module, *, label: str | None = "label") -> Network:
@@ -15,9 +42,10 @@ def from_linen(module: nn.Module, *, label: str | None = "label") -> Network:
     a catch-all `**kwargs`. A module that names no further argument ignores labels. Every collection
     but `params` is `model_state`. All its random draws come from the step's key.
 
-    `nn.Dropout` draws one mask for the batch it sees, so under a mapped axis every shard would
-    repeat that mask: `gan_jax.nn.Dropout` draws by the global index instead. Give
-    `nn.BatchNorm` its own `axis_name`. `nn.Embed` returns NaN for a label that is out of range.
+    Under a mapped axis (`pmap`, `shard_map`) `nn.BatchNorm` without an `axis_name` and `nn.Dropout`
+    are refused: the first would see one shard only, the second would draw every shard the same
+    mask. `gan_jax.nn.BatchNorm` and `gan_jax.nn.Dropout` know of the axis. `nn.Embed` returns NaN
+    for a label that is out of range.
 
     Args:
       module: any; x is its first argument.
@@ -30,7 +58,7 @@ def from_linen(module: nn.Module, *, label: str | None = "label") -> Network:
     """
     accepted = accepted_by(type(module), label, "from_linen(module")
 
-    def init(key: Array, x: Array, label: Array | None = None) -> tuple[PyTree, PyTree]:
+    def init(key: Array, x: PyTree, label: PyTree | None = None) -> tuple[PyTree, PyTree]:
         variables = dict(module.init(key, x, **accepted(label, train=True)))
         params = variables.pop("params", {})
         return params, variables
@@ -38,20 +66,22 @@ def from_linen(module: nn.Module, *, label: str | None = "label") -> Network:
     def apply(
         params: PyTree,
         model_state: PyTree,
-        x: Array,
-        label: Array | None = None,
+        x: PyTree,
+        label: PyTree | None = None,
         *,
         train: bool,
         key: Array | None = None,
-    ) -> tuple[Array, PyTree]:
-        y, updated = module.apply(
-            {"params": params, **model_state},
-            x,
-            **accepted(label, train=train),
-            # Linen falls back on the stream "params" for every stream that is not named.
-            rngs=None if key is None else {"params": key},
-            mutable=list(model_state) if train else [],
-        )
+    ) -> tuple[Any, PyTree]:
+        split = train and batches.axis() is not None
+        with nn.intercept_methods(_refuse_layers_of_one_shard) if split else nullcontext():
+            y, updated = module.apply(
+                {"params": params, **model_state},
+                x,
+                **accepted(label, train=train),
+                # Linen falls back on the stream "params" for every stream that is not named.
+                rngs=None if key is None else {"params": key},
+                mutable=list(model_state) if train else [],
+            )
         return y, {**model_state, **updated}
 
     return Network(init, apply)

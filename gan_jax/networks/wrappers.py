@@ -2,15 +2,12 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from gan_jax.types import GAN, Array, PyTree
-
-Apply: TypeAlias = Callable[..., tuple[Array, PyTree]]
-"""`Network.apply`."""
+from gan_jax.types import GAN, Apply, PyTree
 
 
 def mixed_precision(gan: GAN, dtype: Any = jnp.bfloat16) -> GAN:
@@ -37,7 +34,7 @@ def mixed_precision(gan: GAN, dtype: Any = jnp.bfloat16) -> GAN:
             x: PyTree,
             label: PyTree | None = None,
             **options: Any,
-        ) -> tuple[Array, PyTree]:
+        ) -> tuple[Any, PyTree]:
             params, x, label = cast((params, x, label), dtype)
             y, updated = apply(params, model_state, x, label, **options)
             # A network may hand its statistics back in the type of its activations.
@@ -58,7 +55,7 @@ def rematerialised(gan: GAN) -> GAN:
     """
 
     def forget(apply: Apply) -> Apply:
-        def forgetful(*arguments: Any, train: bool, **options: Any) -> tuple[Array, PyTree]:
+        def forgetful(*arguments: Any, train: bool, **options: Any) -> tuple[Any, PyTree]:
             # `train` is no array: it decides what is computed.
             return jax.checkpoint(partial(apply, train=train))(*arguments, **options)
 

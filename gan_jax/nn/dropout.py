@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from gan_jax.random import per_example
-from gan_jax.types import Array, AxisName
+from gan_jax.types import Array
 
 
 class Dropout(nn.Module):
@@ -16,12 +16,11 @@ class Dropout(nn.Module):
     """
 
     rate: float
-    axis_name: AxisName | None = None
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         if not train or self.rate == 0 or self.is_initializing():
             return x
-        keys = per_example(self.make_rng("dropout"), x, self.axis_name)
+        keys = per_example(self.make_rng("dropout"), x)
         keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - self.rate, x.shape[1:]))(keys)
         return jnp.where(keep, x / (1.0 - self.rate), 0.0)

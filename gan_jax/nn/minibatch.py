@@ -1,11 +1,11 @@
 """Layers that compare the examples of a batch."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
+from gan_jax import batches
 from gan_jax.trees import at_least_single
-from gan_jax.types import Array, AxisName
+from gan_jax.types import Array
 
 
 class MinibatchStd(nn.Module):
@@ -13,18 +13,13 @@ class MinibatchStd(nn.Module):
 
     [B, ..., C] -> [B, ..., C + 1]. The standard deviation of each feature in each place over the
     examples, averaged over features and places: a G that repeats itself gives itself away. It is
-    of the whole batch, over `axis_name` too, where the paper's code takes groups of four.
+    of the batch of all devices, where the paper's code takes groups of four.
     """
-
-    axis_name: AxisName | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         def mean(y: Array) -> Array:
-            y = jnp.mean(y, axis=0, keepdims=True)
-            # Outside a mapped axis (when it is initialised) there is nothing to average over.
-            everywhere = self.axis_name is None or self.is_initializing()
-            return y if everywhere else jax.lax.pmean(y, self.axis_name)
+            return batches.mean(y, keepdims=True)
 
         wide = at_least_single(x)
         variance = mean(jnp.square(wide - mean(wide)))

@@ -4,31 +4,26 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gan_jax import batches
 from gan_jax.nn.initial import DCGAN_INIT, PARAM_DTYPE
 from gan_jax.trees import at_least_single
-from gan_jax.types import Array, AxisName
+from gan_jax.types import Array
 
 
 class BatchNorm(nn.Module):
     """Batch norm (Ioffe and Szegedy 2015) with DCGAN's initial scale: [B, ..., C] -> the same.
 
-    Statistics are taken over all axes but the last, and over `axis_name` too, in single precision
-    or better; running ones move by a tenth. The result is that of `flax.linen.BatchNorm`, whose
-    place its parameters keep, to rounding.
+    Statistics are taken over all axes but the last, and over the batch of all devices, in single
+    precision or better; running ones move by a tenth. The result is that of `flax.linen.BatchNorm`,
+    whose place its parameters keep, to rounding.
     """
-
-    axis_name: AxisName | None = None
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
-        # Outside a mapped axis (when it is initialised) there is nothing to average over.
-        axis_name = None if self.is_initializing() else self.axis_name
-        return _BatchNorm(axis_name, name="BatchNorm_0")(x, train=train)
+        return _BatchNorm(name="BatchNorm_0")(x, train=train)
 
 
 class _BatchNorm(nn.Module):
-    axis_name: AxisName | None
-
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         shape = x.shape[-1:]
@@ -41,7 +36,7 @@ class _BatchNorm(nn.Module):
         ]
         mean, variance = (at_least_single(running.value) for running in statistics)
         if train:
-            mean, variance = _moments(x, self.axis_name)
+            mean, variance = _moments(x)
             if not self.is_initializing():
                 for running, new in zip(statistics, (mean, variance), strict=True):
                     # The state keeps its types, whatever the type of the batch.
@@ -54,12 +49,9 @@ class _BatchNorm(nn.Module):
         return (x * factor + shift).astype(jnp.result_type(x, scale, bias))
 
 
-def _moments(x: Array, axis_name: AxisName | None) -> tuple[Array, Array]:
-    """Each feature's mean and variance, [C]."""
+def _moments(x: Array) -> tuple[Array, Array]:
+    """Each feature's mean and variance over the batch of all devices, [C]."""
     x = at_least_single(x)
     axes = tuple(range(x.ndim - 1))
-    moments = jnp.stack([jnp.mean(x, axes), jnp.mean(jnp.square(x), axes)])
-    if axis_name is not None:
-        moments = jax.lax.pmean(moments, axis_name)
-    mean, square = moments
+    mean, square = batches.average(jnp.stack([jnp.mean(x, axes), jnp.mean(jnp.square(x), axes)]))
     return mean, jnp.maximum(square - jnp.square(mean), 0.0)

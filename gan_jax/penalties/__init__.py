@@ -4,9 +4,6 @@ Each is `(critic, real [B, ...], fake [B, ...], key) -> [B]`; `make_discriminato
 pairs `(penalty, weight)`, where the weight may be a schedule, such as `lazy` makes. Each raises
 AssertionError for samples that are not floating and of one shape, and for a critic that does not
 return [B]. Results are float32 at least.
-
-Penalties that draw for each example, or compare examples, take the mapped axis the batch is split
-over, if it is: pass `functools.partial(dragan, axis_name=...)`.
 """
 
 from collections.abc import Callable
@@ -16,7 +13,7 @@ import jax.numpy as jnp
 from gan_jax.penalties.slope import dragan, gradient_penalty, one_sided_gradient_penalty, r1, r2
 from gan_jax.terms.consistency import consistency, real_consistency
 from gan_jax.terms.lecam import lecam
-from gan_jax.types import Array, Penalty, PenaltyWithMemory, Weight
+from gan_jax.types import Array, Penalty, Weight, WithMemory
 
 __all__ = [
     "PENALTIES",
@@ -70,7 +67,7 @@ def lazy(weight: Weight, every: int = 16) -> Callable[[Array], Array]:
     return schedule
 
 
-PENALTIES: dict[str, Penalty | PenaltyWithMemory] = {
+PENALTIES: dict[str, Penalty | WithMemory] = {
     "r1": r1,
     "r2": r2,
     "gradient_penalty": gradient_penalty,

@@ -1,52 +1,42 @@
 """Consistency regularisation: D is to say the same of an example and of a changed one."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
 from gan_jax.augment.images import shift_and_flip
-from gan_jax.penalties.checked import checked
+from gan_jax.contract import CheckedCritic, checked
 from gan_jax.random import per_example
-from gan_jax.types import Array, AxisName, Critic
+from gan_jax.types import Array, Augment, PyTree
 
 
-def _inconsistency(
-    critic: Critic,
-    x: Array,
-    key: Array,
-    augment: Callable[[Array, Array], Array],
-    axis_name: AxisName | None,
-) -> Array:
+def _inconsistency(critic: CheckedCritic, x: PyTree, key: Array, augment: Augment) -> Array:
     """(D(T(x)) - D(x))^2 of each example, T drawn for it: [B, ...] -> [B]."""
-    changed = jax.vmap(augment)(per_example(key, x, axis_name), x)
+    changed = jax.vmap(augment)(per_example(key, x), x)
     return jnp.square(critic(changed) - critic(x))
 
 
 @checked
 def real_consistency(
-    critic: Critic,
-    real: Array,
-    fake: Array,
+    critic: CheckedCritic,
+    real: PyTree,
+    fake: PyTree,
     key: Array,
     *,
-    augment: Callable[[Array, Array], Array] = shift_and_flip,
-    axis_name: AxisName | None = None,
+    augment: Augment = shift_and_flip,
 ) -> Array:
     """CR: `consistency` on the real samples alone (Zhang et al. 2020). Weight: 10."""
     del fake
-    return _inconsistency(critic, real, key, augment, axis_name)
+    return _inconsistency(critic, real, key, augment)
 
 
 @checked
 def consistency(
-    critic: Critic,
-    real: Array,
-    fake: Array,
+    critic: CheckedCritic,
+    real: PyTree,
+    fake: PyTree,
     key: Array,
     *,
-    augment: Callable[[Array, Array], Array] = shift_and_flip,
-    axis_name: AxisName | None = None,
+    augment: Augment = shift_and_flip,
 ) -> Array:
     """bCR: (D(T(x)) - D(x))^2, on real and on fake samples (Zhao et al. 2021, algorithm 1).
 
@@ -56,12 +46,11 @@ def consistency(
     Args:
       critic, real, fake, key: as of every penalty.
       augment: T, a pure function `(key, x [...]) -> x [...]` of one example.
-      axis_name: the mapped axis the batch is split over, if it is.
 
     Raises:
       ValueError: the samples are no images [B, H, W, C], and `augment` is the default.
     """
     key_real, key_fake = jax.random.split(key)
-    return _inconsistency(critic, real, key_real, augment, axis_name) + _inconsistency(
-        critic, fake, key_fake, augment, axis_name
+    return _inconsistency(critic, real, key_real, augment) + _inconsistency(
+        critic.on_fake, fake, key_fake, augment
     )

@@ -1,12 +1,12 @@
-"""LeCam regularisation."""
+"""LeCam regularisation: D's logits stay near their moving averages."""
 
 import jax.numpy as jnp
 
-from gan_jax.penalties.checked import checked
-from gan_jax.types import Array, Critic, PenaltyWithMemory
+from gan_jax.contract import CheckedCritic, checked
+from gan_jax.types import Array, PyTree, WithMemory
 
 
-def lecam(decay: float = 0.99) -> PenaltyWithMemory:
+def lecam(decay: float = 0.99) -> WithMemory:
     """(D(x) - a_F)^2 + (D(G(z)) - a_R)^2 (Tseng et al. 2021, equations 4 and 5).
 
     a_R and a_F are moving averages of D's mean logit on real and on fake samples; the penalty
@@ -31,10 +31,10 @@ def lecam(decay: float = 0.99) -> PenaltyWithMemory:
 
     @checked
     def apply(
-        critic: Critic, real: Array, fake: Array, key: Array, memory: dict[str, Array]
+        critic: CheckedCritic, real: PyTree, fake: PyTree, key: Array, memory: dict[str, Array]
     ) -> tuple[Array, dict[str, Array]]:
         del key
-        of_real, of_fake = critic(real), critic(fake)
+        of_real, of_fake = critic(real), critic.on_fake(fake)
         known = memory["weight"] > 0
         weight = jnp.where(known, memory["weight"], 1.0)
         far = jnp.square(of_real - memory["fake"] / weight)
@@ -43,4 +43,4 @@ def lecam(decay: float = 0.99) -> PenaltyWithMemory:
         after = {name: decay * memory[name] + (1 - decay) * now[name] for name in memory}
         return jnp.where(known, far, 0.0), after
 
-    return PenaltyWithMemory(init, apply, "lecam")
+    return WithMemory(init, apply, "lecam")

@@ -1,0 +1,162 @@
+"""The state before the first step."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gan_jax.algorithms.objectives import first_memory
+from gan_jax.buffers import unshared
+from gan_jax.contract import check_batch, num_examples
+from gan_jax.random import draw, threefry
+from gan_jax.trees import first_difference, widened
+from gan_jax.types import (
+    GAN,
+    Array,
+    Augment,
+    Augmentation,
+    Batch,
+    Network,
+    PlayerState,
+    PyTree,
+    TrainState,
+    WeightedPenalty,
+    WeightedTerm,
+)
+
+
+def init(
+    gan: GAN,
+    generator_tx: optax.GradientTransformation,
+    discriminator_tx: optax.GradientTransformation,
+    key: Array,
+    batch: Batch,
+    *,
+    penalties: Sequence[WeightedPenalty] = (),
+    discriminator_terms: Sequence[WeightedTerm] = (),
+    generator_terms: Sequence[WeightedTerm] = (),
+    augmentation: Augment | Augmentation | None = None,
+) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      gan: the networks and the prior.
+      generator_tx, discriminator_tx: the optimizers the steps will be made with.
+      key: a single key, `jax.random.key(seed)`. The state's key is always of JAX's default
+        implementation, threefry2x32: see `keys.threefry`.
+      batch: [B, ...], read for its shapes and types only.
+      penalties, discriminator_terms, generator_terms, augmentation: those of the steps, for what
+        they are to remember.
+
+    Raises:
+      ValueError: the generator's samples have another shape than the data.
+      AssertionError: the data are not floating, or the number of labels is not B.
+    """
+    check_batch(batch)
+    key_state, key_z, key_generator, key_discriminator = jax.random.split(threefry(key), 4)
+    z = draw(gan.prior, key_z, num_examples(batch.x))
+    generator = _init_player(gan.generator, generator_tx, key_generator, z, batch.label)
+    made, _ = jax.eval_shape(
+        lambda player: gan.generator.apply(
+            player.params, player.model_state, z, batch.label, train=False, key=key_z
+        ),
+        generator,
+    )
+    _check_made_like(made, batch.x)
+    discriminator = _init_player(
+        gan.discriminator, discriminator_tx, key_discriminator, batch.x, batch.label
+    )
+    of_discriminator = first_memory([*penalties, *discriminator_terms], augmentation)
+    state = TrainState(
+        key=key_state,
+        generator=dataclasses.replace(generator, memory=first_memory(generator_terms)),
+        discriminator=dataclasses.replace(discriminator, memory=of_discriminator),
+        ema_params=widened(generator.params),
+        ema_model_state=widened(generator.model_state),
+    )
+    return unshared(state, apart_from=(key, batch))
+
+
+def _check_made_like(made: PyTree, x: PyTree) -> None:
+    """Raises ValueError unless G's samples have the structure and the shapes of the data."""
+    made, x = (jax.tree.map(lambda leaf: leaf.shape[1:], tree) for tree in (made, x))
+    if made != x:
+        raise ValueError(
+            f"the generator makes samples of shape {made}, the data have shape {x}: build the GAN "
+            "for the shape of the data"
+        )
+
+
+def _init_player(
+    network: Network,
+    tx: optax.GradientTransformation,
+    key: Array,
+    x: PyTree,
+    label: PyTree | None,
+) -> PlayerState:
+    made = network.init(key, x, label)
+    # An update returns no weak types, so a state with any would have the step compiled twice.
+    params, model_state = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), made)
+    return PlayerState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        model_state=model_state,
+        opt_state=tx.init(params),
+    )
+
+
+def warm_start(
+    state: TrainState,
+    *,
+    generator: PyTree | None = None,
+    discriminator: PyTree | None = None,
+    ema: PyTree | None = None,
+) -> TrainState:
+    """The state with copies of the parameters given, such as those of another run.
+
+    Optimizer states and step counts stay as they are: after `init` they are fresh. An optimizer
+    whose state holds parameters, such as `optimizers.lookahead`, must be initialised again:
+    `player.replace(opt_state=tx.init(player.params))`.
+
+    Args:
+      state: from `init`, or from a run in progress.
+      generator, discriminator: the players' parameters, arrays of JAX or NumPy, structured and
+        shaped as in the state. They are cast to its types.
+      ema: the average of G's parameters. None: `generator`, if that is given.
+
+    Raises:
+      ValueError: the parameters have another structure or shape; the message names the first path
+        that differs.
+    """
+
+    def player(own: PlayerState, params: PyTree | None, name: str) -> PlayerState:
+        given = own.params if params is None else _copy_like(params, own.params, name)
+        return dataclasses.replace(own, params=given)
+
+    ema = generator if ema is None else ema
+    warm = dataclasses.replace(
+        state,
+        generator=player(state.generator, generator, "generator"),
+        discriminator=player(state.discriminator, discriminator, "discriminator"),
+        ema_params=state.ema_params if ema is None else _copy_like(ema, state.ema_params, "ema"),
+    )
+    return unshared(warm)
+
+
+def _copy_like(params: PyTree, like: PyTree, name: str) -> PyTree:
+    remedy = "give parameters of the same structure and shapes as the state's"
+    if difference := first_difference(params, like):
+        raise ValueError(f"{name}{difference}: {remedy}")
+
+    def copy(path: Any, leaf: Array, own: Array) -> Array:
+        if jnp.shape(leaf) != own.shape:
+            raise ValueError(
+                f"{name}{jax.tree_util.keystr(path)} has shape {jnp.shape(leaf)}, not {own.shape}: "
+                f"{remedy}"
+            )
+        return jnp.array(leaf, own.dtype)
+
+    return jax.tree.map_with_path(copy, params, like)

@@ -1,0 +1,68 @@
+"""StyleGAN2's path length regularisation of G."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from gan_jax.random import per_example
+from gan_jax.trees import at_least_single
+from gan_jax.types import Array, Pass, PyTree, WithMemory
+
+
+def _of_latents(seen: Pass) -> tuple[PyTree, Callable[[PyTree], Array]]:
+    return seen.z, lambda z: seen.generator(z, seen.fake_label)
+
+
+def path_length(
+    decay: float = 0.99,
+    *,
+    path: Callable[[Pass], tuple[PyTree, Callable[[PyTree], Array]]] = _of_latents,
+) -> WithMemory:
+    """(|J^T y| - a)^2, J = dG(w)/dw, y a random image (Karras et al. 2020, equation 4).
+
+    A step of one length in w then moves a sample by one length, whatever w and its direction. y is
+    normal with variance 1 / (H W) in each number, and a the moving average of |J^T y| over the
+    updates before this one, so that no device needs to know of the others; the first update, which
+    has none, has no penalty. (The authors' code counts this update's mean too.) Weight: 2, by the
+    authors on every fourth update: `penalties.lazy(2, 4)`.
+
+    Args:
+      decay: of the average, in [0, 1).
+      path: `(Pass) -> (w, function)`: the points w [B, ...] and the function w -> x [B, ...] to
+        differentiate. By default the latents z and G itself; for a network with a mapping, its
+        result and the synthesis network with the parameters of `seen.generator.params`.
+
+    Raises:
+      ValueError: a decay out of range.
+    """
+    if not 0 <= decay < 1:
+        raise ValueError(f"decay must be in [0, 1), got {decay}: 0.99 is usual")
+
+    def init() -> dict[str, Array]:
+        return {name: jnp.zeros(()) for name in ("length", "weight")}
+
+    def apply(seen: Pass, memory: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
+        w, function = path(seen)
+        keys = per_example(seen.key, seen.fake)
+
+        def projected(w: PyTree) -> Array:
+            x = function(w)
+            shape = x.shape[1:]
+            y = jax.vmap(lambda key: jax.random.normal(key, shape, x.dtype))(keys)
+            pixels = 1 if len(shape) < 2 else shape[0] * shape[1]
+            return jnp.sum(x * y) / jnp.sqrt(float(pixels))
+
+        gradient = jax.tree.leaves(jax.grad(projected)(w))
+        squares = [
+            jnp.sum(jnp.square(at_least_single(leaf)), axis=tuple(range(1, leaf.ndim)))
+            for leaf in gradient
+        ]
+        lengths = jnp.sqrt(sum(squares[1:], squares[0]) + 1e-12)
+        known = memory["weight"] > 0
+        average = memory["length"] / jnp.where(known, memory["weight"], 1.0)
+        now = {"length": jnp.mean(lengths), "weight": jnp.ones(())}
+        after = {name: decay * memory[name] + (1 - decay) * now[name] for name in memory}
+        return jnp.where(known, jnp.square(lengths - average), 0.0), after
+
+    return WithMemory(init, apply, "path_length")
