@@ -1,18 +1,25 @@
-"""The whole batch of a step, however it is split over devices.
+"""The whole batch of a step, however it is split over devices and microbatches.
 
-A step says here which mapped axis its batch is split over. Whatever compares the examples of a
-batch, or draws for each of them, asks here, and so takes no `axis_name` of its own.
+A step says here how its batch is split. Whatever compares the examples of a batch, or draws for
+each of them, asks here, and so takes no `axis_name` of its own.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gan_jax.types import Array, AxisName
 
-_AXIS = jax.make_user_context(None)  # a part of the keys of JAX's caches
+
+class _Split(NamedTuple):
+    axis: AxisName | None = None
+    parts: int = 1
+
+
+_SPLIT = jax.make_user_context(_Split())  # a part of the keys of JAX's caches
 
 
 @contextmanager
@@ -23,14 +30,30 @@ def split_over(axis_name: AxisName | None) -> Iterator[None]:
     axis by yourself. None: as outside, so that a step made without an axis takes that of the step
     that calls it.
     """
-    with _AXIS(axis_name if axis_name is not None else axis()):
+    with _SPLIT(_current()._replace(axis=axis() if axis_name is None else axis_name)):
         yield
+
+
+@contextmanager
+def in_parts(parts: int) -> Iterator[None]:
+    """Within it, each call sees one of `parts` microbatches."""
+    with _SPLIT(_current()._replace(parts=parts)):
+        yield
+
+
+def _current() -> _Split:
+    split: _Split = _SPLIT.value
+    return split
 
 
 def axis() -> AxisName | None:
     """The mapped axis that the batch is split over; None if each array holds the whole batch."""
-    axis_name: AxisName | None = _AXIS.value
-    return axis_name
+    return _current().axis
+
+
+def is_split() -> bool:
+    """Whether a call sees a part of the batch only: one device's, or one microbatch."""
+    return _current() != _Split()
 
 
 def average(x: Array) -> Array:

@@ -10,11 +10,13 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 
 from gan_jax.trees import at_least_single, widened
-from gan_jax.types import Array, Batch, Critic, Output, PyTree
+from gan_jax.types import GAN, AdversarialLoss, Array, Batch, Critic, Output, PyTree, WithMemory
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -25,8 +27,75 @@ def num_examples(x: PyTree) -> int:
     return int(jnp.shape(jax.tree.leaves(x)[0])[0])
 
 
+def check_gan(gan: GAN) -> None:
+    """Raises TypeError unless it is a `GAN` of two `Network`s and a prior."""
+    if not isinstance(gan, GAN):
+        raise TypeError(
+            f"gan must be a gan_jax.GAN(generator, discriminator, prior), got {_kind(gan)}"
+        )
+    for name in ("generator", "discriminator"):
+        network = getattr(gan, name)
+        if not (hasattr(network, "init") and hasattr(network, "apply")) or _is_module(network):
+            raise TypeError(
+                f"gan.{name} must be a gan_jax.Network(init, apply), got {_kind(network)}: wrap a "
+                "Flax module with gan_jax.from_linen"
+            )
+    if not callable(gan.prior):
+        raise TypeError(
+            f"gan.prior must be a function (key, num) -> z [num, ...], got {_kind(gan.prior)}: "
+            "gan_jax.priors.normal(dim) makes one"
+        )
+
+
+def _is_module(network: Any) -> bool:
+    return isinstance(network, nn.Module)
+
+
+def check_loss(loss: AdversarialLoss) -> None:
+    """Raises TypeError unless it is an `AdversarialLoss`."""
+    if not isinstance(loss, AdversarialLoss):
+        raise TypeError(
+            f"loss must be a gan_jax.AdversarialLoss, such as gan_jax.losses.hinge, got "
+            f"{_kind(loss)}"
+        )
+
+
+def check_tx(tx: optax.GradientTransformation, name: str = "tx") -> None:
+    """Raises TypeError unless it is an optimizer."""
+    if not isinstance(tx, optax.GradientTransformation):
+        raise TypeError(
+            f"{name} must be an optimizer of Optax's kind, such as optax.adam(2e-4), got "
+            f"{_kind(tx)}"
+        )
+
+
+def check_weighted(pairs: Any, name: str) -> None:
+    """Raises TypeError unless they are pairs of a penalty or term and its weight."""
+    for pair in pairs if isinstance(pairs, list | tuple) else [pairs]:
+        if (
+            not isinstance(pair, tuple | list)
+            or len(pair) != 2
+            or not (callable(pair[0]) or isinstance(pair[0], WithMemory))
+        ):
+            raise TypeError(
+                f"{name} must be pairs of a function and its weight, such as "
+                f"[(gan_jax.penalties.r1, 0.5)], got {_kind(pair)} among them"
+            )
+
+
+def _kind(value: Any) -> str:
+    name = getattr(value, "__name__", None) or type(value).__name__
+    return repr(value) if isinstance(value, str | float | int | None) else f"{name}"
+
+
 def check_batch(batch: Batch) -> None:
-    """Raises AssertionError unless x [B, ...] is floating, and every array of x and label has B."""
+    """Raises AssertionError unless x [B, ...] is floating, and every array of x and label has B.
+
+    Raises:
+      TypeError: it is not a `Batch`.
+    """
+    if not isinstance(batch, Batch):
+        raise TypeError(f"batch must be a gan_jax.Batch(x, label), got {_kind(batch)}")
     for path, leaf in jax.tree.leaves_with_path(batch.x):
         name = f"batch.x{jax.tree_util.keystr(path)}"
         _assert_floating(

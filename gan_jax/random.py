@@ -67,10 +67,20 @@ def draw(prior: Callable[[Array, int], PyTree], key: Array, batch: PyTree) -> Py
       prior: `(key, num) -> [num, ...]`, any tree.
       key: a single key, the same on every shard.
       batch: [B, ...], or B where there is no array to follow.
+
+    Raises:
+      ValueError: the prior returned anything but arrays [1, ...] for num = 1.
     """
 
     def one(key: Array) -> PyTree:
-        return jax.tree.map(lambda leaf: leaf[0], prior(key, 1))
+        drawn = prior(key, 1)
+        leaves = jax.tree.leaves(drawn)
+        if not leaves or any(jnp.shape(leaf)[:1] != (1,) for leaf in leaves):
+            raise ValueError(
+                f"prior(key, num=1) returned shapes {jax.tree.map(jnp.shape, drawn)}: return "
+                "arrays [num, ...], one row for each example"
+            )
+        return jax.tree.map(lambda leaf: leaf[0], drawn)
 
     return jax.vmap(one)(per_example(key, batch))
 

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -208,3 +209,85 @@ def test_numpy_batches_are_taken(state):
     batch = Batch(np.ones((4, 3), np.float32), np.zeros(4, np.int64))
     for step in steps():
         jax.eval_shape(step, state, batch)
+
+
+# What a GAN is made of
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gan": "dcgan"}, "gan must be a gan_jax.GAN.*got 'dcgan'"),
+        ({"gan": GAN._replace(generator=nn.Dense(3))}, "gan.generator must be .*from_linen"),
+        ({"gan": GAN._replace(prior=4)}, r"gan\.prior must be a function .*got 4"),
+        ({"loss": "hinge"}, "loss must be .*losses.hinge, got 'hinge'"),
+        ({"loss": optax.sgd(0.1)}, "loss must be .*got GradientTransformation"),
+        ({"discriminator_tx": optax.adam}, "tx must be an optimizer .*got adam"),
+        ({"discriminator_tx": 1e-3}, "tx must be an optimizer .*got 0.001"),
+        ({"penalties": [r1]}, "penalties must be pairs .*got r1"),
+        ({"penalties": (r1, 0.1)}, "penalties must be pairs .*got r1"),
+        ({"penalties": [("r1", 0.1)]}, "penalties must be pairs .*got tuple"),
+        ({"generator_terms": [r1]}, "terms must be pairs .*got r1"),
+    ],
+)
+def test_what_is_not_a_part_of_a_gan_is_named(change, message):
+    right = {"gan": GAN, "loss": minimax, "generator_tx": TX, "discriminator_tx": TX}
+    with pytest.raises(TypeError, match=message):
+        gan_jax.adversarial(**(right | change))
+
+
+def test_swapped_players_and_other_batches_are_named(state):
+    d_step, g_step = steps()
+    with pytest.raises(ValueError, match="discriminator_step is G's"):
+        gan_jax.make_train_step(g_step, d_step)
+    for batch in ((X, None), X):
+        with pytest.raises(TypeError, match=r"batch must be a gan_jax\.Batch\(x, label\), got"):
+            jax.eval_shape(d_step, state, batch)
+    with pytest.raises(TypeError, match="generator_tx must be an optimizer"):
+        gan_jax.init(GAN, None, TX, jax.random.key(0), Batch(X))
+    labels = jnp.zeros(len(X), int)
+    with pytest.raises(ValueError, match=r"with labels \(4,\), but n_critic = 1"):
+        gan_jax.make_train_step(d_step, g_step)(state, Batch(X[None], labels))
+
+
+@pytest.mark.parametrize(
+    "prior",
+    [
+        lambda key, num: jax.random.normal(key, (4, num)),
+        lambda key, num: jax.random.normal(key, (7, 4)),
+        lambda key, num: jax.random.normal(key, (num,))[0],
+        lambda key, num: None,
+    ],
+)
+def test_a_prior_that_does_not_draw_one_row_for_each_example_is_refused(prior):
+    with pytest.raises(ValueError, match=r"prior\(key, num=1\) returned shapes"):
+        gan_jax.init(GAN._replace(prior=prior), TX, TX, jax.random.key(0), Batch(X))
+
+
+@pytest.mark.parametrize(
+    "layer", [partial(nn.Dropout, 0.5, deterministic=False), partial(nn.BatchNorm, False)]
+)
+@pytest.mark.parametrize("split", ["accumulate", "axis_name"])
+def test_linen_layers_that_see_a_part_of_a_batch_are_refused(layer, split):
+    """Dropout's mask would repeat; statistics would be one shard's. Microbatches have theirs."""
+
+    class Judge(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(1)(layer()(x.reshape(x.shape[0], -1)))[:, 0]
+
+    gan = GAN._replace(discriminator=gan_jax.from_linen(Judge()))
+    state = gan_jax.init(gan, TX, TX, jax.random.key(0), Batch(X))
+    jax.eval_shape(gan_jax.make_discriminator_step(gan, minimax, TX), state, Batch(X))
+    value = {"accumulate": 2, "axis_name": "shards"}[split]
+    step = gan_jax.make_discriminator_step(gan, minimax, TX, **{split: value})
+    if split == "axis_name":
+        step = jax.vmap(step, in_axes=(None, 0), out_axes=None, axis_name="shards")
+        batch = Batch(X.reshape(2, 2, *X.shape[1:]))
+    else:
+        batch = Batch(X)
+    if layer.func is nn.BatchNorm and split == "accumulate":
+        jax.eval_shape(step, state, batch)
+    else:
+        with pytest.raises(ValueError, match=rf"use .*gan_jax\.nn\.{layer.func.__name__}"):
+            jax.eval_shape(step, state, batch)

@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 import gan_jax
-from gan_jax import GAN, Batch, Network, losses, penalties, priors
+from gan_jax import GAN, Batch, Network, batches, losses, penalties, priors
 from gan_jax.data import synthetic
 from gan_jax.models.mlp import mlp
 from gan_jax.networks.packing import packed
@@ -182,9 +182,12 @@ def test_minibatch_std_is_numpys_on_one_device_and_on_eight(shape):
     np.testing.assert_allclose(MinibatchStd().apply({}, x), expected, rtol=1e-4)
     mesh = jax.make_mesh((8,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,))
     split = PartitionSpec("devices")
-    mapped = jax.shard_map(
-        lambda x: MinibatchStd("devices").apply({}, x), mesh=mesh, in_specs=split, out_specs=split
-    )
+
+    def shard(x):
+        with batches.split_over("devices"):
+            return MinibatchStd().apply({}, x)
+
+    mapped = jax.shard_map(shard, mesh=mesh, in_specs=split, out_specs=split)
     np.testing.assert_allclose(mapped(x), expected, rtol=1e-4)
 
 

@@ -35,7 +35,11 @@ def test_a_sweep(capsys):
 
 
 def test_every_flag_is_one_of_the_experiments():
-    named = set(re.findall(r"--([a-z][a-z.-]*)(?!\w)", README)) - {"help"}
+    pages = README + "".join(
+        (Path(__file__).parents[1] / "docs" / page).read_text()
+        for page in ("benchmarks.md", "modes.md")
+    )
+    named = set(re.findall(r"--([a-z][a-z.-]*)(?!\w)", pages)) - {"help"}
     known = {
         prefix + field.name.replace("_", "-")
         for prefix, config in (

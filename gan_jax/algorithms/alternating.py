@@ -21,7 +21,6 @@ from gan_jax.algorithms.objectives import (
 )
 from gan_jax.algorithms.player import EMA_DECAY, Decay, check_at_least_one, make_player_step
 from gan_jax.algorithms.sampling import sample
-from gan_jax.contract import num_examples
 from gan_jax.types import (
     GAN,
     AdversarialLoss,
@@ -146,14 +145,19 @@ def make_train_step(
       update is given the last. Metrics: of D's last update and of G's.
 
     Raises:
-      ValueError: `n_critic` < 1, or (from the step) another leading dimension than `n_critic`.
+      ValueError: `n_critic` < 1; `discriminator_step` is G's; (from the step) another leading
+        dimension than `n_critic`.
     """
     check_at_least_one(n_critic=n_critic)
+    if getattr(discriminator_step, "role", None) == "generator":
+        raise ValueError(
+            "discriminator_step is G's: call make_train_step(discriminator_step, generator_step)"
+        )
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        if num_examples(batch.x) != n_critic:
+        if any(jnp.shape(leaf)[:1] != (n_critic,) for leaf in jax.tree.leaves(batch)):
             raise ValueError(
-                f"the batch has shape {jax.tree.map(jnp.shape, batch.x)}, but n_critic = "
+                f"the batch has shape {_shapes(batch)}, but n_critic = "
                 f"{n_critic}: stack one minibatch for each update of D, shape [{n_critic}, B, ...]"
             )
         state, metrics = jax.lax.scan(discriminator_step, state, batch)
@@ -163,6 +167,11 @@ def make_train_step(
 
     train_step.batch_axis = 1  # type: ignore[attr-defined]  # for the wrappers of `parallel`
     return train_step
+
+
+def _shapes(batch: Batch) -> str:
+    x, label = (jax.tree.map(jnp.shape, tree) for tree in batch)
+    return f"{x}" if label is None else f"{x} with labels {label}"
 
 
 def adversarial(

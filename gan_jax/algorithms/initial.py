@@ -10,7 +10,7 @@ import optax
 
 from gan_jax.algorithms.objectives import first_memory
 from gan_jax.buffers import unshared
-from gan_jax.contract import check_batch, num_examples
+from gan_jax.contract import check_batch, check_gan, check_tx, num_examples
 from gan_jax.random import draw, threefry
 from gan_jax.trees import first_difference, widened
 from gan_jax.types import (
@@ -55,6 +55,9 @@ def init(
       ValueError: the generator's samples have another shape than the data.
       AssertionError: the data are not floating, or the number of labels is not B.
     """
+    check_gan(gan)
+    for name, tx in (("generator_tx", generator_tx), ("discriminator_tx", discriminator_tx)):
+        check_tx(tx, name)
     check_batch(batch)
     key_state, key_z, key_generator, key_discriminator = jax.random.split(threefry(key), 4)
     z = draw(gan.prior, key_z, num_examples(batch.x))

@@ -14,7 +14,15 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from gan_jax.contract import check_batch, check_output, num_examples, one_each
+from gan_jax.contract import (
+    check_batch,
+    check_gan,
+    check_loss,
+    check_output,
+    check_weighted,
+    num_examples,
+    one_each,
+)
 from gan_jax.random import Stream, draw, per_example
 from gan_jax.types import (
     GAN,
@@ -288,6 +296,13 @@ def _measure(
     return jnp.mean(one_each(values, num, repr(name))).astype(dtype), memory
 
 
+def _check(gan: GAN, loss: AdversarialLoss, **weighted: Any) -> None:
+    check_gan(gan)
+    check_loss(loss)
+    for name, pairs in weighted.items():
+        check_weighted(pairs, name)
+
+
 def _check_names(names: Sequence[str]) -> None:
     if len({*names, AUGMENTATION}) <= len(names):
         raise ValueError(f"penalties and terms must have different names, got {list(names)}")
@@ -321,6 +336,7 @@ def discriminator_objective(
         another number; D's logits are not [B] or [B, ...]; the loss, a penalty or a term returned
         anything but one floating number for each example.
     """
+    _check(gan, loss, penalties=penalties, terms=terms)
     named: list[tuple[str, Any, Any]] = [
         (term_name(penalty), as_term(penalty), weight) for penalty, weight in penalties
     ]
@@ -380,6 +396,7 @@ def generator_objective(
     Raises:
       ValueError, AssertionError: as for `discriminator_objective`.
     """
+    _check(gan, loss, terms=terms)
     named = [(f"generator_{term_name(term)}", term, weight) for term, weight in terms]
     _check_names([term_name(term) for term, _ in terms])
 

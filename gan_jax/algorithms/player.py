@@ -11,6 +11,7 @@ import optax
 from gan_jax import batches
 from gan_jax.algorithms.objectives import Objective
 from gan_jax.algorithms.update import update
+from gan_jax.contract import check_tx
 from gan_jax.optimizers import check_decays
 from gan_jax.random import Stream, threefry
 from gan_jax.trees import is_inexact, widened
@@ -68,6 +69,7 @@ def make_player_step(
         for the discriminator; (from the step) `accumulate` does not divide the batch, or `tx` is
         not the one given to `init`, or `tx` needs arguments that a step does not have.
     """
+    check_tx(tx)
     check_at_least_one(accumulate=accumulate)
     if role == "discriminator" and ema_decay is not None:
         raise ValueError(f"ema_decay={ema_decay} is for the generator: leave it out here")
@@ -94,6 +96,7 @@ def make_player_step(
             moved = _averaged(moved, state.generator.step, ema_decay)
         return moved, {**metrics, f"{role}_gradient_norm": norm}
 
+    player_step.role = role  # type: ignore[attr-defined]  # for `make_train_step`
     return player_step
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from gan_jax.algorithms.player import check_at_least_one
+from gan_jax.contract import check_gan
 from gan_jax.random import draw, threefry
 from gan_jax.trees import cast_like
 from gan_jax.types import GAN, Array, PyTree, TrainState
@@ -32,12 +33,13 @@ def sample(
     Raises:
       ValueError: `num` < 1; the number of labels is not `num`.
     """
+    check_gan(gan)
     check_at_least_one(num=num)
     for leaf in jax.tree.leaves(label):
         if jnp.shape(leaf)[:1] != (num,):
             raise ValueError(
                 f"num = {num}, but label has shape {jnp.shape(leaf)}: give one label for each "
-                f"sample, shape ({num},)"
+                f"sample, an array of shape ({num},)"
             )
     params, model_state = state.generator.params, state.generator.model_state
     if ema:

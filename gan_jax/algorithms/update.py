@@ -165,7 +165,7 @@ def _accumulate(
     objective: Objective,
     player: PlayerState,
     opponent: PlayerState,
-    batches: Batch,
+    microbatches: Batch,
     key: Array,
 ) -> tuple[tuple[Array, Aux], PyTree]:
     """The loss with its auxiliary values, and the gradients, over microbatches in sequence.
@@ -173,7 +173,7 @@ def _accumulate(
     A microbatch starts from the model state after the previous one, but from the memory before the
     update, so that the mean over the microbatches is what the whole batch would give.
     """
-    parts = jax.tree.leaves(batches)[0].shape[0]
+    parts = jax.tree.leaves(microbatches)[0].shape[0]
 
     def add(carry: tuple[PyTree, PyTree], taken: tuple[Array, Batch]) -> tuple[PyTree, PyTree]:
         total, model_state = carry
@@ -191,9 +191,10 @@ def _accumulate(
         return (total, model_state), (loss, metrics, memory)
 
     zeros = _varying(jax.tree.map(jnp.zeros_like, widened(player.params)))
-    (total, model_state), each = jax.lax.scan(
-        add, (zeros, player.model_state), (jnp.arange(parts), batches)
-    )
+    with batches.in_parts(parts):
+        (total, model_state), each = jax.lax.scan(
+            add, (zeros, player.model_state), (jnp.arange(parts), microbatches)
+        )
     gradients = cast_like(jax.tree.map(lambda leaf: leaf / parts, total), player.params)
     loss, metrics, memory = jax.tree.map(
         lambda leaf: (jnp.mean if is_inexact(leaf) else jnp.max)(leaf, axis=0), each

@@ -11,14 +11,14 @@ from gan_jax.networks.arguments import accepted_by
 from gan_jax.types import Array, Network, PyTree
 
 
-def _refuse_layers_of_one_shard(
+def _refuse_layers_of_a_part(
     call: Callable[..., Any], arguments: Any, options: Any, context: nn.module.InterceptorContext
 ) -> Any:
     """Raises ValueError for a layer whose result would depend on how the batch is split."""
     layer, axis_name = context.module, batches.axis()
     if context.method_name == "__call__":
         kind = type(layer).__name__
-        if isinstance(layer, nn.BatchNorm) and layer.axis_name is None:
+        if isinstance(layer, nn.BatchNorm) and layer.axis_name is None and axis_name is not None:
             raise ValueError(
                 f"{kind} has no axis_name, but the step has axis_name={axis_name!r}, so each "
                 f"device would take statistics of its own examples only: use nn.{kind}"
@@ -27,8 +27,9 @@ def _refuse_layers_of_one_shard(
         off = getattr(layer, "deterministic", False) or options.get("deterministic", False)
         if isinstance(layer, nn.Dropout) and layer.rate > 0 and not off:
             raise ValueError(
-                f"{kind} would draw the same mask on each device of axis_name={axis_name!r}: use "
-                "gan_jax.nn.Dropout, which draws by the example's index in the whole batch"
+                f"{kind} would draw the same mask for each part of the batch (axis_name="
+                f"{axis_name!r}, or accumulate above 1): use gan_jax.nn.Dropout, which draws by "
+                "the example's index in the whole batch"
             )
     return call(*arguments, **options)
 
@@ -42,10 +43,10 @@ def from_linen(module: nn.Module, *, label: str | None = "label") -> Network:
     a catch-all `**kwargs`. A module that names no further argument ignores labels. Every collection
     but `params` is `model_state`. All its random draws come from the step's key.
 
-    Under a mapped axis (`pmap`, `shard_map`) `nn.BatchNorm` without an `axis_name` and `nn.Dropout`
-    are refused: the first would see one shard only, the second would draw every shard the same
-    mask. `gan_jax.nn.BatchNorm` and `gan_jax.nn.Dropout` know of the axis. `nn.Embed` returns NaN
-    for a label that is out of range.
+    In a step whose batch is split, `nn.Dropout` is refused, which would draw the same mask for each
+    shard and each microbatch, and under a mapped axis (`pmap`, `shard_map`) `nn.BatchNorm` without
+    an `axis_name`, which would see one shard only. `gan_jax.nn.Dropout` and `gan_jax.nn.BatchNorm`
+    know how the batch is split. `nn.Embed` returns NaN for a label that is out of range.
 
     Args:
       module: any; x is its first argument.
@@ -72,8 +73,8 @@ def from_linen(module: nn.Module, *, label: str | None = "label") -> Network:
         train: bool,
         key: Array | None = None,
     ) -> tuple[Any, PyTree]:
-        split = train and batches.axis() is not None
-        with nn.intercept_methods(_refuse_layers_of_one_shard) if split else nullcontext():
+        split = train and batches.is_split()
+        with nn.intercept_methods(_refuse_layers_of_a_part) if split else nullcontext():
             y, updated = module.apply(
                 {"params": params, **model_state},
                 x,

@@ -147,8 +147,12 @@ def _power_step(layer: Map, kernel: Array, v: Array) -> Array:
 
 
 def _norm(layer: Map, kernel: Array, v: Array) -> Array:
-    """|A v| for the layer's map A, as <u, A v> with u and v constant in the gradient."""
-    y = layer(kernel.astype(v.dtype), jax.lax.stop_gradient(v)[None])
+    """|A v| / |v| for the layer's map A, as <u, A v> with u and v constant in the gradient.
+
+    An average of directions is shorter than 1.
+    """
+    v = jax.lax.stop_gradient(v)
+    y = layer(kernel.astype(v.dtype), (v / _divisor(_length(v)))[None])
     return jnp.vdot(jax.lax.stop_gradient(y / _divisor(_length(y))), y)
 
 
