@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from small_gans import BATCH, first_state, make_gan
+from small_gans import BATCH, TX, first_state, make_gan
 from small_gans import make_step as make_small_step
 
 import gan_jax
@@ -165,13 +165,14 @@ class _Compared(nn.Module):
 @pytest.mark.parametrize("discriminator", ["convolutions and noise", "minibatch statistics"])
 def test_explicit_axes_split_the_work_of_convolutions_noise_and_minibatch_statistics(discriminator):
     """Without `shard_step`: the arguments alone say how the step is split."""
-    gan, pairs = make_gan(norm=True), []
+    gan, pairs, noise = make_gan(norm=True), [(penalties.r1, 0.1)], None
     if discriminator == "minibatch statistics":
-        gan = gan._replace(discriminator=gan_jax.from_linen(_Compared()))
+        gan, pairs = gan._replace(discriminator=gan_jax.from_linen(_Compared())), []
     else:
-        gan, pairs = gan_jax.instance_noise(gan, 0.1), [(penalties.r1, 0.1)]
-    step = jax.jit(make_small_step("discriminator", gan, penalties=pairs))
-    state = jax.jit(partial(first_state, gan))(jax.random.key(0))
+        noise = gan_jax.augment.instance_noise(0.1)
+    step = make_small_step("discriminator", gan, penalties=pairs, augmentation=noise)
+    init = partial(gan_jax.init, gan, TX, TX, batch=Batch(X[0, 0]), augmentation=noise)
+    step, state = jax.jit(step), jax.jit(init)(jax.random.key(0))
     mesh = jax.make_mesh((8,), ("devices",), axis_types=(AxisType.Explicit,))
     alone = state, Batch(jnp.repeat(X[0, 0], 4, axis=0))
     split = (
