@@ -16,7 +16,14 @@ from gan_jax.algorithms import (
     sample,
     warm_start,
 )
-from gan_jax.networks import from_linen, mixed_precision, packed, rematerialised
+from gan_jax.networks import (
+    from_equinox,
+    from_linen,
+    from_nnx,
+    mixed_precision,
+    packed,
+    rematerialised,
+)
 from gan_jax.types import (
     GAN,
     AdversarialLoss,
@@ -56,7 +63,9 @@ __all__ = [
     "adversarial",
     "algorithms",
     "augment",
+    "from_equinox",
     "from_linen",
+    "from_nnx",
     "init",
     "losses",
     "make_discriminator_step",

@@ -45,6 +45,16 @@ def test_init_reads_shapes_only(linear_gan):
     assert (state.discriminator.params["w"] != other.discriminator.params["w"]).all()
 
 
+def test_the_first_state_has_no_weak_types(linear_gan):
+    """The first update returns none: a step would be compiled for either."""
+    slope = Network(
+        lambda key, x, label=None: ({"slope": jnp.array(0.2)}, {"seen": jnp.array(0)}),
+        lambda params, model_state, x, label=None, *, train, key=None: (x[:, 0], model_state),
+    )
+    state = start(linear_gan._replace(discriminator=slope))
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves(state.replace(key=None)))
+
+
 # The sampler
 
 

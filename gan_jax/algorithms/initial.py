@@ -100,7 +100,9 @@ def _init_player(
     x: PyTree,
     label: PyTree | None,
 ) -> PlayerState:
-    params, model_state = network.init(key, x, label)
+    made = network.init(key, x, label)
+    # An update returns no weak types, so a state with any would have the step compiled twice.
+    params, model_state = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), made)
     return PlayerState(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -1,6 +1,5 @@
 """From a Flax Linen module to a `Network`."""
 
-import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -8,13 +7,8 @@ from typing import Any
 import flax.linen as nn
 
 from gan_jax import batches
+from gan_jax.networks.arguments import accepted_by
 from gan_jax.types import Array, Network, PyTree
-
-_MODES = {
-    **dict.fromkeys(("train", "training", "is_training"), True),
-    **dict.fromkeys(("deterministic", "use_running_average"), False),
-}
-"""Names of the mode argument in Linen modules, each with its value in training."""
 
 
 def _refuse_layers_of_a_part(
@@ -45,9 +39,9 @@ def from_linen(module: nn.Module, *, label: str | None = "label") -> Network:
 
     The module is called as `module(x)`, with further arguments if its `__call__` names them: the
     labels, if the batch has any; `train`, `training` and `is_training`, true in training;
-    `deterministic` and `use_running_average`, true in evaluation. Nothing is passed to a catch-all
-    `**kwargs`. A module that names no further argument ignores labels. Every collection but
-    `params` is `model_state`. All its random draws come from the step's key.
+    `deterministic`, `use_running_average` and `inference`, true in evaluation. Nothing is passed to
+    a catch-all `**kwargs`. A module that names no further argument ignores labels. Every collection
+    but `params` is `model_state`. All its random draws come from the step's key.
 
     In a step whose batch is split, `nn.Dropout` is refused, which would draw the same mask for each
     shard and each microbatch, and under a mapped axis (`pmap`, `shard_map`) `nn.BatchNorm` without
@@ -63,31 +57,7 @@ def from_linen(module: nn.Module, *, label: str | None = "label") -> Network:
         batch has labels, and the module has no argument `label`, but another that may be meant for
         them.
     """
-    called = f"{type(module).__name__}.__call__"
-    _, _, *further = inspect.signature(type(module).__call__).parameters.values()
-    names = [a.name for a in further if a.kind in (a.POSITIONAL_OR_KEYWORD, a.KEYWORD_ONLY)]
-    shown = [str(a.replace(annotation=a.empty)) for a in further if a.name not in _MODES]
-    if label not in (None, "label", *names):
-        raise ValueError(
-            f"label must be the name of an argument of {called}, got {label!r}: besides its input "
-            f"and the mode it has {', '.join(shown) or 'none'}"
-        )
-
-    def accepted(labels: PyTree | None, train: bool) -> dict[str, Any]:
-        given: dict[str, Any] = {
-            name: train == in_training for name, in_training in _MODES.items() if name in names
-        }
-        if labels is None or label is None:
-            return given
-        if label in names:
-            return {**given, label: labels}
-        if shown:
-            raise ValueError(
-                f"the batch has labels, but {called} has no argument 'label', and nothing is given "
-                f"to {', '.join(shown)}: name the argument that takes the labels, "
-                "from_linen(module, label=...), or ignore labels, from_linen(module, label=None)"
-            )
-        return given
+    accepted = accepted_by(type(module), label, "from_linen(module")
 
     def init(key: Array, x: PyTree, label: PyTree | None = None) -> tuple[PyTree, PyTree]:
         variables = dict(module.init(key, x, **accepted(label, train=True)))

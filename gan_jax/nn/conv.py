@@ -26,6 +26,7 @@ from jax.interpreters import ad, batching, mlir
 from gan_jax._cpu import convolutions as conv_cpu
 from gan_jax.nn import conv_native
 from gan_jax.nn.conv_native import Geometry, Pair
+from gan_jax.parallel import split_alike
 from gan_jax.types import Array
 
 
@@ -41,7 +42,8 @@ def conv(x: Array, kernel: Array, *, strides: Pair, padding: Pair) -> Array:
     """
     x, kernel = promote_dtype(x, kernel)
     size, window = (x.shape[1], x.shape[2]), (kernel.shape[0], kernel.shape[1])
-    return _forward.bind(x, kernel, geometry=Geometry(size, window, strides, padding))
+    geometry = Geometry(size, window, strides, padding)
+    return split_alike(partial(_forward.bind, geometry=geometry), x, kernel)
 
 
 def conv_transpose(x: Array, kernel: Array, *, strides: Pair, padding: Pair) -> Array:
@@ -61,9 +63,8 @@ def conv_transpose(x: Array, kernel: Array, *, strides: Pair, padding: Pair) -> 
         (n - 1) * s + k - 2 * p
         for n, s, k, p in zip(x.shape[1:3], strides, window, padding, strict=True)
     )
-    return _input_gradient.bind(
-        x, kernel, geometry=Geometry((height, width), window, strides, padding)
-    )
+    geometry = Geometry((height, width), window, strides, padding)
+    return split_alike(partial(_input_gradient.bind, geometry=geometry), x, kernel)
 
 
 Map = Callable[[Array, Array, Geometry], Array]

@@ -26,4 +26,4 @@ class MinibatchStd(nn.Module):
         # 1e-8, which float16 would round to 0, keeps the root's slope finite if all examples are
         # equal.
         deviation = jnp.mean(jnp.sqrt(variance + 1e-8))
-        return jnp.concatenate([x, jnp.full((*x.shape[:-1], 1), deviation, x.dtype)], axis=-1)
+        return jnp.concatenate([x, jnp.full_like(x[..., :1], deviation)], axis=-1)

@@ -1,0 +1,105 @@
+"""From an Equinox module to a `Network`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gan_jax import batches
+from gan_jax.networks.arguments import accepted_by, made_by
+from gan_jax.random import per_example
+from gan_jax.types import Array, Network, PyTree
+
+
+def from_equinox(make: Callable[[Array], Any], *, label: str | None = "label") -> Network:
+    """The pure functions of an Equinox module, which is called on one example at a time.
+
+    The module is called as `module(x)`, x [...] without the batch's axis, under `jax.vmap` with
+    the axis name "batch", in the mode that `equinox.nn.inference_mode` sets. It is given further
+    arguments if its `__call__` names them: those that `from_linen` gives, the label that of one
+    example; `key`, the example's own, which depends on its index in the global batch; and `state`,
+    an `equinox.nn.State`, for which it returns `(y, state)`. Arrays come as they are in the
+    batch: images as [H, W, C], where Equinox's convolutions take [C, H, W].
+
+    `params` is the module with its floating arrays, None in place of all else, so that
+    `equinox.combine(params, make(key))` is the trained module of a stateless `make`. `model_state`
+    is a pair: the module's other arrays and the `State`. `equinox.nn.BatchNorm` with
+    axis_name="batch" takes statistics of the whole batch, under a mapped axis too.
+
+    Args:
+      make: `(key) -> module`, such as a class. It is called whenever the network is traced.
+      label: the name of the argument that takes the labels. None: labels are ignored.
+
+    Raises:
+      ImportError: Equinox is not installed.
+      ValueError: (on a call) as from `from_linen`; the module has a state, and no argument `state`.
+    """
+    try:
+        import equinox as eqx
+    except ImportError as error:
+        raise ImportError("from_equinox needs Equinox: pip install equinox") from error
+
+    make_with_state = eqx.nn.make_with_state(lambda key: made_by(make, key=key))
+
+    def arguments(module: Any) -> Callable[..., dict[str, Any]]:
+        return accepted_by(type(module), label, "from_equinox(make", others=("key", "state"))
+
+    def is_norm(node: Any) -> bool:
+        return isinstance(node, eqx.nn.BatchNorm)
+
+    def over_all_devices(node: Any) -> Any:
+        if not (is_norm(node) and node.axis_name == "batch"):
+            return node
+        axis = batches.axis()
+        over = ("batch", axis) if isinstance(axis, str) else ("batch", *(axis or ()))
+        return eqx.tree_at(lambda norm: norm.axis_name, node, over)
+
+    def init(key: Array, x: PyTree, label: PyTree | None = None) -> tuple[PyTree, PyTree]:
+        module, state = make_with_state(key)
+        given = arguments(module)(label, train=True, state=state)  # refuses labels without a taker
+        if jax.tree.leaves(state) and "state" not in given:
+            raise ValueError(
+                f"{type(module).__name__} has layers with a state, but its __call__ has no "
+                "argument 'state': take the state, and return (y, state)"
+            )
+        params, others = eqx.partition(module, eqx.is_inexact_array)
+        return params, (eqx.filter(others, eqx.is_array), state)
+
+    def apply(
+        params: PyTree,
+        model_state: tuple[PyTree, PyTree],
+        x: PyTree,
+        label: PyTree | None = None,
+        *,
+        train: bool,
+        key: Array | None = None,
+    ) -> tuple[Array, PyTree]:
+        others, state = model_state
+        made, _ = eqx.filter_eval_shape(make_with_state, jax.random.key(0))
+        floats, rest = iter(jax.tree.leaves(params)), iter(jax.tree.leaves(others))
+
+        def value(leaf: Any) -> Any:
+            if not isinstance(leaf, jax.ShapeDtypeStruct):
+                return leaf
+            return next(floats if jnp.issubdtype(leaf.dtype, jnp.inexact) else rest)
+
+        # Not `eqx.combine`: functions that `make` defines differ from one call to the next.
+        module = eqx.nn.inference_mode(jax.tree.map(value, made), not train)
+        module = jax.tree.map(over_all_devices, module, is_leaf=is_norm)
+        accepted = arguments(module)
+
+        def one(
+            x: PyTree, label: PyTree | None, key: Array | None, state: PyTree
+        ) -> tuple[Array, PyTree]:
+            given = accepted(label, train=train, key=key, state=state)
+            y = module(x, **given)
+            return y if "state" in given else (y, state)
+
+        keys = None if key is None else per_example(key, x)
+        y, state = jax.vmap(one, in_axes=(0, 0, 0, None), out_axes=(0, None), axis_name="batch")(
+            x, label, keys, state
+        )
+        return y, (others, state) if train else model_state
+
+    return Network(init, apply)

@@ -1,0 +1,74 @@
+"""The devices of a wrapper, and whether they divide a batch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType
+
+from gan_jax.buffers import Step
+from gan_jax.errors import UserError
+from gan_jax.types import PyTree
+
+AXIS_NAME = "devices"
+"""The name of the axis a batch is split over."""
+
+
+def mesh_of(devices: Sequence[jax.Device], axis_name: str) -> jax.sharding.Mesh:
+    return jax.sharding.Mesh(np.asarray(devices), (axis_name,), axis_types=(AxisType.Auto,))
+
+
+def at_least_one(devices: Sequence[jax.Device] | None) -> Sequence[jax.Device]:
+    """The devices, all by default. Raises `UserError` for none."""
+    devices = jax.devices() if devices is None else devices
+    if not len(devices):
+        raise UserError("devices is empty: give at least one, or None for all of them")
+    return devices
+
+
+def axis_of_examples(step: Step, batch_axis: int | None) -> int:
+    """The axis of a step's batch that counts examples: the step's own `batch_axis`, if it has one.
+
+    Raises:
+      UserError: `batch_axis` is not the step's own.
+    """
+    own = getattr(step, "batch_axis", None)
+    if batch_axis is None:
+        return own or 0
+    if own is not None and batch_axis != own:
+        raise UserError(
+            f"batch_axis={batch_axis}, but the batches of this step are [n_critic, B, ...], which "
+            f"count examples on axis {own}: leave batch_axis out, or give {own}"
+        )
+    return batch_axis
+
+
+def called(name: str, path: Any) -> str:
+    return f"{name}{jax.tree_util.keystr(path)}" if path else name
+
+
+def check_divisible(batch: PyTree, batch_axis: int, devices: int) -> None:
+    """Raises `UserError` unless the devices divide the examples of every leaf of the batch."""
+    for path, leaf in jax.tree.leaves_with_path(batch):
+        if np.ndim(leaf) <= batch_axis:
+            continue
+        shape = np.shape(leaf)
+        try:
+            check_batch_size(shape[batch_axis], devices)
+        except UserError as error:
+            raise UserError(
+                f"{error}. ({called('batch', path)} has shape {shape}, and batch_axis is "
+                f"{batch_axis}; batches [n_critic, B, ...], of make_train_step, need batch_axis=1)"
+            ) from None
+
+
+def check_batch_size(batch_size: int, devices: int) -> None:
+    """Raises `UserError` unless `devices` divides `batch_size`, naming the nearest that would."""
+    if batch_size % devices:
+        below = batch_size // devices * devices
+        nearest = " or ".join(str(n) for n in (below, below + devices) if n)
+        raise UserError(
+            f"a batch of {batch_size} cannot be split over {devices} devices: "
+            f"make it {nearest}, or use one device"
+        )

@@ -1,0 +1,136 @@
+"""A step compiled once for all devices, its batch split over them."""
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import (
+    AxisType,
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+    Sharding,
+    SingleDeviceSharding,
+)
+
+from gan_jax.buffers import Step, donating
+from gan_jax.errors import UserError
+from gan_jax.parallel.devices import (
+    AXIS_NAME,
+    at_least_one,
+    axis_of_examples,
+    check_divisible,
+    mesh_of,
+)
+from gan_jax.parallel.jit import Arguments, program
+from gan_jax.types import AxisName, PyTree
+
+
+def shard_step(
+    step: Step,
+    *,
+    batch_axis: int | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    mesh: Mesh | None = None,
+    split_over: AxisName | None = None,
+    state_sharding: PyTree = None,
+    donate: bool = True,
+    like: Arguments | None = None,
+) -> Step:
+    """The step compiled once for all devices, the batch split over them: the default.
+
+    The compiled step first moves the state and the batch to these devices if they are elsewhere.
+    It returns the state laid out as it takes it, so that a state that is split over the devices is
+    never gathered. The first axis of all parameters, optimizer states and averages that it divides
+    can be split over the axis "model" of a mesh by
+
+        def layout(leaf):
+            divides = leaf.ndim and leaf.shape[0] % mesh.shape["model"] == 0
+            return PartitionSpec("model") if divides else PartitionSpec()
+
+        step = shard_step(step, mesh=mesh, state_sharding=jax.tree.map(layout, state))
+
+    Args:
+      step: a pure step made *without* `axis_name`: it sees the global batch, and the compiler
+        inserts the communication, batch norm's included.
+      batch_axis: the axis of the batch that counts examples. None: 1 for a step that
+        `make_train_step` returned, whose batches are [n_critic, B, ...], and 0 for any other. Give
+        it for a loop of steps. Leaves without that axis go to every device whole.
+      devices: at least one; all by default.
+      mesh: a mesh in place of `devices`. All its axes are taken as Auto: the compiler lays out what
+        lies between the arguments and the results.
+      split_over: the axes of the mesh that the batch is split over. None: all.
+      state_sharding: how the state is laid out: a `PartitionSpec` or a `NamedSharding`; None for a
+        copy on every device; or a tree of these, with the structure of the state or of the upper
+        part of it.
+      donate, like: as for `jit_step`.
+
+    Raises:
+      UserError: `devices` is empty, or given together with a mesh; `split_over` is no axis of the
+        mesh; `state_sharding` holds something else; `batch_axis` is not that of a train step; (on a
+        call, before compiling) the number of devices does not divide the batch.
+      ValueError: a `PartitionSpec` names no axis of the mesh; (on a call, before compiling) it does
+        not divide an array, or `state_sharding` has another structure than the state.
+    """
+    batch_axis = axis_of_examples(step, batch_axis)
+    mesh = _automatic(mesh, devices)
+    over = _axes(mesh, split_over)
+    parts = math.prod(mesh.shape[name] for name in over)
+    whole, split = (
+        _on(mesh, spec) for spec in (PartitionSpec(), PartitionSpec(*[None] * batch_axis, over))
+    )
+    states = jax.tree.map(partial(_on, mesh), state_sharding, is_leaf=lambda leaf: leaf is None)
+
+    def in_force() -> Any:
+        """For `spread`."""
+        return jax.set_mesh(mesh) if mesh.size > 1 else nullcontext()
+
+    def placed(state: PyTree, batch: PyTree) -> Arguments:
+        check_divisible(batch, batch_axis, parts)
+        shardings = jax.tree.map(lambda leaf: split if np.ndim(leaf) > batch_axis else whole, batch)
+        return jax.device_put(state, states), jax.device_put(batch, shardings)
+
+    with in_force():
+        # The state keeps its sharding, so that the next call does not compile the step again.
+        compiled = program(step, like and placed(*like), donate, out_shardings=(states, whole))
+
+    def sharded(state: PyTree, batch: PyTree) -> tuple[PyTree, PyTree]:
+        with in_force():
+            return compiled(*placed(state, batch))
+
+    return donating(sharded) if donate else sharded
+
+
+def _automatic(mesh: Mesh | None, devices: Sequence[jax.Device] | None) -> Mesh:
+    """The mesh, or one of the devices, with Auto axes only."""
+    if mesh is None:
+        return mesh_of(at_least_one(devices), AXIS_NAME)
+    if devices is not None:
+        raise UserError(
+            "devices and mesh are both given: a mesh has its own devices, leave one out"
+        )
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
+
+
+def _axes(mesh: Mesh, names: AxisName | None) -> tuple[str, ...]:
+    over = mesh.axis_names if names is None else (names,) if isinstance(names, str) else names
+    if unknown := set(over) - set(mesh.axis_names):
+        raise UserError(
+            f"split_over is {names!r}, but the mesh has no axis {', '.join(sorted(unknown))}: "
+            f"choose from {', '.join(mesh.axis_names)}"
+        )
+    return tuple(over)
+
+
+def _on(mesh: Mesh, spec: Any) -> Sharding:
+    if isinstance(spec, NamedSharding):
+        spec = spec.spec
+    if not isinstance(spec, PartitionSpec | None):
+        raise UserError(f"state_sharding holds {spec!r}: give PartitionSpec, NamedSharding or None")
+    if mesh.size == 1:  # no mesh: JAX can then reuse an earlier trace
+        return SingleDeviceSharding(mesh.devices.item())
+    return NamedSharding(mesh, PartitionSpec() if spec is None else spec)

@@ -1,0 +1,187 @@
+"""`shard_step` on a mesh of one's own, with a state that is split over the devices."""
+
+from functools import cache, partial
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from small_gans import BATCH, TX, first_state, make_gan
+from small_gans import make_step as make_small_step
+
+import gan_jax
+from gan_jax import Batch, parallel, penalties
+from gan_jax.errors import UserError
+from gan_jax.nn import MinibatchStd
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+P = PartitionSpec
+X = np.asarray(jax.random.uniform(jax.random.key(1), (10, 1, BATCH, 8, 8, 1), minval=-1.0))
+
+
+def make_mesh(axis_type=AxisType.Auto):
+    return jax.make_mesh((4, 2), ("data", "model"), axis_types=(axis_type,) * 2)
+
+
+def layout(leaf, axis="model", size=2):
+    """The first axis of an array split, if the mesh divides it."""
+    return P(axis) if leaf.ndim and leaf.shape[0] % size == 0 else P()
+
+
+def make_step():
+    """A train step of convolutions, batch norm, dropout and penalties; traced once."""
+    gan = make_gan(norm=True)
+    d_step, g_step = (make_small_step(role, gan) for role in ("discriminator", "generator"))
+    chex.clear_trace_counter()  # which counts by the function's place in the source
+    return chex.assert_max_traces(gan_jax.make_train_step(d_step, g_step), n=1)
+
+
+@cache
+def start():
+    return jax.jit(partial(first_state, make_gan(norm=True)))(jax.random.key(0))
+
+
+def run(step):
+    state = jax.tree.map(jnp.copy, start())
+    for x in X:
+        state, metrics = step(state, Batch(x))
+    return state, metrics
+
+
+@cache
+def one_device():
+    return jax.device_get(arrays(*run(parallel.jit_step(make_step()))))
+
+
+def arrays(state, metrics):
+    return state.replace(key=None), metrics
+
+
+@pytest.mark.parametrize(
+    ("axis_type", "split_over"),
+    [(AxisType.Auto, None), (AxisType.Auto, "data"), (AxisType.Explicit, ("data", "model"))],
+)
+def test_a_split_state_trains_as_one_device_does_and_stays_split(axis_type, split_over):
+    specs = jax.tree.map(layout, start())
+    step = parallel.shard_step(
+        make_step(), mesh=make_mesh(axis_type), split_over=split_over, state_sharding=specs
+    )
+    state, metrics = run(step)
+    close = partial(np.testing.assert_allclose, rtol=0, atol=2e-5)
+    jax.tree.map(close, jax.device_get(arrays(state, metrics)), one_device())
+    halves = 0
+    for leaf, spec in zip(jax.tree.leaves(state), jax.tree.leaves(specs), strict=True):
+        whole, part = leaf.shape, leaf.addressable_shards[0].data.shape
+        assert part == ((whole[0] // 2, *whole[1:]) if spec == P("model") else whole)
+        halves += spec == P("model")
+    assert halves > 10
+
+
+def toy_step(state, batch):
+    return jax.tree.map(lambda leaf: leaf + 1, state), {"mean": jnp.mean(batch.x)}
+
+
+def test_a_state_that_lies_as_wanted_is_not_moved():
+    mesh = make_mesh()
+    state, batch = jnp.arange(8.0), Batch(jnp.arange(16.0))
+    step = parallel.shard_step(toy_step, mesh=mesh, state_sharding=P("model"), donate=False)
+    placed = jax.device_put((state, batch), NamedSharding(mesh, P("model")))[0]
+    batch = jax.device_put(batch, NamedSharding(mesh, P(("data", "model"))))
+    made, metrics = step(placed, batch)
+    assert made.sharding.is_equivalent_to(placed.sharding, 1)
+    assert metrics["mean"] == 7.5
+    with jax.transfer_guard("disallow_explicit"):
+        made, _ = step(made, batch)
+        with pytest.raises(Exception, match="Disallowed"):
+            step(state, batch)
+    np.testing.assert_array_equal(made, np.arange(8.0) + 2)
+
+
+@pytest.mark.parametrize(
+    "sharding",
+    [
+        {"a": P("model"), "rest": None},
+        {"a": P("model"), "rest": P()},
+        {
+            "a": NamedSharding(make_mesh(AxisType.Explicit), P("model")),
+            "rest": {"b": P(), "c": None},
+        },
+    ],
+)
+def test_a_sharding_may_stand_for_a_part_of_the_state(sharding):
+    state = {"a": jnp.zeros(4), "rest": {"b": jnp.zeros(3), "c": jnp.zeros(())}}
+    step = parallel.shard_step(toy_step, mesh=make_mesh(), state_sharding=sharding)
+    made, _ = step(state, Batch(jnp.zeros(8)))
+    assert [leaf.addressable_shards[0].data.shape for leaf in jax.tree.leaves(made)] == [
+        (2,),
+        (3,),
+        (),
+    ]
+
+
+def test_the_batch_is_divided_by_the_axes_it_is_split_over():
+    step = parallel.shard_step(toy_step, mesh=make_mesh(), split_over="data")
+    step(jnp.zeros(3), Batch(jnp.zeros(12)))
+    with pytest.raises(UserError, match="batch of 6 cannot be split over 4 devices"):
+        step(jnp.zeros(3), Batch(jnp.zeros(6)))
+
+
+def test_a_mesh_of_one_device_is_that_device():
+    mesh = jax.make_mesh((1, 1), ("data", "model"), devices=jax.devices()[3:4])
+    step = parallel.shard_step(toy_step, mesh=mesh, state_sharding=P("model"))
+    made, _ = step(jnp.zeros(3), Batch(jnp.zeros(5)))
+    assert made.devices() == {jax.devices()[3]}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"devices": jax.devices()}, UserError, "devices and mesh are both given"),
+        (
+            {"split_over": "rows"},
+            UserError,
+            "split_over is 'rows', .* no axis rows: .* data, model",
+        ),
+        ({"state_sharding": "model"}, UserError, "state_sharding holds 'model': give Part"),
+        ({"state_sharding": P("rows")}, ValueError, "rows"),
+    ],
+)
+def test_what_does_not_fit_the_mesh_is_refused(options, error, message):
+    with pytest.raises(error, match=message):
+        parallel.shard_step(toy_step, mesh=make_mesh(), **options)
+
+
+class _Compared(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = MinibatchStd()(nn.tanh(nn.Conv(8, (3, 3))(x)))
+        return nn.Dense(1)(x.reshape(x.shape[0], -1))[:, 0]
+
+
+@pytest.mark.parametrize("discriminator", ["convolutions and noise", "minibatch statistics"])
+def test_explicit_axes_split_the_work_of_convolutions_noise_and_minibatch_statistics(discriminator):
+    """Without `shard_step`: the arguments alone say how the step is split."""
+    gan, pairs, noise = make_gan(norm=True), [(penalties.r1, 0.1)], None
+    if discriminator == "minibatch statistics":
+        gan, pairs = gan._replace(discriminator=gan_jax.from_linen(_Compared())), []
+    else:
+        noise = gan_jax.augment.instance_noise(0.1)
+    step = make_small_step("discriminator", gan, penalties=pairs, augmentation=noise)
+    init = partial(gan_jax.init, gan, TX, TX, batch=Batch(X[0, 0]), augmentation=noise)
+    step, state = jax.jit(step), jax.jit(init)(jax.random.key(0))
+    mesh = jax.make_mesh((8,), ("devices",), axis_types=(AxisType.Explicit,))
+    alone = state, Batch(jnp.repeat(X[0, 0], 4, axis=0))
+    split = (
+        jax.device_put(alone[0], NamedSharding(mesh, P())),
+        jax.device_put(alone[1], NamedSharding(mesh, P("devices"))),
+    )
+    one, eight = (step.lower(*arguments).compile() for arguments in (alone, split))
+    assert eight.cost_analysis()["flops"] < 1.3 / 8 * one.cost_analysis()["flops"]
+    close = partial(np.testing.assert_allclose, rtol=0, atol=2e-5)
+    jax.tree.map(
+        close, *(jax.device_get(arrays(*p(*a))) for p, a in ((eight, split), (one, alone)))
+    )
