@@ -229,7 +229,9 @@ def standardised(distribution: Distribution) -> tuple[Distribution, float]:
 
 
 def feed(
-    step: StepFn, real: Sampler, batch_shape: tuple[int, ...]
+    step: StepFn,
+    real: Sampler | Callable[[Array, int], Batch],
+    batch_shape: tuple[int, ...],
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """A step that draws its own fresh real samples: `(state, _) -> (state, metrics)`.
 
@@ -239,15 +241,18 @@ def feed(
     Args:
       step: on a batch of `batch_shape`, [n_critic, B] for a train step, [B] for a player's; made
         without `axis_name`, for the real samples are those of the whole batch.
-      real: of the real samples.
+      real: a sampler of x, or a function `(key, num) -> Batch`, where there are labels.
       batch_shape: the leading dimensions of a batch.
     """
+    draw = real if callable(real) else lambda key, num: Batch(real.sample(key, num))
 
     def fed(state: TrainState, _: None = None) -> tuple[TrainState, Metrics]:
         made = state.discriminator.step + state.generator.step
         key = jax.random.fold_in(jax.random.fold_in(for_step(state.key), Stream.REAL), made)
-        x = real.sample(key, math.prod(batch_shape))
-        x = x.reshape(*batch_shape, *x.shape[1:])
-        return step(state, Batch(spread(x, axis=len(batch_shape) - 1)))
+        batch = jax.tree.map(
+            lambda leaf: spread(leaf.reshape(*batch_shape, *leaf.shape[1:]), len(batch_shape) - 1),
+            draw(key, math.prod(batch_shape)),
+        )
+        return step(state, batch)
 
     return fed
