@@ -50,7 +50,7 @@ def main(seed: int = 0, steps: int = 2000) -> float:
     train = partial(jax.lax.scan, feed(algorithm.step, batch, (1, 128)), length=steps)
     state, _ = jax.jit(train)(jax.jit(algorithm.init)(key, batch(key, 128)))
     z = prior(key, 4096)
-    x, _ = gan.generator.apply(state.ema_params, state.ema_model_state, z, train=False)
+    x = algorithm.generate(state, z)
     nearest = jnp.argmin(jnp.linalg.norm(x[:, None] - DATA.modes[None], axis=2), axis=1)
     joint = jnp.zeros((8, 8)).at[nearest, z["code"]].add(1 / 4096)
     return float(rel_entr(joint, jnp.outer(joint.sum(1), joint.sum(0))).sum() / jnp.log(8))

@@ -7,6 +7,7 @@ A GAN is two pure networks, a prior, a loss and two optimizers; a training step 
 from gan_jax import algorithms, augment, losses, networks, optimizers, penalties, priors, terms
 from gan_jax.algorithms import (
     adversarial,
+    generate,
     init,
     make_discriminator_step,
     make_generator_step,
@@ -66,6 +67,7 @@ __all__ = [
     "from_equinox",
     "from_linen",
     "from_nnx",
+    "generate",
     "init",
     "losses",
     "make_discriminator_step",

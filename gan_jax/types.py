@@ -263,6 +263,7 @@ class Algorithm(NamedTuple):
       discriminator_step, generator_step: `(state, batch [B, ...]) -> (state, metrics)`, one update
         of a player.
       sample: `(state, key, num, label=None, *, ema=True) -> x [num, ...]`.
+      generate: `(state, z, label=None, *, key=None, ema=True) -> x [B, ...]`, of your own latents.
     """
 
     init: Callable[[Array, Batch], TrainState]
@@ -270,3 +271,4 @@ class Algorithm(NamedTuple):
     discriminator_step: StepFn
     generator_step: StepFn
     sample: Callable[..., PyTree]
+    generate: Callable[..., PyTree]

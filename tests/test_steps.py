@@ -209,3 +209,17 @@ def test_logits_in_a_column_train_as_the_vector_does(role, linear_gan):
 def test_a_generator_of_another_shape_than_the_data_is_refused(linear_gan):
     with pytest.raises(ValueError, match=r"samples of shape \(2,\), the data have shape \(3,\)"):
         start(linear_gan, Batch(jnp.zeros((6, 3))))
+
+
+def test_generate_draws_what_sample_draws_of_the_same_latents(linear_gan):
+    """x = A z + b, of the averages by default; the latents are those of `sample`'s key."""
+    state = start(linear_gan)
+    state, _ = make("generator", linear_gan)(state, Batch(REAL))
+    z = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
+    for ema, params in ((True, state.ema_params), (False, state.generator.params)):
+        made = gan_jax.generate(linear_gan, state, jnp.asarray(z), ema=ema)
+        np.testing.assert_allclose(made, z @ params["A"].T + params["b"], rtol=1e-6)
+    key = jax.random.key(3)
+    z = gan_jax.random.draw(linear_gan.prior, jax.random.split(key)[0], 4)
+    expected = gan_jax.sample(linear_gan, state, key, 4)
+    np.testing.assert_array_equal(gan_jax.generate(linear_gan, state, z), expected)

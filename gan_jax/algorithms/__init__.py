@@ -20,7 +20,7 @@ from gan_jax.algorithms.objectives import (
     generator_objective,
 )
 from gan_jax.algorithms.player import make_player_step, rising_decay
-from gan_jax.algorithms.sampling import sample
+from gan_jax.algorithms.sampling import generate, sample
 from gan_jax.algorithms.simultaneous import make_simultaneous_step
 from gan_jax.algorithms.unrolled import make_unrolled_generator_step
 
@@ -29,6 +29,7 @@ __all__ = [
     "Objective",
     "adversarial",
     "discriminator_objective",
+    "generate",
     "generator_objective",
     "init",
     "make_consensus_steps",

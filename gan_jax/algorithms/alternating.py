@@ -20,7 +20,7 @@ from gan_jax.algorithms.objectives import (
     generator_objective,
 )
 from gan_jax.algorithms.player import EMA_DECAY, Decay, check_at_least_one, make_player_step
-from gan_jax.algorithms.sampling import sample
+from gan_jax.algorithms.sampling import generate, sample
 from gan_jax.types import (
     GAN,
     AdversarialLoss,
@@ -235,4 +235,5 @@ def adversarial(
         discriminator_step=discriminator_step,
         generator_step=generator_step,
         sample=partial(sample, gan),
+        generate=partial(generate, gan),
     )

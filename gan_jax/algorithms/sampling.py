@@ -33,7 +33,6 @@ def sample(
     Raises:
       ValueError: `num` < 1; the number of labels is not `num`.
     """
-    check_gan(gan)
     check_at_least_one(num=num)
     for leaf in jax.tree.leaves(label):
         if jnp.shape(leaf)[:1] != (num,):
@@ -41,17 +40,32 @@ def sample(
                 f"num = {num}, but label has shape {jnp.shape(leaf)}: give one label for each "
                 f"sample, an array of shape ({num},)"
             )
+    check_gan(gan)
+    key_z, key_generator = jax.random.split(threefry(key))
+    z = draw(gan.prior, key_z, num)
+    return generate(gan, state, z, label, key=key_generator, ema=ema)
+
+
+def generate(
+    gan: GAN,
+    state: TrainState,
+    z: PyTree,
+    label: PyTree | None = None,
+    *,
+    key: Array | None = None,
+    ema: bool = True,
+) -> PyTree:
+    """x [B, ...] = G(z) of latents of your own, with G in evaluation mode.
+
+    Args:
+      gan, state, ema: as for `sample`.
+      z: [B, L], such as points between two latents, or a tree as the prior draws it.
+      label: as for `sample`.
+      key: a single key for what is random in G itself, if anything is.
+    """
+    check_gan(gan)
     params, model_state = state.generator.params, state.generator.model_state
     if ema:
         params = cast_like(state.ema_params, params)
         model_state = cast_like(state.ema_model_state, model_state)
-    key_z, key_generator = jax.random.split(threefry(key))
-    x, _ = gan.generator.apply(
-        params,
-        model_state,
-        draw(gan.prior, key_z, num),
-        label,
-        train=False,
-        key=key_generator,
-    )
-    return x
+    return gan.generator.apply(params, model_state, z, label, train=False, key=key)[0]

@@ -24,9 +24,10 @@ def from_nnx(make: "Callable[..., nnx.Module]", *, label: str | None = "label") 
     Only `nnx.RngState` is in neither: all random draws come from the step's key, which seeds the
     module's streams anew in each call.
 
-    Under a mapped axis (`pmap`, `shard_map`) `nnx.BatchNorm` takes statistics of the whole batch,
-    and `nnx.Dropout` is refused, because it would draw every shard the same mask: draw with the
-    keys of `gan_jax.random.per_example(rngs.dropout(), x)` instead.
+    In a step whose batch is split, `nnx.Dropout` is refused, because it would draw every shard and
+    every microbatch the same mask: draw with the keys of
+    `gan_jax.random.per_example(rngs.dropout(), x)` instead. Under a mapped axis (`pmap`,
+    `shard_map`) `nnx.BatchNorm` takes statistics of the whole batch.
 
     Args:
       make: `(rngs) -> module` or `(rngs, x) -> module`, such as a class, with x an example batch.
@@ -34,7 +35,8 @@ def from_nnx(make: "Callable[..., nnx.Module]", *, label: str | None = "label") 
       label: the name of the argument that takes the labels. None: labels are ignored.
 
     Raises:
-      ValueError: (on a call) as from `from_linen`; `nnx.Dropout` in training under a mapped axis.
+      ValueError: (on a call) as from `from_linen`; `nnx.Dropout` in training where the batch is
+        split.
     """
     from flax import nnx  # this takes 0.3 s, and few programs need it
 
@@ -47,15 +49,15 @@ def from_nnx(make: "Callable[..., nnx.Module]", *, label: str | None = "label") 
     def state_of(module: nnx.Module) -> PyTree:
         return nnx.to_pure_dict(nnx.state(module, nnx.Not(no_state)))
 
-    def over_all_devices(module: nnx.Module) -> None:
+    def over_all_parts(module: nnx.Module) -> None:
         for _, layer in nnx.iter_graph(module):
             if isinstance(layer, nnx.BatchNorm) and layer.axis_name is None:
                 layer.axis_name = batches.axis()  # type: ignore[assignment]  # a tuple works
             if isinstance(layer, nnx.Dropout) and layer.rate > 0:
                 raise ValueError(
-                    "nnx.Dropout would draw the same mask on each device of "
-                    f"axis_name={batches.axis()!r}: draw a mask for each example, with keys from "
-                    "gan_jax.random.per_example(rngs.dropout(), x)"
+                    "nnx.Dropout would draw the same mask for each part of the batch (axis_name="
+                    f"{batches.axis()!r}, or accumulate above 1): draw a mask for each example, "
+                    "with keys from gan_jax.random.per_example(rngs.dropout(), x)"
                 )
 
     def init(key: Array, x: PyTree, label: PyTree | None = None) -> tuple[PyTree, PyTree]:
@@ -84,8 +86,8 @@ def from_nnx(make: "Callable[..., nnx.Module]", *, label: str | None = "label") 
                 stream.key.set_value(jax.random.split(own, stream.key.shape))
                 stream.count.set_value(jnp.zeros(stream.key.shape, jnp.uint32))
         module.train() if train else module.eval()
-        if train and batches.axis() is not None:
-            over_all_devices(module)
+        if train and batches.is_split():
+            over_all_parts(module)
         try:
             y = module(x, **arguments(module, label, train=train, **offered))
         except TypeError as error:
