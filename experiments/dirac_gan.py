@@ -21,7 +21,7 @@ from experiments import cli
 from gan_jax import GAN, Batch, Network, TrainState, init, losses, penalties
 from gan_jax.algorithms.objectives import player_losses
 from gan_jax.errors import UserError
-from gan_jax.run.folder import Record
+from gan_jax.run.folder import Record, RunFolder
 from gan_jax.run.plots import chart, save_chart
 from gan_jax.theory import (
     consensus,
@@ -133,7 +133,7 @@ def main(config: Config) -> Record:
     """Eigenvalues and trajectories of every method, in double precision."""
     check(config)
 
-    def work(folder: Path) -> Record:
+    def work(folder: RunFolder) -> Record:
         start = (jnp.asarray(config.theta, float), jnp.asarray(config.psi, float))
         games = {name: library_game(name, config) for name in METHODS}
         paths: dict[str, dict[str, np.ndarray]] = {}
@@ -150,8 +150,8 @@ def main(config: Config) -> Record:
                 },
                 "converges_in_the_paper": METHODS[name].converges,
             }
-        _draw_trajectories(folder / "trajectories.png", games, paths, table)
-        _draw_radii(folder / "radii.png", paths)
+        _draw_trajectories(folder.path / "trajectories.png", games, paths, table)
+        _draw_radii(folder.path / "radii.png", paths)
         return {
             "methods": table,
             "radius_at_start": float(np.hypot(config.theta, config.psi)),

@@ -36,7 +36,7 @@ from gan_jax import (
 from gan_jax.data import synthetic
 from gan_jax.errors import UserError
 from gan_jax.losses import minimax
-from gan_jax.run import plots
+from gan_jax.run import RunFolder, plots
 from gan_jax.theory.quadrature import expectation, integral, interval
 from gan_jax.types import Array, Metrics, Network, PyTree, StepFn
 
@@ -210,9 +210,9 @@ def main(config: Config) -> dict[str, Any]:
     """Trains, draws, and returns the summary."""
     check(config)
 
-    def work(folder: Path) -> dict[str, Any]:
+    def work(folder: RunFolder) -> dict[str, Any]:
         summary, panels, runs = {}, [], {}
-        (folder / "samples").mkdir(exist_ok=True)
+        (folder.path / "samples").mkdir(exist_ok=True)
         for n_critic in config.n_critic:
             steps, seen, moments = [], [], []
             gan = build(config.width)
@@ -227,10 +227,10 @@ def main(config: Config) -> dict[str, Any]:
                 )
                 moments.append(plots.Moment(title, **{n: a[0] for n, a in drawn.items()}))
             name = f"n_critic_{n_critic}"
-            files = [folder / "samples" / f"{name}_{i:03d}.png" for i in range(len(moments))]
+            files = [folder.path / "samples" / f"{name}_{i:03d}.png" for i in range(len(moments))]
             for moment, file in zip(moments, files, strict=True):
                 plots.moments([[moment]], file, limits=LIMITS)
-            plots.history(files, folder / f"{name}.gif", folder / f"{name}.png")
+            plots.history(files, folder.path / f"{name}.gif", folder.path / f"{name}.png")
             over_steps = {key: np.stack([figures[key] for figures in seen]) for key in seen[0]}
             runs[f"n_critic = {n_critic}"] = (np.array(steps), over_steps)
             # During: the first moment at which seed 0 has lost three quarters of its divergence.
@@ -247,8 +247,8 @@ def main(config: Config) -> dict[str, Any]:
                 "discriminator_updates": config.warmup + n_critic * steps[-1],
                 **{key: _over_seeds(values[-1]) for key, values in over_steps.items()},
             }
-        plots.moments(panels, folder / "demonstration.png", limits=LIMITS)
-        plots.convergence(runs, folder / "curves.png")
+        plots.moments(panels, folder.path / "demonstration.png", limits=LIMITS)
+        plots.convergence(runs, folder.path / "curves.png")
         gifs = [f"n_critic_{k}.{kind}" for k in config.n_critic for kind in ("gif", "png")]
         return {
             "protocol": PROTOCOL,

@@ -21,7 +21,7 @@ from experiments import cli
 from gan_jax import GAN, Batch, Network, from_linen, init, losses, make_discriminator_step, theory
 from gan_jax.data.synthetic import Distribution, feed, gaussian, mixture
 from gan_jax.errors import UserError
-from gan_jax.run.folder import Record
+from gan_jax.run.folder import Record, RunFolder
 from gan_jax.run.plots.charts import LOG_4, chart, save_chart
 from gan_jax.theory.quadrature import box, interval
 from gan_jax.types import Array, PyTree
@@ -171,7 +171,7 @@ def main(config: Config) -> Record:
     return cli.record("optimal_discriminator", config, partial(_work, config))
 
 
-def _work(config: Config, folder: Path) -> Record:
+def _work(config: Config, folder: RunFolder) -> Record:
     drawn, values, figures = {}, {}, {}
     key = jax.random.fold_in(jax.random.key(config.seed), 2)  # not one that training draws from
     for name, case in CASES.items():
@@ -181,8 +181,8 @@ def _work(config: Config, folder: Path) -> Record:
         figures[name]["gap"] = made["bound"] - made["exact_value"]
         figures[name]["smallest_gap_in_training"] = made["bound"] - max(values[name])
         figures[name]["nodes"] = len(drawn[name]["x"])
-    _draw_discriminators(drawn, folder / "discriminators.png")
-    _draw_bound(values, figures, config.record_every, folder / "bound.png")
+    _draw_discriminators(drawn, folder.path / "discriminators.png")
+    _draw_bound(values, figures, config.record_every, folder.path / "bound.png")
     protocol = (
         f"seed {config.seed}, {config.num_steps} updates on {config.batch_size} real and as many "
         f"fake samples; exact: quadrature; sampled: {config.num_samples} of each; in nats, but "

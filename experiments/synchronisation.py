@@ -33,7 +33,7 @@ from gan_jax.data import synthetic
 from gan_jax.errors import UserError
 from gan_jax.metrics.modes import Modes, mode_coverage
 from gan_jax.models.mlp import mlp
-from gan_jax.run.folder import Record
+from gan_jax.run.folder import Record, RunFolder
 from gan_jax.run.plots import chart, save_chart
 from gan_jax.types import Array, Metrics, StepFn
 
@@ -106,7 +106,7 @@ def main(config: Config) -> Record:
     """Trains every kind, all seeds at once, and counts modes."""
     check(config)
 
-    def work(folder: Path) -> Record:
+    def work(folder: RunFolder) -> Record:
         ring = synthetic.ring(8, RADIUS, SCALE)
         gan, start, d_step, g_step = build(config)
         first = jax.vmap(start)(jax.vmap(jax.random.key)(jnp.arange(config.seeds)))
@@ -154,8 +154,8 @@ def main(config: Config) -> Record:
         logits, _ = gan.discriminator.apply(player.params, player.model_state, points, train=False)
         belief = np.asarray(jax.nn.sigmoid(logits)).reshape(len(axis), -1)
 
-        _draw_training(folder / "training.png", marks, trainings, ring.modes)
-        _draw_frozen(folder / "frozen.png", frozen_marks, frozen, ring.modes, belief)
+        _draw_training(folder.path / "training.png", marks, trainings, ring.modes)
+        _draw_frozen(folder.path / "frozen.png", frozen_marks, frozen, ring.modes, belief)
         return {
             "protocol": f"ring of 8 modes, radius {RADIUS}, standard deviation {SCALE}; "
             f"{NUM_SAMPLES} samples a figure; one entry for each seed from 0 on",

@@ -34,7 +34,7 @@ from gan_jax.data.synthetic import Distribution, feed
 from gan_jax.errors import UserError
 from gan_jax.models.mlp import mlp
 from gan_jax.run import datasets
-from gan_jax.run.folder import Record
+from gan_jax.run.folder import Record, RunFolder
 from gan_jax.run.plots.charts import chart, save_chart
 from gan_jax.types import Array, PyTree, StepFn
 
@@ -232,10 +232,10 @@ def main(config: Config) -> Record:
     return cli.record("vanishing_gradient", config, partial(_work, config))
 
 
-def _work(config: Config, folder: Path) -> Record:
+def _work(config: Config, folder: RunFolder) -> Record:
     tables, plane = on_digits(config), in_the_plane(config)
-    _draw_digits(tables, folder / "digits.png")
-    _draw_bound(plane, folder / "bound.png")
+    _draw_digits(tables, folder.path / "digits.png")
+    _draw_bound(plane, folder.path / "bound.png")
     digits: Record = {}
     for epoch, table in tables.items():
         ends = {n: {"start": x[0], "end": x[-1]} for n, x in table.items() if n != "step"}

@@ -3,16 +3,18 @@
 import importlib.metadata
 import json
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from filelock import FileLock, Timeout
 
 from gan_jax.errors import UserError
-from gan_jax.run.files import write_text
+from gan_jax.run.files import whole, write_text
 
 Record = dict[str, Any]
 
@@ -53,8 +55,8 @@ class RunFolder:
             return found
         if self.path.exists() and not _is_blank(self.path):
             raise UserError(
-                f"--workdir {self.path} exists and is not a run's folder (it has no config.json): "
-                "choose another, or empty it yourself"
+                f"{self.path} exists and is not a run's folder (it has no config.json): choose "
+                "another, or empty it yourself"
             )
         return {}
 
@@ -108,9 +110,13 @@ class RunFolder:
     def rewind(self, step: int, announce: Callable[[str], None] = print) -> list[Record]:
         """Drops the records after `step`, which will be logged again, and returns the rest.
 
+        -1 drops all of them. So is a summary of a later step.
+
         Records that cannot be read are announced, and dropped too.
         """
         kept = [record for record in self.metrics(announce) if record["step"] <= step]
+        if self.summary().get("step", -1) > step:
+            (self.path / "summary.json").unlink()
         write_text(self._metrics, "".join(json.dumps(record) + "\n" for record in kept))
         return kept
 
@@ -118,6 +124,38 @@ class RunFolder:
         """Appends one record."""
         with self._metrics.open("a") as file:
             file.write(json.dumps(record) + "\n")
+
+    def keep(self, step: int, arrays: dict[str, Any]) -> None:
+        """Writes named arrays seen at a step to `samples/`."""
+        self.samples.mkdir(exist_ok=True)
+        with whole(self.samples / f"{step:07d}.npz") as file:
+            np.savez(file, **arrays)
+
+    def kept(self) -> list[tuple[int, dict[str, np.ndarray]]]:
+        """What `keep` wrote, by step, in order.
+
+        Raises:
+          UserError: a file is damaged.
+        """
+        found = []
+        for file in sorted(self.samples.glob("*.npz")):
+            try:
+                with np.load(file) as arrays:
+                    found.append((int(file.stem), dict(arrays)))
+            except Exception as error:  # a damaged archive raises exceptions of many kinds
+                raise UserError(
+                    f"{file} is damaged ({error}): restore it, or begin anew in another folder"
+                ) from None
+        return found
+
+    def once(self, work: Callable[[], Record]) -> Record:
+        """The summary; where there is none, `work` is done during a visit and returns it."""
+        if done := self.summary():
+            return done
+        with self.visit():
+            start = time.monotonic()
+            made = work()
+            return self.summarise({**made, "wall_seconds": time.monotonic() - start})
 
     def summarise(self, summary: Record) -> Record:
         """Writes `summary.json`, the versions and the devices at hand added: all it returns."""
@@ -156,8 +194,7 @@ def _alone(path: Path) -> Iterator[None]:
         lock.acquire(blocking=False)
     except Timeout:
         raise UserError(
-            f"another command is at work in {path}: wait until it is done, or choose another "
-            "--workdir"
+            f"another command is at work in {path}: wait until it is done, or choose another folder"
         ) from None
     except (OSError, NotImplementedError):
         pass  # no locks here; what else may be wrong with the folder shows when it is written to
@@ -217,7 +254,7 @@ def _check_same(path: Path, old: Record, new: Record, free: frozenset[str]) -> N
         raise UserError(
             f"{path} holds a run with other settings:\n"
             + "\n".join(differences)
-            + "\nUse its settings to resume it, or another --workdir for a new run."
+            + "\nUse its settings to resume it, or another folder for a new run."
             + _other_source(was, now)
         )
 
@@ -227,4 +264,4 @@ def _other_source(was: Record, now: Record) -> str:
     source = was.get("data.source")
     if source == now.get("data.source"):
         return ""
-    return f" (--data.source {source} takes its data from where it did.)"
+    return f" (data.source {source} takes the data from where that run did.)"
