@@ -9,11 +9,11 @@ curves.png, samples/ (a frame for each moment drawn), n_critic_*.gif and .png, a
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -31,12 +31,13 @@ from gan_jax import (
     make_discriminator_step,
     make_generator_step,
     make_train_step,
+    run,
     theory,
 )
 from gan_jax.data import synthetic
 from gan_jax.errors import UserError
 from gan_jax.losses import minimax
-from gan_jax.run import RunFolder, plots
+from gan_jax.run import Look, RunFolder, plots
 from gan_jax.theory.quadrature import expectation, integral, interval
 from gan_jax.types import Array, Metrics, Network, PyTree, StepFn
 
@@ -57,6 +58,8 @@ ARROWS = jnp.array([[NormalDist().inv_cdf((i + 0.5) / 25)] for i in range(25)])
 LIMITS = (-2.5, 3.5)
 """Of the pictures, in x and in z."""
 PANELS = ("(a) untrained", "(b) D trained, G not yet", "(c) during", "(d) at the end")
+FIGURES = ("jsd", "value", "off_half", "p_g_mass")
+"""What `examine` computes of each seed."""
 PROTOCOL = (
     "After training, over seeds 0, 1, ...: each, mean, std (population), max; in nats, float32. By "
     f"the trapezoidal rule over x, {NODES.size} nodes on [{NODES[0]}, {NODES[-1]}], and over z, "
@@ -70,7 +73,7 @@ class Config:
     """How to train, and how often."""
 
     workdir: Path = Path("runs/gaussian_1d")
-    """The run's folder."""
+    """The run's folder. A run that is there already is resumed, or left alone if complete."""
     n_critic: tuple[int, ...] = (1, 10)
     """Updates of D for each one of G (k of Algorithm 1); one training for each number."""
     num_updates: int = 10_000
@@ -168,11 +171,24 @@ def examine(gan: GAN, state: TrainState) -> tuple[Metrics, Metrics]:
     return figures, {**drawn, "optimal": jax.nn.sigmoid(best[:num]), **arrows}
 
 
-def train(config: Config, gan: GAN, n_critic: int) -> Iterator[tuple[int, TrainState]]:
-    """Trains all seeds at once: (G's updates so far, the states [seeds]) at each moment.
+class Game(NamedTuple):
+    """What is trained for one --n-critic.
 
-    The moments are the start, the end of the warm-up, and the end of each of the `frames` chunks.
+    Attributes:
+      states: the first states [seeds].
+      warmup: a step of D alone.
+      step: a train step. Both draw their real samples.
+      chunk: updates of G between two frames.
     """
+
+    states: TrainState
+    warmup: StepFn
+    step: StepFn
+    chunk: int
+
+
+def play(config: Config, gan: GAN, n_critic: int) -> Game:
+    """The players and their steps."""
     chunk = config.num_updates // (n_critic + 1) // config.frames
     rounds = chunk * config.frames
     initial_lr = config.generator_lr[config.n_critic.index(n_critic)]
@@ -187,23 +203,50 @@ def train(config: Config, gan: GAN, n_critic: int) -> Iterator[tuple[int, TrainS
     generator_step = make_generator_step(gan, minimax, generator_tx)
     train_step = make_train_step(discriminator_step, generator_step, n_critic=n_critic)
 
-    def fused(step: StepFn, shape: tuple[int, ...], length: int) -> Callable[..., TrainState]:
-        fed = synthetic.feed(step, DATA, (*shape, config.batch_size))
-        ensemble = jax.vmap(lambda state: jax.lax.scan(fed, state, length=length)[0])
-        return jax.jit(ensemble, donate_argnums=0)
-
     def start(seed: Array) -> TrainState:
         batch = Batch(jnp.zeros((2, 1)))
         return init(gan, generator_tx, discriminator_tx, jax.random.key(seed), batch)
 
-    states = jax.jit(jax.vmap(start))(jnp.arange(config.seeds))
-    yield 0, states
-    states = fused(discriminator_step, (), config.warmup)(states)
-    yield 0, states
-    advance = fused(train_step, (n_critic,), chunk)
-    for frame in cli.track(range(1, config.frames + 1), f"n_critic {n_critic}"):
-        states = advance(states)
-        yield frame * chunk, states
+    return Game(
+        jax.jit(jax.vmap(start))(jnp.arange(config.seeds)),
+        synthetic.feed(discriminator_step, DATA, (config.batch_size,)),
+        synthetic.feed(train_step, DATA, (n_critic, config.batch_size)),
+        chunk,
+    )
+
+
+def train(
+    config: Config, gan: GAN, n_critic: int, folder: RunFolder
+) -> list[tuple[int, dict[str, np.ndarray]]]:
+    """Trains all seeds at once: G's updates so far, and what `examine` says, at each moment.
+
+    The moments are the start, the end of the warm-up, and the end of each of the `frames` chunks.
+    The figures are those of all seeds, [seeds]; the functions are those of seed 0.
+    """
+    game = play(config, gan, n_critic)
+
+    def see(states: TrainState) -> Metrics:
+        figures, drawn = jax.lax.map(partial(examine, gan), states)
+        return figures | {name: values[0] for name, values in drawn.items()}
+
+    moments, states = [], game.states
+    for name, step, num_steps, every in (
+        ("warmup", game.warmup, config.warmup, config.warmup),
+        ("training", game.step, game.chunk * config.frames, game.chunk),
+    ):
+        part = folder.part(f"trainings/n_critic_{n_critic}_{name}")
+        states = run.train(
+            step,
+            states,
+            folder=part,
+            num_steps=num_steps,
+            layout="ensemble",
+            looks=[Look(every, see, part.keep)],
+            words=plots.in_short,
+        )
+        moments.append(part.kept())
+    (first, warm), frames = moments
+    return [first, (0, warm[1]), *frames[1:]]
 
 
 def main(config: Config) -> dict[str, Any]:
@@ -215,17 +258,15 @@ def main(config: Config) -> dict[str, Any]:
         (folder.path / "samples").mkdir(exist_ok=True)
         for n_critic in config.n_critic:
             steps, seen, moments = [], [], []
-            gan = build(config.width)
-            look = jax.jit(partial(jax.lax.map, partial(examine, gan)))
-            for step, states in train(config, gan, n_critic):
-                figures, drawn = jax.device_get(look(states))
+            for step, found in train(config, build(config.width), n_critic, folder):
+                figures = {name: found.pop(name) for name in FIGURES}
                 steps.append(step)
                 seen.append(figures)
                 title = (
                     f"n_critic = {n_critic}: {step} updates of G\nV = {figures['value'][0]:.3f} "
                     f"(−log 4 = {-plots.LOG_4:.3f}),  JSD = {figures['jsd'][0]:.2g} nats"
                 )
-                moments.append(plots.Moment(title, **{n: a[0] for n, a in drawn.items()}))
+                moments.append(plots.Moment(title, **found))
             name = f"n_critic_{n_critic}"
             files = [folder.path / "samples" / f"{name}_{i:03d}.png" for i in range(len(moments))]
             for moment, file in zip(moments, files, strict=True):

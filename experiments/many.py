@@ -193,7 +193,6 @@ def train(rules: Rules, game: Game, folder: RunFolder, looks: Sequence[Look] = (
         jax.jit(jax.vmap(game.state))(keys),
         folder=folder,
         num_steps=rules.num_steps,
-        checkpoint_every=500,
         layout="ensemble",
         looks=looks,
         words=plots.in_short,

@@ -7,6 +7,7 @@ folder of its own in ways/: the same command resumes where it was stopped.
 """
 
 import dataclasses
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -98,7 +99,7 @@ PUBLISHED = {
 """Means over their runs: modes captured, high-quality samples in %, reverse KL in nats."""
 
 
-REPORTED = ("updates", "gan", "perfect_sampler", "diverged")
+REPORTED = ("settings", "updates", "gan", "perfect_sampler", "diverged")
 """What of a cell's summary is in the table's."""
 
 
@@ -187,7 +188,11 @@ def _train(settings: Recipe, folder: RunFolder) -> Record:
     distribution, unit = mixtures.data(settings)
     game = mixtures.build(settings, distribution)
     real = distribution.sample(jax.random.key(1), 1000)
-    found = {"updates": many.updates(settings), "real": (unit * np.asarray(real)).tolist()}
+    found: Record = {
+        "settings": json.loads(json.dumps(dataclasses.asdict(settings))),
+        "updates": many.updates(settings),
+        "real": (unit * np.asarray(real)).tolist(),
+    }
     try:
         states = many.train(settings, game, folder)
     except NonFinite as error:

@@ -174,10 +174,10 @@ def contents(folder):
     return found | last
 
 
-def assert_resumes_exactly(experiment, config, folder, *, after=2):
+def assert_resumes_exactly(experiment, config, folder, after):
     """A run that is interrupted after so many records leaves what an undisturbed one does."""
     whole, parts = (dataclasses.replace(config, workdir=folder / name) for name in ("a", "b"))
-    with compiled_in_a_hurry():
+    with shared_compilations(folder / "compiled"):
         experiment.main(whole)
         with pytest.raises(Interrupted), stopped(after):
             experiment.main(parts)

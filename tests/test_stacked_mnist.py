@@ -12,7 +12,6 @@ from PIL import Image
 from small_runs import (
     assert_kept,
     assert_refused,
-    assert_resumes_exactly,
     compiled_in_a_hurry,
     write_idx,
 )
@@ -225,12 +224,6 @@ def test_real_stacks_stand_beside_every_seed(finished):
 
 def test_the_folder_is_kept(finished):
     assert_kept(stacked_mnist, *finished, loss="hinge")
-
-
-@pytest.mark.slow
-def test_it_resumes_exactly(tmp_path):
-    config = dataclasses.replace(SMALL, num_steps=9, counts=3)
-    assert_resumes_exactly(stacked_mnist, config, tmp_path, after=1)
 
 
 @pytest.mark.parametrize(

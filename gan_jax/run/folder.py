@@ -41,11 +41,16 @@ class RunFolder:
         self.path = path.absolute()
         self._settings = json.loads(json.dumps(settings, default=str))
         self._free = free
+        self._visited = False
         self._config = self.path / "config.json"
         self._found()
         self.samples = self.path / "samples"
         self.checkpoints = self.path / "checkpoints"
         self._metrics = self.path / "metrics.jsonl"
+
+    def part(self, name: str) -> "RunFolder":
+        """The folder of one of several trainings of a run, below the run's own."""
+        return RunFolder(self.path / name, self._settings, self._free)
 
     def _found(self) -> Record:
         """The settings of the run that is there, if it may go on with ours; empty if none is."""
@@ -64,15 +69,24 @@ class RunFolder:
     def visit(self) -> Iterator[None]:
         """Makes the folder, or notes the free settings of this visit, and keeps others out.
 
+        A visit within a visit changes nothing.
+
         Raises:
           UserError: another command is at work in the folder, or has been since it was looked at,
             with other settings.
         """
+        if self._visited:
+            yield
+            return
         self.path.mkdir(parents=True, exist_ok=True)
         with _alone(self.path):
             if self._found() != self._settings or not self._config.exists():
                 write_json(self._config, self._settings)  # first: else the rest is not a run's
-            yield
+            self._visited = True
+            try:
+                yield
+            finally:
+                self._visited = False
 
     def is_complete(self, step: int) -> bool:
         """Whether a visit ended at this step and left its summary."""
@@ -131,7 +145,7 @@ class RunFolder:
         with whole(self.samples / f"{step:07d}.npz") as file:
             np.savez(file, **arrays)
 
-    def kept(self) -> list[tuple[int, dict[str, np.ndarray]]]:
+    def kept(self) -> list[tuple[int, dict[str, Any]]]:
         """What `keep` wrote, by step, in order.
 
         Raises:

@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from gan_jax._cpu import memory
+from gan_jax.buffers import unshared
 from gan_jax.errors import UserError
 from gan_jax.run.checkpoint import Checkpoints
 from gan_jax.run.folder import Record, RunFolder
@@ -194,7 +195,7 @@ def watch(
 
     def start(step: int, state: PyTree, metrics: Metrics) -> Finish:
         del metrics
-        made = see(move(state))
+        made = unshared(see(move(state)), apart_from=state)
 
         def finish() -> None:
             picture = look.show(step, jax.device_get(made))

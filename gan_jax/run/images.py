@@ -66,7 +66,7 @@ def train(
       chunk_length, announce, **options: of `session.train`.
       sample_every: when a grid of samples is drawn.
 
-    Returns, Raises: as `session.train`; and UserError, if another command is at work in the folder.
+    Returns, Raises: as `session.train`.
     """
 
     with folder.visit():

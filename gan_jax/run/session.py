@@ -27,7 +27,7 @@ def train(
     folder: RunFolder,
     num_steps: int,
     chunk_length: int = 50,
-    checkpoint_every: Every,
+    checkpoint_every: Every = 500,
     keep_checkpoints: int = 3,
     layout: str = "shard",
     looks: Sequence[hooks.Look] = (),
@@ -44,11 +44,12 @@ def train(
     Args:
       step: pure, `(state, batch) -> (state, metrics)`, such as the `step` of an `Algorithm`. Its
         draws must depend on its state alone.
-      state: the first state, arrays only. An ensemble has an axis of members in front of each.
+      state: the first state, arrays only; it is donated. An ensemble has an axis of members in
+        front of each array.
       batches: `step -> batch`, every leaf [chunk_length, ...]: the batches of the steps from there,
         whatever was asked for before. None: `step` is given None, and draws its own data, as
         `data.synthetic.feed` makes it do.
-      folder: where the run is kept, during a `visit`.
+      folder: where the run is kept.
       num_steps: calls of the step.
       chunk_length: steps in a compiled program, and between two records, at most.
       checkpoint_every: when the state is saved, besides at the end and where a signal comes.
@@ -65,12 +66,13 @@ def train(
       The last state, on the host's first device.
 
     Raises:
+      UserError: another command is at work in the folder.
       NonFinite: training left the finite numbers.
       Interrupted: a signal ended the run early; it can be resumed.
       CheckpointError: the state cannot be saved, or the folder has one of another structure.
     """
     gathered = partial(jax.device_put, device=jax.devices()[0])
-    with ExitStack() as stack:
+    with folder.visit(), ExitStack() as stack:
         checkpoints = stack.enter_context(
             closing(Checkpoints(folder.checkpoints, keep=keep_checkpoints))
         )
@@ -81,7 +83,11 @@ def train(
         records = folder.rewind(start if restored else -1, announce)
         ensemble = layout == "ensemble"
         devices = _devices_of(state, jax.devices()) if ensemble else []
-        where = parallel.describe(layout) if not ensemble else f"{len(devices)} device(s)"
+        where = (
+            f"{len(devices)} x {parallel.describe('jit')}"
+            if ensemble
+            else parallel.describe(layout)
+        )
         what = f"resuming from step {start}" if restored else f"a new run in {folder.path}"
         announce(f"{what}, on {where}")
 
