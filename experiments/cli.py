@@ -7,15 +7,13 @@ import io
 import os
 import signal
 import sys
-import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import tyro
-from tqdm import tqdm
 from tyro.constructors import (
     ConstructorRegistry,
     PrimitiveConstructorSpec,
@@ -40,7 +38,6 @@ _PATHS = ConstructorRegistry()
 """The rule by which every flag parses a path."""
 
 Config = TypeVar("Config")
-Item = TypeVar("Item")
 
 
 def run(main: Callable[[Config], Any], config: type[Config], description: str) -> None:
@@ -211,18 +208,3 @@ def record(name: str, config: Any, work: Callable[[RunFolder], Record]) -> Recor
     summary = folder.once(lambda: work(folder))
     print(f"done: look at the pictures in {folder.path}, and at summary.json for the figures")
     return summary
-
-
-def track(items: Sequence[Item], what: str) -> Iterator[Item]:
-    """Goes through items with a bar on a terminal, and a line every ten seconds elsewhere."""
-    from gan_jax.run.hooks import time_left
-
-    bar = tqdm(items, desc=what, disable=None, dynamic_ncols=True)
-    start = printed = time.monotonic()
-    for number, item in enumerate(bar, start=1):
-        yield item
-        now = time.monotonic()
-        if bar.disable and (now - printed >= 10 or number == len(items)):
-            printed = now
-            left = time_left(now - start, number, len(items) - number)
-            print(f"{what}: {number}/{len(items)}  ETA {left}", flush=True)

@@ -4,7 +4,8 @@ The generator's density p_g, the best discriminator D* and JSD(p, p_g) are compu
 so that training is seen against the theory: proposition 1 (D follows D*), theorem 1 (V ends at
 -log 4) and proposition 2 (p_g becomes p). One column of numbers for each --n-critic: 1 is plain
 Algorithm 1, many keeps D near D* as proposition 2 asks. Writes to --workdir: demonstration.png,
-curves.png, samples/ (a frame for each moment drawn), n_critic_*.gif and .png, and summary.json.
+curves.png, samples/ (a frame for each moment drawn), n_critic_*.gif and .png, and summary.json;
+trainings/ has the checkpoints. The same command resumes a run that was stopped.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -37,9 +38,10 @@ from gan_jax import (
 from gan_jax.data import synthetic
 from gan_jax.errors import UserError
 from gan_jax.losses import minimax
+from gan_jax.parallel import Step
 from gan_jax.run import Look, RunFolder, plots
 from gan_jax.theory.quadrature import expectation, integral, interval
-from gan_jax.types import Array, Metrics, Network, PyTree, StepFn
+from gan_jax.types import Array, Metrics, Network, PyTree
 
 DATA = synthetic.gaussian(1.0, 0.5)
 PRIOR = synthetic.gaussian()
@@ -171,26 +173,11 @@ def examine(gan: GAN, state: TrainState) -> tuple[Metrics, Metrics]:
     return figures, {**drawn, "optimal": jax.nn.sigmoid(best[:num]), **arrows}
 
 
-class Game(NamedTuple):
-    """What is trained for one --n-critic.
+def play(config: Config, gan: GAN, n_critic: int, rounds: int) -> tuple[TrainState, Step, Step]:
+    """The first states [seeds], the warm-up's step of D alone, and the train step.
 
-    Attributes:
-      states: the first states [seeds].
-      warmup: a step of D alone.
-      step: a train step. Both draw their real samples.
-      chunk: updates of G between two frames.
+    Both steps draw their own real samples; `rounds` is how many train steps there will be.
     """
-
-    states: TrainState
-    warmup: StepFn
-    step: StepFn
-    chunk: int
-
-
-def play(config: Config, gan: GAN, n_critic: int) -> Game:
-    """The players and their steps."""
-    chunk = config.num_updates // (n_critic + 1) // config.frames
-    rounds = chunk * config.frames
     initial_lr = config.generator_lr[config.n_critic.index(n_critic)]
     generator_lr = optax.cosine_decay_schedule(initial_lr, rounds)
     generator_tx = optax.adam(generator_lr, b1=0.0, b2=0.99)
@@ -207,11 +194,10 @@ def play(config: Config, gan: GAN, n_critic: int) -> Game:
         batch = Batch(jnp.zeros((2, 1)))
         return init(gan, generator_tx, discriminator_tx, jax.random.key(seed), batch)
 
-    return Game(
+    return (
         jax.jit(jax.vmap(start))(jnp.arange(config.seeds)),
         synthetic.feed(discriminator_step, DATA, (config.batch_size,)),
         synthetic.feed(train_step, DATA, (n_critic, config.batch_size)),
-        chunk,
     )
 
 
@@ -223,16 +209,17 @@ def train(
     The moments are the start, the end of the warm-up, and the end of each of the `frames` chunks.
     The figures are those of all seeds, [seeds]; the functions are those of seed 0.
     """
-    game = play(config, gan, n_critic)
+    chunk = config.num_updates // (n_critic + 1) // config.frames
+    rounds, moments = chunk * config.frames, []
+    states, warmup_step, train_step = play(config, gan, n_critic, rounds)
 
     def see(states: TrainState) -> Metrics:
         figures, drawn = jax.lax.map(partial(examine, gan), states)
         return figures | {name: values[0] for name, values in drawn.items()}
 
-    moments, states = [], game.states
     for name, step, num_steps, every in (
-        ("warmup", game.warmup, config.warmup, config.warmup),
-        ("training", game.step, game.chunk * config.frames, game.chunk),
+        ("warmup", warmup_step, config.warmup, config.warmup),
+        ("training", train_step, rounds, chunk),
     ):
         part = folder.part(f"trainings/n_critic_{n_critic}_{name}")
         states = run.train(

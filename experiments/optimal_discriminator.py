@@ -2,7 +2,8 @@
 
 Goodfellow et al. 2014, proposition 1. G is the identity on z ~ q, so that p and q are known and V
 is an exact sum: training raises it to 2 JSD - log 4, and not past it. Writes to --workdir:
-discriminators.png, bound.png and summary.json.
+discriminators.png, bound.png, summary.json and, with the checkpoints, trainings/. The same command
+resumes a run that was stopped.
 """
 
 import dataclasses

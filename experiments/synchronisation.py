@@ -4,7 +4,8 @@
 which G collapses too many values of z to the same value of x" (section 6). Eight Gaussians on a
 ring show it twice: training from scratch with 1, 5, 25 updates of G for each one of D; and a GAN in
 the middle of its training whose D is frozen while G goes on. Writes to --workdir: training.png,
-frozen.png and summary.json.
+frozen.png, summary.json and, with the checkpoints, trainings/. The same command resumes a run that
+was stopped.
 """
 
 import dataclasses

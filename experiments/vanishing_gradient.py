@@ -2,7 +2,8 @@
 
 Arjovsky and Bottou 2017, figures 2 and 3, theorem 2.4. G is frozen and D trained from scratch. On
 digits: the norm of the gradient of both losses in G's parameters. In the plane, where D* is known:
-that norm under the theorem's bound. Writes to --workdir: digits.png, bound.png and summary.json.
+that norm under the theorem's bound. Writes to --workdir: digits.png, bound.png, summary.json and,
+with the checkpoints, trainings/. The same command resumes a run that was stopped.
 """
 
 import dataclasses

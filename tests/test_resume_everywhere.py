@@ -4,6 +4,7 @@ import pytest
 from small_runs import assert_resumes_exactly, write_idx
 
 from experiments import (
+    dirac_gan,
     gaussian_1d,
     mixture_2d,
     mixture_table,
@@ -22,6 +23,7 @@ DIGITS = {"counts": 3, "latent": 2, "discriminator_width": 2}
 EMBEDDED = datasets.Config(source="embedded")
 
 CASES = {
+    "on the line of steps": (dirac_gan, {"num_steps": 9}, 4),
     "at a step that nothing else is due at": (
         mixture_2d,
         {"num_steps": 201, "frames": 3, **PLAIN, **MLP},

@@ -25,12 +25,11 @@ _LOCK = ".lock"
 class RunFolder:
     """`config.json`, `metrics.jsonl`, `samples/`, `checkpoints/` and `summary.json` of one run.
 
-    A folder goes on only with the settings of the first run in it. Nothing is written before a
-    `visit`.
+    A run goes on only with the settings that it began with. Nothing is written before a `visit`.
 
     Args:
       path: of the folder.
-      settings: what decides the result, nested dictionaries; values JSON lacks become strings.
+      settings: all that decides the result, nested dictionaries; values JSON lacks become strings.
       free: the dotted names of settings that may change from one visit to the next.
 
     Raises:

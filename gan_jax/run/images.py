@@ -57,7 +57,7 @@ def train(
     """Trains on images as `session.train` does, and leaves pictures and a summary in the folder.
 
     Args:
-      gan: what the samples are drawn with.
+      gan: draws the samples.
       state, step: the first state, and a train step on float images [n_critic, B, H, W, C].
       dataset: the real images.
       folder: where the run is kept.
@@ -68,7 +68,6 @@ def train(
 
     Returns, Raises: as `session.train`.
     """
-
     with folder.visit():
         folder.samples.mkdir(exist_ok=True)
         batches = make_batches(dataset, state.key, (chunk_length, n_critic, batch_size))

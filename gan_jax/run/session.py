@@ -83,11 +83,8 @@ def train(
         records = folder.rewind(start if restored else -1, announce)
         ensemble = layout == "ensemble"
         devices = _devices_of(state, jax.devices()) if ensemble else []
-        where = (
-            f"{len(devices)} x {parallel.describe('jit')}"
-            if ensemble
-            else parallel.describe(layout)
-        )
+        where = parallel.describe("jit" if ensemble else layout)
+        where = f"{len(devices)} x {where}" if len(devices) > 1 else where
         what = f"resuming from step {start}" if restored else f"a new run in {folder.path}"
         announce(f"{what}, on {where}")
 
