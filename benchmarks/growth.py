@@ -27,7 +27,7 @@ from gan_jax import (
     make_train_step,
     parallel,
 )
-from gan_jax.data.pipeline import make_batches
+from gan_jax.data.pipeline import make_batches, on_bytes
 from gan_jax.data.types import Dataset
 from gan_jax.models import MODELS
 from gan_jax.optimizers import adam
@@ -87,7 +87,7 @@ def compile_chunk(setting: Setting, steps: int) -> Program:
         make_generator_step(gan, loss, tx),
         n_critic=setting.n_critic,
     )
-    chunk = make_chunk(step)
+    chunk = make_chunk(on_bytes(step), steps)
     leading: tuple[int, ...] = (steps, setting.n_critic, setting.batch_size)
 
     def make_state(key: jax.Array) -> Any:

@@ -32,11 +32,11 @@ from benchmarks.driver import ROOT
 from benchmarks.report import check_out, machine_facts
 from benchmarks.workers.protocol import process_memory
 from experiments import cli, mnist
-from gan_jax import parallel, sample
-from gan_jax.data.pipeline import make_batches, quantize
+from gan_jax import parallel
+from gan_jax.data.pipeline import make_batches, on_bytes
 from gan_jax.errors import UserError
 from gan_jax.run import datasets as data
-from gan_jax.run import hooks
+from gan_jax.run import hooks, images
 from gan_jax.run.checkpoint import Checkpoints
 from gan_jax.run.folder import RunFolder, write_json
 from gan_jax.run.loop import Work, make_chunk, run
@@ -186,11 +186,9 @@ def measure_overhead(config: Config, folder: Path) -> Figures:
     dataset = data.load(setting.data)
     axis_name, shape = parallel.AXIS_NAMES[setting.parallel], dataset.x.shape[1:]
     gan, state, step = mnist.build(setting, axis_name, shape)
-    noise, order = jax.random.split(jax.random.key(setting.seed))
     length, run_folder = setting.log_every, RunFolder(folder / "overhead", {})
-    chunk = parallel.make_step(setting.parallel, make_chunk(step), batch_axis=2)
-    stacks = make_batches(dataset, order, (length, setting.n_critic, setting.batch_size))
-    sampler = jax.jit(lambda state: quantize(sample(gan, state, noise, 64)))
+    chunk = parallel.make_step(setting.parallel, make_chunk(on_bytes(step), length))
+    stacks = make_batches(dataset, state.key, (length, setting.n_critic, setting.batch_size))
 
     def batches(step: int) -> Any:
         return stacks(step * setting.n_critic * setting.batch_size)
@@ -209,8 +207,8 @@ def measure_overhead(config: Config, folder: Path) -> Figures:
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         shown = stack.enter_context(hooks.progress(0, 2 * config.steps * (config.rounds + 1)))
         done = (
-            hooks.log(length, run_folder, shown, checkpoints),
-            hooks.draw(setting.sample_every, run_folder, sampler),
+            hooks.log(run_folder, shown, checkpoints),
+            hooks.watch(images.grids(gan, run_folder, setting.sample_every), state),
             hooks.save(setting.checkpoint_every, checkpoints),
         )
 

@@ -7,15 +7,13 @@ import io
 import os
 import signal
 import sys
-import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import tyro
-from tqdm import tqdm
 from tyro.constructors import (
     ConstructorRegistry,
     PrimitiveConstructorSpec,
@@ -40,7 +38,6 @@ _PATHS = ConstructorRegistry()
 """The rule by which every flag parses a path."""
 
 Config = TypeVar("Config")
-Item = TypeVar("Item")
 
 
 def run(main: Callable[[Config], Any], config: type[Config], description: str) -> None:
@@ -173,39 +170,41 @@ def check_seed(config: Any) -> None:
         raise UserError(f"--seed must be below 2**32, got {config.seed}")
 
 
-def record(name: str, config: Any, work: Callable[[Path], Record]) -> Record:
-    """Runs a short experiment into `config.workdir` once: what it returns is the `summary.json`.
+def open_run(
+    name: str, config: Any, *, free: frozenset[str] = frozenset({"workdir"}), **more: Record
+) -> RunFolder:
+    """The folder `config.workdir` of a run of an experiment.
+
+    Args:
+      name: of the experiment.
+      config: its settings, a dataclass with a `workdir`.
+      free: the settings that may change when a run is resumed.
+      more: what else decides the result.
+
+    Raises:
+      UserError: the folder holds other files than a run's, or a run with other settings.
+    """
+    settings = {"experiment": name, "config": dataclasses.asdict(config), **more}
+    try:
+        return RunFolder(config.workdir, settings, frozenset(f"config.{name}" for name in free))
+    except UserError as error:
+        raise UserError(f"--workdir: {error}") from None
+
+
+def record(name: str, config: Any, work: Callable[[RunFolder], Record]) -> Record:
+    """Runs an experiment into `config.workdir`; `work` returns the summary.
 
     A folder that has its summary is left as it is; one with other settings is refused.
 
     Args:
       name: of the experiment.
       config: a dataclass with a `workdir`.
-      work: given the folder, draws its pictures there and returns its figures.
+      work: trains, draws pictures in the folder, and returns its figures.
     """
-    settings = {"experiment": name, "config": dataclasses.asdict(config)}
-    folder = RunFolder(config.workdir, settings, frozenset({"config.workdir"}))
+    folder = open_run(name, config)
     if done := folder.summary():
         print(f"{folder.path} is complete: look at its pictures, or choose another --workdir")
         return done
-    with folder.visit():
-        start = time.monotonic()
-        figures = work(folder.path)
-        summary = folder.summarise({**figures, "wall_seconds": time.monotonic() - start})
+    summary = folder.once(lambda: work(folder))
     print(f"done: look at the pictures in {folder.path}, and at summary.json for the figures")
     return summary
-
-
-def track(items: Sequence[Item], what: str) -> Iterator[Item]:
-    """Goes through items with a bar on a terminal, and a line every ten seconds elsewhere."""
-    from gan_jax.run.hooks import time_left
-
-    bar = tqdm(items, desc=what, disable=None, dynamic_ncols=True)
-    start = printed = time.monotonic()
-    for number, item in enumerate(bar, start=1):
-        yield item
-        now = time.monotonic()
-        if bar.disable and (now - printed >= 10 or number == len(items)):
-            printed = now
-            left = time_left(now - start, number, len(items) - number)
-            print(f"{what}: {number}/{len(items)}  ETA {left}", flush=True)

@@ -3,7 +3,8 @@
 Data at 0, the generator at theta, D(x) = sigmoid(psi x): two scalars chase each other around the
 equilibrium (0, 0). The losses and penalties are the library's own; the eigenvalues of the Jacobian
 of their vector field are set beside the closed forms, and trajectories beside both. Writes to
---workdir: trajectories.png, radii.png and summary.json.
+--workdir: trajectories.png, radii.png and summary.json. The same command resumes a run that was
+stopped.
 """
 
 import dataclasses
@@ -18,10 +19,10 @@ import numpy as np
 import optax
 
 from experiments import cli
-from gan_jax import GAN, Batch, Network, TrainState, init, losses, penalties
+from gan_jax import GAN, Batch, Network, TrainState, init, losses, penalties, run
 from gan_jax.algorithms.objectives import player_losses
 from gan_jax.errors import UserError
-from gan_jax.run.folder import Record
+from gan_jax.run.folder import Record, RunFolder
 from gan_jax.run.plots import chart, save_chart
 from gan_jax.theory import (
     consensus,
@@ -32,7 +33,7 @@ from gan_jax.theory import (
 )
 from gan_jax.theory.games import Losses
 from gan_jax.theory.updates import Players, Update, alternating, simultaneous
-from gan_jax.types import AdversarialLoss, Array, Penalty
+from gan_jax.types import AdversarialLoss, Array, Metrics, Penalty
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,10 +116,35 @@ def library_game(name: str, config: Config) -> Losses:
     return consensus(game, config.gamma) if method.consensus else game
 
 
-def trajectory(update: Update, start: Players, num_steps: int) -> np.ndarray:
-    """[num_steps + 1, 2]: theta and psi from the start on."""
-    _, path = jax.lax.scan(lambda point, _: (update(point), point), start, length=num_steps + 1)
-    return np.stack(path, axis=1)
+def trajectories(
+    updates: dict[str, Update], start: Players, num_steps: int, folder: RunFolder
+) -> dict[str, np.ndarray]:
+    """[num_steps + 1, 2] for each way to step: theta and psi from the start on."""
+
+    def step(points: dict[str, Players], _: None) -> tuple[dict[str, Players], Metrics]:
+        points = {name: update(points[name]) for name, update in updates.items()}
+        return points, {
+            f"{name} {scalar}": value
+            for name, point in points.items()
+            for scalar, value in zip(("theta", "psi"), point, strict=True)
+        }
+
+    run.train(
+        step,
+        jax.tree.map(jnp.copy, dict.fromkeys(updates, start)),
+        folder=folder,
+        num_steps=num_steps,
+        chunk_length=1,  # every point is recorded
+        layout="jit",
+        words=lambda record: "",
+    )
+    records = folder.metrics()
+    return {
+        name: np.array(
+            [start, *([record[f"{name} {x}"] for x in ("theta", "psi")] for record in records)]
+        )
+        for name in updates
+    }
 
 
 def check(config: Config) -> None:
@@ -133,16 +159,18 @@ def main(config: Config) -> Record:
     """Eigenvalues and trajectories of every method, in double precision."""
     check(config)
 
-    def work(folder: Path) -> Record:
+    def work(folder: RunFolder) -> Record:
         start = (jnp.asarray(config.theta, float), jnp.asarray(config.psi, float))
         games = {name: library_game(name, config) for name in METHODS}
-        paths: dict[str, dict[str, np.ndarray]] = {}
+        updates = {
+            f"{name} {kind}": make(games[name], config.step_size)
+            for name in METHODS
+            for kind, make in UPDATES.items()
+        }
+        points = trajectories(updates, start, config.num_steps, folder)
+        paths = {name: {kind: points[f"{name} {kind}"] for kind in UPDATES} for name in METHODS}
         table = {}
-        for name in cli.track(list(METHODS), "methods"):
-            paths[name] = {
-                kind: trajectory(make(games[name], config.step_size), start, config.num_steps)
-                for kind, make in UPDATES.items()
-            }
+        for name in METHODS:
             table[name] = {
                 **_linear(name, games[name], config),
                 "radius_at_end": {
@@ -150,8 +178,8 @@ def main(config: Config) -> Record:
                 },
                 "converges_in_the_paper": METHODS[name].converges,
             }
-        _draw_trajectories(folder / "trajectories.png", games, paths, table)
-        _draw_radii(folder / "radii.png", paths)
+        _draw_trajectories(folder.path / "trajectories.png", games, paths, table)
+        _draw_radii(folder.path / "radii.png", paths)
         return {
             "methods": table,
             "radius_at_start": float(np.hypot(config.theta, config.psi)),

@@ -4,12 +4,13 @@ The generator's density p_g, the best discriminator D* and JSD(p, p_g) are compu
 so that training is seen against the theory: proposition 1 (D follows D*), theorem 1 (V ends at
 -log 4) and proposition 2 (p_g becomes p). One column of numbers for each --n-critic: 1 is plain
 Algorithm 1, many keeps D near D* as proposition 2 asks. Writes to --workdir: demonstration.png,
-curves.png, samples/ (a frame for each moment drawn), n_critic_*.gif and .png, and summary.json.
+curves.png, samples/ (a frame for each moment drawn), n_critic_*.gif and .png, and summary.json;
+trainings/ has the checkpoints. The same command resumes a run that was stopped.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import NormalDist
@@ -31,14 +32,16 @@ from gan_jax import (
     make_discriminator_step,
     make_generator_step,
     make_train_step,
+    run,
     theory,
 )
 from gan_jax.data import synthetic
 from gan_jax.errors import UserError
 from gan_jax.losses import minimax
-from gan_jax.run import plots
+from gan_jax.parallel import Step
+from gan_jax.run import Look, RunFolder, plots
 from gan_jax.theory.quadrature import expectation, integral, interval
-from gan_jax.types import Array, Metrics, Network, PyTree, StepFn
+from gan_jax.types import Array, Metrics, Network, PyTree
 
 DATA = synthetic.gaussian(1.0, 0.5)
 PRIOR = synthetic.gaussian()
@@ -57,6 +60,8 @@ ARROWS = jnp.array([[NormalDist().inv_cdf((i + 0.5) / 25)] for i in range(25)])
 LIMITS = (-2.5, 3.5)
 """Of the pictures, in x and in z."""
 PANELS = ("(a) untrained", "(b) D trained, G not yet", "(c) during", "(d) at the end")
+FIGURES = ("jsd", "value", "off_half", "p_g_mass")
+"""What `examine` computes of each seed."""
 PROTOCOL = (
     "After training, over seeds 0, 1, ...: each, mean, std (population), max; in nats, float32. By "
     f"the trapezoidal rule over x, {NODES.size} nodes on [{NODES[0]}, {NODES[-1]}], and over z, "
@@ -70,7 +75,7 @@ class Config:
     """How to train, and how often."""
 
     workdir: Path = Path("runs/gaussian_1d")
-    """The run's folder."""
+    """The run's folder. A run that is there already is resumed, or left alone if complete."""
     n_critic: tuple[int, ...] = (1, 10)
     """Updates of D for each one of G (k of Algorithm 1); one training for each number."""
     num_updates: int = 10_000
@@ -168,13 +173,11 @@ def examine(gan: GAN, state: TrainState) -> tuple[Metrics, Metrics]:
     return figures, {**drawn, "optimal": jax.nn.sigmoid(best[:num]), **arrows}
 
 
-def train(config: Config, gan: GAN, n_critic: int) -> Iterator[tuple[int, TrainState]]:
-    """Trains all seeds at once: (G's updates so far, the states [seeds]) at each moment.
+def play(config: Config, gan: GAN, n_critic: int, rounds: int) -> tuple[TrainState, Step, Step]:
+    """The first states [seeds], the warm-up's step of D alone, and the train step.
 
-    The moments are the start, the end of the warm-up, and the end of each of the `frames` chunks.
+    Both steps draw their own real samples; `rounds` is how many train steps there will be.
     """
-    chunk = config.num_updates // (n_critic + 1) // config.frames
-    rounds = chunk * config.frames
     initial_lr = config.generator_lr[config.n_critic.index(n_critic)]
     generator_lr = optax.cosine_decay_schedule(initial_lr, rounds)
     generator_tx = optax.adam(generator_lr, b1=0.0, b2=0.99)
@@ -187,50 +190,75 @@ def train(config: Config, gan: GAN, n_critic: int) -> Iterator[tuple[int, TrainS
     generator_step = make_generator_step(gan, minimax, generator_tx)
     train_step = make_train_step(discriminator_step, generator_step, n_critic=n_critic)
 
-    def fused(step: StepFn, shape: tuple[int, ...], length: int) -> Callable[..., TrainState]:
-        fed = synthetic.feed(step, DATA, (*shape, config.batch_size))
-        ensemble = jax.vmap(lambda state: jax.lax.scan(fed, state, length=length)[0])
-        return jax.jit(ensemble, donate_argnums=0)
-
     def start(seed: Array) -> TrainState:
         batch = Batch(jnp.zeros((2, 1)))
         return init(gan, generator_tx, discriminator_tx, jax.random.key(seed), batch)
 
-    states = jax.jit(jax.vmap(start))(jnp.arange(config.seeds))
-    yield 0, states
-    states = fused(discriminator_step, (), config.warmup)(states)
-    yield 0, states
-    advance = fused(train_step, (n_critic,), chunk)
-    for frame in cli.track(range(1, config.frames + 1), f"n_critic {n_critic}"):
-        states = advance(states)
-        yield frame * chunk, states
+    return (
+        jax.jit(jax.vmap(start))(jnp.arange(config.seeds)),
+        synthetic.feed(discriminator_step, DATA, (config.batch_size,)),
+        synthetic.feed(train_step, DATA, (n_critic, config.batch_size)),
+    )
+
+
+def train(
+    config: Config, gan: GAN, n_critic: int, folder: RunFolder
+) -> list[tuple[int, dict[str, np.ndarray]]]:
+    """Trains all seeds at once: G's updates so far, and what `examine` says, at each moment.
+
+    The moments are the start, the end of the warm-up, and the end of each of the `frames` chunks.
+    The figures are those of all seeds, [seeds]; the functions are those of seed 0.
+    """
+    chunk = config.num_updates // (n_critic + 1) // config.frames
+    rounds, moments = chunk * config.frames, []
+    states, warmup_step, train_step = play(config, gan, n_critic, rounds)
+
+    def see(states: TrainState) -> Metrics:
+        figures, drawn = jax.lax.map(partial(examine, gan), states)
+        return figures | {name: values[0] for name, values in drawn.items()}
+
+    for name, step, num_steps, every in (
+        ("warmup", warmup_step, config.warmup, config.warmup),
+        ("training", train_step, rounds, chunk),
+    ):
+        part = folder.part(f"trainings/n_critic_{n_critic}_{name}")
+        states = run.train(
+            step,
+            states,
+            folder=part,
+            num_steps=num_steps,
+            layout="ensemble",
+            looks=[Look(every, see, part.keep)],
+            words=plots.in_short,
+        )
+        moments.append(part.kept())
+    (first, warm), frames = moments
+    return [first, (0, warm[1]), *frames[1:]]
 
 
 def main(config: Config) -> dict[str, Any]:
     """Trains, draws, and returns the summary."""
     check(config)
 
-    def work(folder: Path) -> dict[str, Any]:
+    def work(folder: RunFolder) -> dict[str, Any]:
         summary, panels, runs = {}, [], {}
-        (folder / "samples").mkdir(exist_ok=True)
+        (folder.path / "samples").mkdir(exist_ok=True)
         for n_critic in config.n_critic:
             steps, seen, moments = [], [], []
-            gan = build(config.width)
-            look = jax.jit(partial(jax.lax.map, partial(examine, gan)))
-            for step, states in train(config, gan, n_critic):
-                figures, drawn = jax.device_get(look(states))
+            for step, found in train(config, build(config.width), n_critic, folder):
+                figures = {name: found.pop(name) for name in FIGURES}
                 steps.append(step)
                 seen.append(figures)
                 title = (
                     f"n_critic = {n_critic}: {step} updates of G\nV = {figures['value'][0]:.3f} "
                     f"(−log 4 = {-plots.LOG_4:.3f}),  JSD = {figures['jsd'][0]:.2g} nats"
                 )
-                moments.append(plots.Moment(title, **{n: a[0] for n, a in drawn.items()}))
+                moments.append(plots.Moment(title, **found))
             name = f"n_critic_{n_critic}"
-            files = [folder / "samples" / f"{name}_{i:03d}.png" for i in range(len(moments))]
+            files = [folder.path / "samples" / f"{name}_{i:03d}.png" for i in range(len(moments))]
             for moment, file in zip(moments, files, strict=True):
                 plots.moments([[moment]], file, limits=LIMITS)
-            plots.history(files, folder / f"{name}.gif", folder / f"{name}.png")
+            plots.history(files, folder.path / f"{name}.gif", folder.path / f"{name}.png")
             over_steps = {key: np.stack([figures[key] for figures in seen]) for key in seen[0]}
             runs[f"n_critic = {n_critic}"] = (np.array(steps), over_steps)
             # During: the first moment at which seed 0 has lost three quarters of its divergence.
@@ -247,8 +275,8 @@ def main(config: Config) -> dict[str, Any]:
                 "discriminator_updates": config.warmup + n_critic * steps[-1],
                 **{key: _over_seeds(values[-1]) for key, values in over_steps.items()},
             }
-        plots.moments(panels, folder / "demonstration.png", limits=LIMITS)
-        plots.convergence(runs, folder / "curves.png")
+        plots.moments(panels, folder.path / "demonstration.png", limits=LIMITS)
+        plots.convergence(runs, folder.path / "curves.png")
         gifs = [f"n_critic_{k}.{kind}" for k in config.n_critic for kind in ("gif", "png")]
         return {
             "protocol": PROTOCOL,

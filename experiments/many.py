@@ -1,7 +1,7 @@
 """What experiments with many GANs at once share: the rules of a game, playing it, its budget."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,8 +20,8 @@ from gan_jax import (
     make_discriminator_step,
     make_generator_step,
     make_train_step,
-    parallel,
     rising_decay,
+    run,
 )
 from gan_jax.algorithms import make_unrolled_generator_step
 from gan_jax.augment import instance_noise, mixed_scales
@@ -30,7 +30,8 @@ from gan_jax.errors import UserError
 from gan_jax.networks.packing import packed
 from gan_jax.optimizers import adam
 from gan_jax.penalties import PENALTIES
-from gan_jax.types import Array, Metrics
+from gan_jax.run import Look, RunFolder, plots
+from gan_jax.types import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,55 +195,22 @@ def penalty_weight(rules: Rules, step: Array) -> Array:
     return rules.penalty_weight * rules.final_penalty_share**done
 
 
-class Diverged(UserError):
-    """Training left the finite numbers."""
-
-
-def train(
-    rules: Rules, game: Game, watch: Callable[[int, TrainState], None], *, chunks: int
-) -> TrainState:
-    """Trains all seeds in one program, spread over as many devices as divide them.
-
-    Args:
-      rules: of the game.
-      game: as built.
-      watch: given the number of G's updates so far and the states, at first and after each chunk.
-      chunks: equal shares of training, which it must be a multiple of.
+def train(rules: Rules, game: Game, folder: RunFolder, looks: Sequence[Look] = ()) -> TrainState:
+    """Trains all seeds in one program, in a folder, as `gan_jax.run.train` does.
 
     Returns:
       The states on one device, every leaf with an axis of seeds in front.
-
-    Raises:
-      Diverged: training left the finite numbers.
     """
-    devices = jax.devices()[: _most_devices(rules.seeds, len(jax.devices()))]
-    length = rules.num_steps // chunks
-
-    def chunk(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
-        state, metrics = jax.lax.scan(game.step, state, length=length)
-        return state, jax.tree.map(lambda values: values[-1], metrics)
-
-    advance = parallel.ensemble_step(chunk, batch_axis=None, devices=devices)
     keys = jax.vmap(jax.random.key)(jnp.arange(rules.seed, rules.seed + rules.seeds))
-    states = jax.jit(jax.vmap(game.state))(keys)
-    # Watched on one device: of states that are spread, whatever is computed takes all devices, and
-    # they wait for each other.
-    gathered = partial(jax.device_put, device=devices[0])
-    watch(0, states)
-    for done in cli.track(range(length, rules.num_steps + 1, length), "training"):
-        states, metrics = advance(states, None)
-        if not all(np.isfinite(values).all() for values in metrics.values()):
-            raise Diverged(
-                f"training left the finite numbers before step {done}: lower the learning rates, "
-                "or use another --loss or --penalty"
-            )
-        watch(done, gathered(states))
-    return gathered(states)
-
-
-def _most_devices(seeds: int, devices: int) -> int:
-    """As many as there are to share the seeds evenly."""
-    return max(count for count in range(1, devices + 1) if seeds % count == 0)
+    return run.train(
+        game.step,
+        jax.jit(jax.vmap(game.state))(keys),
+        folder=folder,
+        num_steps=rules.num_steps,
+        layout="ensemble",
+        looks=looks,
+        words=plots.in_short,
+    )
 
 
 def table(figures: dict[str, dict[str, list[float]]]) -> str:

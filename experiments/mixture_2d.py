@@ -3,10 +3,11 @@
 Which modes are found, how sharp they are and whether they are equally often drawn, as VEEGAN
 (Srivastava et al. 2017) and PacGAN (Lin et al. 2018) count it, with a perfect sampler's figures
 beside them. Writes to --workdir: training.gif (samples over D's level sets, first seed), seeds.png
-and summary.json, when all is done: a run that is stopped begins again.
+and summary.json, when all is done. The same command resumes a run that was stopped.
 """
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -16,6 +17,7 @@ import numpy as np
 from experiments import cli, many, mixtures
 from experiments.mixtures import Recipe
 from gan_jax import TrainState, parallel, sample
+from gan_jax.run import Look, RunFolder
 from gan_jax.run.folder import Record
 from gan_jax.run.plots import plane
 from gan_jax.types import Array
@@ -52,31 +54,33 @@ def main(config: Config) -> Record:
     """Trains, measures, draws."""
     check(config)
     parallel.use_every_core()
-    return cli.record("mixture_2d", config, lambda folder: _work(config, folder))
+    return cli.record("mixture_2d", config, partial(_work, config))
 
 
-def _work(config: Config, folder: Path) -> Record:
+def _work(config: Config, folder: RunFolder) -> Record:
     distribution, unit = mixtures.data(config)
-    game, views = mixtures.build(config, distribution), list[plane.View]()
-    look = jax.jit(lambda state: _look(config, game, unit, state))
+    game = mixtures.build(config, distribution)
 
-    def watch(step: int, states: TrainState) -> None:
-        title = f"{config.data}, seed {config.seed}, after {step} updates of G"
-        seen = jax.device_get(look(jax.tree.map(lambda leaf: leaf[0], states)))
-        views.append(plane.View(title, *seen))
+    def see(states: TrainState) -> dict[str, Array]:
+        return _look(config, game, unit, jax.tree.map(lambda leaf: leaf[0], states))
 
-    states = many.train(config, game, watch, chunks=config.frames)
+    every = config.num_steps // config.frames
+    states = many.train(config, game, folder, [Look(every, see, folder.keep)])
     figures = mixtures.figures_of(config, game, distribution, states)
     print(many.table(figures))
     real = unit * np.asarray(distribution.sample(jax.random.key(1), 1000))
-    reach = REACH[config.data]
-    plane.training(views, real, folder / "training.gif", reach=reach)
+    reach, path = REACH[config.data], folder.path
+    views = [
+        plane.View(f"{config.data}, seed {config.seed}, after {step} updates of G", **seen)
+        for step, seen in folder.kept()
+    ]
+    plane.training(views, real, path / "training.gif", reach=reach)
     draw = jax.vmap(lambda state: sample(game.gan, state, jax.random.key(0), config.num_samples))
     shown = [
         plane.View(_title(config, figures["gan"], number), unit * np.asarray(made))
         for number, made in enumerate(jax.jit(draw)(states))
     ]
-    plane.side_by_side(shown, real, folder / "seeds.png", reach=reach)
+    plane.side_by_side(shown, real, path / "seeds.png", reach=reach)
     return {
         "updates": many.updates(config),
         "num_modes": len(distribution.modes),
@@ -85,20 +89,18 @@ def _work(config: Config, folder: Path) -> Record:
     }
 
 
-def _look(
-    config: Config, game: many.Game, unit: float, state: TrainState
-) -> tuple[Array, Array | None]:
-    """1,000 samples; and D(x) over the plane, unless it judges packs."""
+def _look(config: Config, game: many.Game, unit: float, state: TrainState) -> dict[str, Array]:
+    """What `plane.View` shows: 1,000 samples; and D(x) over the plane, unless it judges packs."""
     made = unit * sample(game.gan, state, jax.random.key(0), 1000)
     if config.pack > 1:
-        return made, None
+        return {"made": made}
     axis = jnp.linspace(-REACH[config.data], REACH[config.data], 80)
     x = jnp.stack(jnp.meshgrid(axis, axis), axis=2)
     player = state.discriminator
     logits, _ = game.gan.discriminator.apply(
         player.params, player.model_state, x.reshape(-1, 2) / unit, train=False
     )
-    return made, jax.nn.sigmoid(logits).reshape(x.shape[:2])
+    return {"made": made, "judged": jax.nn.sigmoid(logits).reshape(x.shape[:2])}
 
 
 def _title(config: Config, figures: dict[str, list[float]], number: int) -> str:

@@ -2,12 +2,13 @@
 
 The data and the count of samples of Srivastava et al. 2017, the ring and the grid; networks of one
 size for all, several seeds each. Writes to --workdir: table.md, a picture of the first seed of each
-way for each distribution, and summary.json with the figures of every seed. A way that is done is
-kept in ways/: the same command goes on where it was stopped.
+way for each distribution, and summary.json with the figures of every seed. Each way is trained in a
+folder of its own in ways/: the same command resumes where it was stopped.
 """
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +19,9 @@ from experiments import cli, many, mixtures
 from experiments.mixtures import Recipe
 from gan_jax import parallel, sample
 from gan_jax.errors import UserError
+from gan_jax.run import NonFinite, RunFolder
 from gan_jax.run.files import write_text
-from gan_jax.run.folder import Record, write_json
+from gan_jax.run.folder import Record
 from gan_jax.run.plots import plane
 from gan_jax.run.tables import markdown
 
@@ -96,8 +98,9 @@ PUBLISHED = {
 }
 """Means over their runs: modes captured, high-quality samples in %, reverse KL in nats."""
 
-CHUNKS = 20
-"""Equal shares of training: its progress is told, and its figures must be finite, after each."""
+
+REPORTED = ("settings", "updates", "gan", "perfect_sampler", "diverged")
+"""What of a cell's summary is in the table's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,9 +134,7 @@ def check(config: Config) -> None:
             raise UserError(f"--{name} must name at least one of {', '.join(known)}")
     for data in config.data:
         for way in config.ways:
-            settings = recipe(config, data, way)
-            mixtures.check(settings)
-            many.check_chunks(settings, CHUNKS, "its shares")
+            mixtures.check(recipe(config, data, way))
 
 
 def recipe(config: Config, data: str, way: str) -> Recipe:
@@ -149,21 +150,21 @@ def main(config: Config) -> Record:
     check(config)
     parallel.use_every_core()
 
-    def work(folder: Path) -> Record:
+    def work(folder: RunFolder) -> Record:
         figures: dict[str, Record] = {}
         for data in config.data:
             figures[data] = {}
             for way in config.ways:
                 print(f"{data}: {WAYS[way].title}", flush=True)
-                file = folder / "ways" / f"{data}_{way}.json"
-                figures[data][way] = _one(recipe(config, data, way), file)
-                write_text(folder / "table.md", text := table(config, figures))
-            _draw(figures[data], folder / f"{data}.png")
+                place = folder.path / "ways" / f"{data}_{way}"
+                figures[data][way] = _one(recipe(config, data, way), place)
+                write_text(folder.path / "table.md", text := table(config, figures))
+            _draw(figures[data], folder.path / f"{data}.png")
         print(f"\n{text}")
         return {
             "figures": {
                 data: {
-                    way: {name: found[name] for name in found if name not in ("real", "made")}
+                    way: {name: found[name] for name in REPORTED if name in found}
                     for way, found in ways.items()
                 }
                 for data, ways in figures.items()
@@ -174,54 +175,46 @@ def main(config: Config) -> Record:
     return cli.record("mixture_table", config, work)
 
 
-def _one(settings: Recipe, file: Path) -> Record:
-    """The figures of a cell, and what to draw of its first seed: from its file, or trained."""
-    made_with = json.loads(json.dumps(dataclasses.asdict(settings)))
-    if found := _read_cell(file):
-        if found["settings"] != made_with:
-            raise UserError(
-                f"{file} was made by another version of this table: choose another --workdir"
-            )
-        return found
+def _one(settings: Recipe, path: Path) -> Record:
+    """The figures of a cell, and what to draw of its first seed: from its folder, or trained."""
+    folder = RunFolder(path, {"recipe": dataclasses.asdict(settings)})
+    if (done := folder.summary()) and not _is_whole(done):
+        print(f"{path / 'summary.json'} is damaged: it is made again", flush=True)
+        (path / "summary.json").unlink()
+    return folder.once(partial(_train, settings, folder))
+
+
+def _train(settings: Recipe, folder: RunFolder) -> Record:
     distribution, unit = mixtures.data(settings)
     game = mixtures.build(settings, distribution)
     real = distribution.sample(jax.random.key(1), 1000)
-    found = {
-        "settings": made_with,
+    found: Record = {
+        "settings": json.loads(json.dumps(dataclasses.asdict(settings))),
         "updates": many.updates(settings),
         "real": (unit * np.asarray(real)).tolist(),
     }
     try:
-        states = many.train(settings, game, lambda step, states: None, chunks=CHUNKS)
-    except many.Diverged as error:
-        found["diverged"] = str(error)
-    else:
-        first = jax.tree.map(lambda leaf: leaf[0], states)
-        made = sample(game.gan, first, jax.random.key(0), 1000)
-        found["made"] = (unit * np.asarray(made)).tolist()
-        found |= mixtures.figures_of(settings, game, distribution, states)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, found)
-    return found
+        states = many.train(settings, game, folder)
+    except NonFinite as error:
+        return found | {"diverged": str(error)}
+    first = jax.tree.map(lambda leaf: leaf[0], states)
+    made = sample(game.gan, first, jax.random.key(0), 1000)
+    found["made"] = (unit * np.asarray(made)).tolist()
+    return found | mixtures.figures_of(settings, game, distribution, states)
 
 
-def _read_cell(file: Path) -> Record:
-    """The cell saved in a file; empty if the file is missing, or is damaged, which is printed."""
-    if not file.exists():
-        return {}
+def _is_whole(found: Record) -> bool:
+    """Whether the summary of a cell has what the table takes from it."""
     try:
-        found: Record = json.loads(file.read_bytes())
         _updates(found)
         np.array(found["real"], float)
-        dict(found["settings"])
         if "diverged" not in found:
             np.array(found["made"], float)
             _cells(found["gan"])
             _cells(found["perfect_sampler"])
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        print(f"{file} is damaged ({error!r}): the cell is trained again", flush=True)
-        return {}
-    return found
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return False
+    return True
 
 
 def _draw(ways: Record, file: Path) -> None:

@@ -25,6 +25,7 @@ from gan_jax import (
     make_generator_step,
     make_train_step,
     mixed_precision,
+    parallel,
     rematerialised,
 )
 from gan_jax._cpu import memory
@@ -32,10 +33,8 @@ from gan_jax.algorithms.player import rising_decay
 from gan_jax.errors import UserError
 from gan_jax.models import MODELS
 from gan_jax.optimizers import adam
-from gan_jax.parallel import AXIS_NAMES
 from gan_jax.penalties import r1
 from gan_jax.run import datasets
-from gan_jax.run.folder import RunFolder
 from gan_jax.types import Array, StepFn
 
 
@@ -116,6 +115,32 @@ def check(config: Config) -> None:
     cli.check_seed(config)
     cli.check_above_zero(config, "generator_lr", "discriminator_lr")
     cli.check_below_one(config, "b1", "b2", "ema_decay")
+    for name in ("sample_every", "checkpoint_every"):
+        if (every := getattr(config, name)) % config.log_every:
+            multiple = f"a multiple of --log-every ({config.log_every})"
+            raise UserError(f"{cli.flag(name)} must be {multiple}, got {every}")
+    devices = parallel.num_devices(config.parallel)
+    try:
+        parallel.check_batch_size(config.batch_size, devices)
+    except UserError as error:
+        raise UserError(
+            f"--batch-size {config.batch_size}: {error} (--parallel jit); a run that was begun "
+            "otherwise goes on where JAX is shown fewer devices, as by CUDA_VISIBLE_DEVICES"
+        ) from None
+    if (config.batch_size // devices) % config.accumulate:
+        raise UserError(
+            f"--accumulate must divide the {config.batch_size // devices} images of a batch that a "
+            f"device has, got {config.accumulate}"
+        )
+
+
+def check_dataset(config: Config, dataset: datasets.Dataset) -> None:
+    """Raises `UserError` for fewer images than a batch has."""
+    if config.batch_size > len(dataset.x):
+        raise UserError(
+            f"--batch-size {config.batch_size} is more than the {len(dataset.x)} images of "
+            f"{dataset.name} ({dataset.source}): make it smaller, or use more images"
+        )
 
 
 def build(
@@ -166,25 +191,15 @@ def build(
 
 
 def main(config: Config, *, when_compiled: Callable[[], None] = memory.release) -> TrainState:
-    """Trains in `config.workdir`, or goes on there; `when_compiled` is as for `session.train`."""
-    from gan_jax.run import session
+    """Trains in `config.workdir`, or goes on there; `when_compiled` is as for `run.train`."""
+    from gan_jax.run import images
 
     check(config)
-    session.check_schedule(config.log_every, config.sample_every, config.checkpoint_every)
-    sizes = partial(
-        session.check_batch_size, config.batch_size, config.parallel, accumulate=config.accumulate
-    )
-    sizes()
     dataset = datasets.load(config.data)
-    sizes(dataset)
-    settings = {
-        "experiment": "mnist",
-        "config": dataclasses.asdict(config),
-        "data": session.describe(dataset),
-    }
-    folder = RunFolder(config.workdir, settings, frozenset(f"config.{name}" for name in FREE))
-    gan, state, step = build(config, AXIS_NAMES[config.parallel], dataset.x.shape[1:])
-    return session.train(
+    check_dataset(config, dataset)
+    folder = cli.open_run("mnist", config, free=FREE, data=images.describe(dataset))
+    gan, state, step = build(config, parallel.AXIS_NAMES[config.parallel], dataset.x.shape[1:])
+    return images.train(
         gan,
         state,
         step,
@@ -194,7 +209,7 @@ def main(config: Config, *, when_compiled: Callable[[], None] = memory.release) 
         batch_size=config.batch_size,
         n_critic=config.n_critic,
         layout=config.parallel,
-        log_every=config.log_every,
+        chunk_length=config.log_every,
         sample_every=config.sample_every,
         checkpoint_every=config.checkpoint_every,
         keep_checkpoints=config.keep_checkpoints,

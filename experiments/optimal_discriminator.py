@@ -2,7 +2,8 @@
 
 Goodfellow et al. 2014, proposition 1. G is the identity on z ~ q, so that p and q are known and V
 is an exact sum: training raises it to 2 JSD - log 4, and not past it. Writes to --workdir:
-discriminators.png, bound.png and summary.json.
+discriminators.png, bound.png, summary.json and, with the checkpoints, trainings/. The same command
+resumes a run that was stopped.
 """
 
 import dataclasses
@@ -18,9 +19,20 @@ import numpy as np
 import optax
 
 from experiments import cli
-from gan_jax import GAN, Batch, Network, from_linen, init, losses, make_discriminator_step, theory
+from gan_jax import (
+    GAN,
+    Batch,
+    Network,
+    from_linen,
+    init,
+    losses,
+    make_discriminator_step,
+    run,
+    theory,
+)
 from gan_jax.data.synthetic import Distribution, feed, gaussian, mixture
 from gan_jax.errors import UserError
+from gan_jax.run import Look, RunFolder, plots
 from gan_jax.run.folder import Record
 from gan_jax.run.plots.charts import LOG_4, chart, save_chart
 from gan_jax.theory.quadrature import box, interval
@@ -35,7 +47,7 @@ class Config:
     """How long, and on how many samples, each discriminator is trained."""
 
     workdir: Path = Path("runs/optimal_discriminator")
-    """The run's folder. A run that is there already is left alone."""
+    """The run's folder. A run that is there already is resumed, or left alone if complete."""
     num_steps: int = 6000
     """Updates of the discriminator."""
     batch_size: int = 4096
@@ -112,19 +124,28 @@ CASES = {
 }
 
 
-def train(case: Case, config: Config, name: str) -> tuple[PyTree, list[float]]:
+def train(case: Case, config: Config, name: str, folder: RunFolder) -> tuple[PyTree, list[float]]:
     """D's parameters after training; the exact V before it and every `record_every` updates."""
     tx = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.num_steps))
     gan = GAN(IDENTITY, case.discriminator, case.q.sample)
     key = jax.random.key(config.seed)
     example = Batch(case.p.sample(key, 2))  # for its shape
-    state = jax.jit(partial(init, gan, optax.identity(), tx, batch=example))(key)
-    fed = feed(make_discriminator_step(gan, losses.minimax, tx), case.p, (config.batch_size,))
-    chunk = jax.jit(partial(jax.lax.scan, fed, length=config.record_every), donate_argnums=0)
-    values = [exact(case, state.discriminator.params)[0]["exact_value"]]
-    for _ in cli.track(range(config.num_steps // config.record_every), name):
-        state, _ = chunk(state)
-        values.append(exact(case, state.discriminator.params)[0]["exact_value"])
+    part = folder.part(f"trainings/{name.replace(' ', '_')}")
+
+    def show(step: int, params: PyTree) -> None:
+        part.log({"step": step, "exact_value": exact(case, params)[0]["exact_value"]})
+
+    state = run.train(
+        feed(make_discriminator_step(gan, losses.minimax, tx), case.p, (config.batch_size,)),
+        jax.jit(partial(init, gan, optax.identity(), tx, batch=example))(key),
+        folder=part,
+        num_steps=config.num_steps,
+        chunk_length=config.record_every,
+        layout="jit",
+        looks=[Look(config.record_every, lambda state: state.discriminator.params, show)],
+        words=plots.in_short,
+    )
+    values = [record["exact_value"] for record in part.metrics() if "exact_value" in record]
     return state.discriminator.params, values
 
 
@@ -171,18 +192,18 @@ def main(config: Config) -> Record:
     return cli.record("optimal_discriminator", config, partial(_work, config))
 
 
-def _work(config: Config, folder: Path) -> Record:
+def _work(config: Config, folder: RunFolder) -> Record:
     drawn, values, figures = {}, {}, {}
     key = jax.random.fold_in(jax.random.key(config.seed), 2)  # not one that training draws from
     for name, case in CASES.items():
-        params, values[name] = train(case, config, name)
+        params, values[name] = train(case, config, name, folder)
         made, drawn[name] = exact(case, params)
         figures[name] = made | sampled(case, params, config.num_samples, key)
         figures[name]["gap"] = made["bound"] - made["exact_value"]
         figures[name]["smallest_gap_in_training"] = made["bound"] - max(values[name])
         figures[name]["nodes"] = len(drawn[name]["x"])
-    _draw_discriminators(drawn, folder / "discriminators.png")
-    _draw_bound(values, figures, config.record_every, folder / "bound.png")
+    _draw_discriminators(drawn, folder.path / "discriminators.png")
+    _draw_bound(values, figures, config.record_every, folder.path / "bound.png")
     protocol = (
         f"seed {config.seed}, {config.num_steps} updates on {config.batch_size} real and as many "
         f"fake samples; exact: quadrature; sampled: {config.num_samples} of each; in nats, but "

@@ -5,7 +5,7 @@ An image is three random digits, one in each colour channel (Metz et al. 2017; S
 names the digits of 26,000 samples; counted are the kinds among them, and the KL divergence of their
 histogram from the uniform one, with the figures of real stacks beside. Writes to --workdir:
 samples.png (the stacks, each with its digits) and curves.png whenever it has counted, summary.json
-when all is done: a run that is stopped begins again.
+when all is done. The same command resumes a run that was stopped.
 """
 
 import dataclasses
@@ -26,8 +26,9 @@ from gan_jax.errors import UserError
 from gan_jax.metrics import digits
 from gan_jax.metrics.modes import class_coverage, expected_reverse_kl
 from gan_jax.models.small_dcgan import small_dcgan
-from gan_jax.run import datasets, session
+from gan_jax.run import Look, RunFolder, datasets
 from gan_jax.run.folder import Record
+from gan_jax.run.images import describe
 from gan_jax.run.plots import chart, grid, save_chart, save_image
 from gan_jax.types import Array
 
@@ -159,31 +160,32 @@ def main(config: Config) -> Record:
     parallel.use_every_core()
     dataset = datasets.load(config.data)
     check_digits(dataset)
-    return cli.record("stacked_mnist", config, lambda folder: _work(config, dataset, folder))
+    return cli.record("stacked_mnist", config, partial(_work, config, dataset))
 
 
-def _work(config: Config, dataset: datasets.Dataset, folder: Path) -> Record:
+def _work(config: Config, dataset: datasets.Dataset, folder: RunFolder) -> Record:
     real = Stacks(jnp.asarray(dataset.x))
-    game, history = build(config, real), list[Record]()
+    game, path = build(config, real), folder.path
     keys = [jax.random.key(seed) for seed in range(config.seed, config.seed + config.seeds)]
     draw_real = jax.jit(lambda key: images(real.sample, key, config.num_samples))
-
-    @jax.jit
-    def draw(states: TrainState, seed: int, key: Array) -> Array:
-        state = jax.tree.map(lambda leaf: leaf[seed], states)
-        return images(partial(sample, game.gan, state), key, config.num_samples)
-
     of_real = together([count(np.asarray(draw_real(key))) for key in keys])
 
-    def watch(step: int, states: TrainState) -> None:
-        made = [np.asarray(draw(states, seed, key)) for seed, key in enumerate(keys)]
-        history.append({"step": step, **together([count(x) for x in made])})
-        shown = grid(beside_channels(made[0][:48]), columns=4, height=1008)
-        save_image(shown, folder / "samples.png")
-        _curves(history, of_real, folder / "curves.png")
-        tqdm.write(f"after {step} updates of G: kinds {history[-1]['captured']}")
+    def see(states: TrainState) -> Array:
+        def draw(each: tuple[TrainState, Array]) -> Array:
+            return images(partial(sample, game.gan, each[0]), each[1], config.num_samples)
 
-    many.train(config, game, watch, chunks=config.counts)
+        return jax.lax.map(draw, (states, jnp.stack(keys)))
+
+    def show(step: int, made: np.ndarray) -> None:
+        counted = together([count(x) for x in made])
+        folder.keep(step, counted)
+        shown = grid(beside_channels(made[0][:48]), columns=4, height=1008)
+        save_image(shown, path / "samples.png")
+        _curves(_history(folder), of_real, path / "curves.png")
+        tqdm.write(f"after {step} updates of G: kinds {counted['captured']}")
+
+    many.train(config, game, folder, [Look(config.num_steps // config.counts, see, show)])
+    history = _history(folder)
     figures = {
         "gan": {name: values for name, values in history[-1].items() if name != "step"},
         "real_stacks": of_real,
@@ -191,7 +193,7 @@ def _work(config: Config, dataset: datasets.Dataset, folder: Path) -> Record:
     print(many.table(figures))
     return {
         "updates": many.updates(config),
-        "data": session.describe(dataset),
+        "data": describe(dataset),
         "classifier": digits.EXTRACTOR,
         "classifier_accuracy": _accuracy(dataset),
         "num_modes": KINDS,
@@ -200,6 +202,14 @@ def _work(config: Config, dataset: datasets.Dataset, folder: Path) -> Record:
         "history": history,
         "pictures": ["samples.png", "curves.png"],
     }
+
+
+def _history(folder: RunFolder) -> list[Record]:
+    """The figures counted so far."""
+    return [
+        {"step": step, **{name: values.tolist() for name, values in counted.items()}}
+        for step, counted in folder.kept()
+    ]
 
 
 def _accuracy(dataset: datasets.Dataset) -> float | None:

@@ -4,7 +4,8 @@
 which G collapses too many values of z to the same value of x" (section 6). Eight Gaussians on a
 ring show it twice: training from scratch with 1, 5, 25 updates of G for each one of D; and a GAN in
 the middle of its training whose D is frozen while G goes on. Writes to --workdir: training.png,
-frozen.png and summary.json.
+frozen.png, summary.json and, with the checkpoints, trainings/. The same command resumes a run that
+was stopped.
 """
 
 import dataclasses
@@ -27,12 +28,15 @@ from gan_jax import (
     make_discriminator_step,
     make_generator_step,
     penalties,
+    run,
     sample,
 )
 from gan_jax.data import synthetic
 from gan_jax.errors import UserError
 from gan_jax.metrics.modes import Modes, mode_coverage
 from gan_jax.models.mlp import mlp
+from gan_jax.parallel import Step
+from gan_jax.run import Look, RunFolder, plots
 from gan_jax.run.folder import Record
 from gan_jax.run.plots import chart, save_chart
 from gan_jax.types import Array, Metrics, StepFn
@@ -82,7 +86,7 @@ def build(config: Config) -> tuple[GAN, Callable[[Array], TrainState], StepFn, S
     return gan, start, d_step, make_generator_step(gan, loss, tx)
 
 
-def make_cycle(d_step: StepFn, g_step: StepFn, num: Array | int) -> StepFn:
+def make_cycle(d_step: StepFn, g_step: StepFn, num: int) -> StepFn:
     """One update of D, then `num` of G, all of them on that one D."""
 
     def cycle(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -106,47 +110,49 @@ def main(config: Config) -> Record:
     """Trains every kind, all seeds at once, and counts modes."""
     check(config)
 
-    def work(folder: Path) -> Record:
+    def work(folder: RunFolder) -> Record:
         ring = synthetic.ring(8, RADIUS, SCALE)
         gan, start, d_step, g_step = build(config)
-        first = jax.vmap(start)(jax.vmap(jax.random.key)(jnp.arange(config.seeds)))
+        keys = jax.vmap(jax.random.key)(jnp.arange(config.seeds))
 
-        @jax.jit
-        def train(states: TrainState, num_cycles: Array, num: Array) -> TrainState:
-            cycle = synthetic.feed(make_cycle(d_step, g_step, num), ring, (config.batch_size,))
-            return jax.vmap(
-                lambda s: jax.lax.fori_loop(0, num_cycles, lambda _, s: cycle(s)[0], s)
-            )(states)
+        def cycles(num: int) -> Step:
+            return synthetic.feed(make_cycle(d_step, g_step, num), ring, (config.batch_size,))
 
-        @jax.jit
-        def train_generator(states: TrainState, num: Array) -> TrainState:
-            batch = Batch(jnp.zeros((config.batch_size, 2)))  # G's step reads its size alone
-            return jax.vmap(
-                lambda s: jax.lax.fori_loop(0, num, lambda _, s: g_step(s, batch)[0], s)
-            )(states)
+        def alone(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
+            return g_step(state, Batch(jnp.zeros((config.batch_size, 2))))  # it reads the size
 
-        @jax.jit
-        def look(states: TrainState) -> tuple[Array, Modes]:
+        def see(states: TrainState) -> dict[str, Array]:
+            """Samples of the first seed [NUM_SAMPLES, 2], and the modes of all seeds."""
             key = jax.random.key(config.seeds)  # no training's own
             x = jax.vmap(lambda s: sample(gan, s, key, NUM_SAMPLES, ema=False))(states)
-            return x, jax.vmap(lambda x: mode_coverage(x, jnp.asarray(ring.modes), SCALE))(x)
+            found = jax.vmap(lambda x: mode_coverage(x, jnp.asarray(ring.modes), SCALE))(x)
+            return {"x": x[0], **found._asdict()}
 
-        marks = _marks(config.num_cycles, 30)
-        trainings = {}
-        for num in config.generator_steps:
-            history, states = [look(first)], first
-            for length in cli.track(list(np.diff(marks)), f"{num} of G for each of D"):
-                states = train(states, length, num)
-                history.append(look(states))
-            trainings[num] = jax.device_get(history)
+        def train(
+            name: str, step: Step, states: TrainState, marks: np.ndarray
+        ) -> tuple[TrainState, list[Seen]]:
+            part = folder.part(f"trainings/{name}")
+            states = run.train(
+                step,
+                states,
+                folder=part,
+                num_steps=int(marks[-1]),
+                layout="ensemble",
+                looks=[Look(marks.tolist(), see, part.keep)],
+                words=plots.in_short,
+            )
+            return states, [(found.pop("x"), Modes(**found)) for _, found in part.kept()]
 
-        states = train(first, config.freeze_after, 1)
-        frozen_marks = _marks(config.frozen_steps, 50)
-        history = [look(states)]
-        for length in cli.track(list(np.diff(frozen_marks)), "G alone"):
-            states = train_generator(states, length)
-            history.append(look(states))
-        frozen = jax.device_get(history)
+        def first() -> TrainState:
+            return jax.vmap(start)(keys)
+
+        marks, frozen_marks = _marks(config.num_cycles, 30), _marks(config.frozen_steps, 50)
+        trainings = {
+            num: train(f"generator_steps_{num}", cycles(num), first(), marks)[1]
+            for num in config.generator_steps
+        }
+        states, _ = train("balanced", cycles(1), first(), np.array([config.freeze_after]))
+        states, frozen = train("frozen", alone, states, frozen_marks)
 
         axis = jnp.linspace(-2 * EXTENT, 2 * EXTENT, 161)
         points = jnp.stack([grid.ravel() for grid in jnp.meshgrid(axis, axis)], axis=1)
@@ -154,8 +160,8 @@ def main(config: Config) -> Record:
         logits, _ = gan.discriminator.apply(player.params, player.model_state, points, train=False)
         belief = np.asarray(jax.nn.sigmoid(logits)).reshape(len(axis), -1)
 
-        _draw_training(folder / "training.png", marks, trainings, ring.modes)
-        _draw_frozen(folder / "frozen.png", frozen_marks, frozen, ring.modes, belief)
+        _draw_training(folder.path / "training.png", marks, trainings, ring.modes)
+        _draw_frozen(folder.path / "frozen.png", frozen_marks, frozen, ring.modes, belief)
         return {
             "protocol": f"ring of 8 modes, radius {RADIUS}, standard deviation {SCALE}; "
             f"{NUM_SAMPLES} samples a figure; one entry for each seed from 0 on",
@@ -173,7 +179,8 @@ def main(config: Config) -> Record:
 EXTENT = 1.6
 """Half the width of a picture of the ring; where samples run away, twice as much is shown."""
 
-Look = tuple[np.ndarray, Modes]
+Seen = tuple[np.ndarray, Modes]
+"""Samples of the first seed [N, 2], and the modes [seeds]."""
 
 
 def _marks(total: int, most: int) -> np.ndarray:
@@ -186,8 +193,8 @@ def _effective(modes: Modes) -> np.ndarray:
     return 8 * np.exp(-np.asarray(modes.reverse_kl))
 
 
-def _figures(look: Look) -> Record:
-    modes = look[1]
+def _figures(seen: Seen) -> Record:
+    modes = seen[1]
     return {
         "modes_captured": np.asarray(modes.captured).tolist(),
         "effective_modes": _effective(modes).round(3).tolist(),
@@ -202,7 +209,7 @@ def _scatter(axes: Any, x: np.ndarray, modes: np.ndarray, extent: float = EXTENT
 
 
 def _draw_training(
-    file: Path, marks: np.ndarray, trainings: dict[int, list[Look]], modes: np.ndarray
+    file: Path, marks: np.ndarray, trainings: dict[int, list[Seen]], modes: np.ndarray
 ) -> None:
     figure, panels = chart(
         1,
@@ -211,12 +218,12 @@ def _draw_training(
         width_ratios=[1.45] + [1] * len(trainings),
     )
     for number, (num, past) in enumerate(trainings.items()):
-        effective = np.array([_effective(look[1]) for look in past])
+        effective = np.array([_effective(seen[1]) for seen in past])
         panels[0].plot(marks, effective, color=f"C{number}", lw=0.7, alpha=0.5)
         label = f"{num} of G for each of D"
         panels[0].plot(marks, effective.mean(axis=1), color=f"C{number}", lw=2.2, label=label)
         x, found = past[-1]
-        _scatter(panels[number + 1], x[0], modes)
+        _scatter(panels[number + 1], x, modes)
         captured = ", ".join(map(str, np.asarray(found.captured)))
         panels[number + 1].set_title(f"{label}\nmodes captured: {captured}", fontsize=9)
     panels[0].set(xlabel="updates of D", ylabel="effective modes, of 8", ylim=(0.5, 8.3))
@@ -228,10 +235,10 @@ def _draw_training(
 
 
 def _draw_frozen(
-    file: Path, marks: np.ndarray, past: list[Look], modes: np.ndarray, belief: np.ndarray
+    file: Path, marks: np.ndarray, past: list[Seen], modes: np.ndarray, belief: np.ndarray
 ) -> None:
     figure, panels = chart(1, 5, size=(16, 3.5), width_ratios=[1.45, 1, 1, 1, 1])
-    effective = np.array([_effective(look[1]) for look in past])
+    effective = np.array([_effective(seen[1]) for seen in past])
     panels[0].plot(marks, effective, color="tab:blue", lw=0.7, alpha=0.5)
     panels[0].plot(marks, effective.mean(axis=1), color="tab:blue", lw=2.2)
     panels[0].set(xlabel="updates of G since D was frozen", ylabel="effective modes, of 8")
@@ -240,7 +247,7 @@ def _draw_frozen(
     wide = 2 * EXTENT
     for axes, index in zip(panels[1:], (0, 2, 5, 10), strict=True):
         index = min(index, len(marks) - 1)
-        x = past[index][0][0]
+        x = past[index][0]
         shown = axes.imshow(belief, origin="lower", extent=(-wide, wide, -wide, wide), cmap="Blues")
         _scatter(axes, x, modes, wide)
         outside = np.mean(np.abs(x).max(axis=1) > wide)

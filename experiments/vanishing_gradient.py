@@ -2,7 +2,8 @@
 
 Arjovsky and Bottou 2017, figures 2 and 3, theorem 2.4. G is frozen and D trained from scratch. On
 digits: the norm of the gradient of both losses in G's parameters. In the plane, where D* is known:
-that norm under the theorem's bound. Writes to --workdir: digits.png, bound.png and summary.json.
+that norm under the theorem's bound. Writes to --workdir: digits.png, bound.png, summary.json and,
+with the checkpoints, trainings/. The same command resumes a run that was stopped.
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ import itertools
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,15 +30,17 @@ from gan_jax import (
     make_discriminator_step,
     make_generator_step,
     make_train_step,
+    run,
 )
-from gan_jax.data.pipeline import dequantize, make_batches
+from gan_jax.data.pipeline import make_batches, on_bytes
 from gan_jax.data.synthetic import Distribution, feed
 from gan_jax.errors import UserError
 from gan_jax.models.mlp import mlp
-from gan_jax.run import datasets
+from gan_jax.parallel import Step
+from gan_jax.run import Look, RunFolder, datasets, plots
 from gan_jax.run.folder import Record
 from gan_jax.run.plots.charts import chart, save_chart
-from gan_jax.types import Array, PyTree, StepFn
+from gan_jax.types import Array, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Config:
     """How long G is trained, how long D is trained against it, and what is measured on."""
 
     workdir: Path = Path("runs/vanishing_gradient")
-    """The run's folder. A run that is there already is left alone."""
+    """The run's folder. A run that is there already is resumed, or left alone if complete."""
     epochs: tuple[int, ...] = (1, 5, 25)
     """Passes over the digits after which G is frozen, in rising order."""
     num_steps: int = 3000
@@ -63,6 +67,9 @@ class Config:
 
 CHUNK = 10
 """Updates of D in one compiled program; it is measured between two of these."""
+
+OPTIONS: dict[str, Any] = {"chunk_length": CHUNK, "layout": "jit", "words": plots.in_short}
+"""Of every training."""
 
 
 def circle(radius: float) -> Distribution:
@@ -138,30 +145,34 @@ def bound(gan: GAN, theta: PyTree, psi: PyTree, z: Array) -> dict[str, Array]:
 
 
 def follow(
-    advance: Callable[[TrainState, int], TrainState],
+    folder: RunFolder,
+    name: str,
+    step: Step,
     state: TrainState,
     figures: Callable[[PyTree, PyTree], dict[str, Array]],
     num_steps: int,
-    what: str,
+    batches: Callable[[int], Batch] | None = None,
 ) -> dict[str, list[float]]:
-    """Trains D by `advance`, CHUNK updates a call, and measures it about 30 times on the way.
+    """Trains D by `step` and measures it about 30 times on the way.
 
     Returns:
       The columns of a table: `step` and every figure, from D's first weights to its last.
     """
     num = num_steps // CHUNK
-    due = {0, *np.geomspace(1, num, 30).round().astype(int).tolist()}
-    records = []
-    for i in cli.track(range(num + 1), what):
-        if i in due:
-            made = figures(state.generator.params, state.discriminator.params)
-            records.append({"step": float(i * CHUNK), **{n: float(x) for n, x in made.items()}})
-        if i < num:
-            state = advance(state, i)
-    return {name: [record[name] for record in records] for name in records[0]}
+    due = CHUNK * np.unique(np.geomspace(1, num, 30).round().astype(int))
+    part = folder.part(f"trainings/{name}")
+
+    def see(state: TrainState) -> dict[str, Array]:
+        return figures(state.generator.params, state.discriminator.params)
+
+    looks = [Look(due.tolist(), see, part.keep)]
+    run.train(step, state, batches, folder=part, num_steps=num_steps, looks=looks, **OPTIONS)
+    steps, found = zip(*part.kept(), strict=True)
+    columns = {name: [float(at[name]) for at in found] for name in found[0]}
+    return {"step": list(map(float, steps)), **columns}
 
 
-def on_digits(config: Config) -> dict[int, dict[str, list[float]]]:
+def on_digits(config: Config, folder: RunFolder) -> dict[int, dict[str, list[float]]]:
     """Epochs of G's training -> what `measure` says while D is trained against that G."""
     dataset = datasets.load(datasets.Config(source="embedded"))
     gan = mlp(dataset.x.shape[1:], width=config.width)
@@ -171,50 +182,51 @@ def on_digits(config: Config) -> dict[int, dict[str, list[float]]]:
     make = partial(make_discriminator_step, gan, losses.non_saturating)
     both = make_train_step(make(slow), make_generator_step(gan, losses.non_saturating, slow))
 
-    def scan(step: StepFn) -> Callable[[TrainState, Batch], TrainState]:
-        def body(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-            return step(state, batch._replace(x=dequantize(batch.x)))
-
-        return jax.jit(lambda state, stack: jax.lax.scan(body, state, stack)[0], donate_argnums=0)
-
     size, per_epoch = config.batch_size, len(dataset.x) // config.batch_size
-    epochs = make_batches(dataset, keys[1], (per_epoch, 1, size))
-    chunks = make_batches(dataset, keys[2], (CHUNK, size))
-    train_both, train_discriminator = scan(both), scan(make(fast))
+    pairs = make_batches(dataset, keys[1], (CHUNK, 1, size))
+    singles = make_batches(dataset, keys[2], (CHUNK, size))
+
+    def shown(before: int, step: int) -> Batch:
+        return pairs((before + step) * size)
+
     example = Batch(jnp.zeros((2, *dataset.x.shape[1:])))
     state, tables = jax.jit(partial(init, gan, slow, slow, batch=example))(keys[3]), {}
     fresh = jax.jit(partial(init, gan, slow, fast, batch=example))(keys[4])
     for before, epoch in itertools.pairwise((0, *config.epochs)):
-        for made in range(before, epoch):
-            state = train_both(state, epochs(made * per_epoch * size))
-        # A copy: the steps consume the state they are given.
-        frozen = jax.tree.map(jnp.copy, dataclasses.replace(fresh, generator=state.generator))
+        state = run.train(
+            on_bytes(both),
+            state,
+            partial(shown, before * per_epoch),
+            folder=folder.part(f"trainings/generator_to_epoch_{epoch}"),
+            num_steps=(epoch - before) * per_epoch,
+            **OPTIONS,
+        )
         tables[epoch] = follow(
-            lambda state, i: train_discriminator(state, chunks(i * CHUNK * size)),
-            frozen,
+            folder,
+            f"discriminator_at_epoch_{epoch}",
+            on_bytes(make(fast)),
+            # A copy: training consumes the state it is given.
+            jax.tree.map(jnp.copy, dataclasses.replace(fresh, generator=state.generator)),
             lambda theta, psi: measure(gan, theta, psi, z),
             config.num_steps,
-            f"D against the G of epoch {epoch}",
+            lambda step: singles(step * size),
         )
     return tables
 
 
-def in_the_plane(config: Config) -> dict[str, list[float]]:
+def in_the_plane(config: Config, folder: RunFolder) -> dict[str, list[float]]:
     """What `bound` says while D is trained on a circle and on a G bounded to a square inside it."""
     gan, tx = mlp((2,), latent=2, width=64), optax.adam(config.learning_rate)
     keys = jax.random.split(jax.random.key(config.seed), 2)
     example = Batch(jnp.zeros((2, 2)))
-    state = jax.jit(partial(init, gan, optax.identity(), tx, batch=example))(keys[0])
-    step = make_discriminator_step(gan, losses.minimax, tx)
-    fed = feed(step, circle(3.0), (config.batch_size,))
-    chunk = jax.jit(partial(jax.lax.scan, fed, length=CHUNK), donate_argnums=0)
     z = gan.prior(keys[1], 1024)
     return follow(
-        lambda state, _: chunk(state)[0],
-        state,
+        folder,
+        "discriminator_in_the_plane",
+        feed(make_discriminator_step(gan, losses.minimax, tx), circle(3.0), (config.batch_size,)),
+        jax.jit(partial(init, gan, optax.identity(), tx, batch=example))(keys[0]),
         lambda theta, psi: bound(gan, theta, psi, z),
         config.num_steps,
-        "D on disjoint supports",
     )
 
 
@@ -232,10 +244,10 @@ def main(config: Config) -> Record:
     return cli.record("vanishing_gradient", config, partial(_work, config))
 
 
-def _work(config: Config, folder: Path) -> Record:
-    tables, plane = on_digits(config), in_the_plane(config)
-    _draw_digits(tables, folder / "digits.png")
-    _draw_bound(plane, folder / "bound.png")
+def _work(config: Config, folder: RunFolder) -> Record:
+    tables, plane = on_digits(config, folder), in_the_plane(config, folder)
+    _draw_digits(tables, folder.path / "digits.png")
+    _draw_bound(plane, folder.path / "bound.png")
     digits: Record = {}
     for epoch, table in tables.items():
         ends = {n: {"start": x[0], "end": x[-1]} for n, x in table.items() if n != "step"}

@@ -33,6 +33,7 @@ class Stream(enum.IntEnum):
     LABELS = 2**31 - 5
     UNROLLED = 2**31 - 4
     REAL = 2**31 - 3
+    FIXED_NOISE = 2**31 - 1
 
 
 def per_example(key: Array, batch: PyTree) -> Array:

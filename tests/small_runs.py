@@ -4,6 +4,9 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
+import re
+import signal
 import struct
 
 import jax
@@ -13,6 +16,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from experiments import mnist
 from gan_jax.errors import UserError
+from gan_jax.run import Interrupted, RunFolder
 from gan_jax.run import datasets as data
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
@@ -132,3 +136,53 @@ def shared_compilations(folder):
         for name, value in before.items():
             jax.config.update(name, value)
         compilation_cache.reset_cache()
+
+
+@contextlib.contextmanager
+def stopped(after):
+    """Sends SIGINT to this process when a run has made so many records: it stops, and saves."""
+    log, made = RunFolder.log, []
+
+    def logged(folder, record):
+        log(folder, record)
+        made.append(record)
+        if len(made) == after:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "log", logged)
+        yield
+
+
+TIMES = {"seconds", "steps_per_second", "wall_seconds"}
+
+
+def contents(folder):
+    """All that a run left, without times; of its checkpoints the digests of the last states."""
+    found, last = {}, {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = str(path.relative_to(folder))
+        if path.name == "_CHECKPOINT_METADATA":
+            sha256 = re.search(r'"sha256": ?"(\w+)"', path.read_text())[1]
+            home = str(path.parents[1].relative_to(folder))
+            last[home] = max(last.get(home, (0, "")), (int(path.parent.name), sha256))
+        elif path.name in ("metrics.jsonl", "summary.json"):
+            found[name] = re.sub(rf'"({"|".join(TIMES)})": [^,}}]+', "", path.read_text())
+        elif "checkpoints" not in path.parts and path.name not in (".lock", "config.json"):
+            found[name] = path.read_bytes()
+    assert last
+    return found | last
+
+
+def assert_resumes_exactly(experiment, config, folder, after):
+    """A run that is interrupted after so many records leaves what an undisturbed one does."""
+    whole, parts = (dataclasses.replace(config, workdir=folder / name) for name in ("a", "b"))
+    with shared_compilations(folder / "compiled"):
+        experiment.main(whole)
+        with pytest.raises(Interrupted), stopped(after):
+            experiment.main(parts)
+        assert not (parts.workdir / "summary.json").exists()
+        experiment.main(parts)
+    made, expected = contents(parts.workdir), contents(whole.workdir)
+    assert made.keys() == expected.keys()
+    assert [name for name in made if made[name] != expected[name]] == []

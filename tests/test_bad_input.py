@@ -166,13 +166,13 @@ def test_files(case, message, tmp_path, idx):
 def run_folder(settings):
     """The folder as a run with these settings has it."""
     from gan_jax.run import datasets as data
-    from gan_jax.run import session
+    from gan_jax.run import images
     from gan_jax.run.folder import RunFolder
 
     record = {
         "experiment": "mnist",
         "config": dataclasses.asdict(settings),
-        "data": session.describe(data.load(settings.data)),
+        "data": images.describe(data.load(settings.data)),
     }
     return RunFolder(settings.workdir, record)
 

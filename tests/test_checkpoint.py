@@ -180,7 +180,7 @@ def test_a_new_run_does_not_wait_for_orbax(tmp_path):
     """In an interpreter of its own: it is imported for the first state to save, or to read."""
     code = (
         "import pathlib, sys\n"
-        "from gan_jax import session\n"
+        "from gan_jax.run import session\n"
         f"new = session.Checkpoints(pathlib.Path({str(tmp_path / 'new')!r}))\n"
         "assert new.restore({}) is None and new.steps == []\n"
         "print('orbax' in sys.modules)\n"

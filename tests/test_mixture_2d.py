@@ -15,6 +15,7 @@ from experiments.mixtures import Recipe
 from gan_jax import sample
 from gan_jax.data.synthetic import DISTRIBUTIONS
 from gan_jax.metrics.modes import expected_reverse_kl
+from gan_jax.run import Look, RunFolder
 
 SMALL = mixture_2d.Config(
     num_steps=20,
@@ -102,13 +103,18 @@ RECIPE = Recipe(
         pytest.param({"data": "spiral", "penalty": ("lecam",)}, marks=pytest.mark.slow),
     ],
 )
-def test_seeds_in_one_program_are_the_seeds_alone(change, quick_compile):
+def test_seeds_in_one_program_are_the_seeds_alone(change, quick_compile, tmp_path):
     """Every way to play: two GANs at once end where each alone does, step by step."""
     recipe = dataclasses.replace(RECIPE, **change)
     game = mixtures.build(recipe, mixtures.data(recipe)[0])
     seen = []
-    together = many.train(recipe, game, lambda step, states: seen.append(step), chunks=2)
-    assert seen == [0, 2, 4]
+    look = Look(
+        2, lambda states: states.generator.step, lambda step, made: seen.append((step, made[1]))
+    )
+    folder = RunFolder(tmp_path / "run", {})
+    with folder.visit():
+        together = many.train(recipe, game, folder, [look])
+    assert seen == [(0, 0), (2, 2), (4, 4)]
     step = jax.jit(game.step)
     for number in range(recipe.seeds):
         state = jax.jit(game.state)(jax.random.key(recipe.seed + number))

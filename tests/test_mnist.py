@@ -185,7 +185,7 @@ def test_a_run_killed_before_its_summary_gets_it_without_training(done, idx, tmp
     folder = shutil.copytree(done[0], tmp_path / "run")
     for name in ("summary.json", "samples.gif"):
         (folder / name).unlink()
-    monkeypatch.setattr(session, "make_chunk", lambda step: pytest.fail)
+    monkeypatch.setattr(session, "make_chunk", lambda step, length: pytest.fail)
     assert digest(mnist.main(config(folder, idx))) == done[1]
     assert read_json(folder / "summary.json")["step"] == 6
     assert (folder / "samples.gif").exists()
@@ -276,10 +276,10 @@ def test_a_stopped_command_saves_and_the_same_one_resumes(
     signum, code, done, idx, tmp_path, monkeypatch, capsys
 ):
     settings = config(tmp_path / "run", idx, checkpoint_every=100)
-    draw = session.hooks.draw
+    watch = session.hooks.watch
 
-    def drawing(*args, **options):
-        hook = draw(*args, **options)
+    def watching(*args, **options):
+        hook = watch(*args, **options)
 
         def start(step, state, metrics):
             if step == 2:
@@ -293,7 +293,7 @@ def test_a_stopped_command_saves_and_the_same_one_resumes(
 
     monkeypatch.setattr(sys, "argv", ["mnist", *flags(settings)])
     with monkeypatch.context() as patch:
-        patch.setattr(session.hooks, "draw", drawing)
+        patch.setattr(session.hooks, "watch", watching)
         with pytest.raises(SystemExit) as stop:
             command()
     assert stop.value.code == code

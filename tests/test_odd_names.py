@@ -143,7 +143,7 @@ TINY = {
     "--seeds 1 --batch-size 4 --width 2",
     "vanishing_gradient": "--epochs 1 --num-steps 10 --width 2 --num-minibatches 2",
 }
-"""Command that writes to --workdir and keeps no checkpoints -> the flags of its smallest run."""
+"""Command that writes to --workdir -> the flags of its smallest run."""
 
 
 def command(name, *arguments, cwd, cache):
@@ -160,7 +160,7 @@ def command(name, *arguments, cwd, cache):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_a_command_writes_to_a_folder_of_an_odd_name(name, tmp_path):
-    """All odd characters in one name, which each command takes to the same `cli.record`."""
+    """All odd characters in one name, which all commands take to the same code."""
     odd = "gs:[0.1]\\ 'q\"\n*%s#{ü}"
     for _ in range(2):  # the second time it finds what it left
         done = command(name, f"--workdir={odd}", *TINY[name].split(), cwd=tmp_path, cache="")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import mnist
+from gan_jax.data.pipeline import on_bytes
 from gan_jax.run.loop import Work, make_chunk
 from gan_jax.types import Batch
 
@@ -14,7 +15,7 @@ from gan_jax.types import Batch
 def test_a_fused_chunk_lowers_for_every_platform(model):
     _, state, step = mnist.build(mnist.Config(model=model, width=8))
     work = Work(Batch(jnp.zeros((3, 1, 4, 28, 28, 1), jnp.uint8)), np.int32(3))
-    traced = jax.jit(make_chunk(step), donate_argnums=0).trace(state, work)
+    traced = jax.jit(make_chunk(on_bytes(step), 3), donate_argnums=0).trace(state, work)
     for platform in ("cpu", "cuda", "tpu"):
         lowered = traced.lower(lowering_platforms=(platform,)).as_text()
         assert "stablehlo.while" in lowered

@@ -65,7 +65,7 @@ def test_other_settings_are_refused_naming_each_difference(folder):
         "  config.lr: 0.1 there, 0.2 asked for",
         "  new: None there, True asked for",
     ]
-    assert "another --workdir" in lines[-1]
+    assert "another folder" in lines[-1]
     assert read_config(folder.path) == SETTINGS
 
 
@@ -140,7 +140,7 @@ def test_other_data_are_refused_with_the_source_that_has_them(tmp_path):
     """As when a run began without a network and there is one now."""
     settings = {**SETTINGS, "data": {"source": "embedded", "count": 5000}}
     visit(tmp_path, settings)
-    with pytest.raises(UserError, match=r"(?s)data.count: 5000 there.*--data.source embedded"):
+    with pytest.raises(UserError, match=r"(?s)data.count: 5000 there.*data.source embedded takes"):
         RunFolder(tmp_path, {**SETTINGS, "data": {"source": "tfds", "count": 60000}})
 
 

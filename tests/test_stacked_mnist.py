@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 import scipy.stats
 from PIL import Image
-from small_runs import assert_kept, assert_refused, compiled_in_a_hurry, write_idx
+from small_runs import (
+    assert_kept,
+    assert_refused,
+    compiled_in_a_hurry,
+    write_idx,
+)
 
 from experiments import stacked_mnist
 from gan_jax.data.stacked import Stacks, stack_class, unstacked

@@ -19,7 +19,7 @@ from gan_jax import (
     make_generator_step,
     make_train_step,
 )
-from gan_jax.data.pipeline import dequantize
+from gan_jax.data.pipeline import dequantize, on_bytes
 from gan_jax.models import MODELS
 from gan_jax.run.loop import Hook, Interrupted, Work, make_chunk, run
 
@@ -41,7 +41,7 @@ class Game:
             make_generator_step(gan, losses.non_saturating, tx),
             n_critic=N_CRITIC,
         )
-        self.chunk = jax.jit(make_chunk(self.step))
+        self.chunk = jax.jit(make_chunk(on_bytes(self.step), STEPS))
 
     def train(self, chunk, length, *ends):
         """(players, metrics) by chunks that end there, of a program for chunks of `length`."""
@@ -79,19 +79,22 @@ def test_bits_do_not_depend_on_where_chunks_end(model, mlp):
     assert not np.array_equal(*whole[1]["value"][:2])
     chex.assert_trees_all_equal(game.train(game.chunk, 4, 1, 2, 3, 4), whole)
     chex.assert_trees_all_equal(game.train(game.chunk, 4, 3, 4), whole)
-    chex.assert_trees_all_equal(game.train(jax.jit(make_chunk(game.step)), 1, 1, 2, 3, 4), whole)
+    one = jax.jit(make_chunk(on_bytes(game.step), 1))
+    chex.assert_trees_all_equal(game.train(one, 1, 1, 2, 3, 4), whole)
 
 
 def test_short_chunks_at_both_ends_of_a_run_compile_nothing_new(mlp):
     lengths = []
     state = run(
-        jax.jit(chex.assert_max_traces(make_chunk(mlp.step), n=1)),
+        jax.jit(chex.assert_max_traces(make_chunk(on_bytes(mlp.step), 4), n=1)),
         mlp.state,
         lambda step: Batch(mlp.images),
         start=1,
         num_steps=9,
         chunk_length=4,
-        hooks=[Hook(1, lambda step, state, metrics: lambda: lengths.append(len(metrics["value"])))],
+        hooks=[
+            Hook(None, lambda step, state, metrics: lambda: lengths.append(len(metrics["value"])))
+        ],
     )
     assert lengths == [3, 4, 1]
     assert state.generator.step == 8
@@ -100,7 +103,9 @@ def test_short_chunks_at_both_ends_of_a_run_compile_nothing_new(mlp):
 def test_the_step_is_traced_once_for_a_chunk(mlp):
     """Twice would be a tenth of the time to the first step."""
     step = chex.assert_max_traces(lambda state, batch: mlp.step(state, batch), n=1)
-    jax.jit(make_chunk(step)).trace(mlp.state, Work(Batch(mlp.images), np.int32(STEPS)))
+    jax.jit(make_chunk(on_bytes(step), STEPS)).trace(
+        mlp.state, Work(Batch(mlp.images), np.int32(STEPS))
+    )
 
 
 LENGTH = 2
@@ -118,14 +123,14 @@ class Recorder:
         metrics = {"value": state + 1 + np.arange(LENGTH)}
         return state + int(work.num), metrics
 
-    def hook(self, name, every, then=lambda step: None):
+    def hook(self, name, every, then=lambda step: None, **options):
         def start(step, state, metrics):
             assert state == step == metrics["value"][-1]
             self.events.append(f"{name} {step}")
             then(step)
             return lambda: self.events.append(f"{name} {step} done")
 
-        return Hook(every, start)
+        return Hook(every, start, **options)
 
     def run(self, *hooks, num_steps=7, start=0):
         return run(
@@ -157,6 +162,19 @@ def test_chunks_end_at_multiples_of_their_length_wherever_they_begin():
     assert recorder.events == ["chunk 3+1", "chunk 4+2", "chunk 6+1"]
 
 
+def test_chunks_also_end_where_a_hook_is_due():
+    """Every three steps, and after the steps 1 and 6; a hook without a schedule cuts none."""
+    recorder = Recorder()
+    recorder.run(recorder.hook("a", 3), recorder.hook("b", (1, 6)), recorder.hook("c", None))
+    chunks = [event for event in recorder.events if event.startswith("chunk")]
+    assert chunks == [f"chunk {a}+{b}" for a, b in ((0, 1), (1, 1), (2, 1), (3, 1), (4, 2), (6, 1))]
+    started = [event for event in recorder.events if event[:2] in ("a ", "b ")]
+    assert [event for event in started if "done" not in event] == [
+        *("b 1", "a 3", "a 6", "b 6", "a 7", "b 7")
+    ]
+    assert sum(event.startswith("c") and "done" in event for event in recorder.events) == 6
+
+
 def test_nothing_is_left_to_do_at_the_end():
     recorder = Recorder()
     assert recorder.run(recorder.hook("a", 1), start=7) == 7
@@ -172,10 +190,14 @@ def send(signum, at):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_run_after_a_chunk_that_every_hook_has_seen(signum):
+def test_a_signal_ends_the_run_after_a_chunk_that_is_saved(signum):
     recorder, before = Recorder(), signals()
     with pytest.raises(Interrupted, match=f"{signum.name} at step 4") as stop:
-        recorder.run(recorder.hook("a", 2, send(signum, 2)), recorder.hook("save", 100))
+        recorder.run(
+            recorder.hook("a", 2, send(signum, 2)),
+            recorder.hook("save", 100, when_stopped=True),
+            recorder.hook("picture", 100),
+        )
     assert (stop.value.signum, stop.value.step) == (signum, 4)
     assert recorder.events == [
         *("chunk 0+2", "a 2", "chunk 2+2", "a 2 done", "a 4", "save 4"),
@@ -194,7 +216,7 @@ def test_a_signal_during_a_chunk_ends_the_run_after_it():
 
     recorder.chunk = interrupted
     with pytest.raises(Interrupted, match="step 2"):
-        recorder.run(recorder.hook("save", 100))
+        recorder.run(recorder.hook("save", 100, when_stopped=True))
     assert recorder.events == ["chunk 0+2", "save 2", "save 2 done"]
 
 
@@ -227,7 +249,7 @@ def test_a_second_signal_acts_at_once(pythons_own_handler):
     assert signals() == before
 
 
-def test_output_that_nobody_reads_ends_the_run_after_a_chunk_that_every_hook_has_seen():
+def test_output_that_nobody_reads_ends_the_run_after_a_chunk_that_is_saved():
     recorder, before = Recorder(), signals()
 
     def fail():
@@ -235,7 +257,7 @@ def test_output_that_nobody_reads_ends_the_run_after_a_chunk_that_every_hook_has
 
     show = Hook(2, lambda step, state, metrics: fail)
     with pytest.raises(Interrupted, match="SIGPIPE at step 4") as stop:
-        recorder.run(show, recorder.hook("save", 100))
+        recorder.run(show, recorder.hook("save", 100, when_stopped=True))
     assert stop.value.signum == signal.SIGPIPE
     assert recorder.events == ["chunk 0+2", "chunk 2+2", "save 4", "save 4 done"]
     assert signals() == before

@@ -47,6 +47,7 @@ from gan_jax import (
 from gan_jax.augment import images as augmentations
 from gan_jax.augment import instance_noise, mixed_scales
 from gan_jax.data import synthetic
+from gan_jax.data.pipeline import on_bytes
 from gan_jax.metrics import digits, modes, two_sample
 from gan_jax.models import MODELS
 from gan_jax.models.small_dcgan import small_dcgan
@@ -568,7 +569,7 @@ def _loop() -> Row:
     x: Any = np.zeros((2, 1, _BATCH, 28, 28, 1), np.uint8)
     given = start.state, Work(Batch(x), np.int32(2))
     state, work = jax.device_put(given, jax.devices()[0], may_alias=False)  # it is donated
-    chunk = parallel.jit_step(make_chunk(_train(start.gan)))
+    chunk = parallel.jit_step(make_chunk(on_bytes(_train(start.gan)), 2))
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         state, metrics = chunk(state, work)
@@ -608,7 +609,8 @@ def check_resume() -> str:
     start = _begin(
         MODELS["dcgan"]((28, 28, 1), latent=8, width=8, discriminator_norm=False), (28, 28, 1)
     )
-    chunk = parallel.jit_step(make_chunk(_train(start.gan, penalties=[(r1, 0.25)])), donate=False)
+    step = on_bytes(_train(start.gan, penalties=[(r1, 0.25)]))
+    chunk = parallel.jit_step(make_chunk(step, 4), donate=False)
     x: Any = np.random.default_rng(4).integers(0, 256, (4, 1, _BATCH, 28, 28, 1), np.uint8)
     device = jax.devices()[0]
 

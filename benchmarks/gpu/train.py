@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from benchmarks.gpu.sheet import Row, Sheet
 from gan_jax import parallel, sample
-from gan_jax.data.pipeline import make_batches, quantize
+from gan_jax.data.pipeline import make_batches, on_bytes, quantize
 from gan_jax.data.types import Dataset
 from gan_jax.metrics import digits
 from gan_jax.run import datasets as data
@@ -77,7 +77,7 @@ def _train(recipe: _Recipe, dataset: Dataset, small: bool) -> tuple[Row, NDArray
     gan, state, step = mnist.build(config)
     batches = make_batches(dataset, state.key, (_CHUNK, config.n_critic, config.batch_size))
     like = (state, Work(batches(0), np.int32(0)))
-    chunk = parallel.jit_step(make_chunk(step), like=like)
+    chunk = parallel.jit_step(make_chunk(on_bytes(step), _CHUNK), like=like)
     compiled = time.monotonic()
     state = train(
         chunk,

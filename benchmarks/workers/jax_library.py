@@ -28,7 +28,7 @@ from gan_jax import (
     priors,
 )
 from gan_jax.data import synthetic
-from gan_jax.data.pipeline import make_batches
+from gan_jax.data.pipeline import make_batches, on_bytes
 from gan_jax.data.types import Dataset
 from gan_jax.models import MODELS
 from gan_jax.nn import Dense
@@ -192,7 +192,7 @@ def _on_images(
 ) -> Advance:
     """Chunks on images kept on the device, each GAN of an ensemble on its own."""
     problem, n_critic = setting.problem, setting.case.n_critic
-    chunk = make_chunk(step)
+    chunk = make_chunk(on_bytes(step), length)
     shape: tuple[int, ...] = (length, n_critic, problem.batch_size)
     if ensemble > 1:
         shape = (ensemble, *shape)

@@ -4,6 +4,7 @@ The stream of examples is one epoch after another, each in an order of its own, 
 on where it is entered: that is what makes a resumed run repeat the uninterrupted one.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 
 from gan_jax._cpu.memory import compiled
 from gan_jax.data.types import Dataset
-from gan_jax.types import Array, Batch
+from gan_jax.types import Array, Batch, Metrics, StepFn, TrainState
 
 RESIDENT_LIMIT = 2**30
 """Bytes of images up to which a data set is kept on the device."""
@@ -29,6 +30,16 @@ def dequantize(x: Array) -> Array:
     if x.dtype != jnp.uint8:
         raise TypeError(f"dequantize takes uint8 images in [0, 255], got {x.dtype}")
     return x.astype(jnp.float32) / 127.5 - 1.0
+
+
+def on_bytes(step: StepFn) -> StepFn:
+    """The step on batches of uint8 images, which it is given as floats in [-1, 1]."""
+
+    @functools.wraps(step)
+    def stepped(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        return step(state, batch._replace(x=dequantize(batch.x)))
+
+    return stepped
 
 
 def quantize(x: Array) -> Array:

@@ -3,16 +3,18 @@
 import importlib.metadata
 import json
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from filelock import FileLock, Timeout
 
 from gan_jax.errors import UserError
-from gan_jax.run.files import write_text
+from gan_jax.run.files import whole, write_text
 
 Record = dict[str, Any]
 
@@ -23,12 +25,11 @@ _LOCK = ".lock"
 class RunFolder:
     """`config.json`, `metrics.jsonl`, `samples/`, `checkpoints/` and `summary.json` of one run.
 
-    A folder goes on only with the settings of the first run in it. Nothing is written before a
-    `visit`.
+    A run goes on only with the settings that it began with. Nothing is written before a `visit`.
 
     Args:
       path: of the folder.
-      settings: what decides the result, nested dictionaries; values JSON lacks become strings.
+      settings: all that decides the result, nested dictionaries; values JSON lacks become strings.
       free: the dotted names of settings that may change from one visit to the next.
 
     Raises:
@@ -39,11 +40,16 @@ class RunFolder:
         self.path = path.absolute()
         self._settings = json.loads(json.dumps(settings, default=str))
         self._free = free
+        self._visited = False
         self._config = self.path / "config.json"
         self._found()
         self.samples = self.path / "samples"
         self.checkpoints = self.path / "checkpoints"
         self._metrics = self.path / "metrics.jsonl"
+
+    def part(self, name: str) -> "RunFolder":
+        """The folder of one of several trainings of a run, below the run's own."""
+        return RunFolder(self.path / name, self._settings, self._free)
 
     def _found(self) -> Record:
         """The settings of the run that is there, if it may go on with ours; empty if none is."""
@@ -53,8 +59,8 @@ class RunFolder:
             return found
         if self.path.exists() and not _is_blank(self.path):
             raise UserError(
-                f"--workdir {self.path} exists and is not a run's folder (it has no config.json): "
-                "choose another, or empty it yourself"
+                f"{self.path} exists and is not a run's folder (it has no config.json): choose "
+                "another, or empty it yourself"
             )
         return {}
 
@@ -62,15 +68,24 @@ class RunFolder:
     def visit(self) -> Iterator[None]:
         """Makes the folder, or notes the free settings of this visit, and keeps others out.
 
+        A visit within a visit changes nothing.
+
         Raises:
           UserError: another command is at work in the folder, or has been since it was looked at,
             with other settings.
         """
+        if self._visited:
+            yield
+            return
         self.path.mkdir(parents=True, exist_ok=True)
         with _alone(self.path):
             if self._found() != self._settings or not self._config.exists():
                 write_json(self._config, self._settings)  # first: else the rest is not a run's
-            yield
+            self._visited = True
+            try:
+                yield
+            finally:
+                self._visited = False
 
     def is_complete(self, step: int) -> bool:
         """Whether a visit ended at this step and left its summary."""
@@ -108,9 +123,13 @@ class RunFolder:
     def rewind(self, step: int, announce: Callable[[str], None] = print) -> list[Record]:
         """Drops the records after `step`, which will be logged again, and returns the rest.
 
+        -1 drops all of them. So is a summary of a later step.
+
         Records that cannot be read are announced, and dropped too.
         """
         kept = [record for record in self.metrics(announce) if record["step"] <= step]
+        if self.summary().get("step", -1) > step:
+            (self.path / "summary.json").unlink()
         write_text(self._metrics, "".join(json.dumps(record) + "\n" for record in kept))
         return kept
 
@@ -118,6 +137,38 @@ class RunFolder:
         """Appends one record."""
         with self._metrics.open("a") as file:
             file.write(json.dumps(record) + "\n")
+
+    def keep(self, step: int, arrays: dict[str, Any]) -> None:
+        """Writes named arrays seen at a step to `samples/`."""
+        self.samples.mkdir(exist_ok=True)
+        with whole(self.samples / f"{step:07d}.npz") as file:
+            np.savez(file, **arrays)
+
+    def kept(self) -> list[tuple[int, dict[str, Any]]]:
+        """What `keep` wrote, by step, in order.
+
+        Raises:
+          UserError: a file is damaged.
+        """
+        found = []
+        for file in sorted(self.samples.glob("*.npz")):
+            try:
+                with np.load(file) as arrays:
+                    found.append((int(file.stem), dict(arrays)))
+            except Exception as error:  # a damaged archive raises exceptions of many kinds
+                raise UserError(
+                    f"{file} is damaged ({error}): restore it, or begin anew in another folder"
+                ) from None
+        return found
+
+    def once(self, work: Callable[[], Record]) -> Record:
+        """The summary; where there is none, `work` is done during a visit and returns it."""
+        if done := self.summary():
+            return done
+        with self.visit():
+            start = time.monotonic()
+            made = work()
+            return self.summarise({**made, "wall_seconds": time.monotonic() - start})
 
     def summarise(self, summary: Record) -> Record:
         """Writes `summary.json`, the versions and the devices at hand added: all it returns."""
@@ -156,8 +207,7 @@ def _alone(path: Path) -> Iterator[None]:
         lock.acquire(blocking=False)
     except Timeout:
         raise UserError(
-            f"another command is at work in {path}: wait until it is done, or choose another "
-            "--workdir"
+            f"another command is at work in {path}: wait until it is done, or choose another folder"
         ) from None
     except (OSError, NotImplementedError):
         pass  # no locks here; what else may be wrong with the folder shows when it is written to
@@ -217,7 +267,7 @@ def _check_same(path: Path, old: Record, new: Record, free: frozenset[str]) -> N
         raise UserError(
             f"{path} holds a run with other settings:\n"
             + "\n".join(differences)
-            + "\nUse its settings to resume it, or another --workdir for a new run."
+            + "\nUse its settings to resume it, or another folder for a new run."
             + _other_source(was, now)
         )
 
@@ -227,4 +277,4 @@ def _other_source(was: Record, now: Record) -> str:
     source = was.get("data.source")
     if source == now.get("data.source"):
         return ""
-    return f" (--data.source {source} takes its data from where it did.)"
+    return f" (data.source {source} takes the data from where that run did.)"

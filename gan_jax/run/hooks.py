@@ -1,10 +1,10 @@
-"""What is done between chunks: figures, pictures, checkpoints."""
+"""What is done between chunks: records, looks at the state, checkpoints."""
 
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,22 +12,24 @@ import numpy as np
 from tqdm import tqdm
 
 from gan_jax._cpu import memory
+from gan_jax.buffers import unshared
 from gan_jax.errors import UserError
-from gan_jax.run import plots
 from gan_jax.run.checkpoint import Checkpoints
-from gan_jax.run.folder import RunFolder
+from gan_jax.run.folder import Record, RunFolder
 from gan_jax.run.leaves import snapshot
+from gan_jax.run.loop import Every as Every
 from gan_jax.run.loop import Finish, Hook
-from gan_jax.types import Array, Metrics, PyTree, TrainState
+from gan_jax.types import Metrics, PyTree
 
 
 class NonFinite(UserError):
     """Training left the finite numbers."""
 
 
-_ADVICE = (
-    "Try a lower learning rate, a penalty (--r1), or --loss non_saturating; nothing bad was saved."
-)
+def in_words(record: Record) -> str:
+    """All metrics of a record by name, for `Progress` to show."""
+    left_out = {"step", "seconds", "steps_per_second"}
+    return " ".join(f"{k} {v:.3g}" for k, v in record.items() if k not in left_out)
 
 
 def time_left(elapsed: float, done: int, left: int) -> str:
@@ -38,21 +40,19 @@ def time_left(elapsed: float, done: int, left: int) -> str:
 class Progress:
     """A bar on a terminal, a line every ten seconds elsewhere."""
 
-    def __init__(self, start: int, num_steps: int) -> None:
+    def __init__(
+        self, start: int, num_steps: int, words: Callable[[Record], str] = in_words
+    ) -> None:
         self._bar = tqdm(
             total=num_steps, initial=start, unit="step", disable=None, dynamic_ncols=True
         )
-        self._num_steps = num_steps
+        self._num_steps, self._words = num_steps, words
         self._first: tuple[int, float] | None = None
         self._printed = 0.0
 
-    def update(self, step: int, record: dict[str, float]) -> None:
-        """Shows the figures a GAN user watches."""
-        figures = (
-            f"D {record['discriminator_loss']:.3f} G {record['generator_loss']:.3f} "
-            f"V {record['value']:.3f} (-log 4 = {-plots.LOG_4:.3f}) "
-            f"acc real {record['real_accuracy']:.2f} fake {record['fake_accuracy']:.2f}"
-        )
+    def update(self, step: int, record: Record) -> None:
+        """Shows the metrics of a record."""
+        figures = self._words(record)
         if not self._bar.disable:
             self._bar.set_postfix_str(figures, refresh=False)
             self._bar.update(step - self._bar.n)
@@ -79,9 +79,11 @@ class Progress:
 
 
 @contextmanager
-def progress(start: int, num_steps: int) -> Iterator[Progress]:
-    """A `Progress`, closed in the end."""
-    shown = Progress(start, num_steps)
+def progress(
+    start: int, num_steps: int, words: Callable[[Record], str] = in_words
+) -> Iterator[Progress]:
+    """A `Progress`, closed in the end; `words` says what of a record it shows."""
+    shown = Progress(start, num_steps, words)
     try:
         yield shown
     finally:
@@ -89,7 +91,6 @@ def progress(start: int, num_steps: int) -> Iterator[Progress]:
 
 
 def log(
-    every: int,
     folder: RunFolder,
     shown: Progress,
     checkpoints: Checkpoints,
@@ -97,13 +98,14 @@ def log(
     before: float = 0.0,
     writer: Any = None,
 ) -> Hook:
-    """Records the mean of each metric over the chunk, and watches that all of them are finite.
+    """Records the mean of each metric over a chunk, and checks that all of them are finite.
+
+    A metric that is an array, as in an ensemble, is recorded as the mean of its elements.
 
     Args:
-      every: in steps.
       folder, shown, writer: where the record goes; the writer is a tensorboardX `SummaryWriter`.
       checkpoints: where the last good state is.
-      before: the seconds that earlier visits to this run took.
+      before: the seconds that earlier sessions of this run took.
 
     Raises:
       NonFinite: (when it finishes) naming the step and the metric, and the last good checkpoint.
@@ -111,18 +113,18 @@ def log(
     began = time.monotonic()
     last = [began]
 
-    def start(step: int, state: TrainState, metrics: Metrics) -> Finish:
+    def start(step: int, state: PyTree, metrics: Metrics) -> Finish:
         del state
 
         def finish() -> None:
             values = jax.device_get(metrics)
-            _check_finite(step, values, checkpoints)
+            num = max((value.shape[-1] for value in values.values()), default=0)
+            _check_finite(step - num, values, checkpoints)
             now = time.monotonic()
-            length = len(values["value"])
-            record: dict[str, float] = {
+            record: Record = {
                 "step": step,
                 **{name: float(np.mean(value)) for name, value in values.items()},
-                "steps_per_second": length / (now - last[0]),
+                "steps_per_second": num / (now - last[0]),
                 "seconds": before + now - began,
             }
             last[0] = now
@@ -134,60 +136,86 @@ def log(
 
         return finish
 
-    return Hook(every, start)
+    return Hook(None, start)
 
 
-def _check_finite(step: int, metrics: dict[str, np.ndarray], checkpoints: Checkpoints) -> None:
-    bad = {name: ~np.isfinite(values) for name, values in metrics.items()}
+def _check_finite(done: int, metrics: dict[str, np.ndarray], checkpoints: Checkpoints) -> None:
+    bad = {
+        name: ~np.isfinite(values).reshape(-1, values.shape[-1]).all(axis=0)
+        for name, values in metrics.items()
+    }
     first = min((int(np.argmax(b)) for b in bad.values() if b.any()), default=None)
     if first is None:
         return
     names = ", ".join(name for name, b in bad.items() if b[first])
-    length = len(metrics["value"])
-    raise NonFinite(f"{names} not finite at step {step - length + first + 1}. {_last(checkpoints)}")
+    raise NonFinite(f"{names} not finite at step {done + first + 1}. {_last(checkpoints)}")
 
 
 def _last(checkpoints: Checkpoints) -> str:
     checkpoints.wait()
     steps = checkpoints.steps
     kept = f"The last good checkpoint is of step {steps[-1]}." if steps else "None was saved yet."
-    return f"{kept} {_ADVICE}"
+    return (
+        f"{kept} Try a lower learning rate, a penalty on the discriminator, or another loss; "
+        "nothing bad was saved."
+    )
 
 
-def draw(
-    every: int,
-    folder: RunFolder,
-    sampler: Callable[[TrainState], Array],
+class Look(NamedTuple):
+    """Something of the state that is computed and shown from time to time.
+
+    Attributes:
+      every: when it is due; also before the first step and after the last.
+      see: a pure function of the state, compiled once.
+      show: `(step, made) -> picture`, called on the host with what `see` returned. A picture, uint8
+        [H, W] or [H, W, C], goes to TensorBoard too; None: there is none.
+    """
+
+    every: Every
+    see: Callable[[Any], PyTree]
+    show: Callable[[int, Any], np.ndarray | None]
+
+
+def watch(
+    look: Look,
+    state: PyTree,
+    move: Callable[[PyTree], PyTree] = lambda state: state,
     *,
     writer: Any = None,
 ) -> Hook:
-    """Saves a grid of what `sampler` makes of the state: uint8 [N, H, W, C]."""
+    """Takes a look at the state.
 
-    def start(step: int, state: TrainState, metrics: Metrics) -> Finish:
+    Args:
+      look: what to compute and how to show it; it is compiled at once.
+      state: one like those to come.
+      move: moves a state to the device where the look is taken; by default it stays where it is.
+      writer: a tensorboardX `SummaryWriter`.
+    """
+    see = memory.compiled(look.see, move(state))
+
+    def start(step: int, state: PyTree, metrics: Metrics) -> Finish:
         del metrics
-        images = sampler(state)
+        made = unshared(see(move(state)), apart_from=state)
 
         def finish() -> None:
-            picture = plots.grid(np.asarray(images))
-            plots.save_image(picture, folder.samples / f"{step:07d}.png")
-            if writer is not None:
-                writer.add_image(
-                    "samples", np.asarray(picture.convert("RGB")), step, dataformats="HWC"
-                )
+            picture = look.show(step, jax.device_get(made))
+            if writer is not None and picture is not None:
+                layout = "HWC" if picture.ndim == 3 else "HW"
+                writer.add_image("samples", picture, step, dataformats=layout)
 
         return finish
 
-    return Hook(every, start)
+    return Hook(look.every, start)
 
 
-def save(every: int, checkpoints: Checkpoints) -> Hook:
-    """Saves the state, if it is finite, while training goes on.
+def save(every: Every, checkpoints: Checkpoints) -> Hook:
+    """Saves the state, if it is finite, while training goes on, and where the run is stopped.
 
     Raises:
       NonFinite: (when it finishes) some parameter or statistic is not finite.
     """
 
-    def start(step: int, state: TrainState, metrics: Metrics) -> Finish:
+    def start(step: int, state: PyTree, metrics: Metrics) -> Finish:
         del metrics
         copy = snapshot(state)
 
@@ -199,7 +227,7 @@ def save(every: int, checkpoints: Checkpoints) -> Hook:
 
         return finish
 
-    return Hook(every, start)
+    return Hook(every, start, when_stopped=True)
 
 
 def _is_finite(state: PyTree) -> bool:
@@ -207,11 +235,6 @@ def _is_finite(state: PyTree) -> bool:
     return all(np.isfinite(leaf).all() for leaf in floats)
 
 
-def release(every: int) -> Hook:
+def release() -> Hook:
     """Gives the memory this process no longer uses back to the system: see `memory.release`."""
-
-    def start(step: int, state: TrainState, metrics: Metrics) -> Finish:
-        del step, state, metrics
-        return memory.release
-
-    return Hook(every, start)
+    return Hook(None, lambda step, state, metrics: memory.release)

@@ -1,82 +1,103 @@
 """The loop: chunks of steps fused into one program, and what is done between them.
 
-While the device works on a chunk, the host finishes what the last one began: a hook starts on the
-device right after a chunk is dispatched and returns what is left to do on the host, which is done
-once the next chunk is under way.
+It trains any step `(state, batch) -> (state, metrics)` on any batches. While the device works on a
+chunk, the host finishes the work of the last one: a hook starts on the device right after a chunk
+is dispatched and returns what is left to do on the host, which is done once the next chunk is under
+way.
 """
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gan_jax.data.pipeline import dequantize
 from gan_jax.parallel import Step
-from gan_jax.types import Array, Batch, Metrics, StepFn, TrainState
+from gan_jax.types import Array, Metrics, PyTree
 
 
 class Work(NamedTuple):
-    """What one chunk is given.
+    """The input of one chunk.
 
     Attributes:
-      batch: uint8 images [K, n_critic, B, H, W, C], K minibatches for the train step.
-      num: [] int32, how many of the K to take.
+      batch: K batches for the step, every leaf [K, ...]; None for a step that draws its own data.
+      num: [] int32, how many of the K steps to take.
     """
 
-    batch: Batch
+    batch: PyTree
     num: Array | np.int32
 
 
-def make_chunk(step: StepFn) -> Callable[[TrainState, Work], tuple[TrainState, Metrics]]:
-    """Up to K train steps as one pure program, whose length is data.
+def make_chunk(step: Step, length: int) -> Step:
+    """Up to `length` steps as one pure program, whose length is data.
 
     A `lax.scan` would be another program for every length, and XLA compiles a scan of one step
     otherwise than one of two: the last bits would depend on where a run was interrupted.
 
+    Args:
+      step: `(state, batch) -> (state, metrics)`.
+      length: K, the most steps in a chunk.
+
     Returns:
-      `(state, Work) -> (state, metrics)`, each metric [K], of which the first `num` are filled.
+      `(state, Work) -> (state, metrics)`, each metric [..., K], the first `num` of K filled.
+      Its attribute `batch_axis` is the step's own plus one, for the wrappers of `parallel`.
     """
 
-    def chunk(state: TrainState, work: Work) -> tuple[TrainState, Metrics]:
+    def chunk(state: PyTree, work: Work) -> tuple[PyTree, Metrics]:
         traced = jax.jit(step, inline=True)  # once, for its metrics' shapes and for itself
 
-        def take(index: Array) -> Batch:
-            batch: Batch = jax.tree.map(lambda leaf: leaf[index], work.batch)
-            return batch._replace(x=dequantize(batch.x))
+        def take(index: Array) -> PyTree:
+            return jax.tree.map(lambda leaf: leaf[index], work.batch)
 
-        def body(index: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+        def body(index: Array, carry: tuple[PyTree, Metrics]) -> tuple[PyTree, Metrics]:
             state, history = carry
             state, metrics = traced(state, take(index))
-            return state, jax.tree.map(lambda h, m: h.at[index].set(m), history, metrics)
+            return state, jax.tree.map(lambda h, m: h.at[..., index].set(m), history, metrics)
 
         shapes = jax.eval_shape(traced, state, jax.eval_shape(take, 0))[1]
-        length = work.batch.x.shape[0]
-        history = jax.tree.map(lambda m: jnp.zeros((length, *m.shape), m.dtype), shapes)
+        history = jax.tree.map(lambda m: jnp.zeros((*m.shape, length), m.dtype), shapes)
         return jax.lax.fori_loop(0, work.num, body, (state, history))
 
+    chunk.batch_axis = 1 + getattr(step, "batch_axis", 0)  # type: ignore[attr-defined]
     return chunk
 
 
 Finish = Callable[[], None]
 
+Every = int | Collection[int] | None
+"""When something is due: every so many steps, after certain steps, or (None) after every chunk."""
+
 
 class Hook(NamedTuple):
-    """Something to do every so often.
+    """Something to do between chunks.
 
     Attributes:
-      every: in steps, a multiple of the chunk's length.
+      every: when it is due. A chunk ends wherever a hook is due.
       start: `(step, state, metrics) -> finish`. `start` may only dispatch work to the device;
         `finish`, called when the next chunk is under way, may wait for it. `state` is donated
-        to the next chunk: keep nothing of it.
+        to the next chunk: keep nothing of it. Each metric is [..., n], of the chunk's n steps.
+      when_stopped: whether it is also due where a signal ends the run early.
     """
 
-    every: int
-    start: Callable[[int, TrainState, Metrics], Finish]
+    every: Every
+    start: Callable[[int, Any, Metrics], Finish]
+    when_stopped: bool = False
+
+    def next(self, step: int) -> float:
+        """The first step above this one at which a chunk must end for the hook."""
+        if self.every is None:
+            return float("inf")
+        if isinstance(self.every, int):
+            return step - step % self.every + self.every
+        return min((at for at in self.every if at > step), default=float("inf"))
+
+    def is_due(self, step: int) -> bool:
+        """Whether to start it after a chunk that ends at this step."""
+        return self.every is None or self.next(step - 1) == step
 
 
 class Interrupted(Exception):
@@ -94,28 +115,27 @@ class Interrupted(Exception):
 
 def run(
     chunk: Step,
-    state: TrainState,
-    batches: Callable[[int], Batch],
+    state: PyTree,
+    batches: Callable[[int], PyTree],
     *,
     start: int,
     num_steps: int,
     chunk_length: int,
     hooks: Sequence[Hook],
-) -> TrainState:
+) -> PyTree:
     """Trains from step `start` to `num_steps`.
 
     Args:
       chunk: a compiled `make_chunk`; it may consume the state it is given.
       state: after `start` steps.
-      batches: step -> [K, n_critic, B, ...], the data of the K = `chunk_length` steps from there.
-      start, num_steps: counted in updates of G.
-      chunk_length: chunks end at its multiples.
-      hooks: started in order after each chunk that ends at a multiple of their `every`, and
-        after the last one.
+      batches: step -> every leaf [K, ...], the data of the K = `chunk_length` steps from there.
+      start, num_steps: counted in calls of the step.
+      chunk_length: chunks end at its multiples, and where a hook is due.
+      hooks: started in order after each chunk that ends where they are due, and after the last.
 
     Raises:
       Interrupted: SIGINT or SIGTERM came, or a hook wrote to stdout and its reader is gone. The
-        hooks have seen the last chunk.
+        hooks that are due when a run is stopped have seen the last chunk.
     """
     step, stop, unfinished = start, False, list[Finish]()
     with signals() as received:
@@ -128,16 +148,18 @@ def run(
                     received.append(signal.SIGPIPE)
 
         while step < num_steps:
-            num = min(chunk_length - step % chunk_length, num_steps - step)
+            end = min(step - step % chunk_length + chunk_length, num_steps)
+            num = int(min([end, *(hook.next(step) for hook in hooks)])) - step
             state, metrics = chunk(state, Work(batches(step), np.int32(num)))
             step += num
             finish_all()
             stop = bool(received)  # asked once: a signal during the hooks is for the next chunk
-            last = stop or step == num_steps
             if num < chunk_length:  # not for nothing: a slice is a program of its own
-                metrics = {name: values[:num] for name, values in metrics.items()}
+                metrics = {name: values[..., :num] for name, values in metrics.items()}
             unfinished = [
-                hook.start(step, state, metrics) for hook in hooks if last or step % hook.every == 0
+                hook.start(step, state, metrics)
+                for hook in hooks
+                if hook.is_due(step) or step == num_steps or (stop and hook.when_stopped)
             ]
             if stop:
                 break

@@ -37,6 +37,20 @@ def save_chart(figure: "Figure", file: Path, *, dpi: int = 110) -> None:
         figure.savefig(opened, format="png", dpi=dpi)
 
 
+_SHORT = {
+    "discriminator_loss": "D {:.3f}",
+    "generator_loss": "G {:.3f}",
+    "value": f"V {{:.3f}} (-log 4 = {-LOG_4:.3f})",
+    "real_accuracy": "acc real {:.2f}",
+    "fake_accuracy": "fake {:.2f}",
+}
+
+
+def in_short(record: dict[str, float]) -> str:
+    """The metrics of a GAN that a user watches, those that a record has, in one line."""
+    return " ".join(form.format(record[name]) for name, form in _SHORT.items() if name in record)
+
+
 def curves(records: Sequence[dict[str, float]], file: Path) -> None:
     """Draws V with its optimum, both losses and both accuracies over the steps of a run.
 

@@ -1,0 +1,121 @@
+"""Training on images: uint8 batches, grids of samples of the same noise, curves and a summary."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from gan_jax.algorithms import sample
+from gan_jax.data.pipeline import make_batches, on_bytes, quantize
+from gan_jax.data.types import Dataset
+from gan_jax.random import Stream
+from gan_jax.run import plots, session
+from gan_jax.run.folder import Record, RunFolder
+from gan_jax.run.hooks import Every, Look
+from gan_jax.run.loop import signals
+from gan_jax.types import GAN, StepFn, TrainState
+
+_DRAWN_AT_ONCE = 32
+"""Samples drawn per call: smaller batches need less scratch memory and compile faster."""
+
+
+def grids(gan: GAN, folder: RunFolder, every: Every, num: int = 64) -> Look:
+    """Saves grids of `num` samples, of the same noise each time, in the folder's `samples/`."""
+
+    def sampler(state: TrainState) -> jax.Array:
+        key = jax.random.fold_in(state.key, Stream.FIXED_NOISE)
+        keys = jax.random.split(key, -(-num // _DRAWN_AT_ONCE))
+        x = jax.lax.map(lambda key: sample(gan, state, key, _DRAWN_AT_ONCE), keys)
+        return quantize(x.reshape(-1, *x.shape[2:])[:num])
+
+    def show(step: int, images: np.ndarray) -> np.ndarray:
+        picture = plots.grid(images)
+        plots.save_image(picture, folder.samples / f"{step:07d}.png")
+        return np.asarray(picture.convert("RGB"))
+
+    return Look(every, sampler, show)
+
+
+def train(
+    gan: GAN,
+    state: TrainState,
+    step: StepFn,
+    dataset: Dataset,
+    *,
+    folder: RunFolder,
+    num_steps: int,
+    batch_size: int,
+    n_critic: int,
+    chunk_length: int,
+    sample_every: Every,
+    announce: Callable[[str], None] = print,
+    **options: Any,
+) -> TrainState:
+    """Trains on images as `session.train` does, and leaves pictures and a summary in the folder.
+
+    Args:
+      gan: draws the samples.
+      state, step: the first state, and a train step on float images [n_critic, B, H, W, C].
+      dataset: the real images.
+      folder: where the run is kept.
+      num_steps: updates of G.
+      batch_size, n_critic: as in Algorithm 1.
+      chunk_length, announce, **options: of `session.train`.
+      sample_every: when a grid of samples is drawn.
+
+    Returns, Raises: as `session.train`.
+    """
+    with folder.visit():
+        folder.samples.mkdir(exist_ok=True)
+        batches = make_batches(dataset, state.key, (chunk_length, n_critic, batch_size))
+        state = session.train(
+            on_bytes(step),
+            state,
+            lambda step: batches(step * n_critic * batch_size),
+            folder=folder,
+            num_steps=num_steps,
+            chunk_length=chunk_length,
+            looks=[grids(gan, folder, sample_every)],
+            words=plots.in_short,
+            announce=announce,
+            **options,
+        )
+        done = int(state.generator.step)
+        if folder.is_complete(done):
+            announce(f"{folder.path} is complete at step {done}: a larger num_steps goes on")
+        else:
+            with signals():  # almost done: the first signal is ignored
+                _finish(folder, done, dataset, announce)
+    return state
+
+
+def describe(dataset: Dataset) -> Record:
+    """What identifies the data of a run."""
+    return {
+        "name": dataset.name,
+        "source": dataset.source,
+        "count": len(dataset.x),
+        "shape": list(dataset.x.shape[1:]),
+        "held_out": len(dataset.held_out),
+        "sha256": dataset.sha256,
+    }
+
+
+def _finish(
+    folder: RunFolder, step: int, dataset: Dataset, announce: Callable[[str], None]
+) -> None:
+    records = folder.metrics(announce)
+    curves, gif = folder.path / "curves.png", folder.path / "samples.gif"
+    plots.curves(records, curves)
+    grids = sorted(folder.samples.glob("*.png"))
+    plots.history(grids, gif, folder.path / "history.png", announce=announce)
+    folder.summarise(
+        {
+            "step": step,
+            "metrics": records[-1] if records else {},
+            "data": describe(dataset),
+            "wall_seconds": session.seconds(records),
+        }
+    )
+    announce(f"done: look at {', '.join(map(str, grids[-1:]))}, {gif} and {curves}")

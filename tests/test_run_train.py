@@ -1,0 +1,188 @@
+"""`gan_jax.run.train` on steps, batches and metrics of other kinds than a GAN of images has."""
+
+import ast
+import json
+import os
+import re
+import signal
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_runs import contents, stopped
+
+import gan_jax.run
+from gan_jax.run import Interrupted, Look, NonFinite, RunFolder, train
+
+LENGTH = 4
+"""Steps in a chunk."""
+
+
+def step(state, batch):
+    """A walk: the batch is a dictionary, one metric is a vector, none is a GAN's."""
+    key = jax.random.fold_in(state["key"], state["count"])
+    moved = batch["far"] * jax.random.normal(key, state["place"].shape) + batch["drift"].sum()
+    place = state["place"] + moved
+    state = {"key": state["key"], "count": state["count"] + 1, "place": place}
+    return state, {"distance": jnp.linalg.norm(place), "place": place}
+
+
+def begin(seed=0):
+    return {"key": jax.random.key(seed), "count": jnp.int32(0), "place": jnp.zeros(2)}
+
+
+def batches(first):
+    steps = np.arange(first, first + LENGTH, dtype=np.float32)
+    return {
+        "far": 1 + np.cos(steps),
+        "drift": np.outer(steps, np.linspace(-0.1, 0.11, 8)).astype("f"),
+    }
+
+
+def walk(path, num_steps=17, looks=(), **options):
+    """The last state of a walk in a folder."""
+    folder = RunFolder(path, {"walk": 1})
+    options = {"layout": "jit", "checkpoint_every": 7, **options}
+    options = {"state": begin(), "batches": batches, "chunk_length": LENGTH, **options}
+    return train(step, folder=folder, num_steps=num_steps, looks=looks, **options)
+
+
+def records(path):
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_any_step_trains_on_any_batches_with_any_metrics(tmp_path, capsys):
+    state, history, path = begin(), [], tmp_path / "run"
+    for number in range(17):
+        given = jax.tree.map(lambda leaf: leaf[0], batches(number))
+        state, metrics = step(state, given)
+        history.append(metrics)
+    made = walk(path)
+    np.testing.assert_allclose(made["place"], state["place"], rtol=1e-5)
+    ends = [0, 4, 7, 8, 12, 14, 16, 17]  # chunks, and what is saved every seven steps
+    found = records(path)
+    assert [record["step"] for record in found] == ends[1:]
+    for begun, record in zip(ends, found, strict=False):
+        for name in ("distance", "place"):
+            values = [metrics[name] for metrics in history[begun : record["step"]]]
+            assert record[name] == pytest.approx(float(np.mean(values)), rel=1e-5)
+    shown = f"distance {found[-1]['distance']:.3g} place {found[-1]['place']:.3g}"
+    assert capsys.readouterr().out.rstrip().endswith(shown)
+
+
+@pytest.mark.parametrize("layout", ["jit", "shard", "ensemble"])
+def test_a_run_resumes_exactly_in_every_layout(layout, tmp_path):
+    """Looks and checkpoints at steps of their own; the run is stopped at 13, after a look."""
+
+    def go(path):
+        folder, state = RunFolder(path, {"walk": 1}), begin()
+        if layout == "ensemble":
+            state = jax.vmap(begin)(jnp.arange(3))
+        look = Look((3, 8, 13), lambda state: {"twice": 2 * state["place"]}, folder.keep)
+        return walk(path, looks=[look], layout=layout, state=state)
+
+    whole = go(tmp_path / "whole")
+    with pytest.raises(Interrupted, match="at step 13"), stopped(5):
+        go(tmp_path / "parts")
+    assert jax.tree.map(jnp.shape, whole)["place"] == ((3, 2) if layout == "ensemble" else (2,))
+    parts = go(tmp_path / "parts")
+    np.testing.assert_array_equal(parts["place"], whole["place"])
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+    kept = RunFolder(tmp_path / "parts", {"walk": 1}).kept()
+    assert [step for step, _ in kept] == [0, 3, 8, 13, 17]
+    np.testing.assert_array_equal(kept[-1][1]["twice"], 2 * np.asarray(whole["place"]))
+
+
+def test_members_of_an_ensemble_walk_as_each_alone(tmp_path):
+    states = jax.vmap(begin)(jnp.arange(4))
+    together = walk(tmp_path / "together", layout="ensemble", state=states)
+    for seed in (0, 3):
+        alone = walk(tmp_path / f"{seed}", state=begin(seed))
+        np.testing.assert_allclose(together["place"][seed], alone["place"], rtol=1e-5)
+
+
+def test_a_step_may_draw_its_own_data(tmp_path):
+    def drawing(state, batch):
+        assert batch is None
+        return step(state, {"far": jnp.ones(()), "drift": jnp.zeros(1)})
+
+    folder = RunFolder(tmp_path / "run", {})
+    made = train(drawing, begin(), folder=folder, num_steps=5, chunk_length=2, layout="jit")
+    state = begin()
+    for _ in range(5):
+        state, _ = drawing(state, None)
+    np.testing.assert_allclose(made["place"], state["place"], rtol=1e-5)
+
+
+def test_a_look_may_return_the_state_itself(tmp_path):
+    """The next chunk is given the state's buffers to overwrite."""
+    seen = []
+    look = Look(2, lambda state: state["place"], lambda step, made: seen.append(made))
+    made = walk(tmp_path / "run", looks=[look])
+    np.testing.assert_array_equal(seen[-1], made["place"])
+    assert len({tuple(place) for place in seen}) == len(seen) == 10
+
+
+def test_any_metric_of_any_member_that_is_not_finite_stops_the_run(tmp_path):
+    def failing(first):
+        given = batches(first)
+        given["drift"][np.arange(first, first + LENGTH) == 9] = np.nan
+        return given
+
+    states = jax.vmap(begin)(jnp.arange(2))
+    with pytest.raises(NonFinite, match=r"distance, place not finite at step 10\. .* of step 7"):
+        walk(tmp_path / "run", state=states, batches=failing, layout="ensemble")
+
+
+def test_a_longer_run_goes_on_and_a_complete_one_is_left_alone(tmp_path):
+    walk(tmp_path / "run", 9)
+    assert int(walk(tmp_path / "run", 17)["count"]) == 17
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    assert int(walk(tmp_path / "run", 12)["count"]) == 17
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_stop_before_the_first_checkpoint_begins_anew_without_a_trace(tmp_path):
+    """What looks recorded at the start is recorded once."""
+    folder = RunFolder(tmp_path / "run", {"walk": 1})
+
+    def show(step, made):
+        folder.log({"step": step, "seen": float(made)})
+        if step == 0 and len(folder.metrics()) == 1 and not (tmp_path / "killed").exists():
+            (tmp_path / "killed").touch()
+            raise KeyboardInterrupt
+
+    look = Look(5, lambda state: state["place"][0], show)
+    with pytest.raises(KeyboardInterrupt):
+        walk(tmp_path / "run", looks=[look])
+    walk(tmp_path / "run", looks=[look])
+    assert [r["step"] for r in records(tmp_path / "run") if "seen" in r] == [0, 5, 10, 15, 17]
+
+
+def test_another_command_in_the_folder_is_refused(tmp_path):
+    with (
+        RunFolder(tmp_path / "run", {"walk": 1}).visit(),
+        pytest.raises(ValueError, match="another command is at work"),
+    ):
+        walk(tmp_path / "run")
+
+
+def test_messages_of_the_library_name_no_flags():
+    """Strings of `gan_jax/run`, but for the sources of data, whose settings are flags."""
+    for file in Path(gan_jax.run.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert not re.search(r"--[a-z]", node.value), f"{file.name}: {node.value}"
+
+
+def test_a_signal_during_a_session_in_a_folder_frees_it(tmp_path):
+    def killing(first):
+        if first == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batches(first)
+
+    with pytest.raises(Interrupted, match="SIGTERM at step 12"):
+        walk(tmp_path / "run", batches=killing)
+    assert int(walk(tmp_path / "run")["count"]) == 17
