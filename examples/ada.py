@@ -1,0 +1,60 @@
+"""ADA: D's augmentation grows stronger until D no longer overfits (Karras et al. 2020, section 3).
+
+D learns few examples by heart: r_t, the mean sign of its logits on them, goes to 1. While it is
+above 0.6, the probability p of the augmentation rises. With fresh examples p stays at 0.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import gan_jax
+from gan_jax import Algorithm, Batch, losses
+from gan_jax.models.mlp import mlp
+
+
+def noise(key, x, p):
+    """The example x [16] with Gaussian noise, with probability p."""
+    key_choice, key_noise = jax.random.split(key)
+    noisy = x + 2 * jax.random.normal(key_noise, x.shape)
+    return jnp.where(jax.random.bernoulli(key_choice, p), noisy, x)
+
+
+def make(tx, rate=2e-3, **options) -> Algorithm:
+    gan = mlp((16,), latent=8, width=64, bounded=False)
+    loss, feedback = losses.non_saturating, gan_jax.augment.adaptive(noise, rate=rate)
+    return gan_jax.adversarial(
+        gan, loss, generator_tx=tx, discriminator_tx=tx, augmentation=feedback, **options
+    )
+
+
+def data(key, *shape, examples=None):
+    """Draws [..., 16] of a normal distribution, or of a data set of so many of its examples."""
+    if examples is None:
+        return jax.random.normal(key, (*shape, 16))
+    return jax.random.choice(key, data(jax.random.key(examples), examples), shape)
+
+
+def train(algorithm, state, x):
+    """The state after training on x [num, 1, B, 16], and p and r_t of each step."""
+
+    def step(state, x):
+        state, _ = algorithm.step(state, Batch(x))
+        return state, state.discriminator.memory["augmentation"]
+
+    return jax.lax.scan(step, state, x)
+
+
+def main(num=1500):
+    for examples in (32, None):
+        algorithm = make(optax.adam(1e-3, b1=0.5))
+        x = data(jax.random.key(0), num, 1, 64, examples=examples)
+        state = algorithm.init(jax.random.key(1), Batch(x[0, 0]))
+        _, after = jax.jit(partial(train, algorithm))(state, x)
+        print(examples, {name: f"{after[name][-500:].mean():.2f}" for name in ("p", "r_t")})
+
+
+if __name__ == "__main__":
+    main()
