@@ -66,10 +66,10 @@ def adam(
 def check_decays(**decays: Any) -> None:
     """Raises ValueError for a decay outside of [0, 1), by its name.
 
-    Schedules pass, and so do traced arrays, whose values are not known yet.
+    None and schedules pass, and so do traced arrays, whose values are not known yet.
     """
     for name, decay in decays.items():
-        if callable(decay) or isinstance(decay, jax.core.Tracer):
+        if decay is None or callable(decay) or isinstance(decay, jax.core.Tracer):
             continue
         if not np.all((np.asarray(decay) >= 0) & (np.asarray(decay) < 1)):
             raise ValueError(f"{name} must be in [0, 1), got {decay}")
