@@ -381,8 +381,8 @@ def check_divisible(batch: PyTree, batch_axis: int, devices: int) -> None:
             check_batch_size(shape[batch_axis], devices)
         except UserError as error:
             raise UserError(
-                f"{error}. ({_called('batch', path)} has shape {shape}, and batch_axis is "
-                f"{batch_axis}; batches [n_critic, B, ...], of make_train_step, need batch_axis=1)"
+                f"{_called('batch', path)} has shape {shape}, in which axis {batch_axis} counts the "
+                f"examples (a train step takes [n_critic, B, ...], where that is axis 1): {error}"
             ) from None
 
 
