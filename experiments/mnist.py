@@ -118,21 +118,22 @@ def check(config: Config) -> None:
     cli.check_below_one(config, "b1", "b2", "ema_decay")
 
 
-def build(
-    config: Config, axis_name: str | None = None, shape: tuple[int, int, int] = (28, 28, 1)
-) -> tuple[GAN, TrainState, StepFn]:
-    """The networks, the first state and the pure train step, for images of a shape [H, W, C]."""
+def networks(config: Config, shape: tuple[int, int, int]) -> GAN:
+    """The networks for images of a shape [H, W, C]; raises `UserError` if the model takes none."""
     options: dict[str, Any] = {} if config.width is None else {"width": config.width}
     if config.model == "dcgan":
         options["discriminator_norm"] = config.discriminator_norm
     try:
-        gan = MODELS[config.model](
-            shape,
-            latent=config.latent,
-            **options,
-        )
+        return MODELS[config.model](shape, latent=config.latent, **options)
     except ValueError as error:
         raise UserError(f"--model {config.model}: {error}") from None
+
+
+def build(
+    config: Config, axis_name: str | None = None, shape: tuple[int, int, int] = (28, 28, 1)
+) -> tuple[GAN, TrainState, StepFn]:
+    """The networks, the first state and the pure train step, for images of a shape [H, W, C]."""
+    gan = networks(config, shape)
     if config.precision == "bfloat16":
         gan = mixed_precision(gan)
     if config.rematerialise:
@@ -175,6 +176,8 @@ def main(config: Config, *, when_compiled: Callable[[], None] = memory.release) 
         session.check_batch_size, config.batch_size, config.parallel, accumulate=config.accumulate
     )
     sizes()
+    if (size := config.data.size) is not None:  # before images are read
+        networks(config, (size, size, config.data.channels or 1))
     dataset = datasets.load(config.data)
     sizes(dataset)
     settings = {
