@@ -227,7 +227,10 @@ def test_a_signal_ends_a_command_with_a_message_at_any_moment(signum, code, mome
             process.send_signal(signum)
         said = process.stderr.read()
     assert process.returncode == code
-    assert said == f"stopped by {signum.name}: saved files are intact\n"
+    assert said == (
+        f"stopped by {signum.name}: saved files are intact, and the same command resumes or begins "
+        "again\n"
+    )
 
 
 def test_importing_the_commands_leaves_the_signals_alone():
