@@ -466,6 +466,10 @@ def test_what_others_report_is_still_reported(params, caplog, monkeypatch):
         raise ValueError("mine")
     except ValueError:
         logging.getLogger("asyncio").exception("of asyncio")
+    try:
+        raise ValueError("DATA_LOSS: Error opening 'zarr3' driver [tensorstore_spec='{}']")
+    except ValueError:
+        logging.getLogger("asyncio").exception("Task exception was never retrieved")
     assert [record.message for record in caplog.records] == ["of absl", "of asyncio"]
     mine, of_orbax = ValueError("mine"), RuntimeError("Event loop is closed")
     for error in (mine, of_orbax):

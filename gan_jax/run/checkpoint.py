@@ -293,7 +293,9 @@ def _hush() -> None:
 
 
 def _is_not_of_orbax(record: logging.LogRecord) -> bool:
-    _, _, trace = record.exc_info or (None, None, None)
+    _, error, trace = record.exc_info or (None, None, None)
+    if "[tensorstore_spec=" in str(error):  # of a read that failed beside the one that is reported
+        return False
     files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(trace)]
     (home,) = sys.modules["orbax.checkpoint"].__path__
     return not any(file.startswith(home) for file in [record.pathname, *files])
