@@ -135,7 +135,7 @@ def train(
         with signals():  # almost done: the first signal is ignored
             checkpoints.wait()
             shown.close()
-            _finish(folder, dataset, max(start, num_steps), announce)
+            _finish(folder, dataset, max(start, num_steps), sample_every, announce)
     return jax.device_put(state, jax.devices()[0])
 
 
@@ -186,12 +186,18 @@ def describe(dataset: Dataset) -> Record:
 
 
 def _finish(
-    folder: RunFolder, dataset: Dataset, num_steps: int, announce: Callable[[str], None]
+    folder: RunFolder,
+    dataset: Dataset,
+    num_steps: int,
+    sample_every: int,
+    announce: Callable[[str], None],
 ) -> None:
     records = folder.metrics(announce)
     curves, gif = folder.path / "curves.png", folder.path / "samples.gif"
     plots.curves(records, curves)
-    grids = sorted(folder.samples.glob("*.png"))
+    grids = [path for path in sorted(folder.samples.glob("*.png")) if path.stem.isdecimal()]
+    # A session that was stopped drew its last step, which an uninterrupted run does not draw.
+    grids = [path for path in grids[:-1] if int(path.stem) % sample_every == 0] + grids[-1:]
     plots.history(grids, gif, folder.path / "history.png", announce=announce)
     folder.summarise(
         {
