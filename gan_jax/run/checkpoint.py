@@ -64,7 +64,7 @@ class Checkpoints:
         raise CheckpointError(
             f"checkpoints cannot be kept in {str(self.folder)!r} because of {_odd(self.folder)} in "
             f"that path, and no link to it can be made ({why}): use a folder whose path has only "
-            "letters, digits, spaces and . , = + - _"
+            "letters, digits, spaces and . , = + - _, or set TMPDIR to such a folder"
         )
 
     @functools.cached_property
