@@ -12,7 +12,7 @@ import jax
 from filelock import FileLock, Timeout
 
 from gan_jax.errors import UserError
-from gan_jax.run.files import write_text
+from gan_jax.run.files import naming, write_text
 
 Record = dict[str, Any]
 
@@ -116,7 +116,7 @@ class RunFolder:
 
     def log(self, record: Record) -> None:
         """Appends one record."""
-        with self._metrics.open("a") as file:
+        with naming(self._metrics), self._metrics.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
     def summarise(self, summary: Record) -> Record:
