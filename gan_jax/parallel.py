@@ -381,8 +381,9 @@ def check_divisible(batch: PyTree, batch_axis: int, devices: int) -> None:
             check_batch_size(shape[batch_axis], devices)
         except UserError as error:
             raise UserError(
-                f"{_called('batch', path)} has shape {shape}, in which axis {batch_axis} counts the "
-                f"examples (a train step takes [n_critic, B, ...], where that is axis 1): {error}"
+                f"{_called('batch', path)} has shape {shape}, in which axis {batch_axis} counts "
+                f"the examples (a train step takes [n_critic, B, ...], where that is axis 1): "
+                f"{error}"
             ) from None
 
 
