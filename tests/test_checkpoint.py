@@ -553,7 +553,9 @@ def test_a_name_that_cannot_be_used_is_refused_before_anything_is_written(
 ):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / temporary))
     (tmp_path / "[odd]").mkdir()
-    with pytest.raises(CheckpointError, match=r"because of '\[' ']' .*use a folder .*or set TMPDIR"):
+    with pytest.raises(
+        CheckpointError, match=r"because of '\[' ']' .*use a folder .*or set TMPDIR"
+    ):
         Checkpoints(tmp_path / "a[b]")
     assert not (tmp_path / "a[b]").exists()
     save(tmp_path / "plain", 1)

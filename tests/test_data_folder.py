@@ -153,8 +153,9 @@ def test_the_content_decides_about_files_of_other_names(tmp_path, form):
     write(tmp_path / "a.png", GREY[0])
     for name in ("b.tiff", "c", "d.dat"):
         write(tmp_path / name, GREY[0], format=form)
+    (tmp_path / "e.txt").write_text("BMW and others, a list")
     data, lines = said_of(tmp_path)
-    assert (len(data.x), len(lines)) == ((1, 4) if form == "TIFF" else (4, 0))
+    assert (len(data.x), len(lines)) == ((1, 5) if form == "TIFF" else (4, 2))
 
 
 def said_of(folder: Path) -> tuple[Dataset, list[str]]:
@@ -217,7 +218,7 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
 
 def test_everything_left_out_is_announced_in_a_line_for_each_kind(tmp_path):
     for name in ("cat/0.png", "cat/1.jfif", "dog/0.JPE", "eel/.hidden.png", ".git/a.png"):
-        path = write(tmp_path / name, GREY[0], format="PNG")
+        write(tmp_path / name, GREY[0], format="PNG")
     for i in range(4):
         (tmp_path / f"cat/{i}.tif").touch()
     for name in ("readme", "dog/notes.txt", ".DS_Store", "gnu/._a.png"):

@@ -67,7 +67,7 @@ def test_auto_does_not_fall_back_from_a_folder_that_was_given(tmp_path):
     (tmp_path / "cats").mkdir()
     for i in range(3):
         Image.fromarray(X[i]).save(tmp_path / f"cats/{i}.png")
-    with pytest.raises(DataError, match=r"holds 3 image files, .*did you mean --data\.source folde"):
+    with pytest.raises(DataError, match=r"holds 3 image files, .*did you mean --data\.source"):
         load(Config(dir=tmp_path))
 
 
@@ -170,7 +170,14 @@ def test_every_field_is_a_documented_flag(capsys):
     with pytest.raises(SystemExit):
         tyro.cli(Config, args=["--help"])
     printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    for said in ("5,000 MNIST digits", "TFDS's own default", "Center-crop", "1 for grey", "fixed", "28, 32 or 64"):
+    for said in (
+        "5,000 MNIST digits",
+        "TFDS's own default",
+        "Center-crop",
+        "1 for grey",
+        "fixed",
+        "28, 32 or 64",
+    ):
         assert said in printed
 
 

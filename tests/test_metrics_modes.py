@@ -186,5 +186,5 @@ def test_labels_of_few_bits_name_as_many_classes(dtype, traced):
 
 
 def test_labels_of_64_bits_are_checked_as_they_are():
-    with pytest.raises(ValueError, match="got 0..4294967296"):
+    with pytest.raises(ValueError, match=r"got 0\.\.4294967296"):
         class_coverage(np.array([0, 2**32]), 3)

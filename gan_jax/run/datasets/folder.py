@@ -100,8 +100,8 @@ def _walk(root: Path, relative: Path, above: frozenset[str]) -> Iterator[tuple[s
             entries = list(listing)
     except OSError as error:
         raise DataError(
-            f"{_shown(folder)} cannot be listed ({error.strerror}); allow reading it, or move it out "
-            "of --data.dir."
+            f"{_shown(folder)} cannot be listed ({error.strerror}); allow reading it, or move "
+            "it out of --data.dir."
         ) from error
     above |= {os.path.realpath(folder)}
     for entry in entries:
@@ -111,8 +111,8 @@ def _walk(root: Path, relative: Path, above: frozenset[str]) -> Iterator[tuple[s
             continue
         if not os.path.exists(entry):
             raise DataError(
-                f"{_shown(entry.path)} is a link that leads nowhere, or where you have no access; repair "
-                "or remove it."
+                f"{_shown(entry.path)} is a link that leads nowhere, or where you have no access; "
+                "repair or remove it."
             )
         if entry.is_dir():
             if os.path.realpath(entry) in above:
@@ -149,6 +149,4 @@ def _names(paths: list[Path]) -> str:
 
 def _shown(path: Path | str) -> str:
     """A path that can be printed in one line, even if its name is not valid UTF-8."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path)
-    )
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))

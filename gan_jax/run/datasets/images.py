@@ -26,7 +26,9 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
 Pillow reads many more, some of them (EPS) by starting another program.
 """
 
-_MAGIC = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|BM|GIF8[79]a|RIFF....WEBP", re.DOTALL)
+_MAGIC = re.compile(
+    rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|BM....\0\0\0\0|GIF8[79]a|RIFF....WEBP", re.DOTALL
+)
 _REPORTED = 10  # unreadable images that one message names
 _PROGRESS_FROM = 5_000  # fewer images than this take about a second
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -60,8 +62,9 @@ def stack(
 
     Raises:
       DataError: Images are damaged, in none of `FORMATS`, or larger than Pillow's limit (twice
-        `PIL.Image.MAX_IMAGE_PIXELS`, 179 million pixels), of which the message names ten; two images differ in size, with
-        `size=None`; there are fewer than `count`; or the memory does not hold them.
+        `PIL.Image.MAX_IMAGE_PIXELS`, 179 million pixels), and the message names up to ten of them;
+        two images differ in size, with `size=None`; there are fewer than `count`; or
+        the memory does not hold them.
     """
     first, done, unreadable = "", 0, list[str]()
     x = np.empty((0, 0, 0, channels), np.uint8)
@@ -271,8 +274,8 @@ def _room(count: int, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return np.empty((count, *pixels.shape), np.uint8)
     except MemoryError as error:
         raise DataError(
-            f"{count:,} images of {_width_by_height(pixels)} pixels do not fit into memory ({error}); "
-            "give a smaller --data.size."
+            f"{count:,} images of {_width_by_height(pixels)} pixels do not fit into memory "
+            f"({error}); give a smaller --data.size."
         ) from error
 
 
