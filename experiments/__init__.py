@@ -19,7 +19,10 @@ def _stop(signum: int, _: object) -> None:
     with suppress(Exception):  # stdout may be closed, or being flushed already
         sys.stdout.flush()
     new_line = "\n" if os.isatty(2) else ""  # below a progress bar
-    message = f"{new_line}stopped by {signal.Signals(signum).name}: saved files are intact\n"
+    message = (
+        f"{new_line}stopped by {signal.Signals(signum).name}: saved files are intact, and the same "
+        "command resumes or begins again\n"
+    )
     if sys.stderr is not None:  # else descriptor 2 may be another file
         with suppress(OSError):
             os.write(2, message.encode())

@@ -127,12 +127,14 @@ def keep_compilations() -> None:
     """Has JAX keep what it compiles in the user's cache folder, so that it compiles it once.
 
     JAX's own variable JAX_COMPILATION_CACHE_DIR says where else; set and empty, it says nowhere.
+    Nothing is kept for a user who has neither XDG_CACHE_HOME nor a home folder.
     What took less than a second to compile is kept too, if JAX's own variable for that,
     JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS, does not forbid it.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(caches / "gan_jax"))
+        caches = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+        if os.path.isabs(caches):  # "~" stays where there is no home folder
+            jax.config.update("jax_compilation_cache_dir", os.path.join(caches, "gan_jax"))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 

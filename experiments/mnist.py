@@ -143,21 +143,22 @@ def check_dataset(config: Config, dataset: datasets.Dataset) -> None:
         )
 
 
-def build(
-    config: Config, axis_name: str | None = None, shape: tuple[int, int, int] = (28, 28, 1)
-) -> tuple[GAN, TrainState, StepFn]:
-    """The networks, the first state and the pure train step, for images of a shape [H, W, C]."""
+def networks(config: Config, shape: tuple[int, int, int]) -> GAN:
+    """The networks for images of a shape [H, W, C]; raises `UserError` if the model takes none."""
     options: dict[str, Any] = {} if config.width is None else {"width": config.width}
     if config.model == "dcgan":
         options["discriminator_norm"] = config.discriminator_norm
     try:
-        gan = MODELS[config.model](
-            shape,
-            latent=config.latent,
-            **options,
-        )
+        return MODELS[config.model](shape, latent=config.latent, **options)
     except ValueError as error:
         raise UserError(f"--model {config.model}: {error}") from None
+
+
+def build(
+    config: Config, axis_name: str | None = None, shape: tuple[int, int, int] = (28, 28, 1)
+) -> tuple[GAN, TrainState, StepFn]:
+    """The networks, the first state and the pure train step, for images of a shape [H, W, C]."""
+    gan = networks(config, shape)
     if config.precision == "bfloat16":
         gan = mixed_precision(gan)
     if config.rematerialise:
@@ -195,6 +196,8 @@ def main(config: Config, *, when_compiled: Callable[[], None] = memory.release) 
     from gan_jax.run import images
 
     check(config)
+    if (size := config.data.size) is not None:  # before images are read
+        networks(config, (size, size, config.data.channels or 1))
     dataset = datasets.load(config.data)
     check_dataset(config, dataset)
     folder = cli.open_run("mnist", config, free=FREE, data=images.describe(dataset))

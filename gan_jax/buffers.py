@@ -41,18 +41,22 @@ def unshared(tree: PyTree, *, apart_from: PyTree = ()) -> PyTree:
 def donating(program: Step) -> Step:
     """The program, which then also accepts a state in which two leaves share a buffer.
 
-    The results of a program share no buffers, so the state that the last call returned is not
-    searched: such a call costs 0.2 us more. A search costs about 2 us per leaf.
+    The results of a program share no buffers with each other, so the state that the last call
+    returned is searched only if a buffer of the batch is as large as one of the state: it may be
+    the same one. Without a search a call costs about 1 us more per leaf of the batch on a device. A
+    search costs about 2 us per leaf.
 
     Args:
       program: `(state, batch) -> (state, metrics)`, which donates the state.
     """
     latest: Callable[[], Any] = _nothing
+    sizes = set[int]()  # of the state's buffers, which no step changes
 
     @functools.wraps(program)
     def call(state: PyTree, batch: PyTree) -> tuple[PyTree, PyTree]:
-        nonlocal latest
-        if latest() is not state:
+        nonlocal latest, sizes
+        if latest() is not state or not sizes.isdisjoint(_sizes(batch)):
+            sizes = _sizes(state)
             state = unshared(state, apart_from=batch)
         state, metrics = program(state, batch)
         try:
@@ -66,6 +70,15 @@ def donating(program: Step) -> Step:
 
 def _nothing() -> None:
     """Stands for a weak reference whose object is gone."""
+
+
+def _sizes(tree: PyTree) -> set[int]:
+    """The sizes in bytes of the buffers that JAX arrays have on each device."""
+    return {
+        leaf.nbytes if leaf.is_fully_replicated else leaf.addressable_shards[0].data.nbytes
+        for leaf in jax.tree.leaves(tree)
+        if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
+    }
 
 
 def _places(leaf: Any) -> list[int]:

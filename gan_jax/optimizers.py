@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from gan_jax.trees import cast_like, widened
@@ -32,7 +33,7 @@ def adam(
       eps: added to the root of the mean square.
 
     Raises:
-      ValueError: a number for `b1` or `b2` out of range.
+      ValueError: `b1` or `b2` out of range.
     """
     check_decays(b1=b1, b2=b2)
 
@@ -63,9 +64,14 @@ def adam(
 
 
 def check_decays(**decays: Any) -> None:
-    """Raises ValueError for a number outside of [0, 1), by its name; arrays and schedules pass."""
+    """Raises ValueError for a decay outside of [0, 1), by its name.
+
+    None and schedules pass, and so do traced arrays, whose values are not known yet.
+    """
     for name, decay in decays.items():
-        if isinstance(decay, float | int) and not 0 <= decay < 1:
+        if decay is None or callable(decay) or isinstance(decay, jax.core.Tracer):
+            continue
+        if not np.all((np.asarray(decay) >= 0) & (np.asarray(decay) < 1)):
             raise ValueError(f"{name} must be in [0, 1), got {decay}")
 
 
@@ -101,7 +107,7 @@ class ExtragradientState(NamedTuple):
     inner: PyTree
 
 
-def extragradient(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+def extragradient(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """Steps by the gradient a step ahead (Korpelevich 1976); of Adam, Extra-Adam.
 
     Calls come in pairs. The first is tx's update: it moves the parameters to the extrapolated
@@ -114,8 +120,10 @@ def extragradient(tx: optax.GradientTransformation) -> optax.GradientTransformat
       tx: any optimizer.
 
     Returns:
-      An optimizer whose `update` needs the parameters.
+      An optimizer whose `update` needs the parameters. It hands further arguments, such as `value`
+      of `optax.polyak_sgd`, to tx.
     """
+    tx = optax.with_extra_args_support(tx)
 
     def init(params: PyTree) -> ExtragradientState:
         # A copy, for callers that donate what this returns.
@@ -123,17 +131,17 @@ def extragradient(tx: optax.GradientTransformation) -> optax.GradientTransformat
         return ExtragradientState(jnp.zeros((), bool), anchor, tx.init(params))
 
     def update(
-        gradients: PyTree, state: ExtragradientState, params: PyTree | None = None
+        gradients: PyTree, state: ExtragradientState, params: PyTree | None = None, **extra: Any
     ) -> tuple[PyTree, ExtragradientState]:
         _check_given(params, "extragradient")
-        updates, inner = tx.update(gradients, state.inner, params)
+        updates, inner = tx.update(gradients, state.inner, params, **extra)
         anchor = _select(state.extrapolated, state.anchor, params)
         updates = jax.tree.map(
             lambda a, p, u: (a - p) + u, *map(widened, (anchor, params, updates))
         )
         return cast_like(updates, params), ExtragradientState(~state.extrapolated, anchor, inner)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 class LookaheadState(NamedTuple):
@@ -152,7 +160,7 @@ class LookaheadState(NamedTuple):
 
 def lookahead(
     tx: optax.GradientTransformation, every: int, alpha: float = 0.5
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     """Lookahead-minimax (Chavdarova et al. 2021, algorithm 1): steps back every so often.
 
     Every `every`-th update the parameters and the slow weights both go to slow + alpha (fast -
@@ -166,7 +174,8 @@ def lookahead(
       alpha: in (0, 1]; 1 is tx itself.
 
     Returns:
-      An optimizer whose `update` needs the parameters.
+      An optimizer whose `update` needs the parameters. It hands further arguments, such as `value`
+      of `optax.polyak_sgd`, to tx.
 
     Raises:
       ValueError: `every` or `alpha` out of range.
@@ -175,6 +184,7 @@ def lookahead(
         raise ValueError(f"every must be at least 1, got {every}")
     if not 0 < alpha <= 1:
         raise ValueError(f"alpha must be above 0 and at most 1, got {alpha}")
+    tx = optax.with_extra_args_support(tx)
 
     def init(params: PyTree) -> LookaheadState:
         # A copy, for callers that donate what this returns.
@@ -182,10 +192,10 @@ def lookahead(
         return LookaheadState(jnp.zeros((), jnp.int32), slow, tx.init(params))
 
     def update(
-        gradients: PyTree, state: LookaheadState, params: PyTree | None = None
+        gradients: PyTree, state: LookaheadState, params: PyTree | None = None, **extra: Any
     ) -> tuple[PyTree, LookaheadState]:
         _check_given(params, "lookahead")
-        updates, inner = tx.update(gradients, state.inner, params)
+        updates, inner = tx.update(gradients, state.inner, params, **extra)
         fast = optax.apply_updates(params, updates)
         made = state.made + 1
         back = made == every
@@ -194,7 +204,7 @@ def lookahead(
         updates = _select(back, jax.tree.map(jnp.subtract, slow, widened(params)), updates)
         return cast_like(updates, params), LookaheadState(jnp.where(back, 0, made), slow, inner)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _select(condition: Array, chosen: PyTree, other: PyTree) -> PyTree:

@@ -85,6 +85,10 @@ FLAGS = {
     ),
     "held out": ("--data.held-out 40", "--data.held-out 40 leaves nothing of 40 images"),
     "dcgan": ("--model dcgan", "--model dcgan: dcgan takes images of 28, 32, 64 pixels, got 8x8"),
+    "dcgan size": (  # before the folder is looked at
+        "--model dcgan --data.size 30 --data.dir /nowhere",
+        "--model dcgan: dcgan takes images of 28, 32, 64 pixels, got 30x30",
+    ),
     "source": ("--data.source disk", "invalid choice 'disk'"),
 }
 """Case -> (flags added to a good command, what is said)."""

@@ -130,3 +130,23 @@ def test_the_average_may_be_set_to_the_weights_between_two_steps(linear_gan):
         state = state.replace(ema_params=state.generator.params)
     state, _ = step(state, Batch(REAL))
     assert np.isfinite(state.ema_params["A"]).all()
+
+
+@pytest.mark.parametrize("name", ["jit", "shard", "shard on one"])
+@pytest.mark.parametrize("what", ["the key's data", "parameters"])
+def test_a_batch_may_hold_arrays_of_the_state_at_every_step(name, what, linear_gan):
+    """On a `TrainState`, which is not searched when it comes back as it was returned."""
+
+    def update(state, batch):
+        del batch
+        return jax.tree.map(jnp.copy, state), {}
+
+    replicated = {} if name == "jit" else {"batch_axis": 9}
+    step = WRAPPERS[name](update, **replicated)
+    tx = optax.sgd(0.1)
+    state = gan_jax.init(linear_gan, tx, tx, jax.random.key(0), Batch(REAL))
+    for _ in range(3):
+        shared = jax.random.key_data(state.key) if what == "the key's data" else state.ema_params
+        before = jax.tree.map(np.array, shared)
+        state, _ = step(state, shared)
+        jax.tree.map(np.testing.assert_array_equal, shared, before)

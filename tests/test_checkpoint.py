@@ -208,10 +208,17 @@ def flip(path):
     path.write_bytes(data)
 
 
+def rename_key(step):
+    """One bit of a name that Orbax requires: h for l."""
+    file = step / "_CHECKPOINT_METADATA"
+    file.write_bytes(file.read_bytes().replace(b"item_handlers", b"item_handhers"))
+
+
 DAMAGES = {
     "truncated": lambda step: largest(step).write_bytes(largest(step).read_bytes()[:100]),
     "a byte changed": lambda step: flip(largest(step)),
     "its largest file gone": lambda step: largest(step).unlink(),
+    "a bit of a name in the metadata": lambda step: rename_key(step),
     "metadata gone": lambda step: (step / "_CHECKPOINT_METADATA").unlink(),
     "all files gone": lambda step: (shutil.rmtree(step), step.mkdir()),
     "the contents of another": lambda step: (
@@ -236,6 +243,17 @@ def test_a_damaged_newest_is_set_aside_for_the_one_before(copy, damage):
     checkpoints.save(2, make_state(2))
     checkpoints.close()
     assert restore(copy) == (2, digest(make_state(2)), [])
+
+
+def test_an_older_one_with_damaged_metadata_does_not_stop_a_run(copy):
+    rename_key(copy / "1")
+    assert restore(copy, keep=None) == (2, digest(make_state(2)), [])  # a reader needs the newest
+    step, bits, (line,) = restore(copy)
+    assert (step, bits) == (2, digest(make_state(2)))
+    assert line.startswith("checkpoint 1 cannot be read (")
+    assert line.endswith(f"moved to {copy.parent / 'corrupt' / '1-0'}")
+    save(copy, 3)
+    assert restore(copy) == (3, digest(make_state(3)), [])
 
 
 def test_no_damage_to_any_file_is_taken_for_a_good_state(two, tmp_path):
@@ -448,6 +466,10 @@ def test_what_others_report_is_still_reported(params, caplog, monkeypatch):
         raise ValueError("mine")
     except ValueError:
         logging.getLogger("asyncio").exception("of asyncio")
+    try:
+        raise ValueError("DATA_LOSS: Error opening 'zarr3' driver [tensorstore_spec='{}']")
+    except ValueError:
+        logging.getLogger("asyncio").exception("Task exception was never retrieved")
     assert [record.message for record in caplog.records] == ["of absl", "of asyncio"]
     mine, of_orbax = ValueError("mine"), RuntimeError("Event loop is closed")
     for error in (mine, of_orbax):
@@ -531,7 +553,9 @@ def test_a_name_that_cannot_be_used_is_refused_before_anything_is_written(
 ):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / temporary))
     (tmp_path / "[odd]").mkdir()
-    with pytest.raises(CheckpointError, match=r"because of '\[' ']' .*use a folder whose path"):
+    with pytest.raises(
+        CheckpointError, match=r"because of '\[' ']' .*use a folder .*or set TMPDIR"
+    ):
         Checkpoints(tmp_path / "a[b]")
     assert not (tmp_path / "a[b]").exists()
     save(tmp_path / "plain", 1)

@@ -41,6 +41,16 @@ def test_compilations_are_kept_in_the_users_cache_folder(monkeypatch, tmp_path):
 
 
 @pytest.mark.usefixtures("_restored")
+def test_a_user_without_a_home_folder_keeps_no_compilations(monkeypatch):
+    for name in ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 2)  # no user has this number
+    jax.config.update("jax_compilation_cache_dir", None)
+    cli.keep_compilations()
+    assert jax.config.values["jax_compilation_cache_dir"] is None
+
+
+@pytest.mark.usefixtures("_restored")
 @pytest.mark.parametrize("chosen", ["", "elsewhere"])
 def test_jaxs_own_variable_has_the_last_word(monkeypatch, chosen):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", chosen)
@@ -208,7 +218,10 @@ def test_a_signal_ends_a_command_with_a_message_at_any_moment(signum, code, mome
             process.send_signal(signum)
         said = process.stderr.read()
     assert process.returncode == code
-    assert said == f"stopped by {signum.name}: saved files are intact\n"
+    assert said == (
+        f"stopped by {signum.name}: saved files are intact, and the same command resumes or begins "
+        "again\n"
+    )
 
 
 def test_importing_the_commands_leaves_the_signals_alone():

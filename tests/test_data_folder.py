@@ -109,7 +109,7 @@ def test_palette_with_transparency(tmp_path):
 def test_sizes_that_differ(tmp_path):
     write(tmp_path / "a.png", GREY[0])
     write(tmp_path / "b.png", GREY[0, :5])
-    message = r"a\.png is 6x8, .*b\.png is 5x8\. .*--data\.size 32"
+    message = r"a\.png is 8x6, .*b\.png is 8x5 \(width x height\)\. .*--data\.size 32"
     with pytest.raises(DataError, match=message):
         read(tmp_path)
     assert read(tmp_path, size=4).x.shape == (2, 4, 4, 1)
@@ -126,6 +126,36 @@ def test_damaged_image_is_named(tmp_path, suffix, channels, damage):
     path.write_bytes(broken)
     with pytest.raises(DataError, match=rf"b\.{suffix} cannot be read as an image .*repair or rem"):
         read(tmp_path, size=4, channels=channels)
+
+
+@pytest.mark.parametrize("channels", [None, 1])
+def test_all_damaged_images_are_named_at_once(tmp_path, channels):
+    for i in range(3):
+        write(tmp_path / f"good{i}.png", GREY[i])
+        (tmp_path / f"bad{i}.png").write_bytes(b"")
+    (tmp_path / "bad\n3.png").write_bytes(b"")
+    with pytest.raises(DataError) as stop:
+        read(tmp_path, channels=channels)
+    lines = str(stop.value).splitlines()
+    expected = ["bad\\n3.png", "bad0.png", "bad1.png", "bad2.png"]
+    assert [line.split(" cannot be read as an image")[0] for line in lines] == [
+        str(tmp_path / name) for name in expected
+    ]
+    for i in range(30):
+        (tmp_path / f"worse{i}.png").write_bytes(b"")
+    with pytest.raises(DataError) as stop:
+        read(tmp_path, channels=channels)
+    assert len(str(stop.value).splitlines()) == 11
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF"])
+def test_the_content_decides_about_files_of_other_names(tmp_path, form):
+    write(tmp_path / "a.png", GREY[0])
+    for name in ("b.tiff", "c", "d.dat"):
+        write(tmp_path / name, GREY[0], format=form)
+    (tmp_path / "e.txt").write_text("BMW and others, a list")
+    data, lines = said_of(tmp_path)
+    assert (len(data.x), len(lines)) == ((1, 5) if form == "TIFF" else (4, 2))
 
 
 def said_of(folder: Path) -> tuple[Dataset, list[str]]:
@@ -150,7 +180,7 @@ def test_links_in_a_circle_end(tmp_path):
     write(tmp_path / "data/dogs/0.png", GREY[1])
     for name, target in (("cats/up", ".."), ("cats/self", "."), ("dogs/all", tmp_path)):
         (tmp_path / "data" / name).symlink_to(target)
-    data, (line,) = said_of(tmp_path / "data")
+    data, (_, line) = said_of(tmp_path / "data")
     assert len(data.x) == 2
     assert "3 link to a folder that holds it (cats/self, cats/up, dogs/all/data)" in line
 
@@ -186,24 +216,27 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
         read(tmp_path)
 
 
-def test_everything_left_out_is_announced_in_one_line(tmp_path):
+def test_everything_left_out_is_announced_in_a_line_for_each_kind(tmp_path):
     for name in ("cat/0.png", "cat/1.jfif", "dog/0.JPE", "eel/.hidden.png", ".git/a.png"):
-        path = write(tmp_path / name, GREY[0], format="PNG")
+        write(tmp_path / name, GREY[0], format="PNG")
     for i in range(4):
         (tmp_path / f"cat/{i}.tif").touch()
     for name in ("readme", "dog/notes.txt", ".DS_Store", "gnu/._a.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     os.mkfifo(tmp_path / "dog/pipe.png")
-    path = os.fsencode(tmp_path) + b"/caf\xe9.txt"
-    with open(path, "w"):
-        pass
-    data, (line,) = said_of(tmp_path)
+    for name in (b"caf\xe9.txt", b"new\nline.txt"):
+        with open(os.path.join(os.fsencode(tmp_path), name), "w"):
+            pass
+    data, lines = said_of(tmp_path)
+    assert len(lines) == 6
+    line = "\n".join(lines)
+    assert line.count("\n") == 5
     np.testing.assert_array_equal(data.label, [0, 0, 1])  # eel and gnu have no number
     for part in (
-        "the 3 images that are read: ",
+        "holds 3 image files and these, which are not read",
         "4 .tif (cat/0.tif, cat/1.tif, cat/2.tif, ...)",
-        "2 .txt (caf\\udce9.txt, dog/notes.txt)",
+        "3 .txt (caf\\udce9.txt, dog/notes.txt, new\\nline.txt)",
         "1 without a suffix (readme)",
         "1 neither file nor folder (dog/pipe.png)",
         "2 subfolder without images (eel, gnu)",
@@ -215,12 +248,14 @@ def test_everything_left_out_is_announced_in_one_line(tmp_path):
     print(line)  # which a name that is not UTF-8 would prevent
 
 
-def test_a_line_of_bounded_length(tmp_path):
+def test_lines_of_bounded_number_and_length(tmp_path):
     write(tmp_path / "a.png", GREY[0])
     for i in range(300):
         (tmp_path / f"scan.{i}").touch()
-    _, (line,) = said_of(tmp_path)
-    assert len(line) < 1_000
+    _, lines = said_of(tmp_path)
+    assert len(lines) <= 8
+    assert max(map(len, lines)) < 300
+    assert lines[-1] == "data:   and 294 more kinds"
 
 
 @pytest.mark.parametrize(
@@ -251,7 +286,7 @@ def test_labels_that_are_lost_are_announced(tmp_path, names, said):
 
 
 def test_nothing_to_read(tmp_path):
-    with pytest.raises(DataError, match=r"--data\.dir .* has no image below it \(\.png, "):
+    with pytest.raises(DataError, match=r"--data\.dir .* has no image below it \(PNG, "):
         read(tmp_path)
     with pytest.raises(DataError, match=r"--data\.dir .*absent does not exist"):
         read(tmp_path / "absent")
@@ -261,6 +296,9 @@ def test_nothing_to_read(tmp_path):
         read(Path("~nobody_at_all/x"))
     with pytest.raises(DataError, match=r"a\.png is a file, not a folder"):
         read(write(tmp_path / "a.png", GREY[0]))
+    write(tmp_path / "hidden/.a.png", GREY[0])
+    with pytest.raises(DataError, match=r"Names that begin with a dot are skipped \(\.a\.png\)\."):
+        read(tmp_path / "hidden")
     (tmp_path / "only").mkdir()
     (tmp_path / "only" / "a.tif").touch()
     with pytest.raises(DataError, match=r"no image below it .* It holds 1 \.tif \(a\.tif\)\."):

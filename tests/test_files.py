@@ -1,11 +1,14 @@
 """Files that are written whole or not at all."""
 
+import resource
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from gan_jax.run import plots
 from gan_jax.run.files import whole, write_text
+from gan_jax.run.folder import RunFolder
 
 
 def test_a_file_is_replaced_when_all_of_it_is_written(tmp_path):
@@ -32,6 +35,20 @@ def test_after_an_error_the_old_file_is_there_and_nothing_else(tmp_path, error):
         write()
     assert file.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_disk_that_is_full_names_the_file(tmp_path):
+    folder = RunFolder(tmp_path / "run", {})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with folder.visit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # like a full disk
+        try:
+            with pytest.raises(OSError, match=r"too large: '.*a\.txt'"):
+                write_text(tmp_path / "a.txt", "x" * 1000)
+            with pytest.raises(OSError, match=r"too large: '.*metrics\.jsonl'"):
+                folder.log({"step": 1, "long": "x" * 1000})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_text_is_utf8_whatever_the_locale(tmp_path):

@@ -177,6 +177,17 @@ def test_a_donated_state_holds_no_array_twice(wrap):
             assert jax.tree.map(lambda leaf: leaf.dtype, carry) == types
 
 
+@pytest.mark.parametrize("wrap", [optimizers.extragradient, lambda tx: optimizers.lookahead(tx, 2)])
+def test_what_the_wrapped_optimizer_is_told_reaches_it(wrap):
+    """Polyak's step of x^2 / 2 at 3: the value over the squared gradient, 1 / 2."""
+    params = jnp.array(3.0)
+    for tx in (wrap(optax.polyak_sgd()), optax.chain(wrap(optax.polyak_sgd()), optax.identity())):
+        updates, _ = tx.update(params, tx.init(params), params, value=params**2 / 2)
+        np.testing.assert_allclose(updates, -3 / 2, rtol=1e-5)
+    plain = wrap(optax.sgd(0.1))  # which takes no value
+    plain.update(params, plain.init(params), params, value=params)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -101,6 +101,14 @@ def test_what_is_not_a_gaussian_is_refused():
         statistics(np.full((3, 2), np.inf))
 
 
+def test_masked_values_are_refused_and_a_mask_of_nothing_is_not():
+    x = np.ma.masked_array(np.arange(8.0).reshape(4, 2), mask=False)
+    np.testing.assert_array_equal(statistics(x)[0], [3, 4])
+    x[1, 1] = np.ma.masked
+    with pytest.raises(ValueError, match="features has masked values: leave out the rows"):
+        statistics(x)
+
+
 def test_complex_numbers_are_refused():
     mean, cov = np.zeros(3), np.eye(3)
     with pytest.raises(TypeError, match="features must be real"):

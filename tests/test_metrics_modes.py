@@ -114,7 +114,7 @@ def test_labels_out_of_range_show_under_jit(wrong):
     ("x", "modes", "scale", "within", "match"),
     [
         (jnp.zeros((4, 3)), MODES, 1.0, 3.0, "same dimensions D"),
-        (jnp.zeros(2), MODES, 1.0, 3.0, r"x must be points .*\[2\]"),
+        (jnp.zeros(2), MODES, 1.0, 3.0, r"x must be points .*shape \[2\]"),
         (jnp.zeros((0, 2)), MODES, 1.0, 3.0, r"x must be points .*\[0, 2\]"),
         (jnp.zeros((4, 2)), MODES[0], 1.0, 3.0, "modes must be points"),
         (jnp.zeros((4, 2)), MODES, jnp.ones(2), 3.0, r"one for each of 3 modes, got shape \[2\]"),
@@ -140,3 +140,51 @@ def test_a_sample_that_is_not_finite_is_near_no_mode():
 def test_no_class_or_no_sample_has_no_expectation(num, samples):
     with pytest.raises(ValueError, match="num and samples must be at least 1"):
         expected_reverse_kl(num, samples)
+
+
+def test_points_of_few_bits_are_measured_in_float32():
+    """Sixteen is 256 times as far, squared, as one: 0 in bytes."""
+    x, modes = jnp.array([[0]], jnp.uint8), jnp.array([[16], [1]], jnp.uint8)
+    made = mode_coverage(x, modes, 1.0)
+    assert (made.captured, made.high_quality, made.width) == (1, 1, 1)
+    assert made.width.dtype == jnp.float32
+    assert mode_coverage(jnp.array([[250]], jnp.uint8), jnp.array([[4]], jnp.uint8), 1.0)[1] == 0
+    far = mode_coverage(jnp.array([[300.0]], jnp.float16), jnp.array([[0]], jnp.int8), 100.0)
+    assert (far.high_quality, far.width) == (1, 3)
+
+
+def test_a_scale_and_a_reach_of_few_bits_are_squared_in_float32():
+    x, modes = jnp.array([[16.0]]), jnp.array([[0.0]])
+    assert mode_coverage(x, modes, np.uint8(16)).width == 1
+    assert mode_coverage(x, modes, 1.0, within=np.uint8(16)).high_quality == 1
+    assert mode_coverage(300 * x, modes, 1.0, within=np.float16(300)).high_quality == 0
+
+
+def test_lists_are_points_and_labels_too():
+    assert mode_coverage([[0.0, 1.0]], [[0, 0], [9, 9]], 1.0).captured == 1
+    assert class_coverage([0, 1, 1], 3).captured == 2
+
+
+@pytest.mark.parametrize("x", [jnp.zeros((2, 2), bool), jnp.zeros((2, 2), jnp.complex64)])
+def test_points_that_are_no_real_numbers_are_refused(x):
+    with pytest.raises(TypeError, match=f"x must be real numbers, got {x.dtype}"):
+        mode_coverage(x, MODES, 1.0)
+    with pytest.raises(TypeError, match=f"modes must be real numbers, got {x.dtype}"):
+        mode_coverage(MODES, x, 1.0)
+    with pytest.raises(TypeError, match="scale must be a real number, got complex"):
+        mode_coverage(MODES, MODES, 1j)
+
+
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int8])
+def test_labels_of_few_bits_name_as_many_classes(dtype, traced):
+    count = jax.jit(class_coverage, static_argnums=1) if traced else class_coverage
+    num = jnp.iinfo(dtype).max + 1  # does not fit into the type
+    made = count(jnp.arange(num).astype(dtype), num)
+    assert made.captured == num
+    np.testing.assert_allclose(made.reverse_kl, 0, atol=1e-6)
+
+
+def test_labels_of_64_bits_are_checked_as_they_are():
+    with pytest.raises(ValueError, match=r"got 0\.\.4294967296"):
+        class_coverage(np.array([0, 2**32]), 3)

@@ -27,10 +27,22 @@ def descend(tx, num):
     return jax.jit(lambda: jax.lax.scan(step, (START, tx.init(START)), jnp.arange(num)))()
 
 
+@pytest.mark.parametrize("one", [1.0, np.float32(1.0), np.array(1.0), jnp.ones(())])
 @pytest.mark.parametrize("name", ["b1", "b2"])
-def test_a_decay_out_of_range_is_refused(name):
+def test_a_decay_out_of_range_is_refused(name, one):
     with pytest.raises(ValueError, match=rf"{name} must be in \[0, 1\), got 1.0"):
-        optimizers.adam(1e-3, **{name: 1.0})
+        optimizers.adam(1e-3, **{name: one})
+
+
+def test_a_traced_decay_has_no_value_to_check():
+    params = jnp.ones(3)
+
+    @jax.jit
+    def update(b1):
+        tx = optimizers.adam(0.1, b1=b1)
+        return tx.update(params, tx.init(params))[0]
+
+    np.testing.assert_allclose(update(0.5), -0.1, rtol=1e-5)
 
 
 @pytest.mark.parametrize("b1", [0.0, 0.5, 0.9])

@@ -254,7 +254,10 @@ def test_a_step_compiled_ahead_is_traced_then_and_never_again(layout):
 def test_a_batch_the_devices_do_not_divide_is_refused_before_tracing(wrapper, shape, axis, nearest):
     traced = []
     step = wrapper(lambda state, batch: traced.append(1) or (state, {}), batch_axis=axis)
-    message = f"batch of {shape[axis]} cannot be split over 8 devices: make it {nearest},"
+    message = (
+        rf"batch\.x has shape .*axis {axis} counts the examples .*\[n_critic, B, \.\.\.\].*: a "
+        f"batch of {shape[axis]} cannot be split over 8 devices: make it {nearest},"
+    )
     with pytest.raises(UserError, match=message):
         step(jnp.zeros(2), Batch(jnp.zeros(shape)))
     assert not traced

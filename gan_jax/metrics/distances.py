@@ -6,6 +6,29 @@ import jax.numpy as jnp
 from gan_jax.types import Array
 
 
+def points(name: str, x: Array, *, least: int = 1) -> jax.Array:
+    """Points [N, D] of real numbers, in float32 at least: squares of bytes do not fit into bytes.
+
+    Args:
+      name: of the argument, for messages.
+      x: an array, or a list that NumPy can make one of.
+      least: the smallest N allowed.
+
+    Raises:
+      TypeError: if the points are not real numbers.
+      ValueError: if they have another shape, or are fewer.
+    """
+    x = jnp.asarray(x)
+    if not (jnp.issubdtype(x.dtype, jnp.integer) or jnp.issubdtype(x.dtype, jnp.floating)):
+        raise TypeError(f"{name} must be real numbers, got {x.dtype}")
+    if x.ndim != 2 or x.shape[0] < least or x.shape[1] < 1:
+        raise ValueError(
+            f"{name} must be points [N, D] with N >= {least} and D >= 1, got shape "
+            f"{list(x.shape)}: flatten each one, as by {name}.reshape(len({name}), -1)"
+        )
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 @jax.jit
 def squared_distances(x: Array, y: Array) -> Array:
     """Squared Euclidean distances |x_i - y_j|^2: [N, D], [M, D] -> [N, M].

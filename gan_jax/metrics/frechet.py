@@ -23,7 +23,8 @@ def statistics(features: ArrayLike) -> tuple[Float64Array, Float64Array]:
 
     Raises:
       TypeError: if `features` is complex.
-      ValueError: if `features` is not of rank 2, has fewer than two rows, or is not finite.
+      ValueError: if `features` is not of rank 2, has fewer than two rows, is not finite, or has
+        masked values.
     """
     x = _float64("features", features)
     if x.ndim != 2 or x.shape[0] < 2 or x.shape[1] < 1:
@@ -52,8 +53,8 @@ def frechet_distance(
 
     Raises:
       TypeError: if an argument is complex.
-      ValueError: if shapes disagree, a value is not finite, or a covariance is not symmetric or
-        not positive semi-definite.
+      ValueError: if shapes disagree, a value is masked or not finite, or a covariance is not
+        symmetric or not positive semi-definite.
 
     >>> round(frechet_distance([0.0], [[4.0]], [3.0], [[1.0]]), 9)
     10.0
@@ -75,6 +76,8 @@ def frechet_distance(
 def _float64(name: str, x: ArrayLike) -> Float64Array:
     if np.iscomplexobj(x):
         raise TypeError(f"{name} must be real, got complex numbers")
+    if np.ma.is_masked(x):
+        raise ValueError(f"{name} has masked values: leave out the rows that have one")
     return np.asarray(x, np.float64)
 
 

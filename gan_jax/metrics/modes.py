@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gan_jax.metrics.distances import squared_distances
+from gan_jax.metrics.distances import points, squared_distances
 from gan_jax.types import Array
 
 
@@ -50,19 +50,16 @@ def mode_coverage(x: Array, modes: Array, scale: float | Array, *, within: float
     the reverse KL is NaN. Memory: a few times N K numbers.
 
     Args:
-      x: [N, D] samples, N at least 1.
+      x: [N, D] samples, N at least 1: integers or floats, computed in float32 at least.
       modes: [K, D] centres, K at least 1.
       scale: [] or [K] the standard deviation of each mode, above 0.
       within: the radius of high quality, in standard deviations, above 0.
 
     Raises:
+      TypeError: if `x`, `modes`, `scale` or `within` is not made of real numbers.
       ValueError: if a shape is wrong, or, outside `jit`, a scale or `within` is not above 0.
     """
-    for name, points in (("x", x), ("modes", modes)):
-        if points.ndim != 2 or 0 in points.shape:
-            raise ValueError(
-                f"{name} must be points [number, D], at least one, got shape {list(points.shape)}"
-            )
+    x, modes = points("x", x), points("modes", modes)
     num, dim = modes.shape
     if x.shape[1] != dim:
         raise ValueError(
@@ -75,11 +72,15 @@ def mode_coverage(x: Array, modes: Array, scale: float | Array, *, within: float
             f"{list(jnp.shape(scale))}"
         )
     for name, positive in (("scale", scale), ("within", within)):
+        if not jnp.isrealobj(positive):
+            raise TypeError(f"{name} must be a real number, got {jnp.result_type(positive)}")
         if _known(positive) and not (np.asarray(positive) > 0).all():
             raise ValueError(f"{name} must be above 0, got {positive}")
-    squared = squared_distances(x, modes) / jnp.broadcast_to(scale, (1, num)) ** 2
+    squared = squared_distances(x, modes)
+    wide = jnp.result_type(squared, scale, within)  # integers and float16 squared may not fit
+    squared = squared / jnp.broadcast_to(scale, (1, num)).astype(wide) ** 2
     nearest, squared = jnp.argmin(squared, axis=1), jnp.min(squared, axis=1)
-    near = squared <= within**2
+    near = squared <= jnp.asarray(within).astype(wide) ** 2
     hits = jnp.bincount(jnp.where(near, nearest, num), length=num + 1)[:num]
     mean_square = jnp.sum(jnp.where(near, squared, 0)) / jnp.maximum(jnp.sum(near), 1)
     nearest = jnp.where(jnp.isfinite(squared), nearest, num)  # of no class
@@ -106,6 +107,7 @@ def class_coverage(label: Array, num: int) -> Classes:
         `jit`, where labels have no values yet, the reverse KL is NaN instead, and `captured` counts
         the classes in the range.
     """
+    given, label = label, jnp.asarray(label)
     if not jnp.issubdtype(label.dtype, jnp.integer):
         raise TypeError(
             f"label must hold integers, got {label.dtype}: take the argmax of class probabilities"
@@ -115,7 +117,7 @@ def class_coverage(label: Array, num: int) -> Classes:
     if num < 1:
         raise ValueError(f"num, the number of classes, must be at least 1, got {num}")
     if _known(label):
-        low, high = int(np.min(label)), int(np.max(label))
+        low, high = int(np.min(given)), int(np.max(given))  # before 64 bits become 32
         if low < 0 or high >= num:
             raise ValueError(
                 f"label must be in 0..{num - 1} for num={num} classes, got {low}..{high}"
@@ -125,6 +127,8 @@ def class_coverage(label: Array, num: int) -> Classes:
 
 def _coverage(label: Array, num: int) -> Classes:
     """Class coverage; the reverse KL is NaN if a label is outside 0..num - 1."""
+    if label.dtype.itemsize < 4:  # `num` may not fit into bytes
+        label = label.astype(jnp.int32)
     outside = (label < 0) | (label >= num)
     counts = jnp.bincount(jnp.where(outside, num, label), length=num + 1)[:num]
     histogram = counts / label.shape[0]

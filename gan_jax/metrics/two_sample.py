@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gan_jax.metrics.distances import squared_distances
+from gan_jax.metrics.distances import points, squared_distances
 from gan_jax.types import Array
 
 
@@ -40,14 +40,9 @@ def energy_test(x: Array, y: Array, key: Array, *, permutations: int = 199) -> T
 
     Raises:
       ValueError: if a shape is wrong, or `permutations` is below 1.
-      TypeError: if the samples are complex.
+      TypeError: if the samples are complex or bool.
     """
-    for name, sample in (("x", x), ("y", y)):
-        if sample.ndim != 2 or sample.shape[0] < 2 or sample.shape[1] < 1:
-            raise ValueError(
-                f"{name} must be samples [N, D] with N >= 2 and D >= 1, got shape "
-                f"{list(sample.shape)}: flatten each sample, as by {name}.reshape(len({name}), -1)"
-            )
+    x, y = points("x", x, least=2), points("y", y, least=2)
     if x.shape[1] != y.shape[1]:
         raise ValueError(
             f"x and y must have the same dimensions D, got shapes {list(x.shape)} and "
@@ -55,10 +50,7 @@ def energy_test(x: Array, y: Array, key: Array, *, permutations: int = 199) -> T
         )
     if permutations < 1:
         raise ValueError(f"permutations must be at least 1, got {permutations}")
-    if jnp.iscomplexobj(x) or jnp.iscomplexobj(y):
-        raise TypeError(f"x and y must be real numbers, got {x.dtype} and {y.dtype}")
     pooled = jnp.concatenate([x, y])
-    pooled = pooled.astype(jnp.promote_types(pooled.dtype, jnp.float32))  # uint8 images too
     distances = jnp.sqrt(squared_distances(pooled, pooled))
     side = jnp.where(jnp.arange(len(pooled)) < len(x), 1 / len(x), -1 / len(y))
     keys = jax.random.split(key, permutations)

@@ -58,8 +58,9 @@ def check_divisible(batch: PyTree, batch_axis: int, devices: int) -> None:
             check_batch_size(shape[batch_axis], devices)
         except UserError as error:
             raise UserError(
-                f"{error}. ({called('batch', path)} has shape {shape}, and batch_axis is "
-                f"{batch_axis}; batches [n_critic, B, ...], of make_train_step, need batch_axis=1)"
+                f"{called('batch', path)} has shape {shape}, in which axis {batch_axis} counts "
+                f"the examples (a train step takes [n_critic, B, ...], where that is axis 1): "
+                f"{error}"
             ) from None
 
 

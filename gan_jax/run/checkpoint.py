@@ -64,7 +64,7 @@ class Checkpoints:
         raise CheckpointError(
             f"checkpoints cannot be kept in {str(self.folder)!r} because of {_odd(self.folder)} in "
             f"that path, and no link to it can be made ({why}): use a folder whose path has only "
-            "letters, digits, spaces and . , = + - _"
+            "letters, digits, spaces and . , = + - _, or set TMPDIR to such a folder"
         )
 
     @functools.cached_property
@@ -84,9 +84,9 @@ class Checkpoints:
     @property
     def steps(self) -> list[int]:
         """The steps saved, in ascending order."""
-        if not (self.folder.is_dir() and any(self.folder.iterdir())):
-            return []
-        return sorted(checkpoint.step for checkpoint in self._checkpointer.checkpoints)
+        # Orbax's own list fails as a whole if the metadata of one checkpoint are damaged.
+        entries = self.folder.iterdir() if self.folder.is_dir() else ()
+        return sorted(int(path.name) for path in entries if _STEP.fullmatch(path.name))
 
     def save(self, step: int, state: PyTree) -> None:
         """Begins to save a state and returns; `wait` or the next `save` waits for the end.
@@ -154,9 +154,10 @@ class Checkpoints:
     ) -> tuple[int, PyTree] | None:
         """The newest state that can be read, with its step.
 
-        Checkpoints newer than that one are announced and moved to `corrupt/` beside the folder.
-        None is moved if none can be read, as the disk or another version may be the cause, or if
-        the state has another structure than the template.
+        Checkpoints newer than that one are announced and moved to `corrupt/` beside the folder, and
+        so are older ones whose metadata cannot be read: Orbax would not save beside them. None is
+        moved if none can be read, as the disk or another version may be the cause, or if the state
+        has another structure than the template.
 
         Args:
           template: a state, or `jax.eval_shape` of one, with the structure that was saved: arrays
@@ -185,9 +186,11 @@ class Checkpoints:
                     f"another structure: {differs}. The checkpoint is left as it is: build the "
                     "state with the networks and the optimizers that were saved"
                 )
-            for newer, why in unreadable.items():
-                outcome = "passed over" if self._keep is None else self._set_aside(newer)
-                announce(f"checkpoint {newer} cannot be read ({why}): {outcome}")
+            if self._keep is not None:
+                unreadable |= self._without_metadata(steps[: steps.index(step)])
+            for other, why in unreadable.items():
+                outcome = "passed over" if self._keep is None else self._set_aside(other)
+                announce(f"checkpoint {other} cannot be read ({why}): {outcome}")
             templates, structure = jax.tree.flatten(template)
             found = [
                 like(leaf, arrays.get(place.path))
@@ -219,13 +222,30 @@ class Checkpoints:
         try:
             return *self._load(step), ""
         except Exception as error:  # whatever a damaged file makes its reader raise
-            cause = error.__cause__ or error
-            return [], {}, f"{type(cause).__name__}: {self._first_line(cause)}"
+            return [], {}, self._why(error)
+
+    def _without_metadata(self, steps: list[int]) -> dict[int, str]:
+        """Those of the steps whose metadata cannot be read, and why."""
+        found = dict[int, str]()
+        for step in steps:
+            try:
+                self._metadata(step)
+            except Exception as error:
+                found[step] = self._why(error)
+        return found
+
+    def _metadata(self, step: int) -> dict[str, Any]:
+        from orbax.checkpoint import v1 as ocp
+
+        _hush()
+        return ocp.metadata(self._address / str(step)).custom_metadata or {}
 
     def _load(self, step: int) -> tuple[list[Leaf], dict[str, np.ndarray]]:
-        metadata = self._checkpointer.metadata(step).custom_metadata or {}
+        from orbax.checkpoint import v1 as ocp
+
+        metadata = self._metadata(step)
         leaves = [Leaf(*leaf) for leaf in metadata.get("leaves", [])]
-        arrays = self._checkpointer.load(step)
+        arrays = ocp.load(self._address / str(step))
         if digest(leaves, arrays) != metadata.get("sha256"):
             raise ValueError("its contents are not those that were saved")
         return leaves, arrays
@@ -237,12 +257,17 @@ class Checkpoints:
         self._let_go()
         return f"moved to {kept}"
 
+    def _why(self, error: Exception) -> str:
+        cause = error.__cause__ or error
+        return f"{type(cause).__name__}: {self._first_line(cause)}"
+
     def _first_line(self, error: BaseException) -> str:
         line = (str(error).splitlines() or [""])[0].replace(str(self._address), str(self.folder))
         line, *_ = re.split(r" \[\w+=", line)  # without tensorstore's internals
         return line if len(line) <= 240 else f"{line[:80]} ... {line[-150:]}"
 
 
+_STEP = re.compile("0|[1-9][0-9]*")
 _ODD = re.compile(r"[^\w .,=+/-]")
 _CLOUD = re.compile(r"(gs|s3|az|hf)/")
 
@@ -268,7 +293,9 @@ def _hush() -> None:
 
 
 def _is_not_of_orbax(record: logging.LogRecord) -> bool:
-    _, _, trace = record.exc_info or (None, None, None)
+    _, error, trace = record.exc_info or (None, None, None)
+    if "[tensorstore_spec=" in str(error):  # of a read that failed beside the one that is reported
+        return False
     files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(trace)]
     (home,) = sys.modules["orbax.checkpoint"].__path__
     return not any(file.startswith(home) for file in [record.pathname, *files])

@@ -14,7 +14,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from gan_jax.errors import UserError
-from gan_jax.run.files import whole, write_text
+from gan_jax.run.files import naming, whole, write_text
 
 Record = dict[str, Any]
 
@@ -135,7 +135,7 @@ class RunFolder:
 
     def log(self, record: Record) -> None:
         """Appends one record."""
-        with self._metrics.open("a") as file:
+        with naming(self._metrics), self._metrics.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
     def keep(self, step: int, arrays: dict[str, Any]) -> None:

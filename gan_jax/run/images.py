@@ -108,7 +108,7 @@ def _finish(
     records = folder.metrics(announce)
     curves, gif = folder.path / "curves.png", folder.path / "samples.gif"
     plots.curves(records, curves)
-    grids = sorted(folder.samples.glob("*.png"))
+    grids = [path for path in sorted(folder.samples.glob("*.png")) if path.stem.isdecimal()]
     plots.history(grids, gif, folder.path / "history.png", announce=announce)
     folder.summarise(
         {

@@ -11,7 +11,9 @@ from gan_jax.run.datasets import images
 from gan_jax.run.datasets.types import Channels, DataError, Examples
 
 SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp")
+"""A file with one of these must be an image. The content decides about any other file."""
 
+_FORMATS = ", ".join(images.FORMATS)
 _KINDS = 6  # kinds of skipped entries that the warning counts
 _NAMES = 3  # names of each kind in the warning
 
@@ -25,8 +27,9 @@ def read(
 ) -> Examples:
     """Reads every image file below a folder, in the order of their relative paths.
 
-    Links to files and to folders are followed. Names that begin with a dot are skipped. A line
-    announces everything else that is skipped: files with none of `SUFFIXES`, immediate subfolders
+    An image file has one of `SUFFIXES`, or any name and the content of one of `images.FORMATS`.
+    Links to files and to folders are followed. Names that begin with a dot are skipped. A line for
+    each kind announces what else is skipped: other files by their suffix, immediate subfolders
     without an image, links to a folder that contains the link. Another line announces that there
     are no labels because only some images are in immediate subfolders. The first frame of an
     animation is read.
@@ -43,24 +46,28 @@ def read(
       None.
 
     Raises:
-      DataError: A folder cannot be listed, a link leads nowhere, there is no image, an image cannot
+      DataError: A folder cannot be listed, a link leads nowhere, there is no image, images cannot
         be decoded, or images differ in size and no size is given.
     """
     found = defaultdict(list)
     for kind, path in _walk(folder, Path(), frozenset()):
         found[kind].append(path)
-    relative = sorted(found.pop("image", []))
+    relative, hidden = sorted(found.pop("image", [])), found.pop("hidden", [])
     subfolders = {path for path in found.pop("folder", []) if len(path.parts) == 1}
     if empty := subfolders - {Path(path.parts[0]) for path in relative}:
         found["subfolder without images"] = sorted(empty)
     if not relative:
-        rest = f" It holds {_summary(found)}." if found else ""
-        raise DataError(f"--data.dir {folder} has no image below it ({', '.join(SUFFIXES)}).{rest}")
+        rest = f" It holds {', '.join(_summary(found))}." if found else ""
+        if hidden:
+            rest += f" Names that begin with a dot are skipped ({_names(hidden)})."
+        raise DataError(f"--data.dir {_shown(folder)} has no image below it ({_FORMATS}).{rest}")
     if found:
         announce(
-            f"data: WARNING: {_shown(folder)} holds more than the {len(relative):,} images that "
-            f"are read: {_summary(found)}. Only {', '.join(SUFFIXES)} are read; convert others."
+            f"data: WARNING: {_shown(folder)} holds {len(relative):,} image files and these, which "
+            f"are not read (only {_FORMATS} are; convert others):"
         )
+        for kind in _summary(found):
+            announce(f"data:   {kind}")
     label = _labels(relative)
     if label is None and any(len(path.parts) > 1 for path in relative):
         elsewhere = [path for path in relative if len(path.parts) != 2]
@@ -70,8 +77,13 @@ def read(
         )
     paths = [folder / path for path in relative]
     channels = channels or (3 if any(map(images.has_colour, paths)) else 1)
-    x = images.stack(((str(path), path) for path in paths), len(paths), size, channels)
+    x = images.stack(((_shown(path), path) for path in paths), len(paths), size, channels)
     return x, label
+
+
+def count(folder: Path) -> int:
+    """The number of image files below a folder. Raises DataError as `read` does for a folder."""
+    return sum(kind == "image" for kind, _ in _walk(folder, Path(), frozenset()))
 
 
 def _walk(root: Path, relative: Path, above: frozenset[str]) -> Iterator[tuple[str, Path]]:
@@ -85,19 +97,22 @@ def _walk(root: Path, relative: Path, above: frozenset[str]) -> Iterator[tuple[s
     folder = root / relative
     try:
         with os.scandir(folder) as listing:
-            entries = [entry for entry in listing if not entry.name.startswith(".")]
+            entries = list(listing)
     except OSError as error:
         raise DataError(
-            f"{folder} cannot be listed ({error.strerror}); allow reading it, or move it out "
-            "of --data.dir."
+            f"{_shown(folder)} cannot be listed ({error.strerror}); allow reading it, or move "
+            "it out of --data.dir."
         ) from error
     above |= {os.path.realpath(folder)}
     for entry in entries:
         path = relative / entry.name
+        if entry.name.startswith("."):
+            yield "hidden", path
+            continue
         if not os.path.exists(entry):
             raise DataError(
-                f"{entry.path} is a link that leads nowhere, or where you have no access; repair "
-                "or remove it."
+                f"{_shown(entry.path)} is a link that leads nowhere, or where you have no access; "
+                "repair or remove it."
             )
         if entry.is_dir():
             if os.path.realpath(entry) in above:
@@ -107,10 +122,10 @@ def _walk(root: Path, relative: Path, above: frozenset[str]) -> Iterator[tuple[s
                 yield from _walk(root, path, above)
         elif not entry.is_file():
             yield "neither file nor folder", path
-        elif path.suffix.lower() in SUFFIXES:
+        elif path.suffix.lower() in SUFFIXES or images.is_image(root / path):
             yield "image", path
         else:
-            yield path.suffix or "without a suffix", path
+            yield _shown(path.suffix) or "without a suffix", path
 
 
 def _labels(relative: list[Path]) -> np.ndarray | None:
@@ -120,11 +135,11 @@ def _labels(relative: list[Path]) -> np.ndarray | None:
     return label.astype(np.int32)
 
 
-def _summary(found: Mapping[str, list[Path]]) -> str:
-    """Counts and names, such as "9 .tif (a.tif, b.tif, c.tif, ...), 1 .txt (notes.txt)"."""
+def _summary(found: Mapping[str, list[Path]]) -> list[str]:
+    """Counts and names, such as ["9 .tif (a.tif, b.tif, c.tif, ...)", "1 .txt (notes.txt)"]."""
     suffixes_last = sorted(found, key=lambda kind: (kind.startswith("."), -len(found[kind]), kind))
     parts = [f"{len(found[kind]):,} {kind} ({_names(found[kind])})" for kind in suffixes_last]
-    return ", ".join(parts[:_KINDS] + ["..."] * (len(parts) > _KINDS))
+    return parts[:_KINDS] + [f"and {len(parts) - _KINDS:,} more kinds"] * (len(parts) > _KINDS)
 
 
 def _names(paths: list[Path]) -> str:
@@ -132,6 +147,6 @@ def _names(paths: list[Path]) -> str:
     return ", ".join(named + ["..."] * (len(paths) > _NAMES))
 
 
-def _shown(path: Path) -> str:
-    """A path that can be printed, even if its name is not valid UTF-8."""
-    return str(path).encode(errors="backslashreplace").decode()
+def _shown(path: Path | str) -> str:
+    """A path that can be printed in one line, even if its name is not valid UTF-8."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))

@@ -1,6 +1,7 @@
 """Image files of several formats, sizes and modes as one uint8 array."""
 
 import io
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -25,6 +26,10 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
 Pillow reads many more, some of them (EPS) by starting another program.
 """
 
+_MAGIC = re.compile(
+    rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|BM....\0\0\0\0|GIF8[79]a|RIFF....WEBP", re.DOTALL
+)
+_REPORTED = 10  # unreadable images that one message names
 _PROGRESS_FROM = 5_000  # fewer images than this take about a second
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
@@ -56,26 +61,37 @@ def stack(
       [N, H, W, C] uint8 in [0, 255].
 
     Raises:
-      DataError: An image is damaged, in none of `FORMATS`, or larger than Pillow's limit (twice
-        `PIL.Image.MAX_IMAGE_PIXELS`, 179 million pixels); two images differ in size, with
-        `size=None`; there are fewer than `count`; or the memory does not hold them.
+      DataError: Images are damaged, in none of `FORMATS`, or larger than Pillow's limit (twice
+        `PIL.Image.MAX_IMAGE_PIXELS`, 179 million pixels), and the message names up to ten of them;
+        two images differ in size, with `size=None`; there are fewer than `count`; or
+        the memory does not hold them.
     """
-    first, done = "", 0
+    first, done, unreadable = "", 0, list[str]()
     x = np.empty((0, 0, 0, channels), np.uint8)
     for name, image in _with_progress(images, count):
         if isinstance(image, np.ndarray):
             pixels = _of_pixels(image, size, channels)
         else:
-            pixels = _read(name, image, lambda file: _of_file(file, size, channels))
+            try:
+                pixels = _read(name, image, lambda file: _of_file(file, size, channels))
+            except DataError as error:
+                unreadable.append(str(error))
+                if len(unreadable) == _REPORTED:
+                    break
+                continue
         if done == 0:
             first, x = name, _room(count, pixels)
         elif pixels.shape != x.shape[1:]:
             raise DataError(
-                f"The images differ in size: {first} is {_height_by_width(x[0])}, {name} is "
-                f"{_height_by_width(pixels)}. Give one size for all, such as --data.size 32."
+                f"The images differ in size: {first} is {_width_by_height(x[0])}, {name} is "
+                f"{_width_by_height(pixels)} (width x height). Give one size for all, such as "
+                "--data.size 32."
             )
         x[done] = pixels
         done += 1
+    if unreadable:
+        rest = "\nThere may be more." if len(unreadable) == _REPORTED else ""
+        raise DataError("\n".join(unreadable) + rest)
     if done < count:
         raise DataError(f"{count:,} images expected, {done:,} found; prepare the data again.")
     return x
@@ -91,18 +107,26 @@ def conform(x: NDArray[np.uint8], size: int | None, channels: Channels | None) -
 
 
 def has_colour(path: Path) -> bool:
-    """Whether an image file stores colour, by its header alone.
-
-    Raises:
-      DataError: The file is damaged or in none of `FORMATS`.
-    """
+    """Whether an image file stores colour, by its header alone; False if it cannot be read."""
 
     def stores_colour(file: File) -> bool:
         with _open(file) as image:
             grey = image.mode in {"1", "L", "LA"} or image.mode.startswith("I")
             return not grey and _samples(image) != "LA;16B"  # which Pillow opens as RGBA
 
-    return _read(str(path), path, stores_colour)
+    try:
+        return _read(str(path), path, stores_colour)
+    except DataError:  # `stack` reports it, with the others
+        return False
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file begins as those in `FORMATS` do."""
+    try:
+        with path.open("rb") as file:
+            return _MAGIC.match(file.read(12)) is not None
+    except OSError:
+        return False
 
 
 def _read(name: str, file: File, read: Callable[[File], T]) -> T:
@@ -250,8 +274,8 @@ def _room(count: int, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return np.empty((count, *pixels.shape), np.uint8)
     except MemoryError as error:
         raise DataError(
-            f"{count:,} images of {_height_by_width(pixels)} do not fit into memory ({error}); "
-            "give a smaller --data.size."
+            f"{count:,} images of {_width_by_height(pixels)} pixels do not fit into memory "
+            f"({error}); give a smaller --data.size."
         ) from error
 
 
@@ -265,5 +289,6 @@ def _with_progress(
     return tqdm(images, total=count, desc="decoding", unit=" images", leave=False)
 
 
-def _height_by_width(x: NDArray[np.uint8]) -> str:
-    return f"{x.shape[0]}x{x.shape[1]}"
+def _width_by_height(x: NDArray[np.uint8]) -> str:
+    """As image viewers give it."""
+    return f"{x.shape[1]}x{x.shape[0]}"

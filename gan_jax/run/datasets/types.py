@@ -28,11 +28,12 @@ class Config:
     # tfds: prepared TFDS data, else a download. idx: the files train-images-idx3-ubyte[.gz] and
     # train-labels-idx1-ubyte[.gz] in `dir`. embedded: 5,000 MNIST digits, without a network.
     # folder: the PNG, JPEG, BMP, GIF and WebP files below `dir`. auto: the first available of idx,
-    # tfds and embedded.
+    # tfds and, without `dir`, embedded.
     source: Source = "auto"
     # Where the IDX files, the images or the TFDS data are. None: TFDS's own default folder.
     dir: Path | None = None
-    # Center-crop to a square, then resize to this many pixels. None: as the images are.
+    # Center-crop to a square, then resize to this many pixels: dcgan, the default model, takes 28,
+    # 32 or 64. None: as the images are.
     size: int | None = None
     # 1 for grey, 3 for colour. None: as the images are (a folder: 3 if any image has colour).
     channels: Channels | None = None
