@@ -156,7 +156,7 @@ find_spec = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: name != "tensorflow" and find_spec(name, *rest)
 
 import tensorflow_datasets as tfds
-from gan_jax.data import Config, load, prepare
+from gan_jax.run.datasets import Config, load, prepare
 prepare._silence = lambda url: None
 tfds.download.DownloadManager.download = lambda self, urls: {{
     kind: Path({str(mirror)!r}) / url.rsplit("/", 1)[1] for kind, url in urls.items()}}
@@ -306,7 +306,7 @@ def test_a_failed_download_says_so_and_leaves_nothing_prepared(tmp_path, mirror)
         read("mnist", tmp_path)
     with pytest.raises(DataError, match="could not be downloaded"):
         read("mnist", tmp_path)
-    assert read("mnist", tmp_path, "auto").source == "embedded"
+    assert read("mnist", None, "auto").source == "embedded"
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
