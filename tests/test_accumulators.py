@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import gan_jax
-from gan_jax import GAN, Batch, Network, losses, optimizers, priors
+from gan_jax import GAN, Batch, Network, batches, losses, optimizers, priors
 from gan_jax.algorithms.update import update
 from gan_jax.types import PlayerState
 
@@ -73,16 +73,9 @@ def test_gradients_of_many_parts_add_up(dtype, axis_name):
     shards = 1 if axis_name is None else 8
 
     def of_shard(x):
-        _, metrics, norm = update(
-            objective,
-            tx,
-            player,
-            player,
-            Batch(x),
-            jax.random.key(0),
-            parts=1024 // shards,
-            axis_name=axis_name,
-        )
+        key, parts = jax.random.key(0), 1024 // shards
+        with batches.split_over(axis_name):
+            _, metrics, norm = update(objective, tx, player, player, Batch(x), key, parts=parts)
         return metrics["loss"], norm
 
     run = of_shard if axis_name is None else jax.vmap(of_shard, axis_name=axis_name)

@@ -107,7 +107,7 @@ def make_generator_step(
       tx: G's optimizer, the one given to `init`.
       ema_decay: in [0, 1): ema <- ema_decay * ema + (1 - ema_decay) * params after each update;
         or a schedule, a function of the number of updates made before this one. The default rises
-        to .999: see `players.rising_decay`. The average is kept in float32 at least.
+        to .999: see `rising_decay`. The average is kept in float32 at least.
 
     Returns:
       A pure step. It reads the real batch [B, ...] for its size, its labels and, if the loss is

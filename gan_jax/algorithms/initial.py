@@ -46,7 +46,7 @@ def init(
       gan: the networks and the prior.
       generator_tx, discriminator_tx: the optimizers the steps will be made with.
       key: a single key, `jax.random.key(seed)`. The state's key is always of JAX's default
-        implementation, threefry2x32: see `keys.threefry`.
+        implementation, threefry2x32: see `random.threefry`.
       batch: [B, ...], read for its shapes and types only.
       penalties, discriminator_terms, generator_terms, augmentation: those of the steps, for what
         they are to remember.
