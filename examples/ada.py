@@ -37,23 +37,14 @@ def data(key, *shape, examples=None):
     return jax.random.choice(key, data(jax.random.key(examples), examples), shape)
 
 
-def train(algorithm, state, x):
-    """The state after training on x [num, 1, B, 16], and p and r_t of each step."""
-
-    def step(state, x):
-        state, _ = algorithm.step(state, Batch(x))
-        return state, state.discriminator.memory["augmentation"]
-
-    return jax.lax.scan(step, state, x)
-
-
 def main(num=1500):
     for examples in (32, None):
         algorithm = make(optax.adam(1e-3, b1=0.5))
         x = data(jax.random.key(0), num, 1, 64, examples=examples)
         state = algorithm.init(jax.random.key(1), Batch(x[0, 0]))
-        _, after = jax.jit(partial(train, algorithm))(state, x)
-        print(examples, {name: f"{after[name][-500:].mean():.2f}" for name in ("p", "r_t")})
+        _, metrics = jax.jit(partial(jax.lax.scan, algorithm.step))(state, Batch(x))
+        means = [metrics[f"augmentation_{name}"][-500:].mean() for name in ("p", "r_t")]
+        print(f"{examples or 'fresh'} examples: p {means[0]:.2f}, r_t {means[1]:.2f}")
 
 
 if __name__ == "__main__":

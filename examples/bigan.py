@@ -38,8 +38,7 @@ def make(tx, **options) -> Algorithm:
     judge = Network(lambda key, x, label=None: (D.init(key, jnp.hstack([x, x])), {}), D.apply)
     gan, roles = gan_jax.GAN(coder, judge, prior), ("discriminator", "generator")
     steps = [gan_jax.make_player_step(r, partial(objective, r), tx, **options) for r in roles]
-    init, *draw = (partial(f, gan) for f in (gan_jax.init, gan_jax.sample, gan_jax.generate))
-    return Algorithm(partial(init, tx, tx), gan_jax.make_train_step(*steps), *steps, *draw)
+    return gan_jax.make_algorithm(gan, partial(gan_jax.init, gan, tx, tx), *steps)
 
 
 def data(key, *shape):

@@ -114,7 +114,8 @@ def fed_back(examples, num=1000, seed=0):
     algorithm = ada.make(ADAM[ada])
     x = ada.data(jax.random.key(10 + seed), num, 1, 64, examples=examples)
     state = algorithm.init(jax.random.key(seed), Batch(x[0, 0]))
-    return jax.device_get(jax.jit(partial(ada.train, algorithm))(state, x)[1])
+    metrics = jax.device_get(jax.jit(partial(jax.lax.scan, algorithm.step))(state, Batch(x))[1])
+    return {name: metrics[f"augmentation_{name}"] for name in ("p", "r_t")}
 
 
 def test_the_augmentation_settles_where_the_target_is_held():
@@ -134,7 +135,7 @@ def test_a_resumed_run_goes_on_with_the_same_feedback(tmp_path):
     """Saved as arrays, loaded, and continued: to the bit what one run without a stop does."""
     algorithm = ada.make(ADAM[ada], rate=0.02)
     x = ada.data(jax.random.key(0), 40, 1, 64, examples=32)
-    train = jax.jit(partial(ada.train, algorithm))
+    train = jax.jit(lambda state, x: jax.lax.scan(algorithm.step, state, Batch(x)))
     first = algorithm.init(jax.random.key(1), Batch(x[0, 0]))
     halfway, _ = train(first, x[:20])
     through, _ = train(halfway, x[20:])

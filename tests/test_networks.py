@@ -234,3 +234,18 @@ def test_apply_is_pure():
     jax.tree.map(np.testing.assert_array_equal, (params, model_state), before)
     second = network.apply(params, model_state, X, train=True)
     jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def test_what_a_linen_module_sows_is_no_model_state():
+    """It would grow with each pass, so that the state of a step had another structure after it."""
+
+    class Sowing(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            self.sow("intermediates", "seen", x)
+            return nn.Dense(1)(x)[:, 0]
+
+    network, x = from_linen(Sowing()), jnp.ones((2, 3))
+    params, model_state = network.init(jax.random.key(0), x)
+    assert model_state == {}
+    assert network.apply(params, model_state, x, train=True)[1] == {}

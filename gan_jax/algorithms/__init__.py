@@ -7,6 +7,7 @@ lookahead, which are made of optimizers, are in `gan_jax.optimizers`.
 
 from gan_jax.algorithms.alternating import (
     adversarial,
+    make_algorithm,
     make_discriminator_step,
     make_generator_step,
     make_train_step,
@@ -32,6 +33,7 @@ __all__ = [
     "generate",
     "generator_objective",
     "init",
+    "make_algorithm",
     "make_consensus_steps",
     "make_discriminator_step",
     "make_generator_step",

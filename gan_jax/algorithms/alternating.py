@@ -5,7 +5,7 @@ Unjitted and free of side effects, so that the caller composes: `jax.jit(step)`,
 `gan_jax.parallel` for several devices.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -229,8 +229,29 @@ def adversarial(
             augmentation=augmentation,
         )
 
+    return make_algorithm(gan, begin, discriminator_step, generator_step, n_critic=n_critic)
+
+
+def make_algorithm(
+    gan: GAN,
+    init: Callable[[Array, Batch], TrainState],
+    discriminator_step: StepFn,
+    generator_step: StepFn,
+    *,
+    n_critic: int = 1,
+) -> Algorithm:
+    """Algorithm 1 with steps of your own, such as those of `make_player_step`.
+
+    Args:
+      gan: draws the samples.
+      init: `(key, batch [B, ...]) -> state`.
+      discriminator_step, generator_step, n_critic: as for `make_train_step`.
+
+    Raises:
+      ValueError: as for `make_train_step`.
+    """
     return Algorithm(
-        init=begin,
+        init=init,
         step=make_train_step(discriminator_step, generator_step, n_critic=n_critic),
         discriminator_step=discriminator_step,
         generator_step=generator_step,

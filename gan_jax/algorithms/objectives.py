@@ -24,6 +24,7 @@ from gan_jax.contract import (
     one_each,
 )
 from gan_jax.random import Stream, draw, per_example
+from gan_jax.trees import is_inexact
 from gan_jax.types import (
     GAN,
     AdversarialLoss,
@@ -296,6 +297,15 @@ def _measure(
     return jnp.mean(one_each(values, num, repr(name))).astype(dtype), memory
 
 
+def _scalars(memory: PyTree) -> Metrics:
+    """The floating numbers [] of the augmentation's memory, as metrics."""
+    return {
+        AUGMENTATION + "".join(f"_{entry.key}" for entry in path): leaf
+        for path, leaf in jax.tree.leaves_with_path(memory)
+        if leaf.ndim == 0 and is_inexact(leaf) and all(hasattr(e, "key") for e in path)
+    }
+
+
 def _check(gan: GAN, loss: AdversarialLoss, **weighted: Any) -> None:
     check_gan(gan)
     check_loss(loss)
@@ -321,7 +331,8 @@ def discriminator_objective(
 
     Metrics: `discriminator_loss` (without penalties and terms); `value`, the estimate of V(D, G);
     `jsd_lower_bound` = (value + log 4) / 2; `real_accuracy` and `fake_accuracy`, the shares of
-    logits on the right side of 0; and the unweighted mean of each penalty by its name and of each
+    logits on the right side of 0; the numbers that an augmentation keeps in a dictionary, such as
+    `augmentation_p`; and the unweighted mean of each penalty by its name and of each
     term by `discriminator_` and its name, 0 if its schedule left it out. All are float32 at least.
     (The boundary is 1/2 for `least_squares` and 1 for `f_kl`, and `wasserstein` has none: for these
     the accuracies mean less.)
@@ -370,7 +381,9 @@ def discriminator_objective(
         }
         total, of_terms, memory = _terms_added(named, played, player, adversarial, memory)
         if isinstance(augmentation, Augmentation):
-            memory[AUGMENTATION] = augmentation.update(memory[AUGMENTATION], seen.real_output)
+            known = memory[AUGMENTATION]
+            metrics |= _scalars(known)
+            memory[AUGMENTATION] = augmentation.update(known, seen.real_output)
         return total, Aux(metrics | of_terms, played.discriminator_state, memory)
 
     return objective

@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gan_jax.types import Array, Augmentation, PyTree
 
@@ -26,7 +27,7 @@ def instance_noise(scale: Scale) -> Augmentation:
     Raises:
       ValueError: `scale` is a number below 0.
     """
-    if isinstance(scale, float | int) and scale < 0:
+    if isinstance(scale, float | int | np.generic) and scale < 0:
         raise ValueError(f"scale must be at least 0, got {scale}")
 
     def noisy(key: Array, x: PyTree, memory: PyTree, step: Array) -> PyTree:

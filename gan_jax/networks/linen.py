@@ -62,6 +62,7 @@ def from_linen(module: nn.Module, *, label: str | None = "label") -> Network:
     def init(key: Array, x: PyTree, label: PyTree | None = None) -> tuple[PyTree, PyTree]:
         variables = dict(module.init(key, x, **accepted(label, train=True)))
         params = variables.pop("params", {})
+        variables.pop("intermediates", None)  # what `sow` collects would grow with each pass
         return params, variables
 
     def apply(
