@@ -345,7 +345,7 @@ def test_equinox_draws_over_a_mapped_axis_as_for_the_whole_batch():
 
 
 def test_dropout_of_nnx_over_a_mapped_axis_is_refused():
-    with pytest.raises(ValueError, match=r"same mask on each device of axis_name='shards'"):
+    with pytest.raises(ValueError, match=r"same mask for each part .*axis_name='shards'"):
         over_devices(DROPOUT[0])
 
 

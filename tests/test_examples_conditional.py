@@ -31,6 +31,7 @@ def test_infogan_shows_its_code():
     assert infogan.main(steps=1000) > 0.9
 
 
+@pytest.mark.slow
 def test_pix2pix_fills_outlines_it_has_not_seen():
     """A tenth of the error of the best image that does not depend on the outline, the median."""
     x = pix2pix.batch(jax.random.key(3), 2000).x
@@ -39,6 +40,7 @@ def test_pix2pix_fills_outlines_it_has_not_seen():
     assert pix2pix.main(steps=600) < of_median / 10
 
 
+@pytest.mark.slow
 def test_cyclegan_translates_both_ways():
     """The identity has no error in a cycle, but it makes points of the wrong domain."""
     x = cyclegan.batch(jax.random.key(3), 1000).x

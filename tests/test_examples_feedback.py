@@ -101,6 +101,7 @@ def test_each_layer_sees_the_style_of_its_side_of_the_cut():
     np.testing.assert_allclose(counts / num, [0.25, 0.25, 0.5], atol=4 * np.sqrt(0.25 / num))
 
 
+@pytest.mark.slow
 def test_style_mixing_follows_the_data():
     algorithm, state = trained(style_mixing, 600, 64)
     radius = np.linalg.norm(algorithm.sample(state, jax.random.key(2), 1000), axis=1)

@@ -15,7 +15,7 @@ from small_runs import assert_kept, assert_refused, compiled_in_a_hurry
 from experiments import gaussian_1d
 from gan_jax import GAN, Network
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]
 
 SMALL = gaussian_1d.Config(
     n_critic=(1, 4),

@@ -21,6 +21,8 @@ SMALL = mixture_table.Config(
     num_samples=50,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):

@@ -18,10 +18,10 @@ SMALL = {
     "quickstart.ipynb": [
         """from pathlib import Path
 from experiments import mnist
-from gan_jax import data
+from gan_jax.run import datasets
 
 every = {"log_every": 10, "sample_every": 10, "checkpoint_every": 10}
-embedded = data.Config(source="embedded")
+embedded = datasets.Config(source="embedded")
 config = mnist.Config(workdir=Path("run"), num_steps=20, width=8, data=embedded, **every)""",
         "ring_steps = 20",
     ],

@@ -280,7 +280,7 @@ def test_a_train_steps_batch_is_split_over_its_examples(wrapper):
 @pytest.mark.parametrize("wrapper", WRAPPERS[1:])
 def test_the_refusal_names_the_leaf_its_shape_and_the_axis(wrapper):
     step = wrapper(lambda state, batch: (state, {}))
-    message = r"batch\.label has shape \(3, 16\), and batch_axis is 0; .* need batch_axis=1"
+    message = r"batch\.label has shape \(3, 16\), in which axis 0 counts .* that is axis 1\)"
     with pytest.raises(UserError, match=message):
         step(jnp.zeros(2), Batch(jnp.zeros((8, 16, 2)), jnp.zeros((3, 16))))
 

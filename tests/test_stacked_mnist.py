@@ -36,6 +36,8 @@ SMALL = stacked_mnist.Config(
     seeds=2,
 )
 
+pytestmark = pytest.mark.slow
+
 
 # Stacks
 

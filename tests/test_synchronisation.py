@@ -11,6 +11,8 @@ import gan_jax
 from experiments import synchronisation
 from gan_jax import Batch, losses
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_cycle_is_one_update_of_d_and_several_of_g(linear_gan):
     tx, key = optax.sgd(0.1), jax.random.key(0)

@@ -33,6 +33,12 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 @pytest.fixture(autouse=True)
+def trajectory(update, start, num_steps):
+    """[num_steps + 1, 2]: theta and psi from the start on."""
+    _, path = jax.lax.scan(lambda point, _: (update(point), point), start, length=num_steps + 1)
+    return np.stack(path, axis=1)
+
+
 def _double_precision():
     with jax.enable_x64(True):
         yield
@@ -101,7 +107,7 @@ def test_the_field_of_the_paper(theta, psi):
 def test_the_non_saturating_dirac_gan_circles_at_a_known_radius():
     """Inwards r^4 / 8 and outwards h r^2 / 4, averaged over a turn, are equal at r^2 = 2 h."""
     game = experiment.library_game("non_saturating", experiment.Config())
-    path = experiment.trajectory(simultaneous(game, 0.05), (np.array(1.0), np.array(0.0)), 20_000)
+    path = trajectory(simultaneous(game, 0.05), (np.array(1.0), np.array(0.0)), 20_000)
     np.testing.assert_allclose(np.mean(np.sum(path[-5000:] ** 2, axis=1)), 0.1, rtol=0.02)
 
 
@@ -248,5 +254,5 @@ class TestPublicSteps:
         stacked = jax.tree.map(lambda x: jnp.repeat(x[None, None], 50, axis=0), batch)
         end, _ = jax.lax.scan(train_step, state, stacked)
         game = experiment.library_game(name, config)
-        path = experiment.trajectory(alternating(game, self.RATE), tuple(self.point(state)), 50)
+        path = trajectory(alternating(game, self.RATE), tuple(self.point(state)), 50)
         np.testing.assert_allclose(self.point(end), path[-1], rtol=1e-9)

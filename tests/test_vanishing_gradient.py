@@ -9,6 +9,8 @@ from experiments import vanishing_gradient
 from experiments.vanishing_gradient import Config, bound, main, measure
 from gan_jax.models.mlp import mlp
 
+pytestmark = pytest.mark.slow
+
 TINY = {"epochs": (1,), "num_steps": 150, "width": 64, "num_minibatches": 3, "learning_rate": 5e-3}
 
 
