@@ -32,13 +32,13 @@ from gan_jax.theory.updates import (
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
-@pytest.fixture(autouse=True)
 def trajectory(update, start, num_steps):
     """[num_steps + 1, 2]: theta and psi from the start on."""
     _, path = jax.lax.scan(lambda point, _: (update(point), point), start, length=num_steps + 1)
     return np.stack(path, axis=1)
 
 
+@pytest.fixture(autouse=True)
 def _double_precision():
     with jax.enable_x64(True):
         yield
