@@ -234,7 +234,7 @@ def test_colour_images_of_several_sizes(tmp_path):
     assert data.x.shape == (2, 4, 4, 3)
     assert data.label is None
     assert read("flowers", tmp_path, size=4, channels=1).x.shape == (2, 4, 4, 1)
-    with pytest.raises(DataError, match=r"Example 0 .*is 8x6, Example 1 .* 8x5\..*--data\.size 32"):
+    with pytest.raises(DataError, match=r"Example 0 .*is 8x6, Example 1 .* 8x5 .*--data\.size 32"):
         read("flowers", tmp_path)
 
 
