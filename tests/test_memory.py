@@ -16,7 +16,7 @@ from gan_jax._cpu import memory
 SCRIPT = """
 import ctypes, sys
 from pathlib import Path
-from gan_jax import memory
+from gan_jax._cpu import memory
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
@@ -97,7 +97,7 @@ def test_what_is_forgotten_is_traced_anew_and_what_is_compiled_stays():
     """In an interpreter of its own, for it is the whole process that forgets."""
     code = (
         "import jax, jax.numpy as jnp\n"
-        "from gan_jax import memory\n"
+        "from gan_jax._cpu import memory\n"
         "traced = []\n"
         "def double(x):\n"
         "    traced.append(x)\n"
