@@ -100,7 +100,7 @@ PUBLISHED = {
 
 
 REPORTED = ("settings", "updates", "gan", "perfect_sampler", "diverged")
-"""What of a cell's summary is in the table's."""
+"""The entries of a cell's summary that the table's summary holds too."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -69,7 +69,7 @@ CHUNK = 10
 """Updates of D in one compiled program; it is measured between two of these."""
 
 OPTIONS: dict[str, Any] = {"chunk_length": CHUNK, "layout": "jit", "words": plots.in_short}
-"""Of every training."""
+"""The settings that all trainings share."""
 
 
 def circle(radius: float) -> Distribution:

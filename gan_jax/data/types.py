@@ -1,4 +1,4 @@
-"""What a data set of images is."""
+"""The type of a data set of images."""
 
 import hashlib
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Where arrays lie, for what is drawn or computed inside a step."""
+"""The layout over devices of arrays that a step draws or computes."""
 
 import math
 from collections.abc import Callable

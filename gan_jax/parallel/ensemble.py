@@ -79,7 +79,7 @@ def ensemble_step(
                 f"an ensemble of {num} cannot be spread over {len(devices)} devices: make it a "
                 "multiple, or give some of the devices"
             )
-        # Where the program leaves it, so that the second call does not compile the step once more.
+        # The program returns it in this layout, so the second call does not compile it again.
         state = jax.device_put(state, NamedSharding(mesh, members))
         shardings = jax.tree.map(partial(NamedSharding, mesh), specs(batch))
         return compiled(state, jax.device_put(batch, shardings))

@@ -11,7 +11,7 @@ from gan_jax.parallel.shard import shard_step
 from gan_jax.types import PyTree
 
 AXIS_NAMES: dict[str, str | None] = {"jit": None, "pmap": AXIS_NAME, "shard": None}
-"""Layout -> the `axis_name` that steps, batch norm and dropout must be made with for it."""
+"""Layout -> the `axis_name` that steps must be made with for it."""
 
 
 def make_step(
@@ -36,7 +36,7 @@ def place(layout: str, state: PyTree) -> PyTree:
 
 
 def num_devices(layout: str) -> int:
-    """How many devices a layout named in `AXIS_NAMES` uses."""
+    """The number of devices that a layout named in `AXIS_NAMES` uses."""
     return 1 if layout == "jit" else len(jax.devices())
 
 

@@ -29,7 +29,7 @@ def pmap_step(
     """The step under `jax.pmap`, one shard of the batch on each device.
 
     Args:
-      step: a pure step made *with* this `axis_name`, and so the networks' batch norm and dropout.
+      step: a pure step made *with* this `axis_name`.
       batch_axis, devices, donate: as for `shard_step`.
       axis_name: the name the step averages over.
 
@@ -64,7 +64,7 @@ def pmap_step(
                 devices=devices,
                 donate_argnums=0 if donate else (),
             )
-        # Where the program leaves it, so that the second call does not compile the step once more.
+        # The program returns it in this layout, so the second call does not compile it again.
         state = jax.device_put(state, whole)
         return compiled[layout](state, jax.tree.map(split, batch))
 
