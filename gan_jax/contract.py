@@ -35,7 +35,8 @@ def check_gan(gan: GAN) -> None:
         )
     for name in ("generator", "discriminator"):
         network = getattr(gan, name)
-        if not (hasattr(network, "init") and hasattr(network, "apply")) or _is_module(network):
+        is_pair = hasattr(network, "init") and hasattr(network, "apply")
+        if not is_pair or isinstance(network, nn.Module):
             raise TypeError(
                 f"gan.{name} must be a gan_jax.Network(init, apply), got {_kind(network)}: wrap a "
                 "Flax module with gan_jax.from_linen"
@@ -45,10 +46,6 @@ def check_gan(gan: GAN) -> None:
             f"gan.prior must be a function (key, num) -> z [num, ...], got {_kind(gan.prior)}: "
             "gan_jax.priors.normal(dim) makes one"
         )
-
-
-def _is_module(network: Any) -> bool:
-    return isinstance(network, nn.Module)
 
 
 def check_loss(loss: AdversarialLoss) -> None:

@@ -86,6 +86,13 @@ def draw(prior: Callable[[Array, int], PyTree], key: Array, batch: PyTree) -> Py
     return jax.vmap(one)(per_example(key, batch))
 
 
+def keys_like(key: Array, tree: PyTree) -> PyTree:
+    """One key for each leaf of a tree; for a single leaf the key itself."""
+    leaves, structure = jax.tree.flatten(tree)
+    keys = [key] if len(leaves) == 1 else list(jax.random.split(key, len(leaves)))
+    return jax.tree.unflatten(structure, keys)
+
+
 def threefry(key: Array) -> Array:
     """The key converted to JAX's default implementation, threefry2x32.
 

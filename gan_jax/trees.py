@@ -24,6 +24,18 @@ def widened(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: at_least_single(leaf) if is_inexact(leaf) else leaf, tree)
 
 
+def squared_norms(tree: PyTree) -> Array:
+    """The squared Euclidean norm [B] of each example of arrays [B, ...], in float32 at least.
+
+    In float16 the sum of squares would overflow, for example at 65,536 pixels of slope 1.
+    """
+    squares = [
+        jnp.sum(jnp.square(at_least_single(leaf)), axis=tuple(range(1, leaf.ndim)))
+        for leaf in jax.tree.leaves(tree)
+    ]
+    return sum(squares[1:], squares[0])
+
+
 def cast_like(tree: PyTree, like: PyTree) -> PyTree:
     """The tree with the types of the leaves of another tree of the same structure."""
     return jax.tree.map(lambda leaf, other: leaf.astype(other.dtype), tree, like)

@@ -9,6 +9,7 @@ Shapes: B examples in a batch, L latent dimensions, `...` the shape of one examp
 [B, ...].
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -126,15 +127,19 @@ Penalty: TypeAlias = Callable[[Critic, PyTree, PyTree, Array], Array]
 """`(critic, real [B, ...], fake [B, ...], key) -> [B]`, added to D's loss with a weight."""
 
 
-class Bound(Protocol):
-    """A network with its parameters and model state filled in, in training mode."""
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """A network in training mode with its parameters, model state and key filled in."""
 
-    @property
-    def params(self) -> PyTree:
-        """The network's parameters."""
+    apply: Apply
+    params: PyTree
+    model_state: PyTree
+    key: Array
 
     def __call__(self, x: PyTree, label: PyTree | None = None, key: Array | None = None) -> Any:
-        """The network's output for x [B, ...]. A key of None: the one of this pass."""
+        """The network's output for x [B, ...]. A key of None: the one filled in."""
+        key = self.key if key is None else key
+        return self.apply(self.params, self.model_state, x, label, train=True, key=key)[0]
 
 
 class Pass(NamedTuple):

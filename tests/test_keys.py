@@ -120,3 +120,12 @@ def test_the_microbatch_of_a_microbatch_is_refused():
     step_key = keys.for_step(jax.random.key(0), 1, 2)
     with pytest.raises(ValueError, match="the key comes from a step that calls it"):
         jax.eval_shape(inner, start(jax.random.key(0)).replace(key=step_key), Batch(REAL[0]))
+
+
+def test_each_leaf_of_a_tree_has_a_key_of_its_own():
+    """A key that is split draws nothing itself."""
+    key = jax.random.key(0)
+    of_two = keys.keys_like(key, {"a": 1.0, "b": 2.0})
+    words = {tuple(jax.random.key_data(k).tolist()) for k in (key, of_two["a"], of_two["b"])}
+    assert len(words) == 3
+    assert keys.keys_like(key, 1.0) is key

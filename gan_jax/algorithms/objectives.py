@@ -53,7 +53,7 @@ AUGMENTATION = "augmentation"
 
 
 class Aux(NamedTuple):
-    """What an objective returns besides the loss; everything averaged over the batch.
+    """The second result of an objective. Everything is averaged over the batch.
 
     Attributes:
       metrics: numbers [] by their names.
@@ -86,25 +86,11 @@ def first_memory(
     terms: Sequence[WeightedPenalty | WeightedTerm],
     augmentation: Augment | Augmentation | None = None,
 ) -> dict[str, PyTree]:
-    """What a player's terms and its augmentation remember before the first update."""
+    """The memories of a player's terms and of its augmentation before the first update."""
     memory = {term.name: term.init() for term, _ in terms if isinstance(term, WithMemory)}
     if isinstance(augmentation, Augmentation):
         memory[AUGMENTATION] = augmentation.init()
     return memory
-
-
-@dataclasses.dataclass(frozen=True)
-class _Filled:
-    """A `Bound`: a network with its parameters, its model state and a key filled in."""
-
-    apply: Apply
-    params: PyTree
-    model_state: PyTree
-    key: Array
-
-    def __call__(self, x: PyTree, label: PyTree | None = None, key: Array | None = None) -> Any:
-        key = self.key if key is None else key
-        return self.apply(self.params, self.model_state, x, label, train=True, key=key)[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,13 +162,11 @@ class _Played(NamedTuple):
 
     Attributes:
       seen: what terms read.
-      discriminator: D as terms read it, but for its key.
       keys: two for each term: of D, and of the term.
       generator_state, discriminator_state: the model states after the pass.
     """
 
     seen: Pass
-    discriminator: _Filled
     keys: Sequence[Array]
     generator_state: PyTree
     discriminator_state: PyTree
@@ -226,7 +210,6 @@ def _play(
     fake_output, last = judge(
         params, second if moving else first, fake, label, train=True, key=key_fake
     )
-    judging = _Filled(judge, params, first, key_fake)
     seen = Pass(
         real=batch.x,
         fake=fake,
@@ -235,14 +218,14 @@ def _play(
         fake_label=label,
         real_output=real_output,
         fake_output=fake_output,
-        generator=_Filled(
+        generator=Bound(
             gan.generator.apply, generator.params, generator.model_state, key_generator
         ),
-        discriminator=judging,
+        discriminator=Bound(judge, params, first, key_fake),
         step=(discriminator if moving else generator).step,
         key=key,
     )
-    return _Played(seen, judging, keys, generator_state, last)
+    return _Played(seen, keys, generator_state, last)
 
 
 def _adversarial(loss: Callable[[Array, Array], Array], seen: Pass, maker: str) -> Array:
@@ -264,7 +247,7 @@ def _terms_added(
     for i, (name, term, weight) in enumerate(terms):
         key_network, key = played.keys[2 * i : 2 * i + 2]
         seen = played.seen._replace(
-            discriminator=dataclasses.replace(played.discriminator, key=key_network), key=key
+            discriminator=dataclasses.replace(played.seen.discriminator, key=key_network), key=key
         )
         measured = partial(_measure, term, seen, total.dtype)
         factor = weight(player.step) if callable(weight) else weight

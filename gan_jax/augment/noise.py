@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gan_jax.random import keys_like
 from gan_jax.types import Array, Augmentation, PyTree
 
 Scale: TypeAlias = float | Array | Callable[[Array, Array], float | Array]
@@ -17,7 +18,7 @@ example and the number of updates D has made."""
 def instance_noise(scale: Scale) -> Augmentation:
     """Gaussian noise on the real and the fake samples that D is shown in training.
 
-    Where the two distributions hardly overlap, noise makes them: D's slope then says where to go
+    Noise makes two distributions overlap that hardly do, so that D's slope tells G where to go
     (Sonderby et al. 2017, section 3; Arjovsky and Bottou 2017). The solution stays p = q at any
     scale, but what is finer than the noise is learned slowly: let it fall, or use `mixed_scales`.
 
@@ -34,13 +35,12 @@ def instance_noise(scale: Scale) -> Augmentation:
         del memory
         key_scale, key_noise = jax.random.split(key)
         factor = scale(key_scale, step) if callable(scale) else scale
-        leaves, structure = jax.tree.flatten(x)
-        keys = [key_noise, *jax.random.split(key_noise, len(leaves))][: len(leaves)]
-        changed = [
-            leaf + jnp.asarray(factor, leaf.dtype) * jax.random.normal(key, leaf.shape, leaf.dtype)
-            for leaf, key in zip(leaves, keys, strict=True)
-        ]
-        return jax.tree.unflatten(structure, changed)
+
+        def change(leaf: Array, key: Array) -> Array:
+            noise = jax.random.normal(key, leaf.shape, leaf.dtype)
+            return leaf + jnp.asarray(factor, leaf.dtype) * noise
+
+        return jax.tree.map(change, x, keys_like(key_noise, x))
 
     return Augmentation(_nothing, noisy, _unchanged)
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from gan_jax import batches
 from gan_jax.contract import CheckedCritic, checked
-from gan_jax.random import per_example
-from gan_jax.trees import at_least_single, widened
+from gan_jax.random import keys_like, per_example
+from gan_jax.trees import squared_norms, widened
 from gan_jax.types import Array, PyTree
 
 
@@ -19,13 +19,7 @@ def _squared_gradient_norm(critic: Callable[[PyTree], Array], x: PyTree) -> Arra
     The gradient of the sum of the logits is each example's own gradient when the critic treats
     examples alone; under batch norm it includes what an example does to its neighbours.
     """
-    gradient = jax.grad(lambda x: jnp.sum(critic(x)))(x)
-    # In float16 the sum of squares overflows, for example at 65,536 pixels of slope 1.
-    squares = [
-        jnp.sum(jnp.square(at_least_single(leaf)), axis=tuple(range(1, leaf.ndim)))
-        for leaf in jax.tree.leaves(gradient)
-    ]
-    return sum(squares[1:], squares[0])
+    return squared_norms(jax.grad(lambda x: jnp.sum(critic(x)))(x))
 
 
 def _gradient_norm(critic: Callable[[PyTree], Array], x: PyTree) -> Array:
@@ -114,7 +108,5 @@ def dragan(
         std = jnp.sqrt(batches.mean(jnp.square(x - batches.mean(x, over=None)), over=None))
         return x + scale * std * _scaled(share, _uniform(key, x, x.shape[1:]))
 
-    leaves, structure = jax.tree.flatten(real)
-    keys = [key_noise, *jax.random.split(key_noise, len(leaves))][: len(leaves)]
-    points = jax.tree.unflatten(structure, map(around, leaves, keys))
+    points = jax.tree.map(around, real, keys_like(key_noise, real))
     return jnp.square(_gradient_norm(critic, points) - 1.0)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gan_jax.random import per_example
-from gan_jax.trees import at_least_single
+from gan_jax.trees import squared_norms
 from gan_jax.types import Array, Pass, PyTree, WithMemory
 
 
@@ -53,12 +53,7 @@ def path_length(
             pixels = 1 if len(shape) < 2 else shape[0] * shape[1]
             return jnp.sum(x * y) / jnp.sqrt(float(pixels))
 
-        gradient = jax.tree.leaves(jax.grad(projected)(w))
-        squares = [
-            jnp.sum(jnp.square(at_least_single(leaf)), axis=tuple(range(1, leaf.ndim)))
-            for leaf in gradient
-        ]
-        lengths = jnp.sqrt(sum(squares[1:], squares[0]) + 1e-12)
+        lengths = jnp.sqrt(squared_norms(jax.grad(projected)(w)) + 1e-12)
         known = memory["weight"] > 0
         average = memory["length"] / jnp.where(known, memory["weight"], 1.0)
         now = {"length": jnp.mean(lengths), "weight": jnp.ones(())}
