@@ -60,14 +60,15 @@ def test_a_name_that_is_not_there_is_found_out(name, error):
 
 def names_in(file):
     """The names of the tests in a file, and of its classes that hold any."""
-    tree = ast.parse((ROOT / "tests" / file).read_text())
+    (path,) = (ROOT / "tests").rglob(file) if "/" not in file else [ROOT / file]
+    tree = ast.parse(path.read_text())
     nodes = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.ClassDef)]
     return {node.name for node in nodes if node.name.lower().startswith("test")}
 
 
 def cited(page):
-    """The tests that a page cites: `test_file.py`, `tests/test_file.py`, `test_file.py::name`."""
-    return sorted(set(re.findall(r"`(?:tests/)?(test_\w+\.py[^`]*)`", page)))
+    """Tests a page cites: `test_file.py`, `tests/core/test_file.py`, `test_file.py::name`."""
+    return sorted(set(re.findall(r"`((?:tests/(?:\w+/)?)?test_\w+\.py[^`]*)`", page)))
 
 
 CITED = [(page, name) for page, text in PAGES.items() for name in cited(text)]
@@ -75,9 +76,9 @@ CITED = [(page, name) for page, text in PAGES.items() for name in cited(text)]
 
 def test_the_pages_cite_tests():
     assert {page for page, _ in CITED} >= {"README.md", "docs/theory.md"}
-    assert cited("`test_a.py::test_b`, `tests/test_c.py` and test_d.py") == [
+    assert cited("`test_a.py::test_b`, `tests/core/test_c.py` and test_d.py") == [
         "test_a.py::test_b",
-        "test_c.py",
+        "tests/core/test_c.py",
     ]
 
 

@@ -30,7 +30,7 @@ def ensemble_step(
     optimizer made by `optax.inject_hyperparams` keeps its hyperparameters in the state, so that
     `init` under `jax.vmap` gives each member a learning rate of its own. The state may be any
     pytree, so that it can hold other settings, such as a penalty's weight. Examples: README,
-    `tests/test_sweep.py`.
+    `tests/core/test_sweep.py`.
 
     Args:
       step: a pure step made without `axis_name`, or a fused loop of such steps.

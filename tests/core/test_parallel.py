@@ -152,7 +152,7 @@ def test_an_ensemble_under_vmap_is_each_member_alone(kind):
     assert_close(on_host(states, metrics), stacked)
 
 
-@pytest.mark.slow  # tests/test_sweep.py has a sweep over devices by default
+@pytest.mark.slow  # tests/core/test_sweep.py has a sweep over devices by default
 def test_an_ensemble_over_devices_is_each_member_alone():
     """Two members on each of three devices; given one batch for all, then batches of their own."""
     states = jax.vmap(start)(jnp.arange(6) % 3)

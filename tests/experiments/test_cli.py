@@ -173,7 +173,7 @@ def test_a_command_runs_with_its_streams_closed(closed, tmp_path):
     body = "print('x'); print('y', file=sys.stderr); open('done', 'w').close()"
     line = [sys.executable, "-c", PROGRAM.format(body=body)]
     shell = f"{shlex.join(line)} {closed}"
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     subprocess.run(shell, shell=True, cwd=tmp_path, env=env, check=True)
     assert (tmp_path / "done").exists()
 
@@ -184,7 +184,7 @@ def test_a_signal_ends_a_command_with_a_message_at_any_moment(signum, code, mome
     """In a package of commands like `experiments`, of which Python runs one by `-m`."""
     package = tmp_path / "commands"
     package.mkdir()
-    source = Path(__file__).parents[1] / "experiments" / "__init__.py"
+    source = Path(__file__).parents[2] / "experiments" / "__init__.py"
     (package / "__init__.py").write_text(source.read_text())
     wait = "print('there', flush=True); time.sleep(600)"
     (package / "work.py").write_text(
@@ -207,7 +207,7 @@ def test_a_signal_ends_a_command_with_a_message_at_any_moment(signum, code, mome
     with subprocess.Popen(
         [sys.executable, "-c", heed, "-m", "commands.work"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -14,7 +14,7 @@ from small_runs import config, digest, flags, write_idx
 from experiments import mnist
 from gan_jax.run.checkpoint import Checkpoints
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 KILLS = 20
 
 

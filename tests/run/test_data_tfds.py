@@ -169,7 +169,7 @@ print("sha256", first.sha256)
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         env=dict(os.environ),
         timeout=300,
     )
