@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 from small_runs import IMAGES, config, flags, write_idx
 
-from experiments import cli, mnist, sample
+from experiments import mnist, sample
 from gan_jax import parallel
+from gan_jax.run import cli
 
 
 @pytest.fixture(autouse=True)
@@ -260,6 +261,10 @@ SAMPLE = {
     "exists": (["--run", "run", "--out", "old.npz"], "old.npz exists: choose another --out"),
     "folder": (["--run", "run", "--out", "no/x.npz"], "--out: there is no folder"),
     "no checkpoint": (["--run", "run"], "run has no checkpoint yet: let the run go on"),
+    "other experiment": (
+        ["--run", "other"],
+        "is a run of stacked_mnist: only runs of",
+    ),
     "other version": (["--run", "odd"], "config.json is not that of a run of this version"),
 }
 """Case -> (flags of `experiments.sample`, what is said)."""
@@ -268,8 +273,9 @@ SAMPLE = {
 @pytest.mark.parametrize("case", sorted(SAMPLE))
 def test_sample(case, message, tmp_path, idx, monkeypatch):
     made_run(tmp_path / "run", idx)
-    (tmp_path / "odd").mkdir()
-    (tmp_path / "odd" / "config.json").write_text(json.dumps({"experiment": "other"}))
+    for name, experiment in (("odd", "mnist"), ("other", "stacked_mnist")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"experiment": experiment}))
     (tmp_path / "old.npz").write_text("kept")
     monkeypatch.chdir(tmp_path)
     arguments, expected = SAMPLE[case]

@@ -21,10 +21,11 @@ import pytest
 from PIL import Image
 from small_runs import IMAGES, config, digest, flags, shared_compilations, snapshot, write_idx
 
-from experiments import cli, mnist
+from experiments import mnist
 from gan_jax import losses
 from gan_jax.errors import UserError
-from gan_jax.run import datasets, session
+from gan_jax.optimizers import adam
+from gan_jax.run import cli, datasets, session
 from gan_jax.run.checkpoint import Checkpoints
 from gan_jax.run.hooks import NonFinite
 
@@ -203,7 +204,7 @@ def test_eight_devices_train_as_one_does(layout, idx, tmp_path, monkeypatch):
 
     Seed 1: from seed 0 a rounding error turns the sign of a ReLU's input on some processors.
     """
-    monkeypatch.setattr(mnist, "adam", lambda rate, b1, b2: optax.sgd(0.05))
+    monkeypatch.setattr("gan_jax.run.commands.train.adam", lambda rate, b1, b2: optax.sgd(0.05))
 
     def seeded(folder, **options):
         return config(folder, idx, seed=1, **options)
@@ -244,14 +245,14 @@ def test_any_other_change_is_refused_by_name(change, difference, done, idx, tmp_
 
 def test_a_state_that_is_not_finite_stops_the_run_unsaved(idx, tmp_path, monkeypatch):
     """G's update 6 spoils its weights, which no metric has seen when step 6 is to be saved."""
-    settings, adam = config(tmp_path / "run", idx, num_steps=20, generator_lr=2e-3), mnist.adam
+    settings = config(tmp_path / "run", idx, num_steps=20, generator_lr=2e-3)
 
     def failing(rate, **options):
         if rate == settings.generator_lr:
             return adam(lambda count: jax.numpy.where(count < 5, rate, jax.numpy.nan), **options)
         return adam(rate, **options)
 
-    monkeypatch.setattr(mnist, "adam", failing)
+    monkeypatch.setattr("gan_jax.run.commands.train.adam", failing)
     with pytest.raises(NonFinite, match="the state is not finite at step 6") as stop:
         mnist.main(settings)
     assert "last good checkpoint is of step 4" in str(stop.value)

@@ -11,8 +11,9 @@ import pytest
 from small_runs import config, flags, write_idx
 from test_killed import ROOT, environment
 
-from experiments import cli, sample
-from gan_jax.run import datasets, plots
+from gan_jax.errors import UserError
+from gan_jax.run import cli, datasets, plots
+from gan_jax.run.commands import sample
 from gan_jax.run.files import whole
 from gan_jax.run.folder import RunFolder, read_config
 
@@ -195,7 +196,7 @@ def test_training_resumes_and_is_sampled_under_any_name(name, tmp_path, tmp_path
 
 
 def test_sampling_more_than_memory_holds_is_refused():
-    with pytest.raises(cli.UserError, match=r"--num 10000000000000 needs 596,046.4 GiB"):
+    with pytest.raises(UserError, match=r"--num 10000000000000 needs 596,046.4 GiB"):
         sample._room(10**13, (8, 8, 1))
-    with pytest.raises(cli.UserError, match="--num"):
+    with pytest.raises(UserError, match="--num"):
         sample._room(10**30, (8, 8, 1))

@@ -15,8 +15,8 @@ import pytest
 from tqdm import tqdm
 
 import experiments
-from experiments import cli
-from gan_jax.run import hooks
+import gan_jax_command
+from gan_jax.run import cli, hooks
 
 
 @pytest.fixture
@@ -135,7 +135,8 @@ def test_progress_tells_the_time_that_a_bar_would(seconds_a_step, monkeypatch, c
 PROGRAM = """
 import sys
 import experiments
-from experiments import cli
+import gan_jax_command
+from gan_jax.run import cli
 import dataclasses
 @dataclasses.dataclass
 class Config:
@@ -225,5 +226,6 @@ def test_a_signal_ends_a_command_with_a_message_at_any_moment(signum, code, mome
 
 
 def test_importing_the_commands_leaves_the_signals_alone():
-    assert signal.getsignal(signal.SIGTERM) != experiments._stop
-    assert signal.getsignal(signal.SIGINT) != experiments._stop
+    assert experiments.__file__
+    for number in (signal.SIGINT, signal.SIGTERM):
+        assert signal.getsignal(number) != gan_jax_command._end
