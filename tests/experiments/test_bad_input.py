@@ -1,4 +1,4 @@
-"""Bad input: each case ends, before any long work, in a message that says what to mend.
+"""Bad input ends before any long work, in a message that says what to change.
 
 Every case goes through the command line's own `run`, so that a user sees `error: ...` and no
 traceback.
@@ -37,7 +37,7 @@ def idx(tmp_path):
 
 @pytest.fixture
 def message(monkeypatch, capsys):
-    """What a command says on its way out, whitespace and tyro's box folded."""
+    """Returns a function that runs a command and returns its error, in one line."""
 
     def run(module, *arguments):
         monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
@@ -169,7 +169,7 @@ def test_files(case, message, tmp_path, idx):
 
 
 def run_folder(settings):
-    """The folder as a run with these settings has it."""
+    """Returns the folder of a run with these settings."""
     from gan_jax.run import datasets as data
     from gan_jax.run import images
     from gan_jax.run.folder import RunFolder
@@ -183,7 +183,7 @@ def run_folder(settings):
 
 
 def made_run(folder, idx, **changes):
-    """A folder as a run with these settings would begin it."""
+    """Makes the folder that a run with these settings would begin with."""
     settings = config(folder, idx, **changes)
     with run_folder(settings).visit():
         return settings

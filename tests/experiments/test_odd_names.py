@@ -43,16 +43,16 @@ NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class Paths:
-    """Every kind of flag for a path."""
+    """Has a flag for each kind of path."""
 
     workdir: Path = Path("runs/x")
-    """Required of nobody."""
+    """Has a default."""
     data: datasets.Config = dataclasses.field(default_factory=datasets.Config)
     """Nested, and may be None."""
 
 
 def read(monkeypatch, *arguments):
-    """The paths that a command is given."""
+    """Returns the paths that a command parses from its flags."""
     found = []
     monkeypatch.setattr(sys, "argv", ["command", *arguments])
     cli.run(found.append, Paths, "")
@@ -60,7 +60,7 @@ def read(monkeypatch, *arguments):
 
 
 def meant(name, home):
-    """The path that a name means, found without the code under test."""
+    """Returns the path that a name means, without the code under test."""
     expanded = home + name[1:] if name.startswith("~/") else name
     return os.path.normpath(os.path.join(os.getcwd(), expanded))
 
@@ -161,7 +161,7 @@ def command(name, *arguments, cwd, cache):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_a_command_writes_to_a_folder_of_an_odd_name(name, tmp_path):
-    """All odd characters in one name, which all commands take to the same code."""
+    """All odd characters are in one name, because all commands share the code for paths."""
     odd = "gs:[0.1]\\ 'q\"\n*%s#{ü}"
     for _ in range(2):  # the second time it finds what it left
         done = command(name, f"--workdir={odd}", *TINY[name].split(), cwd=tmp_path, cache="")

@@ -1,4 +1,4 @@
-"""The command `gan-jax`: what a wheel installs, and what a user without a checkout sees."""
+"""The command `gan-jax`, and the wheel that installs it."""
 
 import dataclasses
 import os
@@ -48,7 +48,7 @@ FLAGS = [
 
 
 def gan_jax(*arguments, **options):
-    """Runs the command in a process of its own; its exit status, output and errors."""
+    """Runs the command in a process of its own; returns its exit status, output and errors."""
     line = [sys.executable, "-c", SCRIPT, *arguments]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", **options.pop("env", {})}
     run = subprocess.run(line, env=env, capture_output=True, text=True, **options)
@@ -135,8 +135,14 @@ def test_a_signal_while_jax_is_imported_ends_it_with_a_message(signum, code, tmp
 def test_the_help_of_a_command_fits_on_two_screens_of_50_lines(name):
     status, said, errors = gan_jax(name, "--help")
     assert (status, errors) == (0, "")
-    assert said.startswith(f"usage: gan-jax {name} ")
+    assert said.startswith(f"usage: gan-jax {name} [-h] ")
     assert sum(max(1, -(-len(line) // 100)) for line in said.splitlines()) <= 100
+
+
+def test_the_help_of_an_experiment_names_it_as_its_user_typed_it():
+    line = [sys.executable, "-m", "experiments.sample", "--help"]
+    said = subprocess.run(line, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    assert said.startswith("usage: python -m experiments.sample [-h] ")
 
 
 def test_both_doors_lead_to_the_same_command():
@@ -145,7 +151,7 @@ def test_both_doors_lead_to_the_same_command():
 
 
 def test_a_run_of_one_door_is_resumed_and_sampled_by_the_other(tmp_path, monkeypatch, capsys):
-    """Without importing `experiments`, which may be a package of the user's own."""
+    """`gan-jax` does not import `experiments`, which may be a package of the user's own."""
     monkeypatch.setattr(gan_jax_command, "end_on_signals", lambda: None)  # the tests' own process
 
     def command(*arguments):
@@ -170,7 +176,7 @@ def test_a_run_of_one_door_is_resumed_and_sampled_by_the_other(tmp_path, monkeyp
 
 @pytest.mark.slow
 def test_a_wheel_trains_and_samples_outside_the_checkout(tmp_path):
-    """In a new environment, first without any dependency, then with those of this one."""
+    """The environment is new; first it has no dependency, then those of this environment."""
     source = tmp_path / "source"  # a build leaves files beside what it builds
     for package in ("gan_jax", "experiments"):
         copytree(ROOT / package, source / package)
