@@ -5,9 +5,8 @@ curves.png, metrics.jsonl, checkpoints/ and summary.json. The same command resum
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +27,6 @@ from gan_jax import (
     parallel,
     rematerialised,
 )
-from gan_jax._cpu import memory
 from gan_jax.algorithms.player import rising_decay
 from gan_jax.errors import UserError
 from gan_jax.models import MODELS
@@ -184,7 +182,7 @@ def build(
         return init(gan, generator_tx, discriminator_tx, key, Batch(jnp.zeros((2, *shape))))
 
     seed = np.uint32(config.seed)
-    state = memory.compiled(begin, seed)(seed)
+    state = jax.jit(begin)(seed)
     step = make_train_step(
         make_discriminator_step(
             gan,
@@ -227,8 +225,8 @@ def restore(run: Path) -> tuple[GAN, int, TrainState]:
     return gan, *restored
 
 
-def main(config: Config, *, when_compiled: Callable[[], None] = memory.release) -> TrainState:
-    """Trains in `config.workdir`, or resumes there; `when_compiled` is as for `run.train`."""
+def main(config: Config) -> TrainState:
+    """Trains in `config.workdir`, or resumes there."""
     from gan_jax.run import images
 
     check(config)
@@ -253,11 +251,9 @@ def main(config: Config, *, when_compiled: Callable[[], None] = memory.release) 
         checkpoint_every=config.checkpoint_every,
         keep_checkpoints=config.keep_checkpoints,
         tensorboard=config.tensorboard,
-        when_compiled=when_compiled,
     )
 
 
 def command(prog: str | None = None, args: Sequence[str] | None = None) -> None:
     """Runs `main` with the flags `args`, by default those of this process."""
-    command = partial(main, when_compiled=memory.forget)
-    cli.run(command, Config, __doc__ or "", prog=prog, args=args)
+    cli.run(main, Config, __doc__ or "", prog=prog, args=args)
