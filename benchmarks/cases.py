@@ -131,8 +131,21 @@ def parameter_shapes(placed: Placed) -> dict[str, Shape]:
             return {}
 
 
-EVERY = ("gan_jax", "torch_eager", "torch_tuned", "torch_compile", "keras", "jax_usual")
-"""The contenders of most cases, gan_jax first: the others are checked against it."""
+EVERY = (
+    "gan_jax",
+    "gan_jax_plain",
+    "torch_eager",
+    "torch_tuned",
+    "torch_compile",
+    "keras",
+    "jax_usual",
+)
+"""The contenders of most cases, gan_jax first: the others are checked against it.
+
+`gan_jax_plain` is the library without any of its forms for CPUs."""
+
+WITHOUT = tuple(f"gan_jax_without_{form}" for form in ("convolutions", "dense", "keys", "adam"))
+"""This library without one of its forms for CPUs; timed only where --contenders names them."""
 
 WITH_ENSEMBLE = ("gan_jax", "gan_jax_1_core", "gan_jax_16", *EVERY[1:])
 """Of the small networks: one of a CPU's cores, and sixteen GANs in one program too."""
@@ -140,7 +153,7 @@ WITH_ENSEMBLE = ("gan_jax", "gan_jax_1_core", "gan_jax_16", *EVERY[1:])
 _ON_DEVICES = ("gan_jax", "gan_jax_shard", *EVERY[1:])
 """Of convolutions: the batch split over one device for each core too."""
 
-_PENALISED = ("gan_jax", "gan_jax_shard", "torch_tuned", "keras", "jax_usual")
+_PENALISED = ("gan_jax", "gan_jax_plain", "gan_jax_shard", "torch_tuned", "keras", "jax_usual")
 """Of R1. torch.compile has no second derivatives, and the tutorial no penalty."""
 
 _REPEATED = ("gan_jax", "gan_jax_shard", "torch_eager", "torch_tuned", "keras", "jax_usual")

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import problem
-from benchmarks.cases import CASES, Case
+from benchmarks.cases import CASES, WITHOUT, Case
 from benchmarks.driver import Timed, Worker, attempt, check, interleave
 from benchmarks.report import Result, machine_facts
 from gan_jax.errors import UserError
@@ -38,9 +38,11 @@ MACHINE = ("gemm_jax", "gemm_torch", "copy")
 
 MODULES = {
     "gan_jax": "jax_library",
+    "gan_jax_plain": "jax_library",
     "gan_jax_1_core": "jax_library",
     "gan_jax_16": "jax_library",
     "gan_jax_shard": "jax_library",
+    **dict.fromkeys(WITHOUT, "jax_library"),
     "torch_eager": "torch_variants",
     "torch_tuned": "torch_variants",
     "torch_compile": "torch_variants",
@@ -50,6 +52,7 @@ MODULES = {
 """The module of `benchmarks.workers` that each is in."""
 
 CONTENDERS = tuple(name for name in MODULES if name not in MACHINE)
+DEFAULT = tuple(name for name in CONTENDERS if name not in WITHOUT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Config:
     """What is timed, and for how long."""
 
     cases: tuple[str, ...] = tuple(CASES)
-    contenders: tuple[str, ...] = CONTENDERS  # gan_jax is always timed: it checks the others
+    contenders: tuple[str, ...] = DEFAULT  # gan_jax is always timed: it checks the others
     rounds: int = 7  # windows of each contender
     seconds: float = 4.0  # of a window
     torch_python: Path = Path(sys.executable)  # a Python that has torch
@@ -108,7 +111,8 @@ def validate(config: Config) -> None:
 
 def contenders(config: Config, case: Case) -> list[str]:
     """Those of a case that were asked for, and the reference."""
-    return [name for name in case.contenders if name in {*config.contenders, REFERENCE}]
+    every = (*case.contenders, *WITHOUT)
+    return [name for name in every if name in {*config.contenders, REFERENCE}]
 
 
 def time_case(

@@ -140,7 +140,9 @@ def _hash(data: Array, counter: Array) -> tuple[Array, Array]:
     """Threefry-2x32 of the counters (0, `counter`)."""
     if _cpu.uses("keys"):
         return threefry_cpu.threefry((data[0], data[1]), counter)
-    a, b = jax.extend.random.threefry2x32_p.bind(data[0], data[1], jnp.zeros_like(counter), counter)
+    first, second = (jnp.broadcast_to(word, counter.shape) for word in (data[0], data[1]))
+    zero = counter ^ counter  # batched under `jax.vmap` if the counter is, as the primitive needs
+    a, b = jax.extend.random.threefry2x32_p.bind(first, second, zero, counter)
     return a, b
 
 

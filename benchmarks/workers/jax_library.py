@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import metadata
 from typing import Any
 
@@ -20,6 +21,7 @@ from gan_jax import (
     GAN,
     Batch,
     Network,
+    _cpu,
     from_linen,
     losses,
     mixed_precision,
@@ -51,7 +53,7 @@ def build(setting: Setting) -> Loop:
     length = 1 if setting.fixed else 100 if case.on_ring else 50 if long else 20
     if setting.contender == "gan_jax_1_core":
         parallel.use_one_core()
-    elif setting.contender != "gan_jax":
+    elif not _is_usual(setting):
         parallel.use_every_core()
     gan, tx = _gan(case), adam(cases.LEARNING_RATE, b1=cases.BETA_1, b2=cases.BETA_2)
     if setting.precision == "bfloat16":
@@ -71,21 +73,36 @@ def build(setting: Setting) -> Loop:
         else _on_images(step, setting, options, ensemble, length)
         for options in _options(setting)
     ]
-    advance = advances[0] if len(advances) == 1 else _fastest(advances, state, length)
+    forms = partial(_cpu.only, *_forms(setting.contender))
+    with forms():
+        advance = advances[0] if len(advances) == 1 else _fastest(advances, state, length)
     chunks = 0
 
     def loop(steps: int) -> tuple[int, Losses]:
         nonlocal state, chunks
         made, wanted = 0, -(-steps // ensemble)
-        while made < wanted:
-            num = length if case.on_ring else min(length, wanted - made)
-            state, metrics = advance(state, chunks, num)
-            made, chunks = made + num, chunks + 1
+        with forms():
+            while made < wanted:
+                num = length if case.on_ring else min(length, wanted - made)
+                state, metrics = advance(state, chunks, num)
+                made, chunks = made + num, chunks + 1
         jax.block_until_ready(state)
         names = ("discriminator_loss", "generator_loss", *(("r1",) if case.r1 else ()))
         return made * ensemble, {n: float(jnp.mean(metrics[n][..., num - 1])) for n in names}
 
     return loop
+
+
+def _is_usual(setting: Setting) -> bool:
+    """Whether it trains one GAN on one device with all cores; its forms for CPUs may be off."""
+    return setting.contender in ("gan_jax", "gan_jax_plain", *cases.WITHOUT)
+
+
+def _forms(contender: str) -> tuple[str, ...]:
+    """The forms for CPUs that a contender uses."""
+    if contender == "gan_jax_plain":
+        return ()
+    return tuple(form for form in _cpu.FORMS if contender != f"gan_jax_without_{form}")
 
 
 def _ensemble(setting: Setting) -> int:
@@ -161,7 +178,7 @@ def _train_step(gan: GAN, case: cases.Case, tx: optax.GradientTransformation) ->
 
 def _options(setting: Setting) -> tuple[Options, ...]:
     """What to try: on a CPU, where `torch_tuned` chooses its threads, who makes the products."""
-    if setting.contender != "gan_jax" or setting.fixed or jax.default_backend() != "cpu":
+    if not _is_usual(setting) or setting.fixed or jax.default_backend() != "cpu":
         return (None,)
     return (None, parallel.EIGEN)
 
