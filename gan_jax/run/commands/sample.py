@@ -6,7 +6,6 @@ first hundred. The same seed gives the same samples, and a larger --num only add
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -88,8 +87,3 @@ def _room(num: int, shape: tuple[int, ...]) -> np.ndarray:
         raise UserError(
             f"--num {num} needs {size:,.1f} GiB of memory: draw fewer, the rest with other --seed"
         ) from None
-
-
-def command(prog: str | None = None, args: Sequence[str] | None = None) -> None:
-    """Runs `main` with the flags `args`, by default those of this process."""
-    cli.run(main, Config, __doc__ or "", prog=prog, args=args)

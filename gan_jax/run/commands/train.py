@@ -5,9 +5,8 @@ curves.png, metrics.jsonl, checkpoints/ and summary.json. The same command resum
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -255,9 +254,3 @@ def main(config: Config, *, when_compiled: Callable[[], None] = memory.release) 
         tensorboard=config.tensorboard,
         when_compiled=when_compiled,
     )
-
-
-def command(prog: str | None = None, args: Sequence[str] | None = None) -> None:
-    """Runs `main` with the flags `args`, by default those of this process."""
-    command = partial(main, when_compiled=memory.forget)
-    cli.run(command, Config, __doc__ or "", prog=prog, args=args)
