@@ -47,8 +47,7 @@ def main(config: Config) -> np.ndarray:
     from gan_jax.run import plots
 
     cli.check_at_least(config, num=1)
-    if not 0 <= config.seed < 2**32:
-        raise UserError(f"--seed must be in [0, 2**32), got {config.seed}")
+    cli.check_seed(config)
     if config.out.suffix != ".npz":
         raise UserError(f"--out must be the name of a file and end in .npz, got {config.out}")
     picture = config.out.with_suffix(".png")
