@@ -208,7 +208,7 @@ def measure_overhead(config: Config, folder: Path) -> Figures:
         shown = stack.enter_context(hooks.progress(0, 2 * config.steps * (config.rounds + 1)))
         done = (
             hooks.log(run_folder, shown, checkpoints),
-            hooks.watch(images.grids(gan, run_folder, setting.sample_every), state),
+            hooks.watch(images.grids(gan, run_folder, setting.sample_every)),
             hooks.save(setting.checkpoint_every, checkpoints),
         )
 

@@ -3,9 +3,6 @@
 `gan-jax train` is the same command without a checkout; either resumes the other's runs.
 """
 
-from functools import partial
-
-from gan_jax._cpu import memory
 from gan_jax.run import cli
 from gan_jax.run.commands import train
 from gan_jax.run.commands.train import Config, build, check, main
@@ -13,4 +10,4 @@ from gan_jax.run.commands.train import Config, build, check, main
 __all__ = ["Config", "build", "check", "main"]
 
 if __name__ == "__main__":
-    cli.run(partial(main, when_compiled=memory.forget), Config, train.__doc__ or "")
+    cli.run(main, Config, train.__doc__ or "")

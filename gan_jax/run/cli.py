@@ -2,7 +2,6 @@
 
 import dataclasses
 import errno
-import gc
 import io
 import os
 import signal
@@ -20,8 +19,8 @@ from tyro.constructors import (
     PrimitiveTypeInfo,
 )
 
-from gan_jax._cpu import memory
 from gan_jax.errors import UserError
+from gan_jax.run import memory
 from gan_jax.run.checkpoint import CheckpointError
 from gan_jax.run.folder import Record, RunFolder
 from gan_jax.run.loop import Interrupted
@@ -77,7 +76,6 @@ def _run(
     prog: str,
     args: Sequence[str] | None,
 ) -> None:
-    gc.freeze()  # what is imported stays, and need not be gone through again and again
     keep_compilations()
     memory.return_large_buffers()
     with warnings.catch_warnings():

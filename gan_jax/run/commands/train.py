@@ -5,7 +5,6 @@ curves.png, metrics.jsonl, checkpoints/ and summary.json. The same command resum
 """
 
 import dataclasses
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +26,6 @@ from gan_jax import (
     parallel,
     rematerialised,
 )
-from gan_jax._cpu import memory
 from gan_jax.algorithms.player import rising_decay
 from gan_jax.errors import UserError
 from gan_jax.models import MODELS
@@ -183,7 +181,7 @@ def build(
         return init(gan, generator_tx, discriminator_tx, key, Batch(jnp.zeros((2, *shape))))
 
     seed = np.uint32(config.seed)
-    state = memory.compiled(begin, seed)(seed)
+    state = jax.jit(begin)(seed)
     step = make_train_step(
         make_discriminator_step(
             gan,
@@ -199,7 +197,7 @@ def build(
 
 
 def restore(run: Path) -> tuple[GAN, int, TrainState]:
-    """Returns the networks of a run, and step and state of its newest readable checkpoint.
+    """Returns a run's networks, and the step and the state of its newest readable checkpoint.
 
     Raises:
       UserError: the folder is not that of a run of this command, or has no checkpoint.
@@ -209,7 +207,7 @@ def restore(run: Path) -> tuple[GAN, int, TrainState]:
     if settings.get("experiment") != NAME:
         raise UserError(
             f"{run} is a run of {settings.get('experiment')}: only runs of gan-jax train, which is "
-            f"experiments.{NAME}, can be sampled"
+            f"experiments.{NAME}, can be read here"
         )
     try:
         raw = settings["config"]
@@ -226,8 +224,8 @@ def restore(run: Path) -> tuple[GAN, int, TrainState]:
     return gan, *restored
 
 
-def main(config: Config, *, when_compiled: Callable[[], None] = memory.release) -> TrainState:
-    """Trains in `config.workdir`, or resumes there; `when_compiled` is as for `run.train`."""
+def main(config: Config) -> TrainState:
+    """Trains in `config.workdir`, or resumes there."""
     from gan_jax.run import images
 
     check(config)
@@ -252,5 +250,4 @@ def main(config: Config, *, when_compiled: Callable[[], None] = memory.release) 
         checkpoint_every=config.checkpoint_every,
         keep_checkpoints=config.keep_checkpoints,
         tensorboard=config.tensorboard,
-        when_compiled=when_compiled,
     )
