@@ -1,7 +1,7 @@
 """The command `gan-jax`.
 
-This module stands outside the package and imports the standard library alone, because importing
-JAX takes seconds: a signal ends these seconds in a message too, and `gan-jax --help` need not wait.
+This module stands outside the package `gan_jax`, whose import takes seconds. A signal in that time
+must end in a message, and `gan-jax --help` must answer at once.
 """
 
 import importlib
@@ -14,13 +14,13 @@ COMMANDS = {
     "train": "train a GAN on images; the same command resumes",
     "sample": "draw images from a trained run",
 }
-"""Summaries of the modules of `gan_jax.run.commands`, each of which has a function `command`."""
+"""Summaries of the modules of `gan_jax.run.commands`."""
 
 
 def main() -> None:
     """Runs the command that the first argument names, with the other arguments as its flags."""
     end_on_signals()
-    import argparse  # these two take a while, so that signals come first
+    import argparse  # here, because signals come first
     from importlib.metadata import version
 
     parser = argparse.ArgumentParser(
@@ -37,12 +37,14 @@ def main() -> None:
         parser.print_help()
         return
     try:
-        module = importlib.import_module(f"gan_jax.run.commands.{name}")
+        command = importlib.import_module(f"gan_jax.run.commands.{name}")
+        cli = importlib.import_module("gan_jax.run.cli")
     except ModuleNotFoundError as error:
         if not error.name or error.name.split(".")[0] == "gan_jax":
             raise
         sys.exit(f"error: {error.name} is not installed: pip install 'gan-jax[experiments]'")
-    module.command(prog=f"gan-jax {name}", args=sys.argv[2:])
+    description = command.__doc__ or ""
+    cli.run(command.main, command.Config, description, prog=f"gan-jax {name}", args=sys.argv[2:])
 
 
 def end_on_signals() -> None:

@@ -3,9 +3,11 @@
 `gan-jax train` is the same command without a checkout; either resumes the other's runs.
 """
 
-from gan_jax.run.commands.train import Config, build, check, command, main
+from gan_jax.run import cli
+from gan_jax.run.commands import train
+from gan_jax.run.commands.train import Config, build, check, main
 
 __all__ = ["Config", "build", "check", "main"]
 
 if __name__ == "__main__":
-    command()
+    cli.run(main, Config, train.__doc__ or "")

@@ -253,7 +253,7 @@ SAMPLE = {
     "no run": (["--run", "nowhere"], "nowhere is not a run's folder: it has no config.json"),
     "no flag": ([], "--run"),
     "num": (["--run", "run", "--num", "0"], "--num must be at least 1, got 0"),
-    "seed": (["--run", "run", "--seed", "-1"], "--seed must be in [0, 2**32), got -1"),
+    "seed": (["--run", "run", "--seed", "-1"], "--seed must be at least 0, got -1"),
     "suffix": (
         ["--run", "run", "--out", "x.png"],
         "--out must be the name of a file and end in .npz, got ",

@@ -1,1 +1,4 @@
-"""The commands for runs on images, one module each; `gan_jax_command` calls their `command`."""
+"""The commands for runs on images: each module has a `Config`, a `main` and a docstring for --help.
+
+`gan_jax_command.COMMANDS` lists them.
+"""

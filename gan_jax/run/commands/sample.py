@@ -6,7 +6,6 @@ first hundred. The same seed gives the same samples, and a larger --num only add
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -48,8 +47,7 @@ def main(config: Config) -> np.ndarray:
     from gan_jax.run import plots
 
     cli.check_at_least(config, num=1)
-    if not 0 <= config.seed < 2**32:
-        raise UserError(f"--seed must be in [0, 2**32), got {config.seed}")
+    cli.check_seed(config)
     if config.out.suffix != ".npz":
         raise UserError(f"--out must be the name of a file and end in .npz, got {config.out}")
     picture = config.out.with_suffix(".png")
@@ -88,8 +86,3 @@ def _room(num: int, shape: tuple[int, ...]) -> np.ndarray:
         raise UserError(
             f"--num {num} needs {size:,.1f} GiB of memory: draw fewer, the rest with other --seed"
         ) from None
-
-
-def command(prog: str | None = None, args: Sequence[str] | None = None) -> None:
-    """Runs `main` with the flags `args`, by default those of this process."""
-    cli.run(main, Config, __doc__ or "", prog=prog, args=args)

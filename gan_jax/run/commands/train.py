@@ -5,7 +5,6 @@ curves.png, metrics.jsonl, checkpoints/ and summary.json. The same command resum
 """
 
 import dataclasses
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
@@ -198,7 +197,7 @@ def build(
 
 
 def restore(run: Path) -> tuple[GAN, int, TrainState]:
-    """Returns the networks of a run, and step and state of its newest readable checkpoint.
+    """Returns a run's networks, and the step and the state of its newest readable checkpoint.
 
     Raises:
       UserError: the folder is not that of a run of this command, or has no checkpoint.
@@ -208,7 +207,7 @@ def restore(run: Path) -> tuple[GAN, int, TrainState]:
     if settings.get("experiment") != NAME:
         raise UserError(
             f"{run} is a run of {settings.get('experiment')}: only runs of gan-jax train, which is "
-            f"experiments.{NAME}, can be sampled"
+            f"experiments.{NAME}, can be read here"
         )
     try:
         raw = settings["config"]
@@ -252,8 +251,3 @@ def main(config: Config) -> TrainState:
         keep_checkpoints=config.keep_checkpoints,
         tensorboard=config.tensorboard,
     )
-
-
-def command(prog: str | None = None, args: Sequence[str] | None = None) -> None:
-    """Runs `main` with the flags `args`, by default those of this process."""
-    cli.run(main, Config, __doc__ or "", prog=prog, args=args)
