@@ -47,8 +47,7 @@ def _current() -> _Split:
 
 
 def axis() -> AxisName | None:
-    """Returns the mapped axis over which the batch is split, or None if each array is the whole
-    batch."""
+    """Returns the mapped axis over which the batch is split, or None if it is not split by one."""
     return _current().axis
 
 

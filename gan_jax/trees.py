@@ -48,8 +48,7 @@ def is_inexact(leaf: Array) -> bool:
 
 
 def first_difference(given: PyTree, expected: PyTree) -> str | None:
-    """Returns a description of the first difference between two structures, or None if they
-    agree."""
+    """Returns a description of the first difference between two structures, or None."""
     kinds: list[Any] = [jax.tree.structure(tree) for tree in (given, expected)]
     if kinds[0] == kinds[1]:
         return None

@@ -28,8 +28,7 @@ class Init(Protocol):
     def __call__(
         self, key: Array, x: PyTree, label: PyTree | None = None, /
     ) -> tuple[PyTree, PyTree]:
-        """Returns the initial parameters and model state for inputs shaped like the batch x [B,
-        ...]."""
+        """Returns the initial parameters and model state for inputs shaped like x [B, ...]."""
 
 
 class Apply(Protocol):

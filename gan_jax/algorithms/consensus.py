@@ -91,8 +91,10 @@ def make_consensus_steps(
 
 
 def _with_gradient_norms(mine: Objective, others: Objective, own: float, other: float) -> Objective:
-    """Returns mine + own/2 |grad mine|^2 + other/2 |grad others|^2, each gradient in its own
-    parameters."""
+    """Returns mine + own/2 |grad mine|^2 + other/2 |grad others|^2.
+
+    Each gradient is in its own player's parameters.
+    """
 
     def half_squared(gradient: PyTree) -> Array:
         gradient = jax.tree.map(batches.average, gradient)  # average over the batch before the norm

@@ -74,8 +74,7 @@ FakeLabels: TypeAlias = Callable[[Array, int], PyTree]
 
 
 def term_name(term: Any) -> str:
-    """Returns the name of a penalty or term: that of its function, inside any
-    `functools.partial`."""
+    """Returns the name of the function of a penalty or term, also inside `functools.partial`."""
     if isinstance(term, WithMemory):
         return term.name
     while isinstance(term, partial):
