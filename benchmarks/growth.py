@@ -1,8 +1,9 @@
-"""How time and memory grow: `python -m benchmarks.growth`.
+"""Growth of time and memory with the size of the problem: `python -m benchmarks.growth`.
 
-One setting of a small DCGAN on 28x28 images is changed at a time: the batch, the width, the image,
-n_critic, the number of images in the data set; and the number of GANs in an ensemble of small
-MLPs. Chunks of steps are timed in turns, and the memory is what XLA sets aside for the program.
+The base is a small DCGAN on 28x28 images. One setting changes at a time: batch size, width, image
+size, n_critic or the number of images in the data set. Another table shows an ensemble of small
+MLPs by its number of GANs. Chunks of steps are timed in turns. Memory is the amount that XLA
+allocates for the program.
 """
 
 import dataclasses
@@ -38,23 +39,23 @@ from gan_jax.run.tables import markdown
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """How long to look."""
+    """Settings of the measurement."""
 
-    rounds: int = 5  # windows of each setting, in turns
-    steps: int = 20  # in a window, which is one chunk
-    out: Path | None = None  # a JSON file for the figures
+    rounds: int = 5  # timing windows of each setting
+    steps: int = 20  # steps in a window, which is one chunk
+    out: Path | None = None  # JSON file for the results
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What is changed, from the middle of every range."""
+    """The variables of the measurement. The defaults are the middle of each range."""
 
     batch_size: int = 64
     width: int = 32
     size: int = 28
     n_critic: int = 1
     images: int = 5000
-    ensemble: int = 0  # 0: one DCGAN; else so many MLPs
+    ensemble: int = 0  # 0 for one DCGAN, otherwise the number of MLPs
 
 
 RANGES: dict[str, tuple[int, ...]] = {
@@ -69,15 +70,15 @@ RANGES: dict[str, tuple[int, ...]] = {
 
 @dataclasses.dataclass
 class Program:
-    """A compiled chunk, ready to be timed."""
+    """A compiled chunk of steps, ready to be timed."""
 
-    run: Callable[[], float]  # seconds of one chunk
-    temporary: int  # bytes for what is made on the way
-    kept: int  # bytes of state and batches
+    run: Callable[[], float]  # runs one chunk and returns its seconds
+    temporary: int  # bytes of temporary buffers
+    kept: int  # bytes of the state and the batches
 
 
 def compile_chunk(setting: Setting, steps: int) -> Program:
-    """The fused loop of a setting on random images that stay on the device."""
+    """Returns the fused loop of a setting on random images that stay on the device."""
     shape = (setting.size, setting.size, 1)
     model = "mlp" if setting.ensemble else "dcgan"
     gan = MODELS[model](shape, latent=32, width=setting.width)
@@ -121,7 +122,7 @@ def compile_chunk(setting: Setting, steps: int) -> Program:
 
 
 def main(config: Config) -> dict[str, list[dict[str, float]]]:
-    """Prints a table for each range, and returns its rows."""
+    """Prints a table for each range and returns its rows."""
     cli.check_at_least(config, rounds=1, steps=1)
     check_out(config.out)
     found: dict[str, list[dict[str, float]]] = {}
@@ -150,7 +151,8 @@ def main(config: Config) -> dict[str, list[dict[str, float]]]:
 
 
 def table(name: str, rows: list[dict[str, float]]) -> str:
-    """Markdown, with each row's time beside what the first row's would grow to in proportion."""
+    """Returns a Markdown table with each row's time relative to proportional growth from the first
+    row."""
     header = (name, "ms/step", "of proportional growth", "temporary MiB", "state and data MiB")
 
     def cells(row: dict[str, float]) -> tuple[object, ...]:

@@ -1,12 +1,12 @@
-"""The speed benchmark: `python -m benchmarks.run` times this library beside others, in one run.
+"""The speed benchmark: `python -m benchmarks.run` times this library and others in one run.
 
-Each contender trains the same GAN in a process of its own. Before they are timed all make the same
-three steps from the same weights on the same batch and noise, and one whose losses are not this
-library's is not timed. All processes of a case then live at once, one at work at a time, and take
-turns in windows of a few seconds, so that what changes on the machine changes for all.
+Each contender trains the same GAN in its own process. Before the timing, all contenders make the
+same three steps from the same weights on the same batch and noise. A contender whose losses differ
+from this library's is excluded. All processes of a case run at the same time, but only one works at
+a time. They take turns in windows of a few seconds, so changes of the machine affect all of them.
 
-PyTorch may be in another environment: --torch-python names its Python. Keras goes into this one.
-`--rounds 1 --seconds 0.2` is a quick look at whether everything runs.
+PyTorch may be in another environment: --torch-python names its Python. Keras must be in this one.
+`--rounds 1 --seconds 0.2` quickly checks that everything runs.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ from gan_jax.run.folder import write_json
 
 REFERENCE = "gan_jax"
 MACHINE = ("gemm_jax", "gemm_torch", "copy")
-"""What is measured of the machine, in windows an eighth as long."""
+"""The measurements of the machine, in windows an eighth as long."""
 
 MODULES = {
     "gan_jax": "jax_library",
@@ -47,26 +47,26 @@ MODULES = {
     "keras": "keras_jax",
     "jax_usual": "jax_usual",
 } | dict.fromkeys(MACHINE, "machine")
-"""The module of `benchmarks.workers` that each is in."""
+"""The module of `benchmarks.workers` for each contender."""
 
 CONTENDERS = tuple(name for name in MODULES if name not in MACHINE)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What is timed, and for how long."""
+    """The cases and contenders to time, and the amount of time."""
 
     cases: tuple[str, ...] = tuple(CASES)
-    contenders: tuple[str, ...] = CONTENDERS  # gan_jax is always timed: it checks the others
-    rounds: int = 7  # windows of each contender
-    seconds: float = 4.0  # of a window
-    torch_python: Path = Path(sys.executable)  # a Python that has torch
-    out: Path = Path("runs/benchmark")  # for results.json, tables.md and the workers' logs
-    seed: int = 0  # of weights and fixed noise
+    contenders: tuple[str, ...] = CONTENDERS  # gan_jax is always included as the reference
+    rounds: int = 7  # number of windows per contender
+    seconds: float = 4.0  # seconds per window
+    torch_python: Path = Path(sys.executable)  # a Python executable with torch
+    out: Path = Path("runs/benchmark")  # folder for results.json, tables.md and the workers' logs
+    seed: int = 0  # seed of the weights and the fixed noise
 
 
 def main(config: Config) -> None:
-    """Times everything, and after each case prints its table and writes all there is so far."""
+    """Times everything. After each case it prints the table and writes all results so far."""
     validate(config)
     missing = _missing(config)
     plan = [(CASES[name], size) for name in config.cases for size in CASES[name].batch_sizes]
@@ -85,7 +85,7 @@ def main(config: Config) -> None:
 
 
 def validate(config: Config) -> None:
-    """Raises `UserError` for a setting that cannot be, naming its flag."""
+    """Raises `UserError` for an invalid setting. The message names its flag."""
     for name, known in (("cases", tuple(CASES)), ("contenders", CONTENDERS)):
         given = getattr(config, name)
         unknown = [value for value in given if value not in known]
@@ -107,7 +107,7 @@ def validate(config: Config) -> None:
 
 
 def contenders(config: Config, case: Case) -> list[str]:
-    """Those of a case that were asked for, and the reference."""
+    """Returns the requested contenders of a case and the reference."""
     return [name for name in case.contenders if name in {*config.contenders, REFERENCE}]
 
 
@@ -155,13 +155,13 @@ def _finish(timed: Timed) -> None:
 
 
 class _Clock:
-    """How long the rest will take if it goes on as it went, in windows."""
+    """An estimate of the remaining time from the average time per window."""
 
     def __init__(self, total: int) -> None:
         self.total, self.done, self.start = total, 0, time.monotonic()
 
     def tick(self) -> float:
-        """Counts a window; the seconds left."""
+        """Counts a window and returns the seconds left."""
         self.done += 1
         return (time.monotonic() - self.start) / self.done * (self.total - self.done)
 
@@ -171,19 +171,19 @@ def _library(name: str) -> str:
 
 
 def _missing(config: Config) -> dict[str, str]:
-    """The libraries that are not there, with the remedy; it is printed too."""
+    """Returns the libraries that are not installed, each with the remedy. It also prints them."""
     missing = {}
     wanted = {_library(name) for name in config.contenders}
     probe = [str(config.torch_python), "-c", "import torch"]
     if "torch" in wanted and subprocess.run(probe, capture_output=True).returncode:
         missing["torch"] = (
             f"{config.torch_python} has no torch: `pip install torch` there, "
-            "or name another Python with --torch-python"
+            "or give another Python with --torch-python"
         )
     if "keras" in wanted and importlib.util.find_spec("keras") is None:
-        missing["keras"] = "there is no keras: `pip install keras`"
+        missing["keras"] = "keras is not installed: `pip install keras`"
     for reason in missing.values():
-        print(f"{reason}. Going on without it.", flush=True)
+        print(f"{reason}. Continuing without it.", flush=True)
     return missing
 
 
@@ -195,7 +195,7 @@ def _start(
     missing: dict[str, str],
     **request: Any,
 ) -> dict[str, Timed]:
-    """Worker processes of these names, which end with the stack."""
+    """Returns worker processes with these names. They end with the stack."""
     started = {}
     for name in names:
         library = _library(name)

@@ -1,8 +1,8 @@
-"""Keras 3 on JAX: its DCGAN example's `keras.Model`, trained by `fit`.
+"""The worker of Keras 3 on JAX: the `keras.Model` of its DCGAN example, trained by `fit`.
 
-The example overrides `train_step`, which on this backend must be stateless and is jitted by Keras;
-it is written as Keras's guide "Customizing what happens in fit() with JAX" says. Real and fake go
-through D apart, not in one batch as in the example, for the sake of batch norm.
+The example overrides `train_step`, which must be stateless on this backend. Keras jits it. The code
+follows Keras's guide "Customizing what happens in fit() with JAX". Unlike the example, D receives
+real and fake in separate batches, because of batch norm.
 """
 
 import os
@@ -47,7 +47,7 @@ class Tanh(keras.layers.Layer):
 
 
 class Noise(keras.layers.Layer):
-    """A fresh z [B, latent] at each call, or always the same."""
+    """A fresh z [B, latent] at each call, or a fixed z."""
 
     def __init__(self, shape: tuple[int, ...], *, uniform: bool, fixed: Any = None) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Noise(keras.layers.Layer):
 
 
 class Adversaries(keras.Model):
-    """A generator and a discriminator that `fit` trains."""
+    """A generator and a discriminator trained by `fit`."""
 
     def __init__(
         self,
@@ -88,7 +88,8 @@ class Adversaries(keras.Model):
         discriminator_optimizer.build(self.discriminator.trainable_variables)
         generator_optimizer.build(self.generator.trainable_variables)
         self.generator_optimizer = generator_optimizer
-        # A step is given the variables of one optimizer: the other's go with the model's own.
+        # Keras passes the variables of one optimizer to a step. The other optimizer's variables
+        # belong to the model.
         self.generator_optimizer_variables = list(generator_optimizer.variables)
         self.built = True
 
@@ -163,7 +164,7 @@ def _write(values: Values, variables: Any, new: Any) -> None:
 
 
 def _call(layer: keras.Layer, values: Values, x: Any, trainable: Any = None) -> tuple[Any, Any]:
-    """The output in training mode, and the new non-trainable values."""
+    """Returns the output in training mode, and the new non-trainable values."""
     if trainable is None:
         trainable = _read(values, layer.trainable_variables)
     fixed = _read(values, layer.non_trainable_variables)
@@ -187,7 +188,7 @@ def _apply(
 
 
 def player(layers: list[cases.Placed], weights: list[Weights]) -> keras.Model:
-    """The layers as a Sequential model, with these weights."""
+    """Returns the layers as a Sequential model with these weights."""
     model = keras.Sequential([keras.Input(layers[0].before), *map(_layer, layers)])
     names = {"scale": "gamma", "bias": "beta"}
     built = [layer for layer in model.layers if layer.trainable_variables]
@@ -222,7 +223,7 @@ def _layer(placed: cases.Placed) -> keras.Layer:
 
 
 def build(setting: Setting) -> Loop:
-    """The loop of `keras`."""
+    """Returns the loop of `keras`."""
     _, case, problem, fixed, _ = setting
     keras.utils.set_random_seed(0)
     layers = case.players()
@@ -248,7 +249,7 @@ def build(setting: Setting) -> Loop:
 
 
 def _batches(setting: Setting) -> Iterator[tuple[np.ndarray]]:
-    """Real batches, for a step all those of D's updates in one."""
+    """Yields real batches. Each contains the examples for all of D's updates in a step."""
     _, case, problem, fixed, _ = setting
     images, rng, num = dequantized(problem.images), np.random.default_rng(0), problem.batch_size
     while True:
