@@ -52,9 +52,7 @@ class Config:
     """The parts to measure and their repetitions."""
 
     parts: tuple[Part, ...] = PARTS
-    repetitions: int = (
-        3  # number of starts with an empty cache, each followed by one with a full cache
-    )
+    repetitions: int = 3  # starts with an empty cache, each followed by one with a full cache
     rounds: int = 5  # pairs of windows, one with hooks and one without
     steps: int = 1000  # steps in a window
     memory_steps: int = 3000  # steps of the run for the memory measurement

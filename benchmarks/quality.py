@@ -33,9 +33,7 @@ from gan_jax.run.tables import markdown
 class Config:
     """The samples to compare and the numbers of images."""
 
-    samples: Annotated[
-        tuple[str, ...], tyro.conf.Positional
-    ] = ()  # files of samples, each as NAME=FILE.npz
+    samples: Annotated[tuple[str, ...], tyro.conf.Positional] = ()  # files, each NAME=FILE.npz
     count: int = 4000  # number of images per row, from the start of each file
     held_out: int = 1000  # number of held-out digits
     bootstraps: int = 20  # bootstrap resamplings per row, for the spread

@@ -29,9 +29,7 @@ class Config:
     digits: Path  # training digits: npz with `x` uint8 [N, 28, 28, 1]
     out: Path  # file for the samples: npz with `x` uint8 [samples, 28, 28, 1]
     seed: int = 0  # seed of the weights, the noise and the order of the data
-    width: int = (
-        64  # channels of the layer nearest to the image. The other layer has twice as many.
-    )
+    width: int = 64  # channels of the layer nearest to the image; twice as many in the other
     latent: int = 100  # number of dimensions of z
     batch_size: int = 64  # images per step
     steps: int = 4000  # updates of each player
