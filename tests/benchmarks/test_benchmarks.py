@@ -190,7 +190,7 @@ def test_processes_take_turns_and_the_wrong_are_left_out(tmp_path):
         peak = timed["ours"].worker.ask("stop")["peak_bytes"]
     assert [name for _, name in seen] == [*losses, *losses]
     assert {name for name, one in timed.items() if one.unavailable is None} == {"ours", "other"}
-    assert "1.1, the reference's 1: 1.0e-01 apart" in timed["wrong"].unavailable
+    assert "1.1, and the reference is 1: they differ by 1.0e-01" in timed["wrong"].unavailable
     assert "ended with code 3" in timed["crash"].unavailable
     assert timed["odd"].unavailable.startswith("ValueError: could not convert string")
     for name in ("ours", "other"):
