@@ -1,10 +1,10 @@
 """Upper bounds for a training step on GPUs and TPUs: `python -m benchmarks.accelerators`.
 
 The bounds are computed from the architecture and the machines' data sheets, so no accelerator is
-needed. The first tables show the arithmetic of a step, its minimal memory traffic and the slower of
-the two. They also show the smallest number of images per device for which the all-reduce takes no
-longer than the step. The last table describes the programs that the GPU and TPU compilers receive,
-from the library's own step lowered for them.
+needed. The first tables show the arithmetic of a step, its minimal memory traffic and which of the
+two takes longer. They also show the smallest number of images per device for which the all-reduce
+takes no longer than the step. The last table describes the programs that the GPU and TPU compilers
+receive, from the library's own step lowered for them.
 
 Bytes are counted as follows. A layer's forward pass, input gradient and kernel gradient each touch
 the same three arrays once: two are read and one is written. They are the input, the kernel and the
@@ -38,8 +38,7 @@ from gan_jax.run.tables import markdown
 from gan_jax.types import Batch
 
 ADAM, AVERAGE = 7, 2
-"""Arrays of the size of the parameters that an update reads or writes, and those of a moving
-average."""
+"""Number of parameter-sized arrays touched by an update, and by a moving average."""
 
 
 class Machine(NamedTuple):
@@ -153,8 +152,7 @@ def gradient_bytes(case: Case) -> int:
 
 
 def hiding_batch(machine: Machine, case: Case, devices: int) -> int:
-    """Returns the smallest number of images per device for which the all-reduce takes no longer
-    than the step."""
+    """Returns the images per device from which the all-reduce takes no longer than the step."""
     seconds = machine.all_reduce_seconds(gradient_bytes(case), devices)
     none, one = step_bytes(case, 0, machine.activation), step_bytes(case, 1, machine.activation)
     computing = seconds * machine.peak / step_flops(case, 1)
@@ -163,7 +161,7 @@ def hiding_batch(machine: Machine, case: Case, devices: int) -> int:
 
 
 def bounds(machine: Machine) -> Iterator[tuple[object, ...]]:
-    """Yields the rows under `BOUNDS`, with the bounds of each step on a machine."""
+    """Yields table rows with the bounds of each step on a machine. `BOUNDS` names the columns."""
     for case, size in itertools.product((CASES[name] for name in SHOWN), BATCH_SIZES):
         flops, moved = step_flops(case, size), step_bytes(case, size, machine.activation)
         computing, moving = step_seconds(machine, case, size)
@@ -189,11 +187,11 @@ class Lowered(NamedTuple):
 
     convolutions: int
     dots: int
-    donated: str  # buffers of the state reused for the result, and all its buffers
+    donated: str  # reused buffers of the state, out of all its buffers
     calls: str  # custom calls, by target
     callbacks: int  # calls to the host
     sharded: int  # arrays with a given sharding, if the compiler splits the work
-    all_reduces: int  # of a step mapped over the devices, before the compiler merges any
+    all_reduces: int  # in a step mapped over the devices, before any merging
     types: str
 
 

@@ -4,14 +4,14 @@ Multiply-adds of matrix products and of direct convolutions count as two operati
 Activations, norms, losses and Adam are not counted. A layer with M multiply-adds costs M in the
 forward pass, M for the kernel gradient and M for the input gradient. A step needs:
 
-    D's update:   G forward; D forward and kernel gradients on real and on fake, and the input
-                  gradients of all its layers but the first
-    with R1:      the input gradients of all layers, for grad_x D; and their derivatives in the
-                  kernels and, for all layers but the last, in the gradient that comes from above.
-                  Exact for a D that is piecewise linear without batch norm; D's forward pass on
-                  the real batch is not counted twice
-    G's update:   G and D forward, D's input gradients, G's kernel gradients and the input
-                  gradients of all its layers but the first
+    D's update:   G forward. Also, on real and on fake: D forward, its kernel gradients, and its
+                  input gradients of all layers except the first.
+    with R1:      additionally the input gradients of all layers, for grad_x D. Their derivatives
+                  with respect to the kernels and, for all layers except the last, with respect to
+                  the incoming gradient. D's forward pass on the real batch is not counted again.
+                  The count is exact if D is piecewise linear and has no batch norm.
+    G's update:   G and D forward, D's input gradients, G's kernel gradients, and G's input
+                  gradients of all layers except the first.
 
 The count belongs to the problem and not to a library, so additional work does not count as speed.
 Fast convolutions need fewer multiplications than direct ones, so the share of peak computed from

@@ -1,9 +1,9 @@
 """Growth of time and memory with the size of the problem: `python -m benchmarks.growth`.
 
 The base is a small DCGAN on 28x28 images. One setting changes at a time: batch size, width, image
-size, n_critic or the number of images in the data set. Another table shows an ensemble of small
-MLPs by its number of GANs. Chunks of steps are timed in turns. Memory is the amount that XLA
-allocates for the program.
+size, n_critic or the number of images in the data set. Another table shows ensembles of small MLPs,
+by the number of GANs. Chunks of steps are timed in turns. Memory is the amount that XLA allocates
+for the program.
 """
 
 import dataclasses
@@ -151,8 +151,7 @@ def main(config: Config) -> dict[str, list[dict[str, float]]]:
 
 
 def table(name: str, rows: list[dict[str, float]]) -> str:
-    """Returns a Markdown table with each row's time relative to proportional growth from the first
-    row."""
+    """Returns a Markdown table. One column compares times with growth in proportion to the size."""
     header = (name, "ms/step", "of proportional growth", "temporary MiB", "state and data MiB")
 
     def cells(row: dict[str, float]) -> tuple[object, ...]:

@@ -180,7 +180,7 @@ def _records(workdir: Path) -> list[Figures]:
 
 
 def measure_overhead(config: Config, folder: Path) -> Figures:
-    """Returns the seconds of windows of steps through the loop and direct, in turns."""
+    """Returns the seconds per window with and without the loop, measured in turns."""
     setting = mnist.Config(
         model=config.model,
         width=config.width,

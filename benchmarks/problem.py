@@ -96,7 +96,7 @@ def make(case: Case, batch_size: int, seed: int, digits: NDArray[np.uint8]) -> P
 
 
 def _draw(placed: Placed, rng: np.random.Generator) -> Weights:
-    """Returns kernels that keep a signal's size, and other parameters at values that reveal
+    """Returns kernels that keep a signal's size. Other parameters get values that reveal
     mistakes."""
     weights = {}
     for name, shape in parameter_shapes(placed).items():
@@ -112,7 +112,8 @@ def _draw(placed: Placed, rng: np.random.Generator) -> Weights:
 
 
 def _resized(digits: NDArray[np.uint8], shape: Shape) -> NDArray[np.uint8]:
-    """Returns the images with each pixel repeated, a black margin and grey in every channel."""
+    """Enlarges images by repeating pixels, adds a black margin, and copies grey to every
+    channel."""
     size, channels = shape[0], shape[2]
     scale = size // digits.shape[1]
     x = digits.repeat(scale, axis=1).repeat(scale, axis=2).repeat(channels, axis=3)

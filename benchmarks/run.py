@@ -2,8 +2,8 @@
 
 Each contender trains the same GAN in its own process. Before the timing, all contenders make the
 same three steps from the same weights on the same batch and noise. A contender whose losses differ
-from this library's is excluded. All processes of a case run at the same time, but only one works at
-a time. They take turns in windows of a few seconds, so changes of the machine affect all of them.
+from this library's is excluded. The processes of a case all stay alive, but only one computes at a
+time. They take turns in windows of a few seconds, so changes of the machine affect all of them.
 
 PyTorch may be in another environment: --torch-python names its Python. Keras must be in this one.
 `--rounds 1 --seconds 0.2` quickly checks that everything runs.

@@ -47,7 +47,7 @@ def _current() -> _Split:
 
 
 def axis() -> AxisName | None:
-    """Returns the mapped axis over which the batch is split, or None if it is not split by one."""
+    """Returns the mapped axis over which the batch is split, or None if there is none."""
     return _current().axis
 
 

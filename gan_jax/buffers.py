@@ -42,9 +42,9 @@ def donating(program: Step) -> Step:
     """Returns the program in a form that also accepts states with shared buffers.
 
     The results of a program never share buffers. The state returned by the last call is therefore
-    searched only if one of its buffers is as large as a buffer of the batch, which might be the
-    same. Without a search, a call costs about 1 us more per leaf of the batch on a device. A search
-    costs about 2 us per leaf.
+    searched only if one of its buffers has the size of a buffer of the batch. The two might then be
+    the same buffer. Without a search, a call costs about 1 us more per leaf of the batch on a
+    device. A search costs about 2 us per leaf.
 
     Args:
       program: `(state, batch) -> (state, metrics)`, which donates the state.
@@ -84,7 +84,7 @@ def _sizes(tree: PyTree) -> set[int]:
 def _places(leaf: Any) -> list[int]:
     """Returns the addresses of an array's buffers, one per device.
 
-    A traced array has its identity.
+    For a traced array it returns the object's id.
     """
     if isinstance(leaf, jax.core.Tracer):
         return [id(leaf)]

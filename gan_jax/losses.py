@@ -50,7 +50,7 @@ def _checked(discriminator: _OfLogits, generator: _OfLogits) -> AdversarialLoss:
 
 @dataclasses.dataclass(frozen=True)
 class _CrossEntropy:
-    """D's loss -log sigmoid(v) + of_fake, where v is the logit for "the real sample is real".
+    """D's loss -log sigmoid(v) + of_fake, where v is the logit for "real".
 
     Attributes:
       real_logit: v as a function `(real_logits [B], fake_logits [B]) -> [B]`.
@@ -189,15 +189,15 @@ def top_k(loss: AdversarialLoss, share: float) -> AdversarialLoss:
     """Returns the loss with G trained only on the fakes that have the largest logits (Sinha et al.
     2020).
 
-    The k = share B largest of the B fake logits count. Their losses are multiplied by B / k and the
-    other losses are 0, so the batch mean equals the mean over the k fakes. D's loss does not
-    change. The k fakes are selected from the batch of all devices. With `accumulate` they are
+    Only the k = share * B fakes with the largest logits count. Their losses are multiplied by B / k
+    and the other losses are 0, so the batch mean equals the mean over the k fakes. D's loss does
+    not change. The k fakes are selected from the batch of all devices. With `accumulate` they are
     selected from the microbatch. The paper lowers the share from 1 to 1/2 in stages: make one step
     function for each stage.
 
     Args:
       loss: any loss.
-      share: in (0, 1]. The product share B is rounded to an integer of at least 1.
+      share: in (0, 1]. The product share * B is rounded to an integer of at least 1.
 
     Raises:
       ValueError: a share out of range.

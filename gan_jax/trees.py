@@ -12,7 +12,7 @@ def at_least_single(x: Array) -> Array:
     """Returns a floating array in float32 if its type is narrower, and unchanged otherwise.
 
     Sums and squares need the wider type. float16 overflows above 65504 and rounds numbers below
-    3e-8 to 0. bfloat16 has 8 significant bits: increments of 1 by less than 1/256 are lost, so a
+    3e-8 to 0. bfloat16 has 8 significant bits: adding less than 1/256 to 1 has no effect, so a
     moving average with decay 0.999 hardly changes.
     """
     x = jnp.asarray(x)

@@ -185,7 +185,8 @@ class WithMemory(NamedTuple):
         counters. It is stored in `PlayerState.memory`.
       apply: the penalty or the term with the memory as an additional last argument. It returns
         `([B], memory)`. Every shard and every microbatch receives the same memory, and the returned
-        memories are averaged. A mean over the batch is therefore the mean over the whole batch.
+        memories are averaged. If a memory contains a batch mean, it is therefore the mean over the
+        whole batch.
       name: the key of the memory in the state and of the value in the metrics.
     """
 

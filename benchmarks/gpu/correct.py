@@ -62,10 +62,10 @@ FLOAT32 = 1e-4
 """Largest allowed difference in float32."""
 
 TF32, BFLOAT16 = 0.25, 0.4
-"""Largest allowed difference between a player's change and its change in float32, relative to the
-norm of the change. The first is for products in TF32, which has 10 bits, and the second for
-networks in bfloat16, which has 8. A DCGAN on an H100 reaches 0.15 and 0.26, because batch norm at
-batch size 8 amplifies rounding errors."""
+"""Largest allowed relative error of a player's update compared with the update in float32. The
+first is for products in TF32, which has 10 bits, and the second for networks in bfloat16, which has
+8. A DCGAN on an H100 reaches 0.15 and 0.26, because batch norm at batch size 8 amplifies rounding
+errors."""
 
 SAME_DEVICE = 1e-5
 """Largest allowed difference between two programs of one step on one device, which sum in different
@@ -89,7 +89,7 @@ _Check = tuple[str, str, Callable[[], Row]]
 
 
 def run(sheet: Sheet, small: bool) -> None:
-    """Adds all rows, in the order in which those of each table become ready."""
+    """Adds all rows, table by table."""
     device = jax.devices()[0]
     sheet.facts(
         device=device.device_kind,
@@ -192,8 +192,7 @@ def _pair(
     reference: Callable[..., PyTree] | None = None,
     precision: str = "highest",
 ) -> tuple[PyTree, PyTree]:
-    """Returns the results of a function on the accelerator and on the CPU, or of `reference`
-    there."""
+    """Returns a function's result on the accelerator and the reference result from the CPU."""
     with jax.default_matmul_precision(precision):
         ours = jax.jit(function)(*jax.device_put(arguments, jax.devices()[0]))
     with jax.default_matmul_precision("highest"):

@@ -1,5 +1,4 @@
-"""The worker of this library: a fused loop of train steps on one or all devices, one core or for
-sixteen GANs."""
+"""The worker of this library: a fused loop of train steps in several layouts."""
 
 import statistics
 import time

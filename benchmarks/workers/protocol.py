@@ -136,7 +136,7 @@ def cores() -> int:
 
 
 def process_memory(pid: int | None = None) -> dict[str, int]:
-    """Returns Linux's figures of a process's memory in bytes, by their Linux names.
+    """Returns Linux's memory statistics of a process in bytes, by their Linux names.
 
     Args:
       pid: the process. None is this one.

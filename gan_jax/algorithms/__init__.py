@@ -1,7 +1,7 @@
 """Training algorithms: the objective and update of each player, and the steps built from them.
 
 Simultaneous and alternating gradient descent can circle an equilibrium instead of converging
-(Mescheder et al. 2017, section 3). Consensus and unrolled steps converge there. Extragradient and
+(Mescheder et al. 2017, section 3). Consensus and unrolled steps avoid this. Extragradient and
 lookahead wrap an optimizer, so they are in `gan_jax.optimizers`.
 """
 

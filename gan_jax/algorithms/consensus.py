@@ -44,12 +44,12 @@ def make_consensus_steps(
     gradient.
 
     Each player descends L + own/2 |its own gradient|^2 + other/2 |the other player's gradient|^2.
-    Each gradient is that of a player's loss (with `penalties`, for D) in that player's parameters.
-    Both are computed on the same batch and noise. With own = other = gamma this is consensus
-    optimisation (Mescheder et al. 2017, equations 6 and 7), which adds gamma/2 |v|^2 for the
-    stacked gradients v. To get the method of Nagarajan and Kolter 2017, section 4, combine G's step
-    with own = 0 and D's step from `make_discriminator_step`. With other = 0 each player minimises
-    only its own gradient norm, which does not stop the players from circling.
+    Each gradient is that of a player's loss with respect to that player's parameters. D's loss
+    includes `penalties`. Both are computed on the same batch and noise. With own = other = gamma
+    this is consensus optimisation (Mescheder et al. 2017, equations 6 and 7), which adds gamma/2
+    |v|^2 for the stacked gradients v. To get the method of Nagarajan and Kolter 2017, section 4,
+    combine G's step with own = 0 and D's step from `make_discriminator_step`. With other = 0 each
+    player minimises only its own gradient norm, which does not stop the players from circling.
 
     Args:
       gan, loss, penalties, accumulate, axis_name: as for `make_discriminator_step`. The gradients

@@ -174,8 +174,8 @@ def _accumulate(
     """Returns the loss, its auxiliary values and the gradients, averaged over sequential
     microbatches.
 
-    A microbatch starts from the model state after the previous microbatch. Its memory is that
-    before the update, so the mean over microbatches equals the value for the whole batch.
+    A microbatch starts from the model state after the previous microbatch. It receives the memory
+    from before the update, so the mean over microbatches equals the value for the whole batch.
     """
     parts = jax.tree.leaves(microbatches)[0].shape[0]
 

@@ -23,8 +23,8 @@ def dcgan(
     """Returns a DCGAN: a generator of transposed convolutions, a mirrored discriminator, z ~ N(0,
     I).
 
-    Kernels are 4x4 with stride 2. Batch norm follows every layer except G's output and D's input. G
-    uses ReLU and a final tanh, and D uses leaky ReLU.
+    Kernels are 4x4 with stride 2. Batch norm is used except at G's output and D's input. G uses
+    ReLU and a final tanh, and D uses leaky ReLU.
 
     Args:
       shape: [H, W, C] of one image, with H = W = 28, 32 or 64.

@@ -25,8 +25,8 @@ def small_dcgan(
 
     The networks are those of Metz et al. 2017, appendix D. The defaults are those of Lin et al.
     2018 (PacGAN), section 4.2, where D has half of G's width. G is 4x4x64 -> 7x7x32 -> 14x14x16 ->
-    28x28x8 -> C, and D has 4, 8 and 16 features. Kernels are 3x3. Batch norm follows every layer
-    except G's output. G uses ReLU and a final tanh, and D uses leaky ReLU with slope 0.3.
+    28x28x8 -> C, and D has 4, 8 and 16 features. Kernels are 3x3. Batch norm is used except at G's
+    output. G uses ReLU and a final tanh, and D uses leaky ReLU with slope 0.3.
 
     G's initial weights are DCGAN's. D's are those of He et al. 2015, equation 10, although the
     study uses DCGAN's. With so few features and no batch norm, DCGAN's weights would reduce the

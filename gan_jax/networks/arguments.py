@@ -30,8 +30,8 @@ def accepted_by(
 
     Raises:
       ValueError: `label` is not the default and names no argument of the module. The returned
-        function raises it if there are labels and the module has no argument `label`, but has
-        another argument that may be meant for labels.
+        function raises it if there are labels, no argument `label`, and another argument that may
+        be meant for labels.
     """
     called = f"{kind.__name__}.__call__"
     _, _, *further = inspect.signature(kind.__call__).parameters.values()

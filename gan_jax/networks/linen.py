@@ -55,8 +55,7 @@ def from_linen(module: nn.Module, *, label: str | None = "label") -> Network:
 
     Raises:
       ValueError: `label` is not the default and names no argument of the module. A call raises it
-        if the batch has labels and the module has no argument `label`, but has another argument
-        that may be meant for labels.
+        if there are labels, no argument `label`, and another argument that may be meant for labels.
     """
     accepted = accepted_by(type(module), label, "from_linen(module")
 

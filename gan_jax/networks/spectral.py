@@ -83,9 +83,9 @@ def spectral_norm(network: Network, *, iterations: int = 1) -> Network:
         parameters, so they are the same on every device.
 
     Raises:
-      ValueError: `iterations` < 1. A call raises it if there is no such layer, if one layer is used
-        on inputs of different shapes, or if there is a matrix in another type of layer, in a layer
-        under `nn.vmap` or `nn.scan` with parameters for each repetition, or in a layer inside
+      ValueError: `iterations` < 1. A call raises it if there is no such layer, or if one layer is
+        used on inputs of different shapes. It also raises it for a matrix in another type of layer,
+        in a layer under `nn.vmap` or `nn.scan` with parameters for each repetition, or inside
         `nn.WeightNorm` or `nn.SpectralNorm`.
     """
     if iterations < 1:
@@ -140,7 +140,7 @@ def _power_step(layer: Map, kernel: Array, v: Array) -> Array:
     kernel, v = jax.lax.stop_gradient((kernel.astype(v.dtype), v))
     linear = partial(layer, kernel)
     y = linear(v[None])
-    # A v is scaled to length 1 before it is pulled back, because squares of a small norm would
+    # A v is scaled to length 1 before A^T is applied, because squares of a small norm would
     # underflow.
     (pulled,) = jax.linear_transpose(linear, v[None])(y / _divisor(_length(y)))
     length = _length(pulled)

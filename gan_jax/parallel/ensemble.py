@@ -34,8 +34,8 @@ def ensemble_step(
 
     Args:
       step: a pure step made without `axis_name`, or a fused loop of such steps.
-      batch_axis: the axis of the batch that counts members. Leaves without that axis go to every
-        member whole. None gives all members the same batch.
+      batch_axis: the axis of the batch that counts members. Every member receives leaves without
+        that axis whole. None gives all members the same batch.
       devices, donate: as for `shard_step`.
 
     Returns:

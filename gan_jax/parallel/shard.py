@@ -57,9 +57,9 @@ def shard_step(
     Args:
       step: a pure step made *without* `axis_name`. It sees the global batch, and the compiler
         inserts the communication, including that of batch norm.
-      batch_axis: the axis of the batch that counts examples. None stands for 1 for the result of
-        `make_train_step`, whose batches are [n_critic, B, ...], and for 0 for any other step. Give
-        it for a loop of steps. Leaves without that axis go to every device whole.
+      batch_axis: the axis of the batch that counts examples. None means axis 1 for a step from
+        `make_train_step`, whose batches are [n_critic, B, ...], and axis 0 for other steps. Give it
+        for a loop of steps. Every device receives leaves without that axis whole.
       devices: at least one device. The default is all devices.
       mesh: a mesh to use instead of `devices`. All its axes are treated as Auto, so the compiler
         chooses the layout between arguments and results.

@@ -52,7 +52,7 @@ def lazy(weight: Weight, every: int = 16) -> Callable[[Array], Array]:
     penalty is part of an update, so the number of updates does not change.
 
     Args:
-      weight: the weight for a penalty on every update: a number or a schedule.
+      weight: the weight that the penalty would have on every update, a number or a schedule.
       every: number of updates from one application to the next, at least 1.
 
     Raises:
