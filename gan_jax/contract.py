@@ -123,7 +123,7 @@ def check_output(output: Any, num: int, maker: str) -> Output:
       AssertionError: the logits are not floating, or their shape is not [num] or [num, ...].
     """
     output = output if isinstance(output, Output) else Output(output)
-    _assert_floating(output.logits, f"what {maker} returned", "return floats")
+    _assert_floating(output.logits, f"the result of {maker}", "return floats")
     chex.assert_shape(
         output.logits,
         (num, ...),
@@ -174,7 +174,7 @@ def one_each(values: Array, num: int, maker: str) -> Array:
     Raises:
       AssertionError: the values are not floating, or their shape is not [num].
     """
-    _assert_floating(values, f"what {maker} returned", "return floats")
+    _assert_floating(values, f"the result of {maker}", "return floats")
     chex.assert_shape(
         values,
         (num,),

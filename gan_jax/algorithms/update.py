@@ -87,7 +87,7 @@ def _check_opt_state(tx: optax.GradientTransformation, player: PlayerState, role
     expected = jax.eval_shape(tx.init, player.params)
     if difference := first_difference(player.opt_state, expected):
         raise ValueError(
-            f"the {role}'s opt_state is not of this tx: opt_state{difference}. Give "
+            f"the {role}'s opt_state does not belong to this tx: opt_state{difference}. Give "
             f"make_{role}_step the tx given to init"
         )
 

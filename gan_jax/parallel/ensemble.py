@@ -44,7 +44,8 @@ def ensemble_step(
 
     Raises:
       UserError: `devices` is empty. A call raises it before compiling if leaves of the state and
-        the batch have different numbers of members, or if the number of devices does not divide it.
+        the batch have different numbers of members, or if the number of devices does not divide the
+        number of members.
     """
     devices = at_least_one(devices)
     mesh = mesh_of(devices, AXIS_NAME)

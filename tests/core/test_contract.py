@@ -102,7 +102,7 @@ def test_penalties_refuse_other_samples_and_critics(name):
     for critic, message in [
         (lambda x: total(x)[:, None], r"the critic returned shape \(4, 1\) for a batch of 4"),
         (lambda x: jnp.mean(total(x)), r"the critic returned shape \(\) for a batch of 4"),
-        (lambda x: total(x).astype(int), "what the critic returned must be floating, got int32"),
+        (lambda x: total(x).astype(int), "the result of the critic must be floating, got int32"),
     ]:
         with pytest.raises(AssertionError, match=message):
             jax.eval_shape(partial(called, name, critic), REAL, REAL, KEY)
