@@ -25,7 +25,7 @@ def objective(role, params, player, opponent, batch, key):
     x, z = batch.x, gan_jax.random.draw(prior, key, batch.x)
     pairs = (x, E.apply(coder["E"], x)), (G.apply(coder["G"], z), z)
     critic = lambda pair: D.apply(judge, jnp.hstack(pair))[:, 0]  # noqa: E731
-    loss = losses.minimax.discriminator(*map(critic, pairs[::order])).mean()  # G and E swap pairs
+    loss = losses.minimax.discriminator(*map(critic, pairs[::order])).mean()  # swapped for G and E
     slope = penalties.r1(critic, *pairs, key) + penalties.r2(critic, *pairs, key)
     total = loss + 0.05 * slope.mean() if role == "discriminator" else loss
     return total, Aux({f"{role}_loss": loss}, player.model_state, player.memory)

@@ -123,7 +123,8 @@ def make_batches(
         raise ValueError(f"the data set {dataset.name} has no images to make batches of")
     if dataset.label is not None and len(dataset.label) != count:
         raise ValueError(
-            f"the data set has {count} images, but {len(dataset.label)} labels: give one label for each image"
+            f"the data set has {count} images, but {len(dataset.label)} labels: give one label "
+            "for each image"
         )
     seed = np.asarray(jax.random.key_data(key)).tolist()
     arrays: Any = (dataset.x, dataset.label)
