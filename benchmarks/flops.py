@@ -6,11 +6,11 @@ forward pass, M for the kernel gradient and M for the input gradient. A step nee
 
     D's update:   G forward. Also, on real and on fake: D forward, its kernel gradients, and its
                   input gradients of all layers except the first.
-    with R1:      additionally the input gradients of all layers, which give grad_x D, and the
-                  derivatives of grad_x D with respect to the kernels and, for all layers except
-                  the last, with respect to the incoming gradient. D's forward pass on the real
-                  batch is not counted again. The count is exact if D is piecewise linear and has
-                  no batch norm.
+    with R1:      additionally the input gradients of all layers, which give grad_x D; the
+                  derivatives of grad_x D with respect to the kernels; and, for all layers except
+                  the last, its derivatives with respect to the incoming gradient. D's forward pass
+                  on the real batch is not counted again. The count is exact if D is piecewise
+                  linear and has no batch norm.
     G's update:   G and D forward, D's input gradients, G's kernel gradients, and G's input
                   gradients of all layers except the first.
 

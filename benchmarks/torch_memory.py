@@ -1,9 +1,9 @@
 """The memory of the default MNIST run's work in PyTorch: `python -m benchmarks.torch_memory`.
 
 The networks, batch size and optimizer are the defaults of `experiments.mnist`. R1, the average of
-G's weights and gradient norms are included. Records, grids and checkpoints are as frequent. The
-code is written as a PyTorch user would. It needs torch, numpy and pillow, but nothing of the
-library, so PyTorch can have its own virtual environment. It runs only on Linux.
+G's weights and gradient norms are included. Records, grids and checkpoints are written at the same
+steps as there. The code is typical PyTorch code. It needs torch, numpy and pillow, but nothing of
+the library, so PyTorch can have its own virtual environment. It runs only on Linux.
 """
 
 import copy

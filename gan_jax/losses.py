@@ -155,9 +155,9 @@ def smoothed(loss: AdversarialLoss, target: float = 0.9) -> AdversarialLoss:
 
     D's loss for a real sample becomes BCE(v, t) = -t log sigmoid(v) - (1 - t) log sigmoid(-v),
     where v is the logit for "real". For most losses v is D's logit. For a relativistic loss v is
-    the difference from the fake logits. G's loss and the fake part of D's loss do not change.
-    Targets above 0 for fakes would favour existing fakes in regions without data (Salimans et al.
-    2016, section 3.4).
+    D's logit minus that of the fake. G's loss and the fake part of D's loss do not change. Targets
+    above 0 for fakes would favour existing fakes in regions without data (Salimans et al. 2016,
+    section 3.4).
 
     Args:
       loss: a loss whose D minimises a cross-entropy: minimax, non_saturating, relativistic or

@@ -49,7 +49,7 @@ class Apply(Protocol):
 
 
 class Network(NamedTuple):
-    """A neural network as two pure functions. They need not come from Flax.
+    """A neural network as two pure functions. The functions need not come from Flax.
 
     Attributes:
       init: `(key, x, label=None) -> (params, model_state)`, where `x` is an example batch.

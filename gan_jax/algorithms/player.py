@@ -27,7 +27,8 @@ def rising_decay(highest: float) -> Callable[[Array], Array]:
     weights.
 
     With a constant decay d, the initial weights make up the share d^n of the average after n
-    updates. For d = 0.999 and n = 100 that is 90 %. With this schedule their share is below 1e-12.
+    updates. For d = 0.999 and n = 100 this share is 90 %. With this schedule their share is below
+    1e-12.
 
     Args:
       highest: in [0, 1).
