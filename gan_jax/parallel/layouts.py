@@ -5,7 +5,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from gan_jax.buffers import Step
 from gan_jax.parallel.devices import AXIS_NAME, mesh_of
-from gan_jax.parallel.jit import Arguments, jit_step
+from gan_jax.parallel.jit import jit_step
 from gan_jax.parallel.pmap import pmap_step
 from gan_jax.parallel.shard import shard_step
 from gan_jax.types import PyTree
@@ -14,19 +14,14 @@ AXIS_NAMES: dict[str, str | None] = {"jit": None, "pmap": AXIS_NAME, "shard": No
 """Layout -> the `axis_name` with which its steps must be made."""
 
 
-def make_step(
-    layout: str, step: Step, *, batch_axis: int | None = None, like: Arguments | None = None
-) -> Step:
+def make_step(layout: str, step: Step, *, batch_axis: int | None = None) -> Step:
     """Returns the step compiled for a layout named in `AXIS_NAMES`.
 
-    jit uses one device and the other layouts use all devices. `batch_axis` is as for `shard_step`
-    and `like` is as for `jit_step`. pmap ignores `like`.
+    jit uses one device and the other layouts use all devices. `batch_axis` is as for `shard_step`.
     """
     if layout == "jit":
-        return jit_step(step, like=like)
-    if layout == "shard":
-        return shard_step(step, batch_axis=batch_axis, like=like)
-    return pmap_step(step, batch_axis=batch_axis)
+        return jit_step(step)
+    return (shard_step if layout == "shard" else pmap_step)(step, batch_axis=batch_axis)
 
 
 def place(layout: str, state: PyTree) -> PyTree:
