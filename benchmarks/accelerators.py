@@ -3,8 +3,8 @@
 The bounds are computed from the architecture and the machines' data sheets, so no accelerator is
 needed. The first tables show the arithmetic of a step, its minimal memory traffic and which of the
 two takes longer. They also show the smallest number of images per device for which the all-reduce
-takes no longer than the step. The last table describes the programs that the GPU and TPU compilers
-receive, from the library's own step lowered for them.
+takes no longer than the step. The last table describes the library's own step, lowered for the GPU
+and TPU compilers.
 
 Bytes are counted as follows. A layer's forward pass, input gradient and kernel gradient each touch
 the same three arrays once: two are read and one is written. They are the input, the kernel and the

@@ -327,8 +327,8 @@ def discriminator_objective(
         `least_squares` is 1/2 and that for `f_kl` is 1, and `wasserstein` has no boundary. The
         accuracies mean less for these losses.
       augmentation_p and similar: the scalars in the augmentation's memory.
-      one entry for each penalty, by its name: the unweighted mean, 0 if a schedule skipped it.
-      one entry for each term, by `discriminator_` and its name: as for penalties.
+      NAME, for each penalty: its unweighted mean. It is 0 if a schedule skipped the penalty.
+        discriminator_NAME, for each term: its unweighted mean, as for penalties.
 
     Args:
       gan, loss: the GAN and its loss.
