@@ -221,15 +221,20 @@ def top_k(loss: AdversarialLoss, share: float) -> AdversarialLoss:
 
 
 def f_divergence(name: str, *, non_saturating: bool = False) -> AdversarialLoss:
-    """The f-GAN loss: D maximises E_p[T] - E_q[f*(T)], which estimates D_f(p, q), and G minimises
-    it.
+    """The f-GAN loss: D maximises an estimate of the divergence D_f(p, q), and G minimises it.
 
-    The critic is T = g(v), where v is D's output and g is the activation of Nowozin et al. 2016,
-    table 2. For neyman and total_variation, g is the increasing form given in their appendix. The
-    optimal v is log(p/q) for reverse_kl, js and gan, 1 + log(p/q) for kl, 2 (p/q - 1) for pearson,
-    2 log(p/q) for neyman, log(p/q) / 2 for squared_hellinger, and infinite for total_variation. The
-    exponentials are not clipped: a logit beyond 80 overflows float32 under kl, reverse_kl, neyman
-    and squared_hellinger.
+    The estimate is E_p[T] - E_q[f*(T)]. The critic is T = g(v), where v is D's output and g is the
+    activation of Nowozin et al. 2016, table 2. For neyman and total_variation, g is the increasing
+    form given in their appendix. The exponentials are not clipped: a logit beyond 80 overflows
+    float32 under kl, reverse_kl, neyman and squared_hellinger.
+
+    The optimal v depends on the name:
+      kl: 1 + log(p/q).
+      reverse_kl, js, gan: log(p/q).
+      pearson: 2 (p/q - 1).
+      neyman: 2 log(p/q).
+      squared_hellinger: log(p/q) / 2.
+      total_variation: infinite.
 
     Args:
       name: kl, reverse_kl, pearson, neyman, squared_hellinger, js, gan (the same as `minimax`) or

@@ -328,7 +328,7 @@ def discriminator_objective(
         accuracies mean less for these losses.
       augmentation_p and similar: the scalars in the augmentation's memory.
       NAME, for each penalty: its unweighted mean. It is 0 if a schedule skipped the penalty.
-        discriminator_NAME, for each term: its unweighted mean, as for penalties.
+      discriminator_NAME, for each term: its unweighted mean, as for penalties.
 
     Args:
       gan, loss: the GAN and its loss.
