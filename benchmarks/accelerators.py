@@ -1,17 +1,18 @@
-"""What a GPU or a TPU could make of a training step: `python -m benchmarks.accelerators`.
+"""Upper bounds for a training step on GPUs and TPUs: `python -m benchmarks.accelerators`.
 
-On paper, from the architecture and the machines' data sheets, so that it needs none of them:
-how much a step computes, the least it must move through memory, which of the two takes longer,
-and from how many images per device on the all-reduce takes no longer than the step. Then what the
-compilers for GPUs and TPUs are really given, from the library's own step lowered for them.
+The bounds are computed from the architecture and the machines' data sheets, so no accelerator is
+needed. The first tables show the arithmetic of a step, its minimal memory traffic and which of the
+two takes longer. They also show the smallest number of images per device for which the all-reduce
+takes no longer than the step. The last table describes the library's own step, lowered for the GPU
+and TPU compilers.
 
-The rule for bytes: a layer's forward pass, its input gradient and its kernel gradient each touch
-the same three arrays once, input, kernel and output, two read and one written. Everything
-elementwise, batch norm too, is taken for fused with these and free. Adam reads the gradient, the
-parameters and two moments and writes the last three: seven arrays, and nine for G, whose moving
-average is read and written as well. Parameters, gradients and moments are float32. So no program
-that runs layer by layer moves less, and the rates are bounds that none exceeds: what launches
-and latency cost is left out, and above some ten thousand steps/s that is most.
+Bytes are counted as follows. A layer's forward pass, input gradient and kernel gradient each touch
+the same three arrays once: two are read and one is written. They are the input, the kernel and the
+output. Elementwise operations, including batch norm, are assumed to be fused and free. Adam reads
+the gradient, the parameters and two moments, and writes the last three: seven arrays. G's moving
+average is also read and written: nine arrays for G. Parameters, gradients and moments are float32.
+No program that runs layer by layer moves fewer bytes, so the rates are upper bounds. Launch
+overhead and latency are ignored. Above about 10,000 steps/s they dominate.
 """
 
 import itertools
@@ -37,19 +38,20 @@ from gan_jax.run.tables import markdown
 from gan_jax.types import Batch
 
 ADAM, AVERAGE = 7, 2
-"""Arrays as large as the parameters that an update touches, and a moving average besides."""
+"""Number of parameter-sized arrays touched by an update, and by a moving average."""
 
 
 class Machine(NamedTuple):
-    """One device and its links, as published.
+    """A device and its links, with published figures.
 
     Attributes:
-      name: with the type of activations and, where it is another, that of products.
-      peak: of products, in operations/s.
-      memory: in bytes/s.
-      links: devices up to which -> bytes/s that each sends in a ring over so many.
-      activation: bytes of one.
-      source: of these figures.
+      name: the machine, the type of activations and, if it differs, the type of products.
+      peak: rate of products, in operations/s.
+      memory: bandwidth, in bytes/s.
+      links: number of devices -> bytes/s that each device sends in a ring of up to that many
+        devices.
+      activation: bytes per activation.
+      source: source of these figures.
     """
 
     name: str
@@ -61,11 +63,14 @@ class Machine(NamedTuple):
 
     @property
     def balance(self) -> float:
-        """Operations it makes while it moves a byte."""
+        """Returns the operations per byte of memory traffic at peak rates."""
         return self.peak / self.memory
 
     def all_reduce_seconds(self, size: int, devices: int) -> float:
-        """Of `size` bytes over a ring: each device sends all but its own share, twice."""
+        """Returns the seconds for a ring all-reduce of `size` bytes.
+
+        Each device sends all bytes except its own share, twice.
+        """
         link = next(rate for most, rate in self.links.items() if devices <= most)
         return 2 * (devices - 1) / devices * size / link
 
@@ -102,9 +107,10 @@ DEVICES = (8, 64, 256)
 
 
 def passes(case: Case) -> Iterator[tuple[Placed, int]]:
-    """Each layer that multiplies, and how many of the three products a step makes with it.
+    """Yields each layer with a matrix product and its number of products per step.
 
-    Those that `benchmarks.flops` counts, without R1.
+    The products are those counted by `benchmarks.flops` without R1: forward, kernel gradient and
+    input gradient.
     """
     for role, layers in case.players().items():
         multiplying = [placed for placed in layers if multiply_adds(placed)]
@@ -117,13 +123,13 @@ def passes(case: Case) -> Iterator[tuple[Placed, int]]:
 
 
 def parameters(case: Case, role: str) -> int:
-    """Of one player."""
+    """Returns the number of parameters of one player."""
     shapes = [s for p in case.players()[role] for s in parameter_shapes(p).values()]
     return sum(map(math.prod, shapes))
 
 
 def step_bytes(case: Case, batch_size: int, activation: int = 4) -> int:
-    """The least a step moves through memory."""
+    """Returns the minimal memory traffic of a step in bytes."""
     total = 4 * (ADAM + AVERAGE) * parameters(case, "generator")
     total += 4 * ADAM * case.n_critic * parameters(case, "discriminator")
     for placed, times in passes(case):
@@ -134,19 +140,19 @@ def step_bytes(case: Case, batch_size: int, activation: int = 4) -> int:
 
 
 def step_seconds(machine: Machine, case: Case, batch_size: int) -> tuple[float, float]:
-    """The least a step takes: (to compute, to move its bytes)."""
+    """Returns the minimal seconds of a step: (to compute, to move its bytes)."""
     moved = step_bytes(case, batch_size, machine.activation)
     return step_flops(case, batch_size) / machine.peak, moved / machine.memory
 
 
 def gradient_bytes(case: Case) -> int:
-    """What a step averages over the devices: each update's gradients."""
+    """Returns the bytes that a step averages over the devices: the gradients of each update."""
     counts = case.n_critic * parameters(case, "discriminator") + parameters(case, "generator")
     return 4 * counts
 
 
 def hiding_batch(machine: Machine, case: Case, devices: int) -> int:
-    """Images per device from which the all-reduce takes no longer than the step itself."""
+    """Returns the images per device from which the all-reduce takes no longer than the step."""
     seconds = machine.all_reduce_seconds(gradient_bytes(case), devices)
     none, one = step_bytes(case, 0, machine.activation), step_bytes(case, 1, machine.activation)
     computing = seconds * machine.peak / step_flops(case, 1)
@@ -155,7 +161,7 @@ def hiding_batch(machine: Machine, case: Case, devices: int) -> int:
 
 
 def bounds(machine: Machine) -> Iterator[tuple[object, ...]]:
-    """What bounds each step on a machine: the rows under `BOUNDS`."""
+    """Yields table rows with the bounds of each step on a machine. `BOUNDS` names the columns."""
     for case, size in itertools.product((CASES[name] for name in SHOWN), BATCH_SIZES):
         flops, moved = step_flops(case, size), step_bytes(case, size, machine.activation)
         computing, moving = step_seconds(machine, case, size)
@@ -170,27 +176,28 @@ def bounds(machine: Machine) -> Iterator[tuple[object, ...]]:
 
 
 BOUNDS = (
-    *("case", "batch", "GFLOP", "MB", "FLOP/byte", "bound", "steps/s at most"),
-    *(f"all-reduce of {n}, of the step" for n in DEVICES),
-    *(f"hides from a batch, {n}" for n in DEVICES),
+    *("case", "batch", "GFLOP", "MB", "FLOP/byte", "limit", "max steps/s"),
+    *(f"all-reduce on {n} devices, share of the step" for n in DEVICES),
+    *(f"images per device to hide it, {n} devices" for n in DEVICES),
 )
 
 
 class Lowered(NamedTuple):
-    """What the text of a lowered step holds: counts, and the types of its arrays."""
+    """Counts and array types in the text of a lowered step."""
 
     convolutions: int
     dots: int
-    donated: str  # buffers of the state that the result takes over, of all the state's
+    donated: str  # reused buffers of the state, out of all its buffers
     calls: str  # custom calls, by target
-    callbacks: int  # to the host
-    sharded: int  # arrays whose place on the devices is given, where the compiler divides the work
-    all_reduces: int  # where the step is mapped over the devices, before any are merged
+    callbacks: int  # calls to the host
+    sharded: int  # arrays with a given sharding, if the compiler splits the work
+    all_reduces: int  # in a step mapped over the devices, before any merging
     types: str
 
 
 def lower(case: Case, platform: str, batch_size: int = 64, devices: int = 8) -> Lowered:
-    """The library's train step for `case`, as the compiler of "cuda" or "tpu" is given it."""
+    """Describes the library's train step for `case` as the compiler of "cuda" or "tpu" receives
+    it."""
     tx = optax.adam(2e-4, b1=0.5)
     options = {"latent": case.latent, "width": case.widths[0]}
     mesh = AbstractMesh((devices,), (AXIS_NAME,), axis_types=(AxisType.Auto,))
@@ -232,7 +239,7 @@ def main() -> None:
     for machine in MACHINES:
         print(f"## {machine.name}: {machine.balance:.0f} FLOP/byte\n\n{machine.source}.\n")
         print(markdown(BOUNDS, bounds(machine)) + "\n")
-    print("## What the compilers are given\n")
+    print("## The lowered programs\n")
     programs = itertools.product(SHOWN, ("cuda", "tpu"))
     rows = ((name, platform, *lower(CASES[name], platform)) for name, platform in programs)
     print(markdown(("case", "platform", *Lowered._fields), rows))

@@ -1,7 +1,7 @@
-"""What is timed: the GANs of the benchmark, each as data that every library's worker can read.
+"""The GANs of the benchmark, as data that the worker of every library can read.
 
-Only numpy and the standard library, so that the workers of PyTorch can import it. A player is a
-tuple of layers on one example, images [H, W, C]; flattening is in that order everywhere.
+This module imports only numpy and the standard library, so PyTorch's workers can import it. A
+player is a tuple of layers on one example. Images are [H, W, C] and are flattened in that order.
 """
 
 import dataclasses
@@ -10,17 +10,17 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 LEARNING_RATE, BETA_1, BETA_2 = 2e-4, 0.5, 0.999
-"""Of Adam, for both players in every case; its epsilon is 1e-8."""
+"""Adam's settings for both players in every case. Its epsilon is 1e-8."""
 
 NUM_MODES, RADIUS, SCALE = 8, 1.0, 0.01
-"""Of the mixture of Gaussians round a ring."""
+"""The mixture of Gaussians on a ring."""
 
 Shape: TypeAlias = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Dense:
-    """[I] -> [features]; kernel [I, features]."""
+    """A dense layer: [I] -> [features]. Its kernel is [I, features]."""
 
     features: int
     bias: bool = True
@@ -28,7 +28,10 @@ class Dense:
 
 @dataclasses.dataclass(frozen=True)
 class Conv:
-    """4x4, stride 2, padding 1: halves the size; kernel [4, 4, I, features]."""
+    """A 4x4 convolution with stride 2 and padding 1, which halves sizes.
+
+    Its kernel is [4, 4, I, features].
+    """
 
     features: int
     bias: bool = False
@@ -36,14 +39,17 @@ class Conv:
 
 @dataclasses.dataclass(frozen=True)
 class ConvTranspose:
-    """4x4, stride 2, padding 1: doubles the size; kernel [4, 4, features, I], and no bias."""
+    """A 4x4 transposed convolution with stride 2 and padding 1, which doubles sizes.
+
+    Its kernel is [4, 4, features, I]. It has no bias.
+    """
 
     features: int
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchNorm:
-    """Over the batch and the pixels, by the batch's own statistics, with epsilon 1e-5."""
+    """Batch norm over batch and pixels with the statistics of the batch and epsilon 1e-5."""
 
     epsilon: float = 1e-5
 
@@ -64,21 +70,21 @@ class Tanh:
 
 @dataclasses.dataclass(frozen=True)
 class Maxout:
-    """[F] -> [F / pieces], the largest of each run of `pieces` neighbours."""
+    """The largest of each run of `pieces` neighbours: [F] -> [F / pieces]."""
 
     pieces: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Dropout:
-    """Zero with probability `rate`, else x / (1 - rate)."""
+    """Dropout: 0 with probability `rate`, otherwise x / (1 - rate)."""
 
     rate: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Reshape:
-    """To another shape of one example; () makes [1] a scalar."""
+    """Reshapes one example. The shape () makes [1] a scalar."""
 
     shape: Shape
 
@@ -97,7 +103,7 @@ class Placed(NamedTuple):
 
 
 def place(layers: tuple[Layer, ...], shape: Shape) -> Iterator[Placed]:
-    """The layers with their shapes, from an input of one example's `shape`."""
+    """Yields the layers with their shapes, for an input example of shape `shape`."""
     for layer in layers:
         before = shape
         match layer:
@@ -115,7 +121,8 @@ def place(layers: tuple[Layer, ...], shape: Shape) -> Iterator[Placed]:
 
 
 def parameter_shapes(placed: Placed) -> dict[str, Shape]:
-    """The names and shapes of a layer's parameters, in the layout all libraries are given."""
+    """Returns the names and shapes of a layer's parameters, in the layout given to all
+    libraries."""
     features, before = placed.after[-1:], placed.before
     match placed.layer:
         case Dense(_, bias):
@@ -131,52 +138,46 @@ def parameter_shapes(placed: Placed) -> dict[str, Shape]:
             return {}
 
 
-EVERY = (
-    "gan_jax",
-    "gan_jax_plain",
-    "torch_eager",
-    "torch_tuned",
-    "torch_compile",
-    "keras",
-    "jax_usual",
-)
-"""The contenders of most cases, gan_jax first: the others are checked against it.
-
-`gan_jax_plain` is the library without any of its forms for CPUs."""
+EVERY = ("gan_jax", "gan_jax_plain", "torch_eager", "torch_tuned", "torch_compile", "jax_usual")
+"""The contenders of most cases. gan_jax comes first because the others are checked against it.
+`gan_jax_plain` is this library without its forms for CPUs."""
 
 WITHOUT = tuple(f"gan_jax_without_{form}" for form in ("convolutions", "dense", "keys", "adam"))
-"""This library without one of its forms for CPUs; timed only where --contenders names them."""
+"""This library without one of its forms for CPUs, timed only where --contenders names it."""
 
 WITH_ENSEMBLE = ("gan_jax", "gan_jax_1_core", "gan_jax_16", *EVERY[1:])
-"""Of the small networks: one of a CPU's cores, and sixteen GANs in one program too."""
+"""The contenders of small networks, which include one CPU core and sixteen GANs in one program."""
 
 _ON_DEVICES = ("gan_jax", "gan_jax_shard", *EVERY[1:])
-"""Of convolutions: the batch split over one device for each core too."""
+"""The contenders of convolutional networks, which include a batch split over one device per
+core."""
 
-_PENALISED = ("gan_jax", "gan_jax_plain", "gan_jax_shard", "torch_tuned", "keras", "jax_usual")
-"""Of R1. torch.compile has no second derivatives, and the tutorial no penalty."""
+_PENALISED = ("gan_jax", "gan_jax_plain", "gan_jax_shard", "torch_tuned", "jax_usual")
+"""The contenders with R1. torch.compile has no second derivatives, and the tutorial has no
+penalty."""
 
-_REPEATED = ("gan_jax", "gan_jax_shard", "torch_eager", "torch_tuned", "keras", "jax_usual")
+_REPEATED = ("gan_jax", "gan_jax_shard", "torch_eager", "torch_tuned", "jax_usual")
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A GAN and how it is trained: with the non-saturating loss, and Adam for both players.
+    """A GAN and its training, by the non-saturating loss and Adam for both players.
 
     Attributes:
-      name: of the case.
+      name: name of the case.
       model: "mlp", "maxout" or "dcgan".
-      shape: of one example, (2,) on the ring or [H, W, C].
-      latent: the dimensions of z, normal, or for maxout uniform with unit variance.
-      widths: the features of D's hidden layers, from x to the logit. G's are those backwards
-        (maxout: 5 times as many).
-      slope: of the leaky ReLUs; 0 makes them ReLUs.
-      norm: whether a DCGAN's D has batch norm; without, its convolutions have biases.
+      shape: shape of one example, (2,) for the ring or [H, W, C].
+      latent: number of dimensions of z. z is normal, or uniform with unit variance for maxout.
+      widths: numbers of features of D's hidden layers, from x to the logit. G's are reversed, and
+        for maxout also 5 times as large.
+      slope: slope of the leaky ReLUs. 0 makes them ReLUs.
+      norm: whether a DCGAN's D has batch norm. Without it its convolutions have biases.
       r1: the weight gamma / 2 of the penalty E |grad D|^2 on real samples.
-      n_critic: updates of D for each one of G, each with fresh z and fresh real samples.
-      dropout: whether it is on: off where losses are compared.
-      batch_sizes: to be timed.
-      contenders: to be timed.
+      n_critic: number of updates of D for each update of G, each with fresh z and fresh real
+        samples.
+      dropout: whether dropout is on. It is off when losses are compared.
+      batch_sizes: the batch sizes to time.
+      contenders: the contenders to time.
     """
 
     name: str
@@ -194,12 +195,13 @@ class Case:
 
     @property
     def on_ring(self) -> bool:
-        """Whether real samples are drawn from the ring at every step, not taken from images."""
+        """Returns True if each step draws its real samples from the ring, and False if they are
+        images."""
         return self.shape == (2,)
 
     @property
     def generator(self) -> tuple[Layer, ...]:
-        """z [latent] -> x."""
+        """Returns G's layers, z [latent] -> x."""
         size, backwards = math.prod(self.shape), self.widths[::-1]
         match self.model:
             case "mlp":
@@ -221,7 +223,7 @@ class Case:
 
     @property
     def discriminator(self) -> tuple[Layer, ...]:
-        """x -> logit."""
+        """Returns D's layers, x -> logit."""
         flat = () if self.on_ring else (Reshape((math.prod(self.shape),)),)
         logit = (Dense(1), Reshape(()))
         match self.model:
@@ -247,11 +249,11 @@ class Case:
         return (Dropout(rate),) if self.dropout else ()
 
     def without_dropout(self) -> "Case":
-        """The same, with networks that draw nothing at random."""
+        """Returns the case without dropout, so that its networks are deterministic."""
         return dataclasses.replace(self, dropout=False)
 
     def players(self) -> dict[str, list[Placed]]:
-        """Both networks with their shapes, by name."""
+        """Returns both networks with their shapes, by name."""
         return {
             "generator": list(place(self.generator, (self.latent,))),
             "discriminator": list(place(self.discriminator, self.shape)),
@@ -259,12 +261,12 @@ class Case:
 
 
 def _each(widths: Iterable[int], level: Callable[[int], tuple[Layer, ...]]) -> tuple[Layer, ...]:
-    """The layers of all levels."""
+    """Returns the layers of all levels."""
     return tuple(layer for width in widths for layer in level(width))
 
 
 def from_json(fields: dict[str, Any]) -> Case:
-    """The case of `dataclasses.asdict`, back from JSON, which has lists for tuples."""
+    """Returns the case from the JSON of `dataclasses.asdict`, in which tuples became lists."""
     known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     return Case(**known)
 
@@ -296,4 +298,4 @@ CASES: dict[str, Case] = {
         ),
     )
 }
-"""Every case by its name."""
+"""All cases by name."""

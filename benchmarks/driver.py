@@ -1,4 +1,4 @@
-"""The measuring side: worker processes, the check that they compute the same, and the windows."""
+"""The measuring process: it starts workers, compares their losses and times them in turns."""
 
 import dataclasses
 import json
@@ -18,30 +18,31 @@ TOLERANCES: dict[str, tuple[float, ...]] = {
     "generator_loss": (1e-3, 1e-3, 5e-3),
     "r1": (1e-4, 1e-4, 1e-4),
 }
-"""How far a loss may be from the reference's, relative to it, at each of the checked steps.
+"""Largest allowed relative deviation of a loss from the reference, for each of the checked steps.
 
-D's first losses come before any update and differ by rounding alone. Adam's first update moves
-every weight by the learning rate along its gradient's sign, which rounding decides where the
-gradient is nearly zero, and each further step starts from such weights. The penalty feels that
-least, and must be close: its own weight shows in it alone so early.
+D's first losses precede any update and differ only by rounding. Adam's first update changes every
+weight by the learning rate in the direction of the gradient's sign. Where a gradient is nearly
+zero, rounding decides this sign, and later steps start from such weights. The penalty depends least
+on these signs, so its tolerance is tight. This matters because an error in the weight of the
+penalty shows only in the penalty after so few steps.
 """
 
 SETTLE = 0.1
-"""Seconds between windows: a library's threads spin for a while after their work."""
+"""Seconds between windows. A library's threads spin for a while after their work."""
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 class WorkerError(Exception):
-    """A worker could not do what it was asked; the message is its own."""
+    """A failed request. The message is that of the worker."""
 
 
 class Window(NamedTuple):
-    """One measurement: so many steps took so long.
+    """One measurement: the time for a number of steps.
 
     Attributes:
-      steps, seconds: of the worker.
-      disturbance: how many cores all other processes kept busy meanwhile, where that is known.
+      steps, seconds: as reported by the worker.
+      disturbance: average number of cores that all other processes used, if it is known.
     """
 
     steps: int
@@ -50,12 +51,12 @@ class Window(NamedTuple):
 
     @property
     def rate(self) -> float:
-        """Steps per second."""
+        """Returns the steps per second."""
         return self.steps / self.seconds
 
 
 class Worker:
-    """A process that answers one request at a time, with its standard error in a file."""
+    """A process that answers one request at a time and writes its standard error to a file."""
 
     def __init__(self, name: str, command: Sequence[str], log: Path) -> None:
         self.name, self.log = name, log
@@ -70,10 +71,10 @@ class Worker:
             )
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        """The answer to a request.
+        """Returns the answer to a request.
 
         Raises:
-          WorkerError: the request failed, or the process is gone.
+          WorkerError: the request failed, or the process ended.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -101,16 +102,16 @@ class Worker:
 
 @dataclasses.dataclass
 class Timed:
-    """What is known of a contender on a case.
+    """The measurements of a contender on a case.
 
     Attributes:
       worker: its process.
-      unavailable: why it is not timed, if it is not.
-      versions: of its libraries.
-      losses: of the checked steps.
-      deviation: the largest relative difference of a loss from the reference's.
-      windows: one for each round.
-      peak_bytes: the most memory its process held.
+      unavailable: the reason why it is not timed, or None.
+      versions: versions of its libraries.
+      losses: losses of the checked steps.
+      deviation: largest relative deviation of a loss from the reference.
+      windows: one window for each round.
+      peak_bytes: peak memory of its process.
     """
 
     worker: Worker
@@ -123,11 +124,11 @@ class Timed:
 
     @property
     def rates(self) -> list[float]:
-        """Steps per second, window by window."""
+        """Returns the steps per second of each window."""
         return [window.rate for window in self.windows]
 
     def to_json(self) -> dict[str, Any]:
-        """For the file of results."""
+        """Returns the measurements for the results file."""
         if self.unavailable is not None:
             return {"unavailable": self.unavailable}
         fields = ("versions", "losses", "deviation", "peak_bytes")
@@ -136,7 +137,10 @@ class Timed:
 
 
 def attempt(timed: Timed, action: Callable[..., None], *arguments: Any) -> None:
-    """`action(timed, *arguments)`; a contender whose worker fails is left out from here on."""
+    """Calls `action(timed, *arguments)`.
+
+    A contender whose worker fails is excluded from then on.
+    """
     if timed.unavailable is None:
         try:
             action(timed, *arguments)
@@ -145,14 +149,15 @@ def attempt(timed: Timed, action: Callable[..., None], *arguments: Any) -> None:
 
 
 def check(contenders: dict[str, Timed], reference: str) -> None:
-    """Has each make the same few steps, and leaves out whose losses are not the reference's."""
+    """Runs the same few steps in each contender, and excludes those with losses unlike the
+    reference."""
 
     def losses(timed: Timed) -> None:
         timed.losses = timed.worker.ask("check", steps=CHECKED_STEPS)["losses"]
 
     def compare(timed: Timed) -> None:
         if first.unavailable is not None:
-            raise WorkerError(f"{reference}, which it is checked against, failed")
+            raise WorkerError(f"{reference}, the reference of the check, failed")
         losses(timed)
         timed.deviation, problem = compare_losses(timed.losses, first.losses)
         if problem is not None:
@@ -166,7 +171,8 @@ def check(contenders: dict[str, Timed], reference: str) -> None:
 
 
 def compare_losses(losses: list[Losses], wanted: list[Losses]) -> tuple[float, str | None]:
-    """The largest relative difference, and the first that is beyond its tolerance."""
+    """Returns the largest relative deviation and a description of the first one above its
+    tolerance."""
     largest, problem = 0.0, None
     for step, (theirs, ours) in enumerate(zip(losses, wanted, strict=True)):
         if theirs.keys() != ours.keys():
@@ -174,16 +180,16 @@ def compare_losses(losses: list[Losses], wanted: list[Losses]) -> tuple[float, s
         for name, value in ours.items():
             deviation, tolerance = abs(theirs[name] - value) / abs(value), TOLERANCES[name][step]
             largest = max(largest, deviation)
-            if not deviation <= tolerance and problem is None:  # NaN is beyond it too
+            if not deviation <= tolerance and problem is None:  # also true for NaN
                 problem = (
-                    f"{name} of step {step + 1} is {theirs[name]:.6g}, the reference's {value:.6g}:"
-                    f" {deviation:.1e} apart, and {tolerance:.0e} is allowed"
+                    f"{name} of step {step + 1} is {theirs[name]:.6g}, and the reference is "
+                    f"{value:.6g}: they differ by {deviation:.1e}, and {tolerance:.0e} is allowed"
                 )
     return largest, problem
 
 
 def run(worker: Worker, steps: int) -> Window:
-    """One window."""
+    """Runs one window of steps."""
     before = _busy_seconds()
     answer = worker.ask("run", steps=steps)
     after, seconds = _busy_seconds(), answer["seconds"]
@@ -194,7 +200,7 @@ def run(worker: Worker, steps: int) -> Window:
 
 
 def _busy_seconds() -> float | None:
-    """What all processes have used of all cores since the machine started, if it says so."""
+    """Returns the CPU seconds of all processes since the machine started, or None if unknown."""
     stat = Path("/proc/stat")
     if not stat.exists():
         return None
@@ -203,7 +209,7 @@ def _busy_seconds() -> float | None:
 
 
 def calibrate(worker: Worker, seconds: float) -> int:
-    """How many steps take about so many seconds."""
+    """Returns the number of steps that take about `seconds`."""
     run(worker, 1)  # compiles
     steps = 1
     while (window := run(worker, steps)).seconds < seconds / 4:
@@ -214,12 +220,12 @@ def calibrate(worker: Worker, seconds: float) -> int:
 def interleave(
     entries: Sequence[tuple[Timed, float]], rounds: int, announce: Callable[[int, Timed], None]
 ) -> None:
-    """Times all contenders: A B C ... A B C ..., one window of each in each round.
+    """Times all contenders in turns (A B C ... A B C ...), one window of each in each round.
 
     Args:
       entries: contenders, each with the seconds of its windows.
-      rounds: how often.
-      announce: given the round, from 1, and what was just timed or found not to be.
+      rounds: number of rounds.
+      announce: called with the round, starting at 1, and the contender that was timed or excluded.
     """
     steps: dict[str, int] = {}
 

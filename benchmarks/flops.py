@@ -1,21 +1,22 @@
-"""How much arithmetic a training step is, counted from the architecture.
+"""The arithmetic of a training step, counted from the architecture.
 
-Counted are the multiply-adds of matrix products and of direct convolutions, each as two operations;
-not activations, norms, losses and Adam. A layer of M multiply-adds costs M forward, M for the
-gradient in its kernel and M for the gradient in its input. A step needs:
+Multiply-adds of matrix products and of direct convolutions count as two operations each.
+Activations, norms, losses and Adam are not counted. A layer with M multiply-adds costs M in the
+forward pass, M for the kernel gradient and M for the input gradient. A step needs:
 
-    D's update:   G forward; D forward and kernel gradients on real and on fake, and the input
-                  gradients of all its layers but the first
-    with R1:      the input gradients of all layers, for grad_x D; and their derivatives in the
-                  kernels and, for all layers but the last, in the gradient that comes from above.
-                  Exact for a D that is piecewise linear without batch norm; D's forward pass on
-                  the real batch is not counted twice
-    G's update:   G and D forward, D's input gradients, G's kernel gradients and the input
-                  gradients of all its layers but the first
+    D's update:   G forward. Also, on real and on fake: D forward, its kernel gradients, and its
+                  input gradients of all layers except the first.
+    with R1:      additionally the input gradients of all layers, which give grad_x D; the
+                  derivatives of grad_x D with respect to the kernels; and, for all layers except
+                  the last, its derivatives with respect to the incoming gradient. D's forward pass
+                  on the real batch is not counted again. The count is exact if D is piecewise
+                  linear and has no batch norm.
+    G's update:   G and D forward, D's input gradients, G's kernel gradients, and G's input
+                  gradients of all layers except the first.
 
-The count is the problem's, not a library's: work beyond it is no speed, and a library whose fast
-convolutions need fewer multiplications than direct ones may show a larger share of the machine's
-rate than its multipliers are busy for.
+The count belongs to the problem and not to a library, so additional work does not count as speed.
+Fast convolutions need fewer multiplications than direct ones, so the share of peak computed from
+this count may exceed the real utilisation.
 """
 
 import math
@@ -25,7 +26,7 @@ from benchmarks.cases import Case, Conv, ConvTranspose, Dense, Placed
 
 
 class _Player(NamedTuple):
-    """Multiply-adds per example of a whole player, of its first and of its last layer."""
+    """Multiply-adds per example of a player, of its first layer and of its last layer."""
 
     all: int
     first: int
@@ -33,7 +34,7 @@ class _Player(NamedTuple):
 
 
 def multiply_adds(placed: Placed) -> int:
-    """Of one layer's forward pass on one example."""
+    """Returns the multiply-adds of one layer's forward pass on one example."""
     match placed.layer:
         case Dense(features):
             return math.prod(placed.before) * features
@@ -51,7 +52,7 @@ def _player(layers: list[Placed]) -> _Player:
 
 
 def step_flops(case: Case, batch_size: int) -> int:
-    """Floating-point operations of one step: `n_critic` updates of D and one of G."""
+    """Returns the floating-point operations of one step: `n_critic` updates of D and one of G."""
     g, d = (_player(layers) for layers in case.players().values())
     discriminator = g.all + 2 * (3 * d.all - d.first)
     if case.r1:

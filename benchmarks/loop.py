@@ -1,14 +1,14 @@
-"""What a run costs besides its steps: `python -m benchmarks.loop`.
+"""The cost of a run besides its steps: `python -m benchmarks.loop`.
 
-Three measurements of `experiments.mnist` as its defaults have it:
+It makes three measurements of `experiments.mnist` with default settings:
 
-  start     seconds from the command to its first finished step, with nothing in the compilation
-            cache and with what the run before left there
-  overhead  steps through the loop with its records, grids and checkpoints, against the same
-            compiled chunks called bare, in turns in one process
-  memory    the resident set of the running command: its slope and its peak
+  start     seconds from the command to its first finished step, with an empty compilation cache
+            and with the cache of the previous run
+  overhead  steps through the loop with its records, grids and checkpoints, compared with direct
+            calls of the same compiled chunks, in turns in one process
+  memory    the slope and the peak of the resident set of the running command
 
-The times are medians. Nothing else should be running.
+Times are medians. Run nothing else at the same time.
 """
 
 import contextlib
@@ -49,26 +49,26 @@ PARTS: tuple[Part, ...] = ("start", "overhead", "memory")
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What is measured, and how often."""
+    """The parts to measure and their repetitions."""
 
     parts: tuple[Part, ...] = PARTS
     repetitions: int = 3  # starts with an empty cache, each followed by one with a full cache
-    rounds: int = 5  # pairs of windows, with hooks and without
-    steps: int = 1000  # of a window
-    memory_steps: int = 3000  # of the run whose memory is watched
-    settled: int = 200  # steps of that run before its memory is looked at
-    model: Literal["dcgan", "mlp", "maxout"] = mnist.Config.model  # of the experiment
-    width: int | None = mnist.Config.width  # of the experiment
-    batch_size: int = mnist.Config.batch_size  # of the experiment
-    source: Literal["embedded", "auto", "tfds"] = "embedded"  # of the experiment's digits
-    out: Path | None = None  # a JSON file for all figures
+    rounds: int = 5  # pairs of windows, one with hooks and one without
+    steps: int = 1000  # steps in a window
+    memory_steps: int = 3000  # steps of the run for the memory measurement
+    settled: int = 200  # steps of that run before memory is recorded
+    model: Literal["dcgan", "mlp", "maxout"] = mnist.Config.model  # model of the experiment
+    width: int | None = mnist.Config.width  # width of the experiment
+    batch_size: int = mnist.Config.batch_size  # batch size of the experiment
+    source: Literal["embedded", "auto", "tfds"] = "embedded"  # source of the digits
+    out: Path | None = None  # JSON file for all results
 
 
 Figures = dict[str, Any]
 
 
 def main(config: Config) -> Figures:
-    """Measures, and prints a table."""
+    """Measures the parts and prints a table."""
     validate(config)
     figures: Figures = {"machine": machine_facts(), "jax": jax.__version__}
     measures = (measure_start, measure_overhead, measure_memory)
@@ -84,7 +84,7 @@ def main(config: Config) -> Figures:
 
 
 def validate(config: Config) -> None:
-    """Raises `UserError` for a setting that cannot be, naming its flag."""
+    """Raises `UserError` for an invalid setting. The message names its flag."""
     if not config.parts:
         raise UserError(f"--parts must be some of {', '.join(PARTS)}; got none")
     cli.check_at_least(config, repetitions=1, rounds=1, steps=1, settled=0, batch_size=1)
@@ -95,7 +95,8 @@ def validate(config: Config) -> None:
 
 
 def measure_start(config: Config, folder: Path) -> Figures:
-    """Seconds from the command to the record of its first step, by the state of the cache."""
+    """Returns the seconds from the command to the record of its first step, by state of the
+    cache."""
     seconds: dict[str, list[float]] = {"cold": [], "warm": []}
     for number in range(config.repetitions):
         for kind, times in seconds.items():
@@ -110,8 +111,11 @@ def measure_start(config: Config, folder: Path) -> Figures:
 
 
 def measure_memory(config: Config, folder: Path) -> Figures:
-    """The resident set of a run in MiB: its peak while it compiles; then, with what it compiled in
-    the cache, its peak, its median once settled, and its slope."""
+    """Returns the resident set of a run in MiB.
+
+    The results are the peak of a run that compiles and, for a run with a full cache, its peak, its
+    settled median and its slope.
+    """
     _, cold = _watch(config, folder, "cold", config.settled + 1)
     samples, peak = _watch(config, folder, "warm", config.memory_steps)
     settled = np.array([pair for pair in samples if pair[0] > config.settled])
@@ -130,7 +134,7 @@ def measure_memory(config: Config, folder: Path) -> Figures:
 def _watch(
     config: Config, folder: Path, name: str, num_steps: int
 ) -> tuple[list[tuple[int, float]], float]:
-    """The resident set of a run in MiB by its last recorded step, and its peak."""
+    """Returns the resident set of a run in MiB by its last recorded step, and its peak."""
     workdir, samples, peak = folder / name, list[tuple[int, float]](), 0.0
     with _command(config, workdir, folder / "cache", num_steps=num_steps) as process:
         while process.poll() is None:
@@ -149,7 +153,7 @@ def _command(
     flags = [f"--workdir={workdir}", f"--num-steps={num_steps}", f"--data.source={config.source}"]
     flags += [f"--model={config.model}", f"--width={config.width}"]
     flags += [f"--batch-size={config.batch_size}"]
-    flags += ["--log-every=1"] if num_steps == 1 else []  # or its record comes with the fiftieth
+    flags += ["--log-every=1"] if num_steps == 1 else []  # by default only step 50 is recorded
     return subprocess.Popen(
         [sys.executable, "-m", "experiments.mnist", *flags],
         cwd=ROOT,
@@ -176,7 +180,7 @@ def _records(workdir: Path) -> list[Figures]:
 
 
 def measure_overhead(config: Config, folder: Path) -> Figures:
-    """Seconds of windows of steps through the loop and bare, in turns."""
+    """Returns the seconds per window with and without the loop, measured in turns."""
     setting = mnist.Config(
         model=config.model,
         width=config.width,
@@ -225,14 +229,14 @@ def measure_overhead(config: Config, folder: Path) -> Figures:
                 start = time.perf_counter()
                 state = jax.block_until_ready(way(state, begin, begin + config.steps))
                 begin += config.steps
-                if number:  # the first of each compiles
+                if number:  # the first window of each kind compiles
                     seconds[kind].append(time.perf_counter() - start)
     ratios = [a / b - 1 for a, b in zip(*seconds.values(), strict=True)]
     return {"percent": 100 * statistics.median(ratios), "steps": config.steps, **seconds}
 
 
 def table(figures: Figures) -> str:
-    """What was measured, in Markdown."""
+    """Returns the results in Markdown."""
     rows: dict[str, float] = {}
     if found := figures.get("start"):
         rows |= {f"seconds to the first step, {k} cache": found[k]["median"] for k in found}

@@ -1,4 +1,5 @@
-"""What all contenders of a case are given: weights, images, and one fixed batch of real and z."""
+"""The inputs given to all contenders of a case: weights, images, and one fixed batch of real and
+z."""
 
 import dataclasses
 import math
@@ -20,16 +21,17 @@ from benchmarks.cases import (
 )
 
 Weights: TypeAlias = dict[str, NDArray[np.float32]]
-"""A layer's parameters by name, of the shapes of `cases.parameter_shapes`."""
+"""A layer's parameters by name, with the shapes of `cases.parameter_shapes`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """The numbers of a case.
+    """The inputs of a case.
 
     Attributes:
-      weights: for each player, those of its layers that have any, in order.
-      images: uint8 [N, H, W, C] to train on; on the ring [0, 2].
+      weights: for each player, the weights of its layers in order. Layers without weights are left
+        out.
+      images: uint8 [N, H, W, C], the training images. On the ring the shape is [0, 2].
       real: the fixed batch, uint8 [B, H, W, C] or float32 [B, 2].
       z: the fixed noise [B, latent].
     """
@@ -41,11 +43,11 @@ class Problem:
 
     @property
     def batch_size(self) -> int:
-        """B, of the fixed batch and of those to train on."""
+        """Returns B, the size of the fixed batch and of the training batches."""
         return len(self.real)
 
     def save(self, path: Path) -> None:
-        """Writes an npz."""
+        """Writes an npz file."""
         arrays: dict[str, Any] = {
             f"{player}/{index}/{name}": array
             for player, layers in self.weights.items()
@@ -56,7 +58,7 @@ class Problem:
 
 
 def load(path: Path) -> Problem:
-    """Reads what `Problem.save` wrote."""
+    """Returns the problem that `Problem.save` wrote."""
     weights: dict[str, list[Weights]] = {"generator": [], "discriminator": []}
     with np.load(path) as file:
         for key in file.files:
@@ -70,13 +72,14 @@ def load(path: Path) -> Problem:
 
 
 def make(case: Case, batch_size: int, seed: int, digits: NDArray[np.uint8]) -> Problem:
-    """A case's problem.
+    """Returns the inputs of a case.
 
     Args:
       case: the case.
       batch_size: B.
-      seed: of weights, fixed noise and, on the ring, the fixed real samples.
-      digits: uint8 [N, 28, 28, 1], N >= B: real images, enlarged if the case's are larger.
+      seed: seed of the weights, the fixed noise and, on the ring, the fixed real samples.
+      digits: uint8 [N, 28, 28, 1], N >= B, the real images. They are enlarged if the images of the
+        case are larger.
     """
     rng = np.random.default_rng(seed)
     weights = {
@@ -93,7 +96,8 @@ def make(case: Case, batch_size: int, seed: int, digits: NDArray[np.uint8]) -> P
 
 
 def _draw(placed: Placed, rng: np.random.Generator) -> Weights:
-    """Kernels that keep a signal's size, and no other parameter at a value that hides a mistake."""
+    """Returns kernels that keep a signal's size. Other parameters get values that reveal
+    mistakes."""
     weights = {}
     for name, shape in parameter_shapes(placed).items():
         if name == "kernel":
@@ -108,7 +112,8 @@ def _draw(placed: Placed, rng: np.random.Generator) -> Weights:
 
 
 def _resized(digits: NDArray[np.uint8], shape: Shape) -> NDArray[np.uint8]:
-    """Each pixel repeated as often as fits, then a black margin; grey in every channel."""
+    """Enlarges images by repeating pixels, adds a black margin, and copies grey to every
+    channel."""
     size, channels = shape[0], shape[2]
     scale = size // digits.shape[1]
     x = digits.repeat(scale, axis=1).repeat(scale, axis=2).repeat(channels, axis=3)
@@ -118,14 +123,14 @@ def _resized(digits: NDArray[np.uint8], shape: Shape) -> NDArray[np.uint8]:
 
 
 def draw_ring(rng: np.random.Generator, num: int) -> NDArray[np.float32]:
-    """x [num, 2] from the mixture of Gaussians round the ring."""
+    """Returns x [num, 2] from the mixture of Gaussians on the ring."""
     angle = 2 * np.pi * rng.integers(NUM_MODES, size=num) / NUM_MODES
     centres = RADIUS * np.stack([np.cos(angle), np.sin(angle)], axis=1)
     return (centres + rng.normal(0.0, SCALE, (num, 2))).astype(np.float32)
 
 
 def dequantized(x: NDArray[Any]) -> NDArray[np.float32]:
-    """Images from uint8 to [-1, 1]; samples of the ring as they are."""
+    """Converts uint8 images to [-1, 1]. Samples of the ring are unchanged."""
     if x.dtype != np.uint8:
         return x
     return x.astype(np.float32) / np.float32(127.5) - np.float32(1.0)

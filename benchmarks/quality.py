@@ -1,10 +1,10 @@
-"""The distance of generated digits to held-out digits, beside that of real digits.
+"""Compares the distance of generated digits to held-out digits with that of real digits.
 
-`python -m benchmarks.quality ours=samples.npz pytorch=torch_seed0.npz ...` prints one row for real
-training digits, one for an untrained generator and one for each file: an npz with `x` uint8
-[N, 28, 28, 1], such as `experiments.sample` and `benchmarks.torch_dcgan` write. All rows compare
-the same number of images with the same held-out digits, so the bias of the sample size is the same
-in all of them.
+`python -m benchmarks.quality ours=samples.npz pytorch=torch_seed0.npz ...` prints a row for real
+training digits, one for an untrained generator and one for each file. A file is an npz with `x`
+uint8 [N, 28, 28, 1], such as `experiments.sample` and `benchmarks.torch_dcgan` write. All rows
+compare the same number of images with the same held-out digits, so they have the same sample-size
+bias.
 """
 
 import dataclasses
@@ -32,30 +32,30 @@ from gan_jax.run.tables import markdown
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What is compared, and on how many images."""
+    """The samples to compare and the numbers of images."""
 
-    samples: Annotated[tuple[str, ...], tyro.conf.Positional] = ()  # NAME=FILE.npz each
-    count: int = 4000  # images of each row: the first of a file
-    held_out: int = 1000  # digits that all are compared with
-    bootstraps: int = 20  # resamplings of a row's images, for the spread
-    seed: int = 0  # of the resampling
-    export: Path | None = None  # where to save the training digits, for benchmarks.torch_dcgan
+    samples: Annotated[tuple[str, ...], tyro.conf.Positional] = ()  # files, each NAME=FILE.npz
+    count: int = 4000  # number of images per row, from the start of each file
+    held_out: int = 1000  # number of held-out digits
+    bootstraps: int = 20  # bootstrap resamplings per row, for the spread
+    seed: int = 0  # seed of the resampling
+    export: Path | None = None  # file for the training digits, for benchmarks.torch_dcgan
 
 
 class Row(NamedTuple):
-    """One line of the table."""
+    """One row of the table."""
 
     name: str
     distance: float  # Fréchet distance to the held-out digits
-    spread: float  # its standard deviation over bootstraps of the row's images
-    num: int  # images
-    rarest_digit: int  # the class the classifier sees least
-    rarest_share: float  # its share of the images; a tenth would be even
-    confidence: float  # mean largest class probability
+    spread: float  # standard deviation of the distance over bootstraps
+    num: int  # number of images
+    rarest_digit: int  # the class predicted least often
+    rarest_share: float  # its share of the images (0.1 if all are equal)
+    confidence: float  # mean of the largest class probability
 
 
 def measure(config: Config, name: str, x: NDArray[np.uint8], held_out: NDArray[np.uint8]) -> Row:
-    """The row of images x [N, 28, 28, 1] against held-out digits [M, 28, 28, 1]."""
+    """Returns the row of images x [N, 28, 28, 1] compared with held-out digits [M, 28, 28, 1]."""
     features, target = digits.features(x), statistics(digits.features(held_out))
     rng = np.random.default_rng(config.seed)
     resampled = [
@@ -76,7 +76,7 @@ def measure(config: Config, name: str, x: NDArray[np.uint8], held_out: NDArray[n
 
 
 def table(rows: list[Row], held_out: int) -> str:
-    """The rows as Markdown."""
+    """Returns the rows as Markdown."""
     title = (
         f"Fréchet distance on digit-classifier features ({digits.EXTRACTOR}) "
         f"to {held_out} held-out digits; ± over bootstraps of the images"
@@ -93,16 +93,16 @@ def table(rows: list[Row], held_out: int) -> str:
 
 
 def load_samples(argument: str, count: int) -> tuple[str, NDArray[np.uint8]]:
-    """The name and the first `count` images of `NAME=FILE.npz`.
+    """Returns the name and the first `count` images of `NAME=FILE.npz`.
 
     Raises:
-      UserError: if the argument has no name, the file cannot be read, or has other or too few
-        images.
+      UserError: the argument has no name, the file cannot be read, or its images are too few or of
+        another shape or type.
     """
     name, separator, text = argument.partition("=")
     if not (name and separator and text):
         raise UserError(f"expected NAME=FILE.npz, got {argument!r}")
-    path = Path(text).expanduser()  # a shell leaves the ~ in NAME=~/FILE as it is
+    path = Path(text).expanduser()  # a shell does not expand the ~ in NAME=~/FILE
     try:
         with path.open("rb") as file, np.load(file) as arrays:
             x = arrays["x"]
@@ -116,7 +116,7 @@ def load_samples(argument: str, count: int) -> tuple[str, NDArray[np.uint8]]:
 
 
 def validate(config: Config) -> None:
-    """Raises `UserError` for an invalid setting, and names its flag."""
+    """Raises `UserError` for an invalid setting. The message names its flag."""
     cli.check_at_least(config, count=2, held_out=2, bootstraps=0)
     cli.check_seed(config)
     if config.export is not None and config.export.suffix != ".npz":
@@ -125,13 +125,13 @@ def validate(config: Config) -> None:
 
 
 def untrained_samples(count: int) -> NDArray[np.uint8]:
-    """Samples of the generator of `experiments.mnist` before its first step."""
+    """Returns samples of the generator of `experiments.mnist` before its first step."""
     gan, state, _ = mnist.build(mnist.Config())
     return np.asarray(quantize(sample(gan, state, jax.random.key(0), count)))
 
 
 def main(config: Config) -> list[Row]:
-    """Prints the table, real digits first, and returns its rows."""
+    """Prints the table, with real digits first, and returns its rows."""
     validate(config)
     samples = [load_samples(argument, config.count) for argument in config.samples]
     dataset = data.load(data.Config(source="embedded", held_out=config.held_out))

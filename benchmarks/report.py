@@ -1,4 +1,4 @@
-"""How measurements are told: Markdown tables, a file of figures, and the machine."""
+"""The output of measurements: Markdown tables, a results file and facts about the machine."""
 
 import dataclasses
 import math
@@ -16,20 +16,20 @@ from gan_jax.errors import UserError
 from gan_jax.run.tables import markdown
 
 BASELINE = "torch_tuned"
-"""What the ratios are to."""
+"""The contender to which the ratios refer."""
 
 _UNITS = {"gemm_jax": GEMM_FLOPS / 1e9, "gemm_torch": GEMM_FLOPS / 1e9, "copy": COPY_BYTES / 1e9}
-"""Billions of operations or bytes of one step of each measurement of the machine."""
+"""Billions of operations or bytes in one step of each machine measurement."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One case at one batch size.
+    """The results of one case at one batch size.
 
     Attributes:
-      case, batch_size: what was timed.
-      contenders: by name.
-      machine: the measurements of the machine, made in the same rounds, by name.
+      case, batch_size: the case and batch size.
+      contenders: contenders by name.
+      machine: the machine measurements of the same rounds, by name.
     """
 
     case: Case
@@ -39,7 +39,7 @@ class Result:
 
     @property
     def gemm_gflops(self) -> float:
-        """The machine's rate of matrix products, by the faster library."""
+        """Returns the machine's rate of matrix products in GFLOP/s, by the faster library."""
         rates = [self._machine_rate(name) for name in ("gemm_jax", "gemm_torch")]
         return max((rate for rate in rates if rate is not None), default=math.nan)
 
@@ -50,7 +50,7 @@ class Result:
         return median(timed.rates) * _UNITS[name]
 
     def to_json(self) -> dict[str, Any]:
-        """All there is, for the file of results."""
+        """Returns all results for the results file."""
         return {
             "case": dataclasses.asdict(self.case),
             "batch_size": self.batch_size,
@@ -60,7 +60,7 @@ class Result:
         }
 
     def table(self) -> str:
-        """The contenders as rows."""
+        """Returns a table with the contenders as rows."""
         case, size = self.case, self.batch_size
         gflop = step_flops(case, size) / 1e9
         examples = "samples" if case.on_ring else "images"
@@ -107,7 +107,8 @@ class Result:
         )
 
     def _ratio(self, timed: Timed) -> str:
-        """The median over rounds: what slows the machine for a while slows both."""
+        """Returns the median of the ratio over rounds, so a slow phase of the machine affects both
+        sides."""
         baseline = self.contenders.get(BASELINE)
         if baseline is None or baseline.unavailable is not None:
             return ""
@@ -116,15 +117,15 @@ class Result:
 
 
 def _number(x: float) -> str:
-    """Three digits, without an exponent."""
+    """Returns the number with three digits and without an exponent."""
     return f"{x:.0f}" if x >= 100 else f"{x:.3g}"
 
 
 def check_out(out: Path | None, flag: str = "--out") -> None:
-    """Makes the folder of an output file, so that a bad path is known before the work.
+    """Creates the folder of an output file, so that a bad path fails before the work starts.
 
     Raises:
-      UserError: if `out`, the value of `flag`, is a folder or its folder cannot be made.
+      UserError: `out`, the value of `flag`, is a folder, or its folder cannot be created.
     """
     if out is None:
         return
@@ -137,7 +138,7 @@ def check_out(out: Path | None, flag: str = "--out") -> None:
 
 
 def machine_facts() -> dict[str, Any]:
-    """The processor and the system."""
+    """Returns the processor and the system."""
     cpuinfo = Path("/proc/cpuinfo")
     names = [
         line.split(":", 1)[1].strip()

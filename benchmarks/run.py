@@ -1,16 +1,15 @@
-"""The speed benchmark: `python -m benchmarks.run` times this library beside others, in one run.
+"""The speed benchmark: `python -m benchmarks.run` times this library and others in one run.
 
-Each contender trains the same GAN in a process of its own. Before they are timed all make the same
-three steps from the same weights on the same batch and noise, and one whose losses are not this
-library's is not timed. All processes of a case then live at once, one at work at a time, and take
-turns in windows of a few seconds, so that what changes on the machine changes for all.
+Each contender trains the same GAN in its own process. Before the timing, all contenders make the
+same three steps from the same weights on the same batch and noise. A contender whose losses differ
+from this library's is excluded. The processes of a case all stay alive, but only one computes at a
+time. They take turns in windows of a few seconds, so changes of the machine affect all of them.
 
-PyTorch may be in another environment: --torch-python names its Python. Keras goes into this one.
-`--rounds 1 --seconds 0.2` is a quick look at whether everything runs.
+PyTorch may be in another environment: --torch-python names its Python.
+`--rounds 1 --seconds 0.2` quickly checks that everything runs.
 """
 
 import dataclasses
-import importlib.util
 import subprocess
 import sys
 import tempfile
@@ -34,7 +33,7 @@ from gan_jax.run.folder import write_json
 
 REFERENCE = "gan_jax"
 MACHINE = ("gemm_jax", "gemm_torch", "copy")
-"""What is measured of the machine, in windows an eighth as long."""
+"""The measurements of the machine, in windows an eighth as long."""
 
 MODULES = {
     "gan_jax": "jax_library",
@@ -46,10 +45,9 @@ MODULES = {
     "torch_eager": "torch_variants",
     "torch_tuned": "torch_variants",
     "torch_compile": "torch_variants",
-    "keras": "keras_jax",
     "jax_usual": "jax_usual",
 } | dict.fromkeys(MACHINE, "machine")
-"""The module of `benchmarks.workers` that each is in."""
+"""The module of `benchmarks.workers` for each contender."""
 
 CONTENDERS = tuple(name for name in MODULES if name not in MACHINE)
 DEFAULT = tuple(name for name in CONTENDERS if name not in WITHOUT)
@@ -57,30 +55,30 @@ DEFAULT = tuple(name for name in CONTENDERS if name not in WITHOUT)
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What is timed, and for how long."""
+    """The cases and contenders to time, and the amount of time."""
 
     cases: tuple[str, ...] = tuple(CASES)
-    contenders: tuple[str, ...] = DEFAULT  # gan_jax is always timed: it checks the others
-    rounds: int = 7  # windows of each contender
-    seconds: float = 4.0  # of a window
-    torch_python: Path = Path(sys.executable)  # a Python that has torch
-    out: Path = Path("runs/benchmark")  # for results.json, tables.md and the workers' logs
-    seed: int = 0  # of weights and fixed noise
+    contenders: tuple[str, ...] = DEFAULT  # gan_jax is always included as the reference
+    rounds: int = 7  # number of windows per contender
+    seconds: float = 4.0  # seconds per window
+    torch_python: Path = Path(sys.executable)  # a Python executable with torch
+    out: Path = Path("runs/benchmark")  # folder for results.json, tables.md and the workers' logs
+    seed: int = 0  # seed of the weights and the fixed noise
 
 
 def main(config: Config) -> None:
-    """Times everything, and after each case prints its table and writes all there is so far."""
+    """Times everything. After each case it prints the table and writes all results so far."""
     validate(config)
-    missing = _missing(config)
+    no_torch = _without_torch(config)
     plan = [(CASES[name], size) for name in config.cases for size in CASES[name].batch_sizes]
     (config.out / "logs").mkdir(parents=True, exist_ok=True)
     digits = data.load(data.Config(source="embedded")).x
     clock = _Clock(sum(config.rounds * len(contenders(config, case)) for case, _ in plan))
     results: list[Result] = []
     with ExitStack() as stack:
-        machine = _start(stack, config, MACHINE, "machine", missing)
+        machine = _start(stack, config, MACHINE, "machine", no_torch)
         for case, size in plan:
-            result = time_case(config, case, size, digits, machine, missing, clock)
+            result = time_case(config, case, size, digits, machine, no_torch, clock)
             results.append(result)
             print(f"\n{result.table()}\n", flush=True)
             _write(config, results)
@@ -88,7 +86,7 @@ def main(config: Config) -> None:
 
 
 def validate(config: Config) -> None:
-    """Raises `UserError` for a setting that cannot be, naming its flag."""
+    """Raises `UserError` for an invalid setting. The message names its flag."""
     for name, known in (("cases", tuple(CASES)), ("contenders", CONTENDERS)):
         given = getattr(config, name)
         unknown = [value for value in given if value not in known]
@@ -110,7 +108,7 @@ def validate(config: Config) -> None:
 
 
 def contenders(config: Config, case: Case) -> list[str]:
-    """Those of a case that were asked for, and the reference."""
+    """Returns the requested contenders of a case and the reference."""
     every = (*case.contenders, *WITHOUT)
     return [name for name in every if name in {*config.contenders, REFERENCE}]
 
@@ -121,7 +119,7 @@ def time_case(
     batch_size: int,
     digits: NDArray[np.uint8],
     machine: dict[str, Timed],
-    missing: dict[str, str],
+    no_torch: str | None,
     clock: "_Clock",
 ) -> Result:
     """Checks and times a case's contenders, and measures the machine in the same rounds."""
@@ -132,7 +130,7 @@ def time_case(
         print(f"{label}: starting the workers and comparing their losses", flush=True)
         start = {"case": dataclasses.asdict(case), "problem": str(folder / "problem.npz")}
         names = contenders(config, case)
-        timed = _start(stack, config, names, f"{case.name}-{batch_size}", missing, **start)
+        timed = _start(stack, config, names, f"{case.name}-{batch_size}", no_torch, **start)
         check(timed, REFERENCE)
         measured = {name: Timed(known.worker, known.unavailable) for name, known in machine.items()}
         entries = [(one, config.seconds) for one in timed.values()]
@@ -159,36 +157,29 @@ def _finish(timed: Timed) -> None:
 
 
 class _Clock:
-    """How long the rest will take if it goes on as it went, in windows."""
+    """An estimate of the remaining time from the average time per window."""
 
     def __init__(self, total: int) -> None:
         self.total, self.done, self.start = total, 0, time.monotonic()
 
     def tick(self) -> float:
-        """Counts a window; the seconds left."""
+        """Counts a window and returns the seconds left."""
         self.done += 1
         return (time.monotonic() - self.start) / self.done * (self.total - self.done)
 
 
-def _library(name: str) -> str:
-    return "torch" if "torch" in name else "keras" if name == "keras" else "jax"
-
-
-def _missing(config: Config) -> dict[str, str]:
-    """The libraries that are not there, with the remedy; it is printed too."""
-    missing = {}
-    wanted = {_library(name) for name in config.contenders}
+def _without_torch(config: Config) -> str | None:
+    """Returns why PyTorch's contenders cannot be timed, or None. It prints the reason."""
     probe = [str(config.torch_python), "-c", "import torch"]
-    if "torch" in wanted and subprocess.run(probe, capture_output=True).returncode:
-        missing["torch"] = (
-            f"{config.torch_python} has no torch: `pip install torch` there, "
-            "or name another Python with --torch-python"
-        )
-    if "keras" in wanted and importlib.util.find_spec("keras") is None:
-        missing["keras"] = "there is no keras: `pip install keras`"
-    for reason in missing.values():
-        print(f"{reason}. Going on without it.", flush=True)
-    return missing
+    wanted = any("torch" in name for name in config.contenders)
+    if not wanted or not subprocess.run(probe, capture_output=True).returncode:
+        return None
+    reason = (
+        f"{config.torch_python} has no torch: `pip install torch` there, "
+        "or give another Python with --torch-python"
+    )
+    print(f"{reason}. Continuing without it.", flush=True)
+    return reason
 
 
 def _start(
@@ -196,18 +187,18 @@ def _start(
     config: Config,
     names: Any,
     label: str,
-    missing: dict[str, str],
+    no_torch: str | None,
     **request: Any,
 ) -> dict[str, Timed]:
-    """Worker processes of these names, which end with the stack."""
+    """Returns worker processes with these names. They end with the stack."""
     started = {}
     for name in names:
-        library = _library(name)
-        python = str(config.torch_python.absolute()) if library == "torch" else sys.executable
+        of_torch = "torch" in name
+        python = str(config.torch_python.absolute()) if of_torch else sys.executable
         command = [python, "-m", f"benchmarks.workers.{MODULES[name]}"]
         worker = Worker(name, command, config.out / "logs" / f"{label}-{name}.log")
         stack.enter_context(closing(worker))
-        started[name] = Timed(worker, missing.get(library))
+        started[name] = Timed(worker, no_torch if of_torch else None)
     for one in started.values():
         attempt(one, _begin, request)
     return started

@@ -1,14 +1,15 @@
 """The baseline: the network of PyTorch's DCGAN tutorial, for 28x28 grey digits.
 
-`python -m benchmarks.torch_dcgan --digits digits.npz --out torch_seed0.npz` trains it on the
-digits that `python -m benchmarks.quality --export digits.npz` wrote, and saves samples for
-`benchmarks.quality`. It needs torch, numpy and tyro, and nothing of this package, so that PyTorch
-can have a virtual environment of its own.
+`python -m benchmarks.torch_dcgan --digits digits.npz --out torch_seed0.npz` trains it on the digits
+written by `python -m benchmarks.quality --export digits.npz`, and saves samples for
+`benchmarks.quality`. It needs torch, numpy and tyro, but nothing of this package, so PyTorch can
+have its own virtual environment.
 
-Everything follows the tutorial (N. Inkawhich, "DCGAN Tutorial", pytorch.org): weights from
-N(0, 0.02), Adam at 2e-4 with betas (0.5, 0.999), binary cross-entropy, a real pass and a fake
-pass for D, then a step of G on the same fakes, samples drawn with the batch's own statistics.
-Only the ends of the two networks differ, for 28x28x1 in place of 64x64x3 images.
+It follows the tutorial (N. Inkawhich, "DCGAN Tutorial", pytorch.org). Weights are drawn from N(0,
+0.02^2). Adam has a rate of 2e-4 and betas (0.5, 0.999), and the loss is binary cross-entropy. D
+makes a real pass and a fake pass, and then G makes a step on the same fakes. Samples use the
+statistics of their own batch. Only the ends of the two networks differ, for 28x28x1 instead of
+64x64x3 images.
 """
 
 import dataclasses
@@ -23,22 +24,22 @@ from torch import Tensor, nn
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Settings of the baseline; the defaults are the benchmark's."""
+    """Settings of the baseline. The defaults are those of the benchmark."""
 
-    digits: Path  # the digits to train on: npz with `x` uint8 [N, 28, 28, 1]
-    out: Path  # where the samples go: npz with `x` uint8 [samples, 28, 28, 1]
-    seed: int = 0  # of weights, noise and the order of the data
-    width: int = 64  # channels w of the layer nearest the image; the other has 2 w
-    latent: int = 100  # dimensions of z
-    batch_size: int = 64  # images
-    steps: int = 4000  # of each player
-    learning_rate: float = 2e-4  # of both Adams
-    samples: int = 5000  # images saved at the end
-    threads: int = 2  # CPU threads
+    digits: Path  # training digits: npz with `x` uint8 [N, 28, 28, 1]
+    out: Path  # file for the samples: npz with `x` uint8 [samples, 28, 28, 1]
+    seed: int = 0  # seed of the weights, the noise and the order of the data
+    width: int = 64  # channels of the layer nearest to the image; twice as many in the other
+    latent: int = 100  # number of dimensions of z
+    batch_size: int = 64  # images per step
+    steps: int = 4000  # updates of each player
+    learning_rate: float = 2e-4  # learning rate of both players
+    samples: int = 5000  # number of images saved at the end
+    threads: int = 2  # number of CPU threads
 
 
 def generator(latent: int, width: int) -> nn.Sequential:
-    """z [B, latent, 1, 1] -> x [B, 1, 28, 28] in [-1, 1]."""
+    """Returns G: z [B, latent, 1, 1] -> x [B, 1, 28, 28] in [-1, 1]."""
     return nn.Sequential(
         nn.ConvTranspose2d(latent, 2 * width, 7, 1, 0, bias=False),
         nn.BatchNorm2d(2 * width),
@@ -52,7 +53,7 @@ def generator(latent: int, width: int) -> nn.Sequential:
 
 
 def discriminator(width: int) -> nn.Sequential:
-    """x [B, 1, 28, 28] -> probability of being real [B]."""
+    """Returns D: x [B, 1, 28, 28] -> probability of being real [B]."""
     return nn.Sequential(
         nn.Conv2d(1, width, 4, 2, 1, bias=False),
         nn.LeakyReLU(0.2, inplace=True),
@@ -66,7 +67,10 @@ def discriminator(width: int) -> nn.Sequential:
 
 
 def initialise(module: nn.Module) -> None:
-    """The tutorial's: convolutions N(0, 0.02), batch-norm scales N(1, 0.02) and offsets 0."""
+    """Draws the tutorial's initial weights.
+
+    Convolutions are N(0, 0.02^2), batch-norm scales N(1, 0.02^2) and offsets 0.
+    """
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d):
@@ -75,7 +79,7 @@ def initialise(module: nn.Module) -> None:
 
 
 def train(config: Config, images: np.ndarray) -> tuple[nn.Sequential, float]:
-    """Trains on images uint8 [N, 28, 28, 1]; returns the generator and training images/s."""
+    """Trains on images uint8 [N, 28, 28, 1]. Returns the generator and the training images/s."""
     real_images = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
     net_g, net_d = generator(config.latent, config.width), discriminator(config.width)
     net_g.apply(initialise)
@@ -89,7 +93,7 @@ def train(config: Config, images: np.ndarray) -> tuple[nn.Sequential, float]:
 
     start = time.perf_counter()
     for step in range(config.steps):
-        if len(order) < config.batch_size:  # an epoch of whole batches
+        if len(order) < config.batch_size:  # an epoch contains only whole batches
             order = torch.randperm(len(real_images))
         index, order = order[: config.batch_size], order[config.batch_size :]
 
@@ -114,7 +118,8 @@ def train(config: Config, images: np.ndarray) -> tuple[nn.Sequential, float]:
 
 
 def sample(net_g: nn.Sequential, config: Config) -> np.ndarray:
-    """Samples uint8 [samples, 28, 28, 1], batch by batch in the generator's present mode."""
+    """Returns samples uint8 [samples, 28, 28, 1], in batches and in the generator's current
+    mode."""
     batches: list[Tensor] = []
     with torch.no_grad():
         for _ in range(-(-config.samples // config.batch_size)):
@@ -124,7 +129,7 @@ def sample(net_g: nn.Sequential, config: Config) -> np.ndarray:
 
 
 def main(config: Config) -> None:
-    """Trains, samples, and says how fast the training was."""
+    """Trains, writes samples and prints the speed of the training."""
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     with np.load(config.digits) as file:
@@ -132,7 +137,7 @@ def main(config: Config) -> None:
     net_g, images_per_second = train(config, images)
     config.out.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(config.out, x=sample(net_g, config))
-    net_g.eval()  # not the tutorial's way, but a fair question: running statistics instead
+    net_g.eval()  # unlike the tutorial, these samples use running statistics
     running = config.out.with_stem(config.out.stem + "_running")
     np.savez_compressed(running, x=sample(net_g, config))
     result = {"torch": torch.__version__, "images_per_second": round(images_per_second, 1)}
@@ -140,6 +145,6 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    import tyro  # here, for those who only want the networks
+    import tyro  # imported here because the networks do not need it
 
     main(tyro.cli(Config))

@@ -1,9 +1,9 @@
 """The memory of the default MNIST run's work in PyTorch: `python -m benchmarks.torch_memory`.
 
-The networks, batch and optimizer of `experiments.mnist` as it is by default, with R1, the average
-of G's weights, gradient norms, records, grids and checkpoints as often, written as a PyTorch user
-would. It needs torch, numpy and pillow, and nothing of the library, so that PyTorch can have a
-virtual environment of its own. Linux only.
+The networks, batch size and optimizer are the defaults of `experiments.mnist`. R1, the average of
+G's weights and gradient norms are included. Records, grids and checkpoints are written at the same
+steps as there. The code is typical PyTorch code. It needs torch, numpy and pillow, but nothing of
+the library, so PyTorch can have its own virtual environment. It runs only on Linux.
 """
 
 import copy
@@ -30,7 +30,7 @@ MIB = 2**20
 
 
 def discriminator() -> nn.Sequential:
-    """x [B, 1, 28, 28] -> logits [B]."""
+    """Returns D: x [B, 1, 28, 28] -> logits [B]."""
     return nn.Sequential(
         nn.Conv2d(1, WIDTH, 4, 2, 1),
         nn.LeakyReLU(0.2),
@@ -42,20 +42,22 @@ def discriminator() -> nn.Sequential:
 
 
 def norm(network: nn.Module) -> Tensor:
-    """Of the gradient of all weights."""
+    """Returns the norm of the gradient of all weights."""
     return nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
 
 
 def watch(samples: list[float]) -> None:
-    """Appends the resident set, four times a second as `benchmarks.loop` does."""
+    """Appends the resident set to `samples` four times a second, as `benchmarks.loop` does."""
     while True:
         samples.append(process_memory()["VmRSS"] / MIB)
         time.sleep(0.25)
 
 
 def main(folder: Path) -> None:
-    """Trains, and prints the medians of the resident set once it has settled, at all times and
-    between two steps, and its peak."""
+    """Trains, and prints the settled medians of the resident set and its peak.
+
+    One median covers all times, and the other the times between two steps.
+    """
     torch.manual_seed(0)
     imported = process_memory()["VmRSS"] / MIB
     g, d = generator(LATENT, WIDTH), discriminator()

@@ -1,11 +1,11 @@
-"""Trains the digit classifier whose features the Fréchet distance is measured on.
+"""Trains the digit classifier whose features define the Fréchet distance.
 
-`python -m benchmarks.train_digit_classifier --out gan_jax/metrics/digits.npz` wrote the weights
-that the package ships. After a new training, put the printed SHA-256 in `gan_jax.metrics.digits`;
-every figure measured before is then of another extractor.
+`python -m benchmarks.train_digit_classifier --out gan_jax/metrics/digits.npz` wrote the weights of
+the package. After a new training, copy the printed SHA-256 to `gan_jax.metrics.digits`. Distances
+measured before then belong to another extractor.
 
-Small elastic distortions (Simard et al. 2003), shifts, rotations, scalings and dropout stand in
-for the digits that a training set of 4,000 lacks.
+The training set of 4,000 digits is small. Small elastic distortions (Simard et al. 2003), shifts,
+rotations, scalings and dropout compensate for that.
 """
 
 import dataclasses
@@ -32,22 +32,22 @@ Weights = dict[str, Array]
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Settings of the training; the defaults are those of the shipped weights."""
+    """Settings of the training. The defaults are those of the packaged weights."""
 
-    out: Path  # where the weights go: npz of float16 arrays
-    seed: int = 0  # of weights, order, distortion and dropout
-    epochs: int = 60  # passes over the training digits, the first a warm-up: 2 or more
-    batch_size: int = 100  # images
-    learning_rate: float = 1e-3  # AdamW's largest; from there a cosine to zero
-    dropout: float = 0.3  # share of the 64 features dropped
-    shift: float = 1.5  # pixels, the standard deviation of a translation
-    turn: float = 0.12  # radians (and shares of the size), the same of rotation and scale
-    elastic: float = 0.8  # pixels, the same of the local displacement
-    held_out: int = 1000  # digits kept from training
+    out: Path  # file for the weights: npz of float16 arrays
+    seed: int = 0  # seed of the weights, the order, the distortion and dropout
+    epochs: int = 60  # passes over the training digits, at least 2. The first is a warm-up.
+    batch_size: int = 100  # images per step
+    learning_rate: float = 1e-3  # AdamW's largest rate, which then falls to 0 along a cosine
+    dropout: float = 0.3  # share of the 64 features that is dropped
+    shift: float = 1.5  # standard deviation of the translation, in pixels
+    turn: float = 0.12  # standard deviation of rotation (radians) and scale (relative)
+    elastic: float = 0.8  # standard deviation of the local displacement, in pixels
+    held_out: int = 1000  # number of digits held out from training
 
 
 def init(key: Array) -> Weights:
-    """He-normal weights and zero biases, float32; the features start active, lest some die."""
+    """Returns He-normal weights and zero biases in float32. All features start active."""
     shapes = {
         "conv1": (5, 5, 1, 16),
         "conv2": (5, 5, 16, 32),
@@ -63,7 +63,7 @@ def init(key: Array) -> Weights:
 
 
 def distort(config: Config, key: Array, x: Array) -> Array:
-    """One digit [28, 28, 1] shifted, turned, scaled, sheared and rippled at random."""
+    """Returns one digit [28, 28, 1], randomly shifted, rotated, scaled, sheared and distorted."""
     keys = jax.random.split(key, 3)
     affine = jnp.eye(2) + config.turn * jax.random.normal(keys[0], (2, 2))
     shift = config.shift * jax.random.normal(keys[1], (2, 1, 1))
@@ -76,7 +76,7 @@ def distort(config: Config, key: Array, x: Array) -> Array:
 
 
 def train(config: Config, x: Array, label: Array) -> Weights:
-    """Weights trained on x [N, 28, 28, 1], float in [0, 255], and label [N]."""
+    """Returns weights trained on x [N, 28, 28, 1], float in [0, 255], and label [N]."""
     batches = len(x) // config.batch_size
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, config.learning_rate, batches, config.epochs * batches
@@ -116,7 +116,7 @@ def train(config: Config, x: Array, label: Array) -> Weights:
 
 
 def to_npz(weights: Weights) -> bytes:
-    """The content of an npz of the weights as float16, the same for the same weights."""
+    """Returns an npz file's content with float16 weights. Equal weights give equal bytes."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as file:
         for name, value in sorted(weights.items()):
@@ -127,7 +127,7 @@ def to_npz(weights: Weights) -> bytes:
 
 
 def held_out_labels(config: Config) -> NDArray[np.int32]:
-    """Labels [M] of the held-out digits, which `gan_jax.data` leaves out."""
+    """Returns the labels [M] of the held-out digits, which `gan_jax.data` does not return."""
     label = data.load(data.Config(source="embedded")).label
     assert label is not None  # the embedded digits have labels
     order = np.random.default_rng(0).permutation(len(label))
@@ -135,7 +135,7 @@ def held_out_labels(config: Config) -> NDArray[np.int32]:
 
 
 def main(config: Config) -> None:
-    """Trains, writes the weights and prints the accuracy of the weights in the file."""
+    """Trains, writes the weights and prints the accuracy of the written weights."""
     check_out(config.out)
     dataset = data.load(data.Config(source="embedded", held_out=config.held_out))
     x, label = jnp.asarray(dataset.x, jnp.float32), jnp.asarray(dataset.label)

@@ -1,4 +1,4 @@
-"""AC-GAN: D also says the class of a sample, and G is told which to make (Odena et al. 2017)."""
+"""AC-GAN: G is conditioned on a class, and D also predicts the class (Odena et al. 2017)."""
 
 from functools import partial
 
@@ -11,7 +11,7 @@ from gan_jax import GAN, Batch, Output, adversarial, from_linen, penalties, prio
 from gan_jax.data.synthetic import feed, ring
 from gan_jax.losses import non_saturating
 
-CENTRES = ring(8).modes  # of the classes, [8, 2]
+CENTRES = ring(8).modes  # the centres of the classes, [8, 2]
 
 
 class Generator(nn.Module):
@@ -46,7 +46,7 @@ def batch(key: jax.Array, num: int) -> Batch:
 
 
 def main(seed: int = 0, steps: int = 2000) -> float:
-    """The share of fakes next to the centre of their class: no network takes part in this."""
+    """Returns the share of fakes whose nearest centre is that of their class."""
     algorithm, key, label = make(), jax.random.key(seed), jnp.arange(4096) % 8
     train = partial(jax.lax.scan, feed(algorithm.step, batch, (1, 128)), length=steps)
     state, _ = jax.jit(train)(jax.jit(algorithm.init)(key, batch(key, 128)))

@@ -1,7 +1,8 @@
-"""ADA: D's augmentation grows stronger until D no longer overfits (Karras et al. 2020, section 3).
+"""ADA: the augmentation of D's inputs grows until D no longer overfits (Karras et al. 2020, section
+3).
 
-D learns few examples by heart: r_t, the mean sign of its logits on them, goes to 1. While it is
-above 0.6, the probability p of the augmentation rises. With fresh examples p stays at 0.
+D memorises a small data set: r_t, the mean sign of its logits on real samples, rises to 1. While
+r_t is above 0.6, the probability p of the augmentation rises. With fresh examples p stays at 0.
 """
 
 from functools import partial
@@ -16,7 +17,7 @@ from gan_jax.models.mlp import mlp
 
 
 def noise(key, x, p):
-    """The example x [16] with Gaussian noise, with probability p."""
+    """Adds Gaussian noise to the example x [16] with probability p."""
     key_choice, key_noise = jax.random.split(key)
     noisy = x + 2 * jax.random.normal(key_noise, x.shape)
     return jnp.where(jax.random.bernoulli(key_choice, p), noisy, x)
@@ -31,7 +32,8 @@ def make(tx, rate=2e-3, **options) -> Algorithm:
 
 
 def data(key, *shape, examples=None):
-    """Draws [..., 16] of a normal distribution, or of a data set of so many of its examples."""
+    """Returns samples [..., 16] of a normal distribution, or of a fixed set of `examples` of
+    them."""
     if examples is None:
         return jax.random.normal(key, (*shape, 16))
     return jax.random.choice(key, data(jax.random.key(examples), examples), shape)

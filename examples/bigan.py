@@ -1,6 +1,7 @@
 """BiGAN: an encoder E learns to invert G (Donahue et al. 2017; Dumoulin et al. 2017).
 
-D tells pairs (x, E(x)) from pairs (G(z), z). G and E are one player, with an objective of its own.
+D distinguishes pairs (x, E(x)) from pairs (G(z), z). G and E are one player with a custom
+objective.
 """
 
 from functools import partial
@@ -24,7 +25,7 @@ def objective(role, params, player, opponent, batch, key):
     x, z = batch.x, gan_jax.random.draw(prior, key, batch.x)
     pairs = (x, E.apply(coder["E"], x)), (G.apply(coder["G"], z), z)
     critic = lambda pair: D.apply(judge, jnp.hstack(pair))[:, 0]  # noqa: E731
-    loss = losses.minimax.discriminator(*map(critic, pairs[::order])).mean()  # exchanged for G, E
+    loss = losses.minimax.discriminator(*map(critic, pairs[::order])).mean()  # swapped for G and E
     slope = penalties.r1(critic, *pairs, key) + penalties.r2(critic, *pairs, key)
     total = loss + 0.05 * slope.mean() if role == "discriminator" else loss
     return total, Aux({f"{role}_loss": loss}, player.model_state, player.memory)
@@ -52,7 +53,7 @@ def main(num=2000):
     state = algorithm.init(jax.random.key(2), Batch(x[0, 0]))
     params = jax.jit(partial(jax.lax.scan, algorithm.step))(state, Batch(x))[0].ema_params
     error = jnp.linalg.norm(E.apply(params["E"], G.apply(params["G"], z)) - z, axis=1)
-    print(f"|E(G(z)) - z| is {error.mean():.2f} on average; |z| is 1.25")
+    print(f"|E(G(z)) - z| is {error.mean():.2f} on average; the mean |z| is 1.25")
 
 
 if __name__ == "__main__":

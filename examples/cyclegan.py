@@ -1,4 +1,4 @@
-"""The CycleGAN form: two translators without pairs, each the other's inverse (Zhu et al. 2017)."""
+"""CycleGAN: two translators learn from unpaired data to invert each other (Zhu et al. 2017)."""
 
 from functools import partial
 
@@ -22,11 +22,11 @@ class Translators(nn.Module):
 
 class Discriminators(nn.Module):
     @nn.compact
-    def __call__(self, x: dict[str, jax.Array]) -> jax.Array:  # [B, 2], one logit of each network
+    def __call__(self, x: dict[str, jax.Array]) -> jax.Array:  # [B, 2], one logit per network
         return jnp.concatenate([nn.Dense(1)(nn.relu(nn.Dense(256)(x[d]))) for d in "ab"], axis=1)
 
 
-def cycle(seen: Pass) -> jax.Array:  # here the real samples are what G was given
+def cycle(seen: Pass) -> jax.Array:  # the real samples are G's inputs here
     return terms.reconstruction(seen._replace(fake=seen.generator(seen.z, seen.fake)))
 
 

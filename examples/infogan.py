@@ -1,4 +1,4 @@
-"""InfoGAN: D recovers a code that G was given, so that samples show it (Chen et al. 2016)."""
+"""InfoGAN: D recovers a code from G's input, so the samples reveal the code (Chen et al. 2016)."""
 
 from functools import partial
 
@@ -57,4 +57,4 @@ def main(seed: int = 0, steps: int = 2000) -> float:
 
 
 if __name__ == "__main__":
-    print(f"The mode nearest to a sample tells {main():.1%} of its code's entropy.")
+    print(f"The nearest mode of a sample determines {main():.1%} of its code's entropy.")

@@ -1,6 +1,6 @@
-"""Path length regularisation: |J^T y| is made equal for all w, J = dx/dw (Karras et al. 2020, 3.2).
+"""Path length regularisation makes |J^T y| equal for all w (Karras et al. 2020, section 3.2).
 
-G is a mapping network z -> w, then a synthesis network w -> x. y is a random image.
+G is a mapping network z -> w followed by a synthesis network w -> x. J is dx/dw, and y is random.
 """
 
 from functools import partial
@@ -24,7 +24,7 @@ def split(params):
 
 
 def path(seen):
-    """w, and the function w -> x."""
+    """Returns w and the function w -> x."""
     style, image = split(seen.generator.params)
     return style(seen.z), image
 
@@ -38,7 +38,7 @@ def make(tx, weight=2.0, **options) -> Algorithm:
 
 
 def data(key, *shape):
-    """Images [..., 8, 8, 1] of a blob at a random place."""
+    """Returns images [..., 8, 8, 1] of a blob at a random position."""
     place = jax.random.uniform(key, (2, *shape), minval=2.0, maxval=5.0)
     row, column = jnp.exp(-jnp.square(jnp.linspace(-place, 7 - place, 8, axis=-1)) / 2)
     return 2 * jnp.einsum("...i,...j->...ij", row, column)[..., None] - 1

@@ -1,4 +1,4 @@
-"""The pix2pix form: G fills an outline, and D judges patches of the pair (Isola et al. 2017)."""
+"""pix2pix: G fills an outline, and D judges patches of outline and image (Isola et al. 2017)."""
 
 from functools import partial
 
@@ -25,7 +25,7 @@ class PatchDiscriminator(nn.Module):
     def __call__(self, x: jax.Array, label: jax.Array) -> jax.Array:
         pair = jnp.concatenate([x, label], axis=3)
         h = nn.relu(nn.Conv(32, (4, 4), strides=(2, 2), padding="VALID")(pair))
-        return nn.Dense(1)(h)[..., 0]  # a map of logits [B, 3, 3], one for each patch
+        return nn.Dense(1)(h)[..., 0]  # logits [B, 3, 3], one per patch
 
 
 make = partial(
@@ -39,7 +39,7 @@ make = partial(
 
 
 def batch(key: jax.Array, num: int) -> Batch:
-    """Discs [num, 8, 8, 1], and as labels their outlines."""
+    """Returns discs [num, 8, 8, 1] with their outlines as labels."""
     key_centre, key_radius = jax.random.split(key)
     centre = jax.random.uniform(key_centre, (num, 2, 1, 1), minval=2.0, maxval=5.0)
     radius = jax.random.uniform(key_radius, (num, 1, 1, 1), minval=1.0, maxval=3.0)
@@ -48,7 +48,7 @@ def batch(key: jax.Array, num: int) -> Batch:
 
 
 def main(seed: int = 0, steps: int = 1000) -> float:
-    """The mean absolute error of a pixel in [-1, 1], on pairs that were not trained on."""
+    """Returns the mean absolute error per pixel, in [-1, 1], on new pairs."""
     algorithm, key = make(), jax.random.key(seed)
     train = partial(jax.lax.scan, feed(algorithm.step, batch, (1, 64)), length=steps)
     state, _ = jax.jit(train)(jax.jit(algorithm.init)(key, batch(key, 64)))
@@ -57,4 +57,4 @@ def main(seed: int = 0, steps: int = 1000) -> float:
 
 
 if __name__ == "__main__":
-    print(f"The mean absolute error of a pixel is {main():.3f}.")
+    print(f"The mean absolute error per pixel is {main():.3f}.")

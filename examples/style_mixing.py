@@ -1,7 +1,7 @@
-"""StyleGAN's mixing regularisation: two latents to an image (Karras et al. 2019, section 3.1).
+"""StyleGAN's mixing regularisation: two latents per image (Karras et al. 2019, section 3.1).
 
-The layers before a random cut take their style from the first latent, the others from the second.
-The prior draws all three, as a tree.
+The first latent styles the layers before a random cut, and the second latent the other layers. The
+prior draws both latents and the cut as a tree.
 """
 
 from functools import partial
@@ -20,7 +20,7 @@ LAYERS = 3
 
 
 def prior(key, num):
-    """Two latents [num, 2, 8], and how many layers [num] take the first: in half of cases, all."""
+    """Draws two latents [num, 2, 8] and a cut [num]. Half of the cuts use only the first latent."""
     key_z, key_cut = jax.random.split(key)
     cut = jax.random.randint(key_cut, (num,), 1, 2 * LAYERS - 1)
     return {"styles": jax.random.normal(key_z, (num, 2, 8)), "cut": jnp.minimum(cut, LAYERS)}

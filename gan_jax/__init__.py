@@ -1,7 +1,7 @@
 """Generative adversarial networks as pure functions.
 
-A GAN is two pure networks, a prior, a loss and two optimizers; a training step is a pure function
-`(TrainState, Batch) -> (TrainState, Metrics)`. The start is `gan_jax.types`.
+A GAN is two pure networks, a prior, a loss and two optimizers. A training step is a pure function
+`(TrainState, Batch) -> (TrainState, Metrics)`. Read `gan_jax.types` first.
 """
 
 from gan_jax import algorithms, augment, losses, networks, optimizers, penalties, priors, terms

@@ -1,4 +1,4 @@
-"""Copies of shared buffers: a state can be donated only if no two of its leaves share one."""
+"""Copies of shared buffers. A state can be donated only if no two of its leaves share a buffer."""
 
 import functools
 import weakref
@@ -14,17 +14,17 @@ Step = Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]
 
 
 def unshared(tree: PyTree, *, apart_from: PyTree = ()) -> PyTree:
-    """The tree, with a copy in place of each array whose buffer an earlier leaf already uses.
+    """Returns the tree with a copy of each array whose buffer an earlier leaf already uses.
 
-    Donating a buffer twice is an error on one device, and crashes the process on several. Two
-    leaves share a buffer if they are one object, as under
-    `state.replace(ema_params=state.generator.params)`, or if one was made from the other without a
-    copy, as `jax.device_put` does.
+    Donating a buffer twice is an error on one device and crashes the process on several devices.
+    Two leaves share a buffer if they are the same object, as after
+    `state.replace(ema_params=state.generator.params)`. They also share one if one was made from the
+    other without a copy, for example by `jax.device_put`.
 
     Args:
-      tree: any. Traced arrays are compared by identity. Leaves that are not JAX arrays are returned
-        as they are: JAX copies them to the device in any case.
-      apart_from: a tree of arrays; the result shares no buffer with them.
+      tree: any tree. Traced arrays are compared by identity. Leaves that are not JAX arrays are
+        unchanged, because JAX copies them to the device anyway.
+      apart_from: a tree of arrays. The result shares no buffer with them.
     """
     seen = set[int]().union(*map(_places, jax.tree.leaves(apart_from)))
 
@@ -39,18 +39,18 @@ def unshared(tree: PyTree, *, apart_from: PyTree = ()) -> PyTree:
 
 
 def donating(program: Step) -> Step:
-    """The program, which then also accepts a state in which two leaves share a buffer.
+    """Returns the program in a form that also accepts states with shared buffers.
 
-    The results of a program share no buffers with each other, so the state that the last call
-    returned is searched only if a buffer of the batch is as large as one of the state: it may be
-    the same one. Without a search a call costs about 1 us more per leaf of the batch on a device. A
-    search costs about 2 us per leaf.
+    The results of a program never share buffers. The state returned by the last call is therefore
+    searched only if one of its buffers has the size of a buffer of the batch. The two might then be
+    the same buffer. Without a search, a call costs about 1 us more per leaf of the batch on a
+    device. A search costs about 2 us per leaf.
 
     Args:
       program: `(state, batch) -> (state, metrics)`, which donates the state.
     """
     latest: Callable[[], Any] = _nothing
-    sizes = set[int]()  # of the state's buffers, which no step changes
+    sizes = set[int]()  # sizes of the state's buffers, which no step changes
 
     @functools.wraps(program)
     def call(state: PyTree, batch: PyTree) -> tuple[PyTree, PyTree]:
@@ -61,7 +61,7 @@ def donating(program: Step) -> Step:
         state, metrics = program(state, batch)
         try:
             latest = weakref.ref(state)
-        except TypeError:  # tuples and dictionaries: searched each time
+        except TypeError:  # tuples and dictionaries allow no weak references
             latest = _nothing
         return state, metrics
 
@@ -69,11 +69,11 @@ def donating(program: Step) -> Step:
 
 
 def _nothing() -> None:
-    """Stands for a weak reference whose object is gone."""
+    """Stands in for a weak reference whose object is gone."""
 
 
 def _sizes(tree: PyTree) -> set[int]:
-    """The sizes in bytes of the buffers that JAX arrays have on each device."""
+    """Returns the sizes in bytes, per device, of the buffers of the tree's JAX arrays."""
     return {
         leaf.nbytes if leaf.is_fully_replicated else leaf.addressable_shards[0].data.nbytes
         for leaf in jax.tree.leaves(tree)
@@ -82,13 +82,16 @@ def _sizes(tree: PyTree) -> set[int]:
 
 
 def _places(leaf: Any) -> list[int]:
-    """The addresses of an array's buffers, one per device; for a traced array, its identity."""
+    """Returns the addresses of an array's buffers, one per device.
+
+    For a traced array it returns the object's id.
+    """
     if isinstance(leaf, jax.core.Tracer):
         return [id(leaf)]
     if not isinstance(leaf, jax.Array) or leaf.is_deleted():
         return []
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
-    if len(leaf.devices()) == 1:  # the same result, in a third of the time
+    if len(leaf.devices()) == 1:  # the same result in a third of the time
         return [leaf.unsafe_buffer_pointer()]
     return [shard.data.unsafe_buffer_pointer() for shard in leaf.addressable_shards]

@@ -1,7 +1,7 @@
-"""Assertions about the shapes and types of what a caller passes to the library.
+"""Checks of the shapes and types of arguments.
 
-They run while a function is traced, so a compiled step does not pay for them. Each raises chex's
-AssertionError, which names the argument, what was given and the remedy.
+The checks run while a function is traced, so a compiled step does not pay for them. Each check
+raises chex's AssertionError, whose message names the argument, the value and the remedy.
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ _R = TypeVar("_R")
 
 
 def num_examples(x: PyTree) -> int:
-    """B, the length of the first axis of the arrays [B, ...] of a tree."""
+    """Returns B, the length of the first axis of the tree's arrays [B, ...]."""
     return int(jnp.shape(jax.tree.leaves(x)[0])[0])
 
 
 def check_gan(gan: GAN) -> None:
-    """Raises TypeError unless it is a `GAN` of two `Network`s and a prior."""
+    """Raises TypeError unless `gan` is a `GAN` of two `Network`s and a prior."""
     if not isinstance(gan, GAN):
         raise TypeError(
             f"gan must be a gan_jax.GAN(generator, discriminator, prior), got {_kind(gan)}"
@@ -49,7 +49,7 @@ def check_gan(gan: GAN) -> None:
 
 
 def check_loss(loss: AdversarialLoss) -> None:
-    """Raises TypeError unless it is an `AdversarialLoss`."""
+    """Raises TypeError unless `loss` is an `AdversarialLoss`."""
     if not isinstance(loss, AdversarialLoss):
         raise TypeError(
             f"loss must be a gan_jax.AdversarialLoss, such as gan_jax.losses.hinge, got "
@@ -58,16 +58,15 @@ def check_loss(loss: AdversarialLoss) -> None:
 
 
 def check_tx(tx: optax.GradientTransformation, name: str = "tx") -> None:
-    """Raises TypeError unless it is an optimizer."""
+    """Raises TypeError unless `tx` is an optimizer."""
     if not isinstance(tx, optax.GradientTransformation):
         raise TypeError(
-            f"{name} must be an optimizer of Optax's kind, such as optax.adam(2e-4), got "
-            f"{_kind(tx)}"
+            f"{name} must be an optax optimizer, such as optax.adam(2e-4), got {_kind(tx)}"
         )
 
 
 def check_weighted(pairs: Any, name: str) -> None:
-    """Raises TypeError unless they are pairs of a penalty or term and its weight."""
+    """Raises TypeError unless `pairs` is a sequence of (penalty or term, weight) pairs."""
     for pair in pairs if isinstance(pairs, list | tuple) else [pairs]:
         if (
             not isinstance(pair, tuple | list)
@@ -86,10 +85,11 @@ def _kind(value: Any) -> str:
 
 
 def check_batch(batch: Batch) -> None:
-    """Raises AssertionError unless x [B, ...] is floating, and every array of x and label has B.
+    """Raises AssertionError unless x [B, ...] is floating and all arrays of x and label have length
+    B.
 
     Raises:
-      TypeError: it is not a `Batch`.
+      TypeError: `batch` is not a `Batch`.
     """
     if not isinstance(batch, Batch):
         raise TypeError(f"batch must be a gan_jax.Batch(x, label), got {_kind(batch)}")
@@ -116,13 +116,14 @@ def check_batch(batch: Batch) -> None:
 
 
 def check_output(output: Any, num: int, maker: str) -> Output:
-    """The output of D for `num` examples as an `Output`, logits and heads in float32 at least.
+    """Returns D's output for `num` examples as an `Output` with logits and heads in at least
+    float32.
 
     Raises:
-      AssertionError: the logits are not floating, or not of shape [num] or [num, ...].
+      AssertionError: the logits are not floating, or their shape is not [num] or [num, ...].
     """
     output = output if isinstance(output, Output) else Output(output)
-    _assert_floating(output.logits, f"what {maker} returned", "return floats")
+    _assert_floating(output.logits, f"the result of {maker}", "return floats")
     chex.assert_shape(
         output.logits,
         (num, ...),
@@ -134,7 +135,7 @@ def check_output(output: Any, num: int, maker: str) -> Output:
 
 
 def check_logits(real_logits: Array, fake_logits: Array) -> None:
-    """Raises AssertionError unless both are floating and have the same shape [B]."""
+    """Raises AssertionError unless both arrays are floating and have the same shape [B]."""
     for name, logits in (("real_logits", real_logits), ("fake_logits", fake_logits)):
         _assert_floating(logits, name, "give D's logits as floats")
         chex.assert_rank(
@@ -151,7 +152,7 @@ def check_logits(real_logits: Array, fake_logits: Array) -> None:
 
 
 def check_samples(real: PyTree, fake: PyTree) -> None:
-    """Raises AssertionError unless both are floating and have the same shapes [B, ...]."""
+    """Raises AssertionError unless both trees are floating and have the same shapes [B, ...]."""
     for name, samples in (("real", real), ("fake", fake)):
         for leaf in jax.tree.leaves(samples):
             _assert_floating(leaf, name, "give samples as floats, as D takes them")
@@ -168,12 +169,12 @@ def _shapes(tree: PyTree) -> PyTree:
 
 
 def one_each(values: Array, num: int, maker: str) -> Array:
-    """The values [num] that `maker` returned for a batch, in float32 at least.
+    """Returns the values [num] that `maker` returned for a batch, in at least float32.
 
     Raises:
-      AssertionError: they are not floating, or not one number for each example.
+      AssertionError: the values are not floating, or their shape is not [num].
     """
-    _assert_floating(values, f"what {maker} returned", "return floats")
+    _assert_floating(values, f"the result of {maker}", "return floats")
     chex.assert_shape(
         values,
         (num,),
@@ -192,24 +193,27 @@ def _assert_floating(x: Any, name: str, remedy: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class CheckedCritic:
-    """A critic that raises AssertionError for anything but one logit for each example."""
+    """A critic that raises AssertionError unless it returns one logit for each example."""
 
     critic: Critic
 
     def __call__(self, x: PyTree) -> Array:
-        """x [B, ...] -> logits [B], in float32 at least."""
+        """Maps x [B, ...] to logits [B] in at least float32."""
         return one_each(self.critic(x), num_examples(x), "the critic")
 
     @property
     def on_fake(self) -> "CheckedCritic":
-        """The critic of fake samples: a conditional D is then given the labels of the fakes."""
+        """Returns the critic for fake samples.
+
+        A conditional D then receives the labels of the fakes.
+        """
         return CheckedCritic(getattr(self.critic, "on_fake", self.critic))
 
 
 def checked(
     penalty: Callable[Concatenate[CheckedCritic, PyTree, PyTree, Array, _P], _R],
 ) -> Callable[Concatenate[Critic, PyTree, PyTree, Array, _P], _R]:
-    """The penalty, after assertions on the shapes of the samples and of the critic's logits."""
+    """Returns the penalty with checks on the shapes of its samples and of the critic's logits."""
 
     @wraps(penalty)
     def call(

@@ -1,5 +1,5 @@
-"""The error a person can mend."""
+"""The error class for bad user input."""
 
 
 class UserError(ValueError):
-    """Bad input. The message names the field or file, its value, and the remedy."""
+    """An error the user can fix. The message names the field or file, its value and the remedy."""

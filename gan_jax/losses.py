@@ -1,9 +1,9 @@
-"""Adversarial losses: per example, on logits, minimised by both players.
+"""Adversarial losses per example. They are functions of logits, and both players minimise them.
 
-Write D(x) = sigmoid(logit). Then log D = -softplus(-logit) and log(1 - D) = -softplus(logit),
-which stay finite, with finite gradients, at any size of logit. Each value of this module is an
-`AdversarialLoss`; its functions map `(real_logits [B], fake_logits [B])` to `[B]`, and raise
-AssertionError for logits that are not floating, not of rank 1 or not of one shape.
+With D(x) = sigmoid(logit), log D = -softplus(-logit) and log(1 - D) = -softplus(logit). These forms
+and their gradients stay finite for logits of any size. Each loss is an `AdversarialLoss`. Its
+functions map `(real_logits [B], fake_logits [B])` to `[B]`. They raise AssertionError unless both
+logits are floating, of rank 1 and of equal shape.
 
 >>> import jax.numpy as jnp
 >>> real, fake = jnp.array([0.0]), jnp.array([0.0])       # D = 1/2 everywhere ...
@@ -31,10 +31,10 @@ _OfLogits = Callable[[Array, Array], Array]
 class _Checked:
     """A player's loss that raises AssertionError for logits of a wrong shape or type.
 
-    Logits [B, 1] and [B] would silently broadcast to [B, B].
+    Without the check, logits [B, 1] and [B] would silently broadcast to [B, B].
 
     Attributes:
-      loss: the function.
+      loss: the unchecked loss.
     """
 
     loss: _OfLogits
@@ -50,8 +50,12 @@ def _checked(discriminator: _OfLogits, generator: _OfLogits) -> AdversarialLoss:
 
 @dataclasses.dataclass(frozen=True)
 class _CrossEntropy:
-    """A D's loss that is -log sigmoid(v), v the logit it gives a sample for being real, and what
-    it says of the fakes. Both fields are `(real_logits [B], fake_logits [B]) -> [B]`."""
+    """D's loss -log sigmoid(v) + of_fake, where v is the logit for "real".
+
+    Attributes:
+      real_logit: v as a function `(real_logits [B], fake_logits [B]) -> [B]`.
+      of_fake: the part of the loss that depends on the fakes, with the same signature.
+    """
 
     real_logit: _OfLogits
     of_fake: _OfLogits
@@ -66,13 +70,16 @@ _cross_entropy = _CrossEntropy(lambda real, fake: real, lambda real, fake: jax.n
 
 
 def _saturating(real_logits: Array, fake_logits: Array) -> Array:
-    """log(1 - D(G(z))), whose gradient in the logit is -D: it dies as D rejects the fake."""
+    """Returns log(1 - D(G(z))).
+
+    Its gradient in the logit is -D, which vanishes as D rejects the fake.
+    """
     del real_logits
     return -jax.nn.softplus(fake_logits)
 
 
 def _non_saturating(real_logits: Array, fake_logits: Array) -> Array:
-    """-log D(G(z)), whose gradient in the logit is -(1 - D)."""
+    """Returns -log D(G(z)). Its gradient in the logit is -(1 - D)."""
     del real_logits
     return jax.nn.softplus(-fake_logits)
 
@@ -95,17 +102,17 @@ def _wasserstein_discriminator(real_logits: Array, fake_logits: Array) -> Array:
 
 
 def _raise_logit(real_logits: Array, fake_logits: Array) -> Array:
-    """-logit(G(z)), the generator's side of the hinge and the Wasserstein loss."""
+    """Returns -logit(G(z)), the generator's loss for both hinge and Wasserstein."""
     del real_logits
     return -fake_logits
 
 
 minimax = _checked(_cross_entropy, _saturating)
-"""The game of V(D, G) itself: min over G, max over D (Goodfellow et al. 2014, equation 1)."""
+"""The game of V(D, G): D maximises V and G minimises it (Goodfellow et al. 2014, equation 1)."""
 
 non_saturating = _checked(_cross_entropy, _non_saturating)
-"""The same D; G maximises log D(G(z)) (Goodfellow et al. 2014, section 3). The same fixed
-point as `minimax`, other gradients."""
+"""D's loss is that of `minimax`, and G maximises log D(G(z)) (Goodfellow et al. 2014, section 3).
+The fixed point is that of `minimax`, but G's gradients differ."""
 
 least_squares = _checked(_least_squares_discriminator, _least_squares_generator)
 """LSGAN with targets a = 0, b = c = 1 (Mao et al. 2017, equation 9)."""
@@ -114,22 +121,23 @@ hinge = _checked(_hinge_discriminator, _raise_logit)
 """The hinge loss (Lim and Ye 2017; Miyato et al. 2018, equations 16 and 17)."""
 
 wasserstein = _checked(_wasserstein_discriminator, _raise_logit)
-"""E[D(fake)] - E[D(real)] (Arjovsky et al. 2017): wants a Lipschitz D, so a penalty."""
+"""E[D(fake)] - E[D(real)] (Arjovsky et al. 2017). D must be Lipschitz, so add a penalty."""
 
 relativistic = _checked(
     _CrossEntropy(lambda real, fake: real - fake, lambda real, fake: jnp.zeros_like(fake)),
     lambda real, fake: jax.nn.softplus(real - fake),
 )
-"""RpGAN (RSGAN of Jolicoeur-Martineau 2019): D says which of a real and a fake sample, paired by
-their index, is real; G makes it say the other."""
+"""RpGAN (RSGAN of Jolicoeur-Martineau 2019). Real and fake samples are paired by index. D predicts
+which sample of a pair is real, and G makes D predict the opposite."""
 
 
 def relativistic_average() -> AdversarialLoss:
-    """RaGAN (RaSGAN of Jolicoeur-Martineau 2019): each sample against the other kind's mean.
+    """RaGAN (RaSGAN of Jolicoeur-Martineau 2019): compares each logit with the mean of the other
+    kind.
 
-    D's loss is -log sigmoid(r - mean f) - log(1 - sigmoid(f - mean r)), r and f being the logits
-    of real and fake samples; G's is the same with real and fake exchanged. The means are over the
-    batch of all devices. With `accumulate` they are the microbatch's.
+    D's loss is -log sigmoid(r - mean f) - log(1 - sigmoid(f - mean r)), where r and f are the
+    logits of real and fake samples. G's loss exchanges r and f. The means are over the batch of all
+    devices. With `accumulate` they are over the microbatch.
     """
 
     def against_mean(logits: Array, others: Array) -> Array:
@@ -142,27 +150,29 @@ def relativistic_average() -> AdversarialLoss:
 
 
 def smoothed(loss: AdversarialLoss, target: float = 0.9) -> AdversarialLoss:
-    """One-sided label smoothing: D is to say "real" with probability `target`, no more.
+    """Returns the loss with one-sided label smoothing: D's target for real samples is `target`, not
+    1.
 
-    Of a real sample D's loss becomes BCE(v, t) = -t log sigmoid(v) - (1 - t) log sigmoid(-v), v
-    being the logit the loss gives it for being real: D's own, or for a relativistic loss its
-    difference from the fakes'. What D says of fakes, and G's loss, stay (Salimans et al. 2016,
-    section 3.4: targets above 0 for fakes would hold on to samples where there are no data).
+    D's loss for a real sample becomes BCE(v, t) = -t log sigmoid(v) - (1 - t) log sigmoid(-v),
+    where v is the logit for "real". For most losses v is D's logit. For a relativistic loss v is
+    D's logit minus that of the fake. G's loss and the fake part of D's loss do not change. Targets
+    above 0 for fakes would favour existing fakes in regions without data (Salimans et al. 2016,
+    section 3.4).
 
     Args:
-      loss: one whose D minimises a cross-entropy: minimax, non_saturating, relativistic,
+      loss: a loss whose D minimises a cross-entropy: minimax, non_saturating, relativistic or
         relativistic_average.
-      target: in (0.5, 1]; 1 smooths nothing.
+      target: in (0.5, 1]. With 1 the loss does not change.
 
     Raises:
-      ValueError: another loss (one smoothed already, too), or a target out of range.
+      ValueError: any other loss (including a smoothed loss), or a target out of range.
     """
     checked = loss.discriminator
     cross_entropy = checked.loss if isinstance(checked, _Checked) else None
     if not isinstance(checked, _Checked) or not isinstance(cross_entropy, _CrossEntropy):
         raise ValueError(
-            "loss has no label to smooth, as its discriminator minimises no plain cross-entropy: "
-            "give minimax, non_saturating, relativistic or relativistic_average()"
+            "loss has no label to smooth, because its discriminator minimises no plain "
+            "cross-entropy: give minimax, non_saturating, relativistic or relativistic_average()"
         )
     if not 0.5 < target <= 1:
         raise ValueError(f"target must be in (0.5, 1], got {target}: 0.9 is usual")
@@ -176,16 +186,18 @@ def smoothed(loss: AdversarialLoss, target: float = 0.9) -> AdversarialLoss:
 
 
 def top_k(loss: AdversarialLoss, share: float) -> AdversarialLoss:
-    """G learns from the fakes that D takes most for real, and from no others (Sinha et al. 2020).
+    """Returns the loss with G trained only on the fakes that have the largest logits (Sinha et al.
+    2020).
 
-    Of B fakes the k = share B with the largest logits count, in full: the others' loss is 0, and
-    theirs is multiplied by B / k, so that the mean over the batch is their mean. D's loss stays.
-    The best are those of the batch of all devices. With `accumulate` they are the microbatch's.
-    The paper begins with share 1 and lowers it to 1/2: a step for each stage.
+    Only the k = share * B fakes with the largest logits count. Their losses are multiplied by B / k
+    and the other losses are 0, so the batch mean equals the mean over the k fakes. D's loss does
+    not change. The k fakes are selected from the batch of all devices. With `accumulate` they are
+    selected from the microbatch. The paper lowers the share from 1 to 1/2 in stages: make one step
+    function for each stage.
 
     Args:
-      loss: any.
-      share: in (0, 1]; share B is rounded, and at least 1.
+      loss: any loss.
+      share: in (0, 1]. The product share * B is rounded to an integer of at least 1.
 
     Raises:
       ValueError: a share out of range.
@@ -209,20 +221,26 @@ def top_k(loss: AdversarialLoss, share: float) -> AdversarialLoss:
 
 
 def f_divergence(name: str, *, non_saturating: bool = False) -> AdversarialLoss:
-    """The game of an f-GAN: D raises E_p[T] - E_q[f*(T)] towards D_f(p, q), and G lowers it.
+    """The f-GAN loss: D maximises an estimate of the divergence D_f(p, q), and G minimises it.
 
-    D's output v becomes the critic T = g(v) by the activation of Nowozin et al. 2016 (table 2; for
-    Neyman and total variation, of the appendix, the increasing form). At the optimum v is
-    log(p/q) for reverse_kl, js and gan, 1 + log(p/q) for kl, 2 (p/q - 1) for pearson, twice
-    log(p/q) for neyman, half of it for squared_hellinger, and infinite for total_variation.
-    The exponentials are exact, not clipped: under kl, reverse_kl, neyman and squared_hellinger
-    a logit beyond 80 overflows float32.
+    The estimate is E_p[T] - E_q[f*(T)]. The critic is T = g(v), where v is D's output and g is the
+    activation of Nowozin et al. 2016, table 2. For neyman and total_variation, g is the increasing
+    form given in their appendix. The exponentials are not clipped: a logit beyond 80 overflows
+    float32 under kl, reverse_kl, neyman and squared_hellinger.
+
+    The optimal v depends on the name:
+      kl: 1 + log(p/q).
+      reverse_kl, js, gan: log(p/q).
+      pearson: 2 (p/q - 1).
+      neyman: 2 log(p/q).
+      squared_hellinger: log(p/q) / 2.
+      total_variation: infinite.
 
     Args:
-      name: kl, reverse_kl, pearson, neyman, squared_hellinger, js, gan (which is `minimax`) or
+      name: kl, reverse_kl, pearson, neyman, squared_hellinger, js, gan (the same as `minimax`) or
         total_variation.
-      non_saturating: whether G raises E_q[T] in place of E_q[f*(T)] (Nowozin et al. 2016, section
-        3.2), as `non_saturating` does for gan.
+      non_saturating: if True, G maximises E_q[T] instead of E_q[f*(T)] (Nowozin et al. 2016,
+        section 3.2). For gan this is the loss `non_saturating`.
 
     Raises:
       ValueError: another name.
@@ -251,7 +269,7 @@ _F_DIVERGENCES: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Arra
     "gan": (lambda v: -jax.nn.softplus(-v), jax.nn.softplus),
     "total_variation": (lambda v: jnp.tanh(v) / 2, lambda v: jnp.tanh(v) / 2),
 }
-"""g(v) and f*(g(v)), simplified by hand so that neither passes through a rounded log of zero."""
+"""g(v) and f*(g(v)), simplified by hand so that neither takes the log of a number rounded to 0."""
 
 LossName: TypeAlias = Literal[
     "minimax",
@@ -269,7 +287,7 @@ LossName: TypeAlias = Literal[
     "f_js",
     "f_total_variation",
 ]
-"""The keys of `LOSSES`, for what takes one as a setting."""
+"""The keys of `LOSSES`, for settings that choose a loss."""
 
 LOSSES: dict[str, AdversarialLoss] = {
     "minimax": minimax,
@@ -279,7 +297,7 @@ LOSSES: dict[str, AdversarialLoss] = {
     "wasserstein": wasserstein,
     "relativistic": relativistic,
     "relativistic_average": relativistic_average(),
-    # Without "gan", which is minimax.
+    # "gan" is left out because it equals minimax.
     **{f"f_{name}": f_divergence(name) for name in _F_DIVERGENCES if name != "gan"},
 }
-"""Every loss by its name: values as they are, factories as made with their defaults."""
+"""All losses by name. Factories are called with their default arguments."""

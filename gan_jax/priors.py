@@ -10,10 +10,13 @@ Prior = Callable[[Array, int], Array]
 
 
 def normal(dim: int, scale: float = 1.0) -> Prior:
-    """z ~ N(0, scale^2 I) in `dim` dimensions."""
+    """Returns the prior z ~ N(0, scale^2 I) in `dim` dimensions."""
     return lambda key, num: scale * jax.random.normal(key, (num, dim))
 
 
 def uniform(dim: int, bound: float = 3.0**0.5) -> Prior:
-    """z ~ U(-bound, bound) in each of `dim` dimensions; the default has unit variance."""
+    """Returns the prior U(-bound, bound) for each of `dim` dimensions.
+
+    The default has unit variance.
+    """
     return lambda key, num: jax.random.uniform(key, (num, dim), minval=-bound, maxval=bound)

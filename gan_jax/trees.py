@@ -1,4 +1,4 @@
-"""Functions of trees of arrays: wider types for sums, and the first difference of two trees."""
+"""Functions on trees of arrays: wider types for sums, and the first difference of two trees."""
 
 from typing import Any
 
@@ -9,25 +9,26 @@ from gan_jax.types import Array, PyTree
 
 
 def at_least_single(x: Array) -> Array:
-    """A floating array in float32 if its type is narrower, else as it is.
+    """Returns a floating array in float32 if its type is narrower, and unchanged otherwise.
 
-    Sums and squares need that. float16 overflows above 65504 and rounds numbers below 3e-8 to 0.
-    bfloat16 has 8 significant bits: near 1 an increment below 1/256 is lost, and a mean that decays
-    by .999 hardly moves.
+    Sums and squares need the wider type. float16 overflows above 65504 and rounds numbers below
+    3e-8 to 0. bfloat16 has 8 significant bits: adding less than 1/256 to 1 has no effect, so a
+    moving average with decay 0.999 hardly changes.
     """
     x = jnp.asarray(x)
     return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
 
 
 def widened(tree: PyTree) -> PyTree:
-    """The tree with its floating arrays in float32 at least; others stay as they are."""
+    """Returns the tree with its floating arrays in at least float32. Other arrays are unchanged."""
     return jax.tree.map(lambda leaf: at_least_single(leaf) if is_inexact(leaf) else leaf, tree)
 
 
 def squared_norms(tree: PyTree) -> Array:
-    """The squared Euclidean norm [B] of each example of arrays [B, ...], in float32 at least.
+    """Returns the squared Euclidean norm [B] of each example of the arrays [B, ...].
 
-    In float16 the sum of squares would overflow, for example at 65,536 pixels of slope 1.
+    The sums are computed in at least float32. In float16 they would overflow, for example for
+    65,536 pixels with slope 1.
     """
     squares = [
         jnp.sum(jnp.square(at_least_single(leaf)), axis=tuple(range(1, leaf.ndim)))
@@ -37,17 +38,17 @@ def squared_norms(tree: PyTree) -> Array:
 
 
 def cast_like(tree: PyTree, like: PyTree) -> PyTree:
-    """The tree with the types of the leaves of another tree of the same structure."""
+    """Returns the tree cast to the types of another tree of the same structure."""
     return jax.tree.map(lambda leaf, other: leaf.astype(other.dtype), tree, like)
 
 
 def is_inexact(leaf: Array) -> bool:
-    """Whether an array's numbers are floating or complex."""
+    """Returns True if the array's type is floating or complex."""
     return jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
 def first_difference(given: PyTree, expected: PyTree) -> str | None:
-    """The first path at which the structures of two trees differ, and how; None if they agree."""
+    """Returns a description of the first difference between two structures, or None."""
     kinds: list[Any] = [jax.tree.structure(tree) for tree in (given, expected)]
     if kinds[0] == kinds[1]:
         return None

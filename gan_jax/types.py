@@ -1,12 +1,12 @@
-"""The contract: what a network, a GAN, a loss, a term, a state and a step are, with their shapes.
+"""Types of networks, GANs, losses, terms, states and steps, with their shapes.
 
-A GAN is two pure networks and a prior. A training step is a pure function
-`(TrainState, Batch) -> (TrainState, Metrics)`, the carry signature of `lax.scan`, so that
-`jit`, `scan`, `vmap`, `pmap`, `shard_map` and `grad` all apply to it as it stands.
+A GAN is two pure networks and a prior. A training step is a pure function `(TrainState, Batch) ->
+(TrainState, Metrics)`. This is the carry signature of `lax.scan`, so `jit`, `scan`, `vmap`, `pmap`,
+`shard_map` and `grad` all apply to a step directly.
 
-Shapes: B examples in a batch, L latent dimensions, `...` the shape of one example
-([H, W, C] for images, float in [-1, 1]). Samples, latents and labels may be trees of arrays
-[B, ...].
+Shapes: B is the number of examples in a batch, L the number of latent dimensions, and `...` the
+shape of one example. Images are [H, W, C] floats in [-1, 1]. Samples, latents and labels may be
+trees of arrays [B, ...].
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ class Init(Protocol):
     def __call__(
         self, key: Array, x: PyTree, label: PyTree | None = None, /
     ) -> tuple[PyTree, PyTree]:
-        """The first parameters and model state, for inputs like the example batch x [B, ...]."""
+        """Returns the initial parameters and model state for inputs shaped like x [B, ...]."""
 
 
 class Apply(Protocol):
@@ -45,17 +45,17 @@ class Apply(Protocol):
         train: bool,
         key: Array | None = None,
     ) -> tuple[Any, PyTree]:
-        """The network's output for x [B, ...], and its model state after the pass."""
+        """Returns the network's output for x [B, ...] and the model state after the pass."""
 
 
 class Network(NamedTuple):
-    """A neural network as two pure functions. Any such pair will do, with Flax or without.
+    """A neural network as two pure functions. The functions need not come from Flax.
 
     Attributes:
-      init: `(key, x, label=None) -> (params, model_state)`, `x` an example batch.
+      init: `(key, x, label=None) -> (params, model_state)`, where `x` is an example batch.
       apply: `(params, model_state, x, label=None, *, train, key=None) -> (y, model_state)`.
-        `model_state` holds what gradients do not train, such as running statistics;
-        `key` is a single key for what is random, such as dropout.
+        `model_state` holds values that are not trained by gradients, such as running statistics.
+        `key` is a single key for random layers, such as dropout.
     """
 
     init: Init
@@ -63,13 +63,13 @@ class Network(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What D may return in place of bare logits.
+    """The output of a discriminator that returns more than logits.
 
     Attributes:
-      logits: [B], or [B, ...], such as the map [B, h, w] of a PatchGAN: losses and penalties take
-        its mean.
-      heads: further outputs by their names, trees of arrays [B, ...], for terms to read: class
-        logits, features, the posterior of a code.
+      logits: [B], or a map [B, ...] such as the [B, h, w] of a PatchGAN. Losses and penalties use
+        the mean of a map.
+      heads: further outputs by name, trees of arrays [B, ...], such as class logits or features.
+        Terms can read them.
     """
 
     logits: Array
@@ -77,13 +77,13 @@ class Output(NamedTuple):
 
 
 class GAN(NamedTuple):
-    """Two players and the noise that feeds one of them.
+    """Two networks and a prior.
 
     Attributes:
       generator: a network z [B, L] -> x [B, ...].
-      discriminator: a network x [B, ...] -> logits [B], or an `Output`. D(x) = sigmoid(logit): the
-        network itself never ends in a sigmoid.
-      prior: `(key, num) -> z [num, L]`, the draw z ~ p_z.
+      discriminator: a network x [B, ...] -> logits [B], or an `Output`. D(x) = sigmoid(logit), so
+        the network itself must not end in a sigmoid.
+      prior: `(key, num) -> z [num, L]`, which draws z ~ p_z.
     """
 
     generator: Network
@@ -95,14 +95,14 @@ class Batch(NamedTuple):
     """Real samples x ~ p_data.
 
     `init` and the steps raise AssertionError if x is not floating or the number of labels is not B.
-    They do not check values: images must be scaled, and labels be in range.
+    They do not check values: the caller scales images and keeps labels in range.
 
     Attributes:
-      x: [B, ...], floating; images in [-1, 1], NHWC. `gan_jax.data.pipeline.dequantize` converts
+      x: [B, ...], floating. Images are NHWC in [-1, 1]: `gan_jax.data.pipeline.dequantize` converts
         uint8 images in [0, 255].
-      label: [B] integers in [0, the number of classes); any tree of arrays [B, ...] to condition
-        on, such as an image to translate; or None. `flax.linen.Embed` returns NaN for a label out
-        of range, so that all parameters are NaN after one step.
+      label: [B] integers in [0, number of classes), any tree of arrays [B, ...] to condition on
+        (such as an image to translate), or None. `flax.linen.Embed` returns NaN for a label out of
+        range, which makes all parameters NaN after one step.
     """
 
     x: PyTree
@@ -110,10 +110,10 @@ class Batch(NamedTuple):
 
 
 class AdversarialLoss(NamedTuple):
-    """What each player minimises, example by example.
+    """The loss of each player, per example.
 
-    Both fields are `(real_logits [B], fake_logits [B]) -> [B]`: relativistic losses compare
-    the two, so both players are given both.
+    Both fields are `(real_logits [B], fake_logits [B]) -> [B]`. Both receive both logits because
+    relativistic losses compare the two.
     """
 
     discriminator: Callable[[Array, Array], Array]
@@ -137,23 +137,27 @@ class Bound:
     key: Array
 
     def __call__(self, x: PyTree, label: PyTree | None = None, key: Array | None = None) -> Any:
-        """The network's output for x [B, ...]. A key of None: the one filled in."""
+        """Returns the network's output for x [B, ...].
+
+        `key` replaces the key that was filled in.
+        """
         key = self.key if key is None else key
         return self.apply(self.params, self.model_state, x, label, train=True, key=key)[0]
 
 
 class Pass(NamedTuple):
-    """All that a term may read: the same in D's update and in G's.
+    """The arguments of a term. They are the same in D's update and in G's.
 
     Attributes:
-      real, fake: samples [B, ...]. In G's update fake depends on G's parameters.
-      z: the latents [B, L] that the fakes were made from.
-      real_label, fake_label: the labels of each, or None.
-      real_output, fake_output: what D returned for each; logits and heads are float32 at least.
-      generator: G, `(z, label=None, key=None) -> x`.
-      discriminator: D with the augmentation before it, `(x, label=None, key=None) -> Output`.
-      step: [] int32, the number of updates the player has made.
-      key: a single key, for this term's draws.
+      real, fake: samples [B, ...]. In G's update, fake depends on G's parameters.
+      z: the latents [B, L] of the fakes.
+      real_label, fake_label: the labels of real and fake, or None.
+      real_output, fake_output: D's outputs for real and fake. Logits and heads are at least
+        float32.
+      generator: G as a function `(z, label=None, key=None) -> x`.
+      discriminator: D after the augmentation, as a function `(x, label=None, key=None) -> Output`.
+      step: [] int32, the number of updates this player has made.
+      key: a single key for the random draws of this term.
     """
 
     real: PyTree
@@ -170,19 +174,20 @@ class Pass(NamedTuple):
 
 
 Term: TypeAlias = Callable[[Pass], Array]
-"""`(Pass) -> [B]`, added to either player's loss with a weight."""
+"""`(Pass) -> [B]`, added to the loss of either player with a weight."""
 
 
 class WithMemory(NamedTuple):
-    """A penalty or a term that carries something from one update of its player to the next.
+    """A penalty or a term with a state of its own, called its memory.
 
     Attributes:
-      init: `() -> memory`, arrays, floating or counters: what it remembers before the first
-        update, kept in `PlayerState.memory`.
-      apply: the penalty or the term with the memory as one more argument, which returns
-        `([B], memory)`. Every shard and every microbatch is given the same memory, and what they
-        return is averaged: a mean over the batch comes out as that of the whole.
-      name: in the state's memory and in the metrics.
+      init: `() -> memory`, the memory before the first update: a tree of floating arrays or integer
+        counters. It is stored in `PlayerState.memory`.
+      apply: the penalty or the term with the memory as an additional last argument. It returns
+        `([B], memory)`. Every shard and every microbatch receives the same memory, and the returned
+        memories are averaged. If a memory contains a batch mean, it is therefore the mean over the
+        whole batch.
+      name: the key of the memory in the state and of the value in the metrics.
     """
 
     init: Callable[[], PyTree]
@@ -195,13 +200,14 @@ Augment: TypeAlias = Callable[[Array, PyTree], PyTree]
 
 
 class Augmentation(NamedTuple):
-    """A random change of samples in front of D that follows a schedule or D itself.
+    """A random change of D's inputs whose strength depends on D's step or on D's outputs.
 
     Attributes:
-      init: `() -> memory`, as of `WithMemory`: kept in D's memory, under "augmentation".
-      apply: `(key, x [...], memory, step) -> x [...]`, of one example; `step` [] int32 is the
+      init: `() -> memory`, as in `WithMemory`. The key of this memory in D's state is
+        "augmentation".
+      apply: `(key, x [...], memory, step) -> x [...]` for one example. `step` [] int32 is the
         number of updates D has made.
-      update: `(memory, real_output) -> memory`, once in each update of D, from what D returned for
+      update: `(memory, real_output) -> memory`, called once in each update of D with D's output for
         the real samples.
     """
 
@@ -211,8 +217,8 @@ class Augmentation(NamedTuple):
 
 
 Weight: TypeAlias = float | Array | Callable[[Array], float | Array]
-"""A number; an array, such as a traced hyper-parameter; or a schedule, `step [] -> []`, of the
-number of updates the player has made before this one, as those of optax are."""
+"""A number, an array (such as a traced hyper-parameter), or a schedule `step [] -> []`. A schedule
+receives the number of updates the player has made before this one, as in optax."""
 
 WeightedPenalty: TypeAlias = tuple[Penalty | WithMemory, Weight]
 WeightedTerm: TypeAlias = tuple[Term | WithMemory, Weight]
@@ -220,13 +226,13 @@ WeightedTerm: TypeAlias = tuple[Term | WithMemory, Weight]
 
 @flax.struct.dataclass
 class PlayerState:
-    """One player.
+    """The state of one player.
 
     Attributes:
       step: [] int32, the number of updates this player has made.
-      params, model_state: as its `Network` made them.
-      opt_state: as its `optax.GradientTransformation` made it.
-      memory: what its penalties and terms remember, by their names.
+      params, model_state: the results of `Network.init` and later updates.
+      opt_state: the state of the player's `optax.GradientTransformation`.
+      memory: the memories of the player's penalties and terms, by name.
     """
 
     step: Array
@@ -238,15 +244,15 @@ class PlayerState:
 
 @flax.struct.dataclass
 class TrainState:
-    """The whole of training: arrays only.
+    """The complete state of training. It contains only arrays.
 
     Attributes:
-      key: a key that never changes. Each draw folds in the role, the player's step and the
-        example's index in the global batch, so that a resumed run repeats the uninterrupted
-        one and no result depends on the number of devices.
-      generator, discriminator: the players.
-      ema_params, ema_model_state: the exponential moving averages of the generator's parameters
-        and of its model state, such as running statistics.
+      key: a key that never changes. Each random draw folds in the role, the player's step and the
+        example's index in the global batch. A resumed run therefore repeats the uninterrupted run,
+        and no result depends on the number of devices.
+      generator, discriminator: the states of the players.
+      ema_params, ema_model_state: the exponential moving averages of the generator's parameters and
+        of its model state, such as running statistics.
     """
 
     key: Array
@@ -260,15 +266,16 @@ StepFn: TypeAlias = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 class Algorithm(NamedTuple):
-    """A GAN bound to a loss, optimizers and terms: a way to train it.
+    """A GAN bound to a loss, optimizers and terms.
 
     Attributes:
-      init: `(key, batch [B, ...]) -> state`, the batch read for its shapes and types only.
-      step: `(state, batch [n_critic, B, ...]) -> (state, metrics)`, one step of training.
+      init: `(key, batch [B, ...]) -> state`. Only the shapes and types of the batch are read.
+      step: `(state, batch [n_critic, B, ...]) -> (state, metrics)`, one training step.
       discriminator_step, generator_step: `(state, batch [B, ...]) -> (state, metrics)`, one update
-        of a player.
+        of one player.
       sample: `(state, key, num, label=None, *, ema=True) -> x [num, ...]`.
-      generate: `(state, z, label=None, *, key=None, ema=True) -> x [B, ...]`, of your own latents.
+      generate: `(state, z, label=None, *, key=None, ema=True) -> x [B, ...]`, the samples for given
+        latents z.
     """
 
     init: Callable[[Array, Batch], TrainState]

@@ -1,1 +1,1 @@
-"""The checks and measurements for one GPU: `python -m benchmarks.gpu --out DIR`."""
+"""Checks and measurements on one GPU: `python -m benchmarks.gpu --out DIR`."""

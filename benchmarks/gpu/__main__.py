@@ -1,14 +1,14 @@
-"""Checks and measures this library on one GPU, in parts, within minutes.
+"""Checks and measures this library on one GPU within minutes. The work has four parts.
 
-    correct   every function of the library on the GPU, compared with the CPU
-    speed     training steps per second beside PyTorch on the same card
-    train     handwritten digits by the default recipe: the distance, and the time it took
-    profile   the operations that take most of a step
+    correct   compares every function of the library on the GPU with the CPU
+    speed     compares training steps per second with PyTorch on the same card
+    train     trains handwritten digits by the default recipe and reports distance and time
+    profile   lists the operations that take most of a step
 
-Each part is a process of its own. It starts no more work when its time is used up, and is killed
-half a minute later. It writes PART.json to --out after each row, and all parts' tables to
-tables.md. A finished part is not run again; an interrupted one continues. `--small` runs the same
-on small networks, on a CPU too. PyTorch is optional.
+Each part runs in its own process. When its time is used up, a part starts no more work. It is
+killed 30 seconds later. It writes PART.json to --out after each row, and the tables of all parts to
+tables.md. A finished part is not run again, and an interrupted part continues. `--small` uses small
+networks, also on a CPU. PyTorch is optional.
 """
 
 import argparse
@@ -29,7 +29,7 @@ SECONDS = {"correct": 150.0, "speed": 240.0, "train": 60.0, "profile": 30.0}
 """The parts in their order, each with its default time limit in seconds."""
 
 FLAGS = {
-    # The profiler would show a program in a CUDA graph as one operation.
+    # In a CUDA graph the profiler would show a whole program as one operation.
     "profile": "--xla_gpu_enable_command_buffer=",
 }
 """XLA flags for the process of a part."""
@@ -38,7 +38,7 @@ _GRACE = 30.0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the parts one after another. Returns 1 if one of them failed, else 0."""
+    """Runs the parts in order. Returns 1 if a part failed, and 0 otherwise."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu",
         description=__doc__,
@@ -65,10 +65,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def check_parts(text: str) -> list[str]:
-    """The parts that a comma-separated text names.
+    """Returns the parts named in a comma-separated text.
 
     Raises:
-      UserError: one is unknown.
+      UserError: a part is unknown.
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
     unknown = [part for part in parts if part not in SECONDS]
@@ -79,10 +79,10 @@ def check_parts(text: str) -> list[str]:
 
 
 def check_seconds(text: str) -> dict[str, float]:
-    """The time for each part, as a text like "correct=100,speed=200" changes it.
+    """Returns the time limit of each part, changed by a text such as "correct=100,speed=200".
 
     Raises:
-      UserError: a part is unknown, or its time is no number above 0.
+      UserError: a part is unknown, or its time is not a number above 0.
     """
     seconds = dict(SECONDS)
     for item in filter(None, text.split(",")):
@@ -93,23 +93,27 @@ def check_seconds(text: str) -> dict[str, float]:
             seconds[part] = 0.0
         if part not in SECONDS or not seconds[part] > 0:
             raise UserError(
-                f"--seconds takes part=seconds of {', '.join(SECONDS)}, each above 0, got {item!r}"
+                f"--seconds takes part=seconds with a part of {', '.join(SECONDS)} and seconds "
+                f"above 0, got {item!r}"
             )
     return seconds
 
 
 def _run(part: str, out: Path, seconds: float, small: bool) -> int:
-    """Runs a part in a process of its own. Returns its exit status, 0 if it was not needed."""
+    """Runs a part in its own process.
+
+    Returns its exit status, or 0 if the part had finished before.
+    """
     if Sheet(out, part, seconds).finished:
-        print(f"{part}: finished before", flush=True)
+        print(f"{part}: already finished", flush=True)
         return 0
     command = [sys.executable, "-m", "benchmarks.gpu", "--inside", part, "--out"]
     command += [str(out.absolute()), "--seconds", f"{part}={seconds}"]
     flags = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS.get(part, '')}".strip()
-    # PyTorch, in another process, needs memory on the card too.
+    # PyTorch's process needs memory on the same card.
     memory = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "2"}
     environment = {**os.environ, **memory, "XLA_FLAGS": flags, "PYTHONUNBUFFERED": "1"}
-    if small:  # compiling a step for a CPU takes minutes otherwise
+    if small:  # without this, compilation for a CPU takes minutes
         environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
     start = time.monotonic()
     process = subprocess.Popen(
@@ -118,15 +122,15 @@ def _run(part: str, out: Path, seconds: float, small: bool) -> int:
     try:
         status = process.wait(seconds + _GRACE)
     except subprocess.TimeoutExpired:
-        print(f"{part}: ended, {_GRACE:.0f} s after its time was used up", flush=True)
-        os.killpg(process.pid, signal.SIGKILL)  # and its own workers
+        print(f"{part}: killed {_GRACE:.0f} s after its time limit", flush=True)
+        os.killpg(process.pid, signal.SIGKILL)  # the process and its workers
         status = process.wait()
     print(f"{part}: {time.monotonic() - start:.0f} s, status {status}", flush=True)
     return status
 
 
 def _inside(part: str, out: Path, seconds: float, small: bool) -> int:
-    """Runs a part in this process. Returns 1 if one of its rows has an error, else 0."""
+    """Runs a part in this process. Returns 1 if a row has an error, and 0 otherwise."""
     sheet = Sheet(out, part, seconds)
     run: Callable[[Sheet, bool], None] = import_module(f"benchmarks.gpu.{part}").run
     run(sheet, small)

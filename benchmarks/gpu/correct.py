@@ -1,9 +1,10 @@
-"""Compares the accelerator's numbers with the CPU's, for every function of the library.
+"""Compares the accelerator with the CPU for every function of the library.
 
-Each row runs one pure function on both devices in this process: three gradient-descent steps, whose
-size depends on the gradient's scale, or a draw, a metric, an optimizer's update. Numbers are
-compared leaf by leaf, relative to the largest number of the leaf (or to .01, if that is larger).
-The networks are tiny, since compiling takes most of the time; programs compile in parallel.
+Each row runs one pure function on both devices in this process: three gradient-descent steps, or a
+draw, a metric or an optimizer update. Gradient descent is used because its steps depend on the
+gradient's scale. Results are compared leaf by leaf, relative to the largest number of the leaf (or
+to 0.01, if that is larger). The networks are tiny, because most of the time goes into compilation.
+Programs compile in parallel.
 """
 
 import functools
@@ -61,18 +62,20 @@ FLOAT32 = 1e-4
 """Largest allowed difference in float32."""
 
 TF32, BFLOAT16 = 0.25, 0.4
-"""Largest allowed difference of a player's change from float32's, relative to the change in norm:
-for products in TF32, which has 10 bits, and for networks in bfloat16, which has 8. A DCGAN on an
-H100 is at .15 and .26, because batch norm at a batch of 8 multiplies rounding errors."""
+"""Largest allowed relative error of a player's update compared with the update in float32. The
+first is for products in TF32, which has 10 bits, and the second for networks in bfloat16, which has
+8. A DCGAN on an H100 reaches 0.15 and 0.26, because batch norm at batch size 8 amplifies rounding
+errors."""
 
 SAME_DEVICE = 1e-5
-"""Largest difference of two programs of one step on one device, which add in different orders."""
+"""Largest allowed difference between two programs of one step on one device, which sum in different
+orders."""
 
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
-"""XLA's flag for sums whose order does not change from run to run."""
+"""XLA's flag for sums with the same order in every run."""
 
 IN_A_HURRY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-"""Compiler options for the CPU's programs, which run once: full optimisation takes minutes."""
+"""Compiler options for the CPU's programs. They run once, and full optimisation takes minutes."""
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "chex", "orbax-checkpoint", "numpy", "torch")
 """The libraries whose versions are reported."""
@@ -86,7 +89,7 @@ _Check = tuple[str, str, Callable[[], Row]]
 
 
 def run(sheet: Sheet, small: bool) -> None:
-    """Adds all rows, those of one table after another as they are ready."""
+    """Adds all rows, table by table."""
     device = jax.devices()[0]
     sheet.facts(
         device=device.device_kind,
@@ -94,7 +97,7 @@ def run(sheet: Sheet, small: bool) -> None:
         bounds=f"float32 {FLOAT32:g}, TF32 {TF32:g}, bfloat16 {BFLOAT16:g}",
     )
     sheet.attempt("device", "a product of matrices", _product)
-    # Before any threads start, as their compilations would be counted.
+    # This check counts compilations, so it runs before any threads start.
     sheet.attempt("program", "a loop of 20 chunks", _loop)
     with ThreadPoolExecutor(1) as beside, ThreadPoolExecutor(2 if small else 8) as pool:
         resumed = beside.submit(sheet.attempt, "resume", "from a checkpoint", _resume_apart)
@@ -133,7 +136,7 @@ def _few(checks: Iterator[_Check]) -> Iterator[_Check]:
 
 
 def difference(ours: PyTree, reference: PyTree) -> tuple[float, str]:
-    """The largest relative difference of a leaf from the reference's, and the leaf's path.
+    """Returns the largest relative difference between leaves, and the path of that leaf.
 
     The difference is infinite for NaN, and for integers, booleans and keys that are not equal.
     """
@@ -168,10 +171,10 @@ def _host(tree: PyTree) -> PyTree:
 
 
 def within(bound: float, ours: PyTree, reference: PyTree) -> Row:
-    """The row that says how far apart two results are.
+    """Returns the row with the difference between two results.
 
     Raises:
-      ValueError: they are further apart than the bound.
+      ValueError: the difference exceeds the bound.
     """
     worst, where = difference(ours, reference)
     if not worst <= bound:
@@ -189,7 +192,7 @@ def _pair(
     reference: Callable[..., PyTree] | None = None,
     precision: str = "highest",
 ) -> tuple[PyTree, PyTree]:
-    """Results of a function on the accelerator, and of it or a reference on the CPU."""
+    """Returns a function's result on the accelerator and the reference result from the CPU."""
     with jax.default_matmul_precision(precision):
         ours = jax.jit(function)(*jax.device_put(arguments, jax.devices()[0]))
     with jax.default_matmul_precision("highest"):
@@ -199,12 +202,12 @@ def _pair(
 
 
 def _both(bound: float, function: Callable[..., PyTree], *arguments: PyTree) -> Row:
-    """The row that compares a function on both devices."""
+    """Returns the row that compares a function on both devices."""
     return within(bound, *_pair(function, *arguments))
 
 
 class _Start(NamedTuple):
-    """A GAN with its first state and batch, on the CPU."""
+    """A GAN with its initial state and batch, on the CPU."""
 
     gan: GAN
     state: TrainState
@@ -217,7 +220,7 @@ def _begin(
     *,
     penalties: tuple[WeightedPenalty, ...] = (),
 ) -> _Start:
-    """The first state, and a batch [1, B, ...] for a train step."""
+    """Returns a GAN with its initial state and a batch [1, B, ...] for a train step."""
     x = np.random.default_rng(0).uniform(-1, 1, (_BATCH, *shape)).astype(np.float32)
 
     def first(key: jax.Array) -> TrainState:
@@ -250,7 +253,7 @@ def _train(gan: GAN, **options: Any) -> StepFn:
 
 
 def _repeated(step: StepFn) -> Callable[[TrainState, Batch], PyTree]:
-    """A function that returns the state and the metrics after a few steps on one batch."""
+    """Returns a function that returns the state and the metrics after a few steps on one batch."""
 
     def several(state: TrainState, batch: Batch) -> PyTree:
         def once(state: TrainState, _: None) -> tuple[TrainState, Any]:
@@ -263,7 +266,7 @@ def _repeated(step: StepFn) -> Callable[[TrainState, Batch], PyTree]:
 
 
 def _three(step: StepFn, start: _Start) -> Row:
-    """The row that compares a few steps on both devices."""
+    """Returns the row that compares a few steps on both devices."""
     return _both(FLOAT32, _repeated(step), start.state, start.batch)
 
 
@@ -410,7 +413,7 @@ def _of_wrappers() -> Iterator[_Check]:
     mlp = functools.partial(MODELS["mlp"], latent=3, width=16)
 
     class Small(nn.Module):
-        """A D with Linen's own layers, for spectral norm."""
+        """A discriminator of plain Linen layers, for spectral norm."""
 
         @nn.compact
         def __call__(self, x: jax.Array) -> jax.Array:
@@ -518,10 +521,10 @@ def _of_layouts() -> Iterator[_Check]:
 
 
 def _lowered() -> Row:
-    """Counts the convolutions and products that the compiler gets and makes for a DCGAN's step.
+    """Counts the convolutions and products in a DCGAN's step, as lowered and as compiled.
 
     Raises:
-      ValueError: the counts differ from those of the architecture, as they do on the CPU's path.
+      ValueError: the counts differ from those of the architecture, as they do on a CPU.
     """
     case = CASES["dcgan28"]
     expected = [0, 0]
@@ -545,7 +548,7 @@ def _lowered() -> Row:
 
 
 def compiled_operations(text: str) -> str:
-    """The counts of library calls, convolutions and products in a compiled program."""
+    """Returns the counts of library calls, convolutions and products in a compiled program."""
     counts = Counter(re.findall(r'custom_call_target="([^"]+)"', text))
     counts |= Counter(re.findall(r" (convolution|dot)\(", text))
     counts |= Counter(re.findall(r'"kind":"(__[^"]+)"', text))
@@ -568,7 +571,7 @@ def _loop() -> Row:
     start = _pictures()
     x: Any = np.zeros((2, 1, _BATCH, 28, 28, 1), np.uint8)
     given = start.state, Work(Batch(x), np.int32(2))
-    state, work = jax.device_put(given, jax.devices()[0], may_alias=False)  # it is donated
+    state, work = jax.device_put(given, jax.devices()[0], may_alias=False)  # the state is donated
     chunk = parallel.jit_step(make_chunk(on_bytes(_train(start.gan)), 2))
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
@@ -585,7 +588,7 @@ def _loop() -> Row:
 
 
 def _resume_apart() -> Row:
-    """Runs `check_resume` in a process of its own, because XLA reads its flags once."""
+    """Runs `check_resume` in its own process, because XLA reads its flags once."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu.correct"],
@@ -601,7 +604,7 @@ def _resume_apart() -> Row:
 
 
 def check_resume() -> str:
-    """Checks that training with R1 resumes from a checkpoint with the same bits as without a stop.
+    """Checks that a run with R1, resumed from a checkpoint, equals an uninterrupted run to the bit.
 
     Raises:
       ValueError: the bits differ.
@@ -630,7 +633,7 @@ def check_resume() -> str:
     resumed = go(restored[1])
     pairs = zip(jax.tree.leaves(_host(whole)), jax.tree.leaves(_host(resumed)), strict=True)
     if not all(one.tobytes() == other.tobytes() for one, other in pairs):
-        raise ValueError(f"resumed, it differs: {difference(resumed, whole)}")
+        raise ValueError(f"the resumed run differs: {difference(resumed, whole)}")
     return f"{len(jax.tree.leaves(whole))} arrays after 4 + 4 steps, {DETERMINISTIC}"
 
 

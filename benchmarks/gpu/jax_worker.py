@@ -1,8 +1,8 @@
-"""This library on the accelerator, for `benchmarks.gpu.speed`: its loop, and two others to compare.
+"""The worker of this library for `benchmarks.gpu.speed`: the usual loop and two others.
 
 `gan_jax` and `gan_jax_N` (N GANs in one program) are those of `benchmarks.workers.jax_library`.
-`gan_jax_scan` runs its steps in a `lax.scan`, `gan_jax_calls` each step in a call. Both use one
-fixed batch, which shows the cost of the loop itself.
+`gan_jax_scan` runs its steps in a `lax.scan`, and `gan_jax_calls` makes one call per step. Both use
+one fixed batch, which shows the cost of the loop itself.
 """
 
 import sys
@@ -24,14 +24,14 @@ from gan_jax.optimizers import adam
 from gan_jax.types import StepFn, TrainState
 
 SCANNED = 50
-"""Steps in one `lax.scan`."""
+"""Number of steps in one `lax.scan`."""
 
 THREADS = 6
-"""Programs compiled at once."""
+"""Number of programs compiled at once."""
 
 
 def build(setting: Setting) -> Loop:
-    """The loop of a contender, its products in the precision of the setting."""
+    """Returns the loop of a contender. Its products have the precision of the setting."""
     precision = "highest" if setting.precision == "float32" else "default"
     with jax.default_matmul_precision(precision):
         bare = setting.contender in ("gan_jax_scan", "gan_jax_calls")
@@ -45,7 +45,7 @@ def build(setting: Setting) -> Loop:
 
 
 def training(case: cases.Case, precision: str) -> tuple[TrainState, StepFn]:
-    """A DCGAN's first state and its train step, as a user of this library writes them."""
+    """Returns a DCGAN's initial state and its train step, as a user of this library writes them."""
     gan = MODELS["dcgan"](case.shape, latent=case.latent, width=case.widths[0])
     if precision == "bfloat16":
         gan = mixed_precision(gan)
@@ -63,7 +63,7 @@ def training(case: cases.Case, precision: str) -> tuple[TrainState, StepFn]:
 
 
 def real(setting: Setting) -> Batch:
-    """A batch [1, B, ...] on the device."""
+    """Returns a batch [1, B, ...] on the device."""
     x = np.random.default_rng(0).uniform(
         -1, 1, (1, setting.problem.batch_size, *setting.case.shape)
     )
@@ -93,7 +93,7 @@ def _bare(setting: Setting) -> Loop:
 
 
 def warm() -> None:
-    """Compiles what the requests on standard input will need, into JAX's cache."""
+    """Compiles the programs for the requests on standard input into JAX's cache."""
 
     def one(request: dict[str, Any]) -> None:
         setting = read(request)

@@ -28,7 +28,7 @@ _SHOWN = 10
 
 
 def run(sheet: Sheet, small: bool) -> None:
-    """Adds rows about the program of each precision, then about its longest operations."""
+    """Adds a row for the program of each precision, and rows for its longest operations."""
     sheet.facts(device=jax.devices()[0].device_kind, steps=_STEPS)
     batch_size = 8 if small else 256
     for precision in ("bfloat16", "tf32"):
@@ -45,7 +45,7 @@ def run(sheet: Sheet, small: bool) -> None:
 
 
 def _profile(precision: str, batch_size: int, small: bool) -> tuple[Row, list[Row]]:
-    """The row about a program, and the rows of its longest operations."""
+    """Returns the row of a program and the rows of its longest operations."""
     case = narrow(CASES["dcgan28"], 16 if small else 1)
     state, step = training(case, precision)
     x = np.random.default_rng(0).uniform(-1, 1, (1, batch_size, *case.shape))
@@ -89,11 +89,11 @@ def _profile(precision: str, batch_size: int, small: bool) -> tuple[Row, list[Ro
 
 
 def _costs(compiled: Any, seconds: float, precision: str) -> Row:
-    """The FLOPs and bytes that XLA counts; it omits operations it does not know."""
+    """Returns the FLOPs and bytes that XLA counts. XLA omits operations that it does not know."""
     try:
         cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
         flops, moved = float(cost["flops"]), float(cost["bytes accessed"])
-    except Exception as error:  # not every backend counts
+    except Exception as error:  # some backends do not count
         return {"XLA's count": f"none: {type(error).__name__}"}
     machine = PEAKS[precision]
     return {
@@ -105,9 +105,9 @@ def _costs(compiled: Any, seconds: float, precision: str) -> Row:
 
 
 def operations(events: list[dict[str, Any]]) -> Counter[str]:
-    """Microseconds of each operation on the device, in a trace's events.
+    """Returns the microseconds of each operation on the device, from the events of a trace.
 
-    The events are those of the streams on a GPU, and those that name an operation on a CPU.
+    On a GPU the events are those of the streams. On a CPU they are those that name an operation.
     """
     process, thread = dict[int, str](), dict[tuple[int, int], str]()
     for event in events:
@@ -133,7 +133,7 @@ def operations(events: list[dict[str, Any]]) -> Counter[str]:
 
 
 def source(text: str, name: str) -> str:
-    """The origin of an operation of a compiled program by its metadata; "" if it is unknown."""
+    """Returns the origin of an operation from the program's metadata, or "" if it is unknown."""
     for line in text.splitlines():
         if re.match(rf"\s*(ROOT )?%?{re.escape(name)} =", line):
             known = re.search(r'op_name="([^"]+)"', line)

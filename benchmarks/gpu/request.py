@@ -1,4 +1,4 @@
-"""The requests of `benchmarks.gpu.speed` to its workers. Needs numpy only."""
+"""The requests of `benchmarks.gpu.speed` to its workers. This module needs only numpy."""
 
 import dataclasses
 import functools
@@ -13,13 +13,13 @@ from benchmarks.cases import Case, from_json
 from benchmarks.workers.protocol import Setting
 
 IMAGES = 2048
-"""The number of images in the data set. They are noise, which does not change the speed."""
+"""Number of images in the data set. They are noise, which does not affect the speed."""
 
 
 def request(
     contender: str, case: Case, batch_size: int, precision: str, *, checked: bool = False
 ) -> dict[str, Any]:
-    """The argument of `read`; `checked` says whether losses will be compared."""
+    """Returns the argument of `read`. `checked` is True if losses will be compared."""
     return {
         "contender": contender,
         "case": dataclasses.asdict(case),
@@ -30,13 +30,13 @@ def request(
 
 
 def read(request: dict[str, Any]) -> Setting:
-    """The setting of a request: weights, noise and images from a fixed seed."""
+    """Returns the setting of a request, with weights, noise and images from a fixed seed."""
     case = from_json(request["case"])
     made = _problem(case, int(request["batch_size"]))
     return Setting(request["contender"], case, made, fixed=False, precision=request["precision"])
 
 
-@functools.lru_cache(maxsize=1)  # a case's precisions come one after another
+@functools.lru_cache(maxsize=1)  # the precisions of a case are adjacent
 def _problem(case: Case, batch_size: int) -> problem.Problem:
     shape = (max(batch_size, IMAGES), 28, 28, 1)
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
@@ -44,5 +44,5 @@ def _problem(case: Case, batch_size: int) -> problem.Problem:
 
 
 def requests(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Yields the requests in lines of JSON."""
+    """Yields the requests from lines of JSON."""
     return (json.loads(line) for line in lines if line.strip())

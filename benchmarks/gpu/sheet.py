@@ -1,4 +1,4 @@
-"""The rows of results of a part, saved after each row, and the part's time limit."""
+"""The result rows of a part, saved after each row, and the part's time limit."""
 
 import json
 import threading
@@ -11,10 +11,10 @@ from typing import Any, TypeAlias
 from gan_jax.run.tables import markdown
 
 Row: TypeAlias = dict[str, Any]
-"""The results of one measurement; it has `error` if the measurement failed."""
+"""The results of one measurement. It has the key `error` if the measurement failed."""
 
 TABLES = "tables.md"
-"""The file of all parts' tables."""
+"""The file with the tables of all parts."""
 
 _TRACEBACK_LINES = 12
 
@@ -22,7 +22,7 @@ _TRACEBACK_LINES = 12
 class Sheet:
     """The rows of one part, in a JSON file that is rewritten after each row.
 
-    An interrupted run keeps its rows; the next run continues after them. Threads may add rows.
+    An interrupted run keeps its rows, and the next run continues after them. Threads may add rows.
 
     Args:
       folder: the folder for the files of all parts.
@@ -41,18 +41,18 @@ class Sheet:
 
     @property
     def rows(self) -> list[Row]:
-        """All rows so far."""
+        """Returns all rows so far."""
         rows: list[Row] = self.content["rows"]
         return rows
 
     @property
     def finished(self) -> bool:
-        """Whether the part came to its end, in this run or before."""
+        """Returns True if the part was completed, in this run or an earlier one."""
         return bool(self.content["finished"])
 
     @property
     def left(self) -> float:
-        """Seconds until the part should start nothing more."""
+        """Returns the seconds until the part should start no more work."""
         return self._deadline - time.monotonic()
 
     def facts(self, **facts: Any) -> None:
@@ -62,12 +62,12 @@ class Sheet:
             self._write()
 
     def attempt(self, table: str, name: str, make: Callable[[], Row]) -> Row | None:
-        """Adds the row that `make` returns, or its error; nothing if it is there already.
+        """Adds the row that `make` returns, or its error. An existing row is kept.
 
         If no time is left, the row records that instead.
 
         Returns:
-          The row, or None if it failed, had no time left or was there already.
+          The row, or None if it failed, had no time left or existed already.
         """
         key = {"table": table, "name": name}
         if any(row["table"] == table and row["name"] == name for row in self.rows):
@@ -116,7 +116,7 @@ def write_tables(folder: Path) -> None:
 
 
 def tables(content: dict[str, Any]) -> str:
-    """A part's rows in Markdown: a table for each `table` they name, then their errors."""
+    """Returns a part's rows in Markdown: one table for each value of `table`, then the errors."""
     state = f"{content['seconds']} s" if content["finished"] else "cut short"
     texts = [f"## {content['part']} ({state})"]
     texts += [f"- {name}: {value}" for name, value in content["facts"].items()]

@@ -1,10 +1,10 @@
-"""Training steps per second on one card, this library's beside PyTorch's.
+"""Compares the training steps per second of this library and PyTorch on one card.
 
-A step is one update of D and one of G, by Adam. Each contender is a process of its own that lives
-for the whole part. The contenders of a row take turns in short windows, one at a time, and the
-results are medians. In float32 each first makes three updates from the same weights on the same
-batch and noise, and is excluded unless its losses equal this library's. The most important rows
-come first; rows that are not reached in time are left out.
+A step is one update of D and one of G, by Adam. Each contender runs in its own process during the
+whole part. The contenders of a row take turns in short windows, one at a time, and the results are
+medians. In float32 each contender first makes three updates from the same weights on the same batch
+and noise. It is excluded unless its losses equal those of this library. The most important rows
+come first, and rows that are not reached in time are left out.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ BEST = (OURS, COMPILED, GRAPHED)
 PRECISIONS = ("bfloat16", "tf32", "float32")
 
 ENSEMBLES = (16, 128, 1024)
-"""Mixture GANs in one program."""
+"""Numbers of mixture GANs in one program."""
 
 PEAKS: dict[str, Machine] = dict(
     zip(("float32", "tf32", "bfloat16"), (m for m in MACHINES if "H100" in m.name), strict=True)
@@ -44,17 +44,17 @@ PEAKS: dict[str, Machine] = dict(
 """The peak rates of an H100, by the precision of products."""
 
 _LONGEST = 100.0
-"""Seconds that a worker may take to answer."""
+"""Largest number of seconds for a worker's answer."""
 
 
 class Effort(NamedTuple):
     """The amount of measurement.
 
     Attributes:
-      rounds, seconds: the number of windows of each contender, and their length.
-      batch_sizes: the one that comes first, then the others.
-      divide: the divisor of the networks' widths.
-      ensembles: the sizes of the ensembles.
+      rounds, seconds: number of windows per contender, and their length in seconds.
+      batch_sizes: the most important batch size, then the others.
+      divide: divisor of the networks' widths.
+      ensembles: sizes of the ensembles.
     """
 
     rounds: int
@@ -69,33 +69,36 @@ SMALL = Effort(1, 0.02, (8,), 16, (2,))
 
 
 class _Limited(Worker):
-    """A worker that is ended if it does not answer in time."""
+    """A worker that is killed if it does not answer in time."""
 
     limit = _LONGEST
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        """The answer, as of `Worker.ask`; a worker that takes too long is killed.
+        """Returns the answer, as `Worker.ask` does. A worker that takes too long is killed.
 
         Raises:
-          WorkerError: as of `Worker.ask`, or the worker was killed.
+          WorkerError: as for `Worker.ask`, or the worker was killed.
         """
         timer = threading.Timer(self.limit, self._process.kill)
         timer.start()
         try:
             return super().ask(do, **arguments)
-        except (ValueError, OSError) as error:  # a line cut short, a pipe closed
-            raise WorkerError(f"its process is gone: {error}") from None
+        except (ValueError, OSError) as error:  # a truncated line or a closed pipe
+            raise WorkerError(f"its process ended: {error}") from None
         finally:
             timer.cancel()
 
     @property
     def gone(self) -> bool:
-        """Whether its process has ended."""
+        """Returns True if the process has ended."""
         return self._process.poll() is not None
 
 
 class _Crew:
-    """One process for each kind of contender, started when it is needed and again if it is gone."""
+    """One process for each kind of contender.
+
+    It is started on first use, and again if it has ended.
+    """
 
     def __init__(self, sheet: Sheet, folder: Path) -> None:
         self._sheet, self._folder = sheet, folder
@@ -110,7 +113,7 @@ class _Crew:
         return worker
 
     def drop(self, contender: str) -> None:
-        """Ends a worker that failed: an error on the card may persist."""
+        """Ends a worker that failed, because an error on the card may persist."""
         if worker := self._workers.pop(contender, None):
             with suppress(OSError):
                 worker.close()
@@ -123,7 +126,7 @@ class _Crew:
 
 
 def start(contender: str, folder: Path) -> _Limited:
-    """A new process for a contender, with its standard error in the folder."""
+    """Returns a new process for a contender. Its standard error goes to a file in the folder."""
     module = "jax_worker" if contender.startswith(OURS) else "torch_worker"
     command = [sys.executable, "-m", f"benchmarks.gpu.{module}"]
     return _Limited(contender, command, folder / f"{contender}.log")
@@ -140,8 +143,8 @@ def run(sheet: Sheet, small: bool) -> None:
         sheet.facts(
             peaks="; ".join(f"{name}: {m.peak / 1e12:g} TFLOP/s" for name, m in PEAKS.items())
             + f"; {PEAKS['tf32'].memory / 1e12:g} TB/s (data sheet of an H100, SXM)",
-            share_of_products="arithmetic of the architecture, over the card's peak",
-            share_of_memory="the least bytes a step layer by layer moves, over the card's peak",
+            share_of_products="arithmetic of the architecture, divided by the card's peak",
+            share_of_memory="minimal bytes of a step layer by layer, divided by the card's peak",
         )
         crew = _Crew(sheet, folder)
         try:
@@ -153,7 +156,7 @@ def run(sheet: Sheet, small: bool) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Race:
-    """One case, batch size and precision, and who runs."""
+    """One case, batch size and precision, with its contenders."""
 
     case: Case
     batch_size: int
@@ -162,23 +165,23 @@ class _Race:
 
     @property
     def name(self) -> str:
-        """The name of the row."""
+        """Returns the name of the row."""
         ensemble = self.contenders[0].removeprefix(OURS).strip("_")
         suffix = f", {ensemble}" if ensemble else ""
         return f"{self.case.name}, {self.batch_size}, {self.precision}{suffix}"
 
     @property
     def checked(self) -> bool:
-        """Whether losses are compared: only in float32 do they have to be the same."""
+        """Returns True if losses are compared. They have to agree only in float32."""
         plain = self.contenders[0] == OURS
         return self.precision == "float32" and plain
 
     def request(self, contender: str) -> dict[str, Any]:
-        """The request to a contender."""
+        """Returns the request to a contender."""
         return request(contender, self.case, self.batch_size, self.precision, checked=self.checked)
 
     def measure(self, crew: _Crew, effort: Effort) -> Row:
-        """The row.
+        """Returns the row.
 
         Raises:
           WorkerError: this library could not be timed.
@@ -239,11 +242,11 @@ class _FirstStep:
 
     @property
     def name(self) -> str:
-        """The name of the row."""
+        """Returns the name of the row."""
         return f"{self.contender}, {'compiled before' if self.kept else 'nothing compiled before'}"
 
     def measure(self, crew: _Crew, effort: Effort) -> Row:
-        """The row."""
+        """Returns the row."""
         del crew, effort
         cache = "JAX_ENABLE_COMPILATION_CACHE"
         os.environ[cache] = "true" if self.kept else "false"
@@ -262,7 +265,8 @@ class _FirstStep:
 
 
 def _reason(timed: Timed) -> str:
-    """The reason why a contender was not timed, with the last line that its process printed."""
+    """Returns the reason why a contender was not timed, with the last line that its process
+    printed."""
     lines = timed.worker.log.read_text(errors="replace").strip().splitlines()
     # The log file is deleted with the part.
     last = [lines[-1]] if lines else []
@@ -270,35 +274,39 @@ def _reason(timed: Timed) -> str:
 
 
 def _quiet(number: int, timed: Timed) -> None:
-    """Prints nothing about a window; rows are announced instead."""
+    """Prints nothing. Whole rows are announced instead of windows."""
 
 
 def narrow(case: Case, divide: int) -> Case:
-    """The case with its widths divided."""
+    """Returns the case with its widths divided."""
     widths = tuple(max(2, width // divide) for width in case.widths)
     return dataclasses.replace(case, widths=widths)
 
 
 def _plan(sheet: Sheet, effort: Effort, folder: Path) -> Iterator[tuple[str, _Race | _FirstStep]]:
-    """Yields all rows, the most important first, and compiles their programs in parallel before."""
+    """Yields all rows, the most important first.
+
+    It compiles their programs in parallel beforehand.
+    """
     names = ("dcgan28", "dcgan64", "mlp", "mixture", "dcgan28_r1")
     cases = {name: narrow(CASES[name], effort.divide) for name in names}
     first, *others = effort.batch_sizes
     small = effort is SMALL
 
     def race(name: str, size: int, precision: str) -> _Race:
-        contenders = (OURS, TUNED) if cases[name].r1 else BASIC  # the tutorial has no penalty
+        contenders = (OURS, TUNED) if cases[name].r1 else BASIC  # PyTorch's tutorial has no penalty
         return _Race(cases[name], size, precision, contenders)
 
     def mixtures(num: int) -> _Race:
         return _Race(cases["mixture"], min(first, 64), "tf32", (f"{OURS}_{num}", TUNED))
 
-    # These are compiled alone, because the compiler chooses kernels by timing them.
+    # These programs are compiled one at a time, because the compiler chooses kernels by timing
+    # them.
     for precision in PRECISIONS[:: 2 if small else 1]:
         yield "DCGAN 28", _Race(cases["dcgan28"], first, precision)
     for num in effort.ensembles:
         yield "mixtures in one program, GANs' steps per second", mixtures(num)
-    for precision in PRECISIONS[: 0 if small else 2]:  # on a CPU it takes minutes
+    for precision in PRECISIONS[: 0 if small else 2]:  # torch.compile takes minutes on a CPU
         yield "torch.compile", _Race(cases["dcgan28"], first, precision, BEST)
     rest = [race(name, first, p) for name in names[1:] for p in PRECISIONS]
     rest = rest[-1:] if small else rest

@@ -1,12 +1,13 @@
-"""PyTorch on the same card, for `benchmarks.gpu.speed`.
+"""The worker of PyTorch for `benchmarks.gpu.speed`.
 
-`torch_eager`: as its DCGAN tutorial is written, but with the images on the card. `torch_tuned`:
-channels last, cuDNN's benchmark mode, no gradient of D's weights in G's step, the fused Adam, and
-the whole step, its draws included, in one CUDA graph. `torch_compile`: the same step, networks and
-losses compiled, without the graph; `torch_compile_graph`: compiled, in the graph.
+`torch_eager` follows PyTorch's DCGAN tutorial, but keeps the images on the card. `torch_tuned` uses
+channels last, cuDNN's benchmark mode and the fused Adam. It computes no gradient of D's weights in
+G's step, and runs the whole step, including its draws, in one CUDA graph. `torch_compile` is the
+same step with compiled networks and losses, without the graph. `torch_compile_graph` is compiled
+and runs in the graph.
 
-In bfloat16 the networks run under autocast; TF32 is a setting of the backends. Without a GPU there
-is no graph, and TF32 is float32.
+In bfloat16 the networks run under autocast. TF32 is a setting of the backends. Without a GPU there
+is no graph, and TF32 means float32.
 """
 
 import gc
@@ -30,11 +31,12 @@ from benchmarks.workers.torch_variants import (
 )
 
 _WARM_UP = 3
-"""Steps on a side stream before a capture, which allocate buffers of gradients and optimizers."""
+"""Number of steps on a side stream before a capture. They allocate buffers for gradients and
+optimizers."""
 
 
 class Lowered(nn.Module):
-    """A module under autocast, its result in float32."""
+    """A module under autocast with its result in float32."""
 
     def __init__(
         self, module: nn.Module, autocast: Callable[[], AbstractContextManager[Any]]
@@ -49,11 +51,11 @@ class Lowered(nn.Module):
 
 
 def build(setting: Setting) -> Loop:
-    """The loop of a contender."""
+    """Returns the loop of a contender."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_default_device("cpu")
     if device == "cpu":
-        torch.set_num_threads(1)  # a rehearsal
+        torch.set_num_threads(1)  # without a card the run is only a rehearsal
     _forget()
     torch.manual_seed(0)
     products = setting.precision != "float32"
@@ -77,7 +79,7 @@ def build(setting: Setting) -> Loop:
     def loop(steps: int) -> tuple[int, Losses]:
         for _ in range(steps):
             losses = step()
-        found = {name: float(loss) for name, loss in losses.items()}  # waits for the card
+        found = {name: float(loss) for name, loss in losses.items()}  # this waits for the card
         if not all(map(math.isfinite, found.values())):
             raise FloatingPointError(f"the losses are {found}")
         return steps, found
@@ -98,7 +100,7 @@ def _eager(
     torch.set_default_device(device)
     draw = real_batches(setting, tuned=True)
     g, d = (nn.Sequential(Lowered(m.to(device), autocast)) for m in (generator, discriminator))
-    # The tutorial's images have their channels first in memory.
+    # The tutorial's images have channels first in memory.
     return eager_step(g, d, lambda: draw().contiguous(), noise(setting), case)
 
 
@@ -133,7 +135,7 @@ def _tuned(
 
 
 def _graph(step: Step) -> Step:
-    """The step as one CUDA graph, with fresh draws at each replay."""
+    """Returns the step as one CUDA graph, with fresh draws at each replay."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):

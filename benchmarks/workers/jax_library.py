@@ -1,4 +1,4 @@
-"""This library: a fused loop of train steps, on one device or all, one core, for sixteen GANs."""
+"""The worker of this library: a fused loop of train steps in several layouts."""
 
 import statistics
 import time
@@ -39,14 +39,14 @@ from gan_jax.run.loop import Work, make_chunk
 from gan_jax.types import Array, Metrics, PyTree, StepFn, TrainState
 
 Advance = Callable[[TrainState, int, int], tuple[TrainState, Metrics]]
-"""`(state, the chunk's index, steps of it) -> (state, metrics)`, metrics [..., length]."""
+"""`(state, index of the chunk, steps in it) -> (state, metrics)`, with metrics [..., length]."""
 
 Options = Mapping[str, str] | None
-"""The compiler's."""
+"""Options of the compiler."""
 
 
 def build(setting: Setting) -> Loop:
-    """The loop of one of the contenders whose names begin with `gan_jax`."""
+    """Returns the loop of a contender whose name begins with `gan_jax`."""
     case, problem = setting.case, setting.problem
     ensemble = _ensemble(setting)
     long = problem.batch_size <= 64 or jax.default_backend() != "cpu"
@@ -94,25 +94,25 @@ def build(setting: Setting) -> Loop:
 
 
 def _is_usual(setting: Setting) -> bool:
-    """Whether it trains one GAN on one device with all cores; its forms for CPUs may be off."""
+    """Returns whether the contender trains one GAN on one device with all cores."""
     return setting.contender in ("gan_jax", "gan_jax_plain", *cases.WITHOUT)
 
 
 def _forms(contender: str) -> tuple[str, ...]:
-    """The forms for CPUs that a contender uses."""
+    """Returns the forms for CPUs that a contender uses."""
     if contender == "gan_jax_plain":
         return ()
     return tuple(form for form in _cpu.FORMS if contender != f"gan_jax_without_{form}")
 
 
 def _ensemble(setting: Setting) -> int:
-    """The number of GANs trained at once: 16 for `gan_jax_16`, and 1 without a number."""
+    """Returns the number of GANs trained at once: 16 for `gan_jax_16`, and 1 without a number."""
     last = setting.contender.rsplit("_", 1)[-1]
     return int(last) if last.isdigit() else 1
 
 
 def _gan(case: cases.Case) -> GAN:
-    """The library's model where it has this one, else Linen modules with its dense layers."""
+    """Returns the library's model if it has this one, else Linen modules with its dense layers."""
     if case.model == "dcgan":
         return MODELS["dcgan"](
             case.shape, latent=case.latent, width=case.widths[0], discriminator_norm=case.norm
@@ -128,7 +128,7 @@ def _gan(case: cases.Case) -> GAN:
 
 
 def _evaluated(network: Network) -> Network:
-    """The network in evaluation mode, which is all that dropout looks at."""
+    """Returns the network in evaluation mode. Only dropout depends on the mode here."""
 
     def apply(*arguments: Any, train: bool, **options: Any) -> tuple[Array, PyTree]:
         del train
@@ -138,7 +138,7 @@ def _evaluated(network: Network) -> Network:
 
 
 def _fixed(gan: GAN, problem: Problem) -> GAN:
-    """The GAN whose G is given the problem's z, whatever is drawn.
+    """Returns the GAN with a G that always receives the problem's z.
 
     The library draws z example by example, so the prior alone cannot return a fixed batch.
     """
@@ -177,14 +177,18 @@ def _train_step(gan: GAN, case: cases.Case, tx: optax.GradientTransformation) ->
 
 
 def _options(setting: Setting) -> tuple[Options, ...]:
-    """What to try: on a CPU, where `torch_tuned` chooses its threads, who makes the products."""
+    """Returns the compiler options to compare.
+
+    On a CPU they choose the library for matrix products, as `torch_tuned` chooses its number of
+    threads.
+    """
     if not _is_usual(setting) or setting.fixed or jax.default_backend() != "cpu":
         return (None,)
     return (None, parallel.EIGEN)
 
 
 def _fastest(advances: list[Advance], state: TrainState, length: int) -> Advance:
-    """The one that makes the faster steps."""
+    """Returns the function with the faster steps."""
     seconds = []
     for advance in advances:
         trial, times = advance(jax.tree.map(jnp.copy, state), 0, length)[0], list[float]()
@@ -207,7 +211,7 @@ def _compiled(setting: Setting, chunk: parallel.Step, options: Options) -> paral
 def _on_images(
     step: StepFn, setting: Setting, options: Options, ensemble: int, length: int
 ) -> Advance:
-    """Chunks on images kept on the device, each GAN of an ensemble on its own."""
+    """Returns chunks on images kept on the device. Each GAN of an ensemble has its own batches."""
     problem, n_critic = setting.problem, setting.case.n_critic
     chunk = make_chunk(on_bytes(step), length)
     shape: tuple[int, ...] = (length, n_critic, problem.batch_size)
@@ -224,7 +228,7 @@ def _on_images(
 
 
 def _on_ring(step: StepFn, setting: Setting, options: Options, length: int) -> Advance:
-    """Chunks whose steps draw their own real samples."""
+    """Returns chunks whose steps draw their own real samples."""
     problem = setting.problem
     ring = synthetic.ring(cases.NUM_MODES, cases.RADIUS, cases.SCALE)
     if setting.fixed:

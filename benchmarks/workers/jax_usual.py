@@ -1,4 +1,4 @@
-"""JAX as it is usually written: Linen layers, a jitted step for each player, a Python loop."""
+"""The worker of common JAX code: Linen layers, a jitted step for each player and a Python loop."""
 
 from functools import partial
 from typing import Any
@@ -17,19 +17,19 @@ from benchmarks.workers.protocol import Loop, Losses, Setting, serve
 
 
 class TrainState(train_state.TrainState):
-    """A player, with the running statistics of its batch norm."""
+    """The state of a player, with the running statistics of its batch norm."""
 
     batch_stats: Any
 
 
 def cross_entropy(logits: jax.Array, target: float) -> jax.Array:
-    """The mean binary cross-entropy of logits [B] against one label for all."""
+    """Returns the mean binary cross-entropy of logits [B] with one label for all."""
     labels = jnp.full_like(logits, target)
     return optax.sigmoid_binary_cross_entropy(logits, labels).mean()
 
 
 def forward(player: TrainState, params: Any, x: jax.Array, key: jax.Array) -> tuple[jax.Array, Any]:
-    """A player's output in training mode, and its new running statistics."""
+    """Returns a player's output in training mode, and its new running statistics."""
     y, updates = player.apply_fn(
         {"params": params, "batch_stats": player.batch_stats},
         x,
@@ -49,7 +49,7 @@ def discriminator_step(
     key: jax.Array,
     r1: float,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update of D, `r1` being the weight of the penalty."""
+    """Updates D once. `r1` is the weight of the penalty."""
     key_generator, key_real, key_fake = jax.random.split(key, 3)
     fake, _ = forward(generator, generator.params, z, key_generator)
 
@@ -75,7 +75,7 @@ def discriminator_step(
 def generator_step(
     generator: TrainState, discriminator: TrainState, z: jax.Array, key: jax.Array
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update of G."""
+    """Updates G once."""
     key_generator, key_discriminator = jax.random.split(key)
 
     def loss_fn(params: Any) -> tuple[jax.Array, Any]:
@@ -89,7 +89,7 @@ def generator_step(
 
 
 def build(setting: Setting) -> Loop:
-    """The loop of `jax_usual`."""
+    """Returns the loop of `jax_usual`."""
     case, problem, size = setting.case, setting.problem, setting.problem.batch_size
     generator = _player(setting, "generator", case.generator, jnp.asarray(problem.z))
     discriminator = _player(
@@ -141,7 +141,7 @@ def _player(
 ) -> TrainState:
     module: nn.Module = Player(layers)
     variables = jax.eval_shape(partial(module.init, train=False), jax.random.key(0), x)
-    statistics = variables.get("batch_stats", {})  # which training writes and never reads
+    statistics = variables.get("batch_stats", {})  # training updates them but never reads them
     return TrainState.create(
         apply_fn=module.apply,
         params=fill(variables["params"], layers, setting.problem.weights[name], flip=True),

@@ -1,4 +1,4 @@
-"""A case's layers as a Flax Linen module, and the given weights in the place of initial ones."""
+"""A case's layers as a Flax Linen module with given weights instead of initial ones."""
 
 import itertools
 from collections import defaultdict
@@ -13,7 +13,7 @@ from benchmarks.problem import Weights
 
 
 class Player(nn.Module):
-    """The layers one after another, each as Linen has it; dense ones of the given kind."""
+    """The layers in sequence, as Linen layers. The class of dense layers is an option."""
 
     layers: tuple[cases.Layer, ...]
     dense: type[nn.Dense] = nn.Dense
@@ -48,13 +48,13 @@ class Player(nn.Module):
 def fill(
     params: Any, layers: tuple[cases.Layer, ...], weights: list[Weights], *, flip: bool
 ) -> Any:
-    """A module's parameters with the given weights for values.
+    """Returns a module's parameters with the given weights as values.
 
     Args:
-      params: of a module that names its layers as Linen does, by type and count.
-      layers, weights: of a player.
-      flip: whether the module's transposed convolutions are Linen's, whose kernels are
-        [kh, kw, I, O] and turned by half a circle.
+      params: parameters of a module that names its layers as Linen does, by type and count.
+      layers, weights: those of a player.
+      flip: whether the module's transposed convolutions are Linen's, whose kernels are [kh, kw, I,
+        O] and rotated by 180 degrees.
     """
     filled, counts, rest = dict(params), defaultdict[str, Any](itertools.count), iter(weights)
     for layer in layers:

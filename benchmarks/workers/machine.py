@@ -1,7 +1,7 @@
-"""What the machine can do: matrix products by two libraries, and copies of large arrays.
+"""Measurements of the machine: matrix products by two libraries, and copies of large arrays.
 
-`gemm_jax` and `gemm_torch` multiply 2048x2048 matrices of float32; `copy` copies a quarter of a
-GiB with one thread for each core.
+`gemm_jax` and `gemm_torch` multiply 2048x2048 matrices in float32. `copy` copies 256 MiB with one
+thread per core.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from benchmarks.workers.protocol import Loop, Losses, cores, serve
 SIDE = 2048
 GEMM_FLOPS = 2 * SIDE**3
 COPY_BYTES = 2 * 2**28
-"""Read and written by one copy; what the caches fetch besides is not counted."""
+"""Bytes read and written by one copy. Additional traffic of the caches is not counted."""
 
 
 def _gemm_jax() -> Callable[[int], object]:
@@ -49,7 +49,7 @@ def _gemm_torch() -> Callable[[int], object]:
 
 
 def _matrix() -> np.ndarray:
-    """Of spectral radius 1: its powers neither grow nor vanish."""
+    """Returns a matrix with spectral radius 1, whose powers neither grow nor vanish."""
     rng = np.random.default_rng(0)
     return rng.normal(0.0, SIDE**-0.5, (SIDE, SIDE)).astype(np.float32)
 
@@ -73,7 +73,7 @@ _MAKE = {"gemm_jax": _gemm_jax, "gemm_torch": _gemm_torch, "copy": _copy}
 
 
 def build(name: str) -> Loop:
-    """The loop of one measurement, whose steps are products or copies."""
+    """Returns the loop of one measurement, whose steps are products or copies."""
     repeat = _MAKE[name]()
 
     def loop(steps: int) -> tuple[int, Losses]:

@@ -1,11 +1,12 @@
-"""What the driver and a worker process say to each other: a JSON object a line, each way in turn.
+"""The protocol between the driver and a worker process: alternating JSON objects, one per line.
 
     {"do": "start", "contender": ..., "case": {...}, "problem": path}  ->  {"versions": {...}}
     {"do": "check", "steps": n}   ->  {"losses": [{name: value}, one for each step]}
     {"do": "run", "steps": n}     ->  {"steps": n or a few more, "seconds": ..., "cpu_seconds": ...}
     {"do": "stop"}                ->  {"peak_bytes": ...}, and the process ends
 
-A request that fails is answered {"error": message}. Only numpy and the standard library here.
+The answer to a failed request is {"error": message}. This module needs only numpy and the standard
+library.
 """
 
 import json
@@ -22,21 +23,23 @@ from benchmarks import problem
 from benchmarks.cases import Case, from_json
 
 Losses: TypeAlias = dict[str, float]
-"""`discriminator_loss` without penalties, `generator_loss` and, if it has a weight, `r1`."""
+"""`discriminator_loss` without penalties, `generator_loss` and, if its weight is not 0, `r1`."""
 
 Loop: TypeAlias = Callable[[int], tuple[int, Losses]]
-"""Trains for so many steps, waits for the last, and says how many it made and its losses."""
+"""Trains for the given number of steps, waits for the last, and returns the number of steps made
+and the losses."""
 
 
 class Setting(NamedTuple):
-    """What a worker builds a loop from.
+    """The information from which a worker builds a loop.
 
     Attributes:
-      contender: which of the worker's variants.
-      case: the GAN, its dropout off if `fixed`.
+      contender: the variant of the worker.
+      case: the GAN. Its dropout is off if `fixed`.
       problem: weights and data.
-      fixed: whether every real batch and every z is the problem's fixed one, to compare losses.
-      precision: "float32"; on a GPU also "tf32" (products only) and "bfloat16" (networks).
+      fixed: whether every real batch and every z is the fixed one of the problem, to compare
+        losses.
+      precision: "float32". On a GPU also "tf32" (products only) and "bfloat16" (networks).
     """
 
     contender: str
@@ -47,7 +50,7 @@ class Setting(NamedTuple):
 
 
 def read_setting(request: dict[str, Any]) -> Setting:
-    """What a start request asks for."""
+    """Returns the setting of a start request."""
     case, path = from_json(request["case"]), Path(request["problem"])
     return Setting(request["contender"], case, problem.load(path), fixed=False)
 
@@ -57,12 +60,12 @@ def serve(
     versions: dict[str, str],
     read: Callable[[dict[str, Any]], Any] = read_setting,
 ) -> None:
-    """Answers the driver until it says stop.
+    """Answers the driver until the driver sends "stop".
 
     Args:
-      build: makes a loop from what `read` returned.
-      versions: of the libraries that are timed.
-      read: the start request -> what to build a loop from.
+      build: returns a loop for the result of `read`.
+      versions: versions of the timed libraries.
+      read: converts the start request to the argument of `build`.
     """
     replies = _own_stdout()
     session = _Session(build, versions, read)
@@ -79,7 +82,10 @@ def serve(
 
 
 def _own_stdout() -> Any:
-    """The standard output for replies alone: what libraries print goes to standard error."""
+    """Returns the standard output, reserved for answers.
+
+    Prints of libraries go to standard error.
+    """
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return replies
@@ -101,7 +107,7 @@ class _Session:
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         match request:
             case {"do": "start"}:
-                self.loop = None  # frees the previous setting's memory
+                self.loop = None  # frees the memory of the previous setting
                 self.setting = self.read(request)
                 return {"versions": self.versions}
             case {"do": "check", "steps": steps}:
@@ -118,26 +124,26 @@ class _Session:
 
 
 def check(build: Callable[[Setting], Loop], setting: Setting, steps: int) -> list[Losses]:
-    """The losses of the first steps on the fixed batch and noise, without dropout."""
+    """Returns the losses of the first steps on the fixed batch and noise, without dropout."""
     case = setting.case.without_dropout()
     loop = build(setting._replace(case=case, fixed=True))
     return [loop(1)[1] for _ in range(steps)]
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def process_memory(pid: int | None = None) -> dict[str, int]:
-    """Linux's figures of a process's memory in bytes, by its names for them.
+    """Returns Linux's memory statistics of a process in bytes, by their Linux names.
 
     Args:
-      pid: of the process; None is this one.
+      pid: the process. None is this one.
 
     Returns:
-      `VmRSS` (what it holds), `VmHWM` (the most it has held) and others; nothing where there is
-      no such process or no /proc.
+      `VmRSS` (current memory), `VmHWM` (peak memory) and others. The result is empty if there is no
+        such process or no /proc.
     """
     try:
         lines = Path(f"/proc/{pid or 'self'}/status").read_text().splitlines()
@@ -149,9 +155,9 @@ def process_memory(pid: int | None = None) -> dict[str, int]:
 
 
 def peak_bytes() -> int:
-    """The most memory this process has held, compiling included.
+    """Returns the peak memory of this process in bytes, including compilation.
 
-    Linux counts in `ru_maxrss` what the parent held when it started the process, and in `VmHWM`
+    On Linux, `ru_maxrss` includes the memory of the parent at the start of the process. `VmHWM`
     does not.
     """
     if peak := process_memory().get("VmHWM"):

@@ -1,4 +1,4 @@
-"""A case's layers as PyTorch modules with the given weights, images [C, H, W]."""
+"""A case's layers as PyTorch modules with the given weights. Images are [C, H, W]."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from benchmarks.problem import Weights
 
 
 class Reshaped(nn.Module):
-    """To another shape of one example; images are [C, H, W] here, in memory as `cases` has them."""
+    """Reshapes one example. Images are [C, H, W] here and [H, W, C] in `cases`."""
 
     def __init__(self, before: cases.Shape, after: cases.Shape) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Tanh(nn.Module):
 
 
 def player(layers: list[cases.Placed], weights: list[Weights], *, inplace: bool) -> nn.Sequential:
-    """The layers as modules, with these weights."""
+    """Returns the layers as modules with these weights."""
     rest = iter(weights)
     modules = []
     for placed in layers:
@@ -79,8 +79,8 @@ def _module(placed: cases.Placed, inplace: bool) -> nn.Module:
 def _load(module: nn.Module, given: Weights) -> nn.Module:
     names = {"kernel": "weight", "scale": "weight", "bias": "bias"}
     for name, array in given.items():
-        # Kernels are [I, O] -> [O, I], [kh, kw, I, O] -> [O, I, kh, kw], and for transposed
-        # convolutions [kh, kw, O, I] -> [I, O, kh, kw].
+        # Kernels are transposed from [I, O] to [O, I] and from [kh, kw, I, O] to [O, I, kh, kw].
+        # For transposed convolutions [kh, kw, O, I] becomes [I, O, kh, kw].
         axes = (3, 2, 0, 1) if array.ndim == 4 else tuple(range(array.ndim))[::-1]
         value = torch.from_numpy(array.transpose(axes).copy())
         getattr(module, names[name]).data = value
@@ -90,7 +90,8 @@ def _load(module: nn.Module, given: Weights) -> nn.Module:
 def tutorial_ends(
     generator: nn.Sequential, discriminator: nn.Sequential, layers: dict[str, list[cases.Placed]]
 ) -> tuple[nn.Sequential, nn.Sequential]:
-    """A DCGAN's dense ends as the tutorial has them: convolutions whose window is the image."""
+    """Returns a DCGAN with dense ends in the tutorial's form: convolutions with the image's
+    size."""
     height, width, features = layers["generator"][1].after
     first = generator[0].weight
     opened = nn.ConvTranspose2d(first.shape[1], features, (height, width), bias=False)

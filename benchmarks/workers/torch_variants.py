@@ -1,14 +1,16 @@
-"""PyTorch three times: as its DCGAN tutorial writes it, tuned for speed, and tuned and compiled.
+"""The worker of three PyTorch variants: the DCGAN tutorial's code, a tuned form and a compiled
+form.
 
-`torch_eager` follows N. Inkawhich, "DCGAN Tutorial" (pytorch.org): binary cross-entropy, a backward
-pass on real and one on fake, a step of G on the same fakes that computes D's weight gradients too
-and drops them, plain Adam, a DataLoader (without worker processes: the images are in memory), and
-convolutions over the whole image for the dense ends of a DCGAN. It has a thread for each core.
+`torch_eager` follows N. Inkawhich, "DCGAN Tutorial" (pytorch.org). It uses binary cross-entropy,
+one backward pass on real and one on fake, and a step of G on the same fakes. G's step also computes
+gradients of D's weights and discards them. Adam is plain. The images come from a DataLoader without
+worker processes, because they are in memory. The dense ends of a DCGAN are convolutions over the
+whole image. It has one thread per core.
 
-`torch_tuned` computes no gradient that it drops, takes one backward pass for the sum of D's losses,
-has channels last in memory, linear layers for a DCGAN's ends, the fused Adam, the images in one
-tensor, and one thread where that is faster, as for small networks. `torch_compile` is that with
-both losses compiled by `torch.compile`.
+`torch_tuned` computes no gradients that it would discard and makes one backward pass for the sum of
+D's losses. It uses channels last, linear layers for a DCGAN's ends, the fused Adam and all images
+in one tensor. It uses one thread if that is faster, as for small networks. `torch_compile` is the
+same with both losses compiled by `torch.compile`.
 """
 
 import itertools
@@ -28,7 +30,7 @@ from benchmarks.workers.protocol import Loop, Losses, Setting, cores, serve
 from benchmarks.workers.torch_networks import player, tutorial_ends
 
 Step = Callable[[], dict[str, Tensor]]
-"""One step: `n_critic` updates of D and one of G, and their losses."""
+"""One step: `n_critic` updates of D and one of G. It returns their losses."""
 
 
 def eager_step(
@@ -38,7 +40,7 @@ def eager_step(
     draw_z: Callable[[], Tensor],
     case: cases.Case,
 ) -> Step:
-    """The tutorial's step."""
+    """Returns the tutorial's step."""
     adam = {"lr": cases.LEARNING_RATE, "betas": (cases.BETA_1, cases.BETA_2)}
     tx_d = torch.optim.Adam(discriminator.parameters(), **adam)
     tx_g = torch.optim.Adam(generator.parameters(), **adam)
@@ -75,10 +77,10 @@ def tuned_step(
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     capturable: bool = False,
 ) -> Step:
-    """The tuned step, with both losses compiled or not.
+    """Returns the tuned step, with or without compiled losses.
 
     Args:
-      generator, discriminator, draw_real, draw_z, case: as for the tutorial's step.
+      generator, discriminator, draw_real, draw_z, case: as for `eager_step`.
       compiled: whether `torch.compile` compiles the networks and the losses.
       autocast: the context in which the networks are called.
       capturable: whether a CUDA graph may capture the step.
@@ -132,7 +134,7 @@ def tuned_step(
 
 
 def build(setting: Setting) -> Loop:
-    """The loop of `torch_eager`, `torch_tuned` or `torch_compile`."""
+    """Returns the loop of `torch_eager`, `torch_tuned` or `torch_compile`."""
     contender, case, problem, *_ = setting
     torch.manual_seed(0)
     tuned, layers = contender != "torch_eager", case.players()
@@ -163,7 +165,7 @@ def build(setting: Setting) -> Loop:
 
 
 def _fastest_threads(step: Step) -> int:
-    """One or all cores, whichever makes the faster steps."""
+    """Returns 1 or the number of cores, whichever gives faster steps."""
     rates = {}
     for threads in {1, cores()}:
         torch.set_num_threads(threads)
@@ -177,7 +179,7 @@ def _fastest_threads(step: Step) -> int:
 
 
 def real_batches(setting: Setting, tuned: bool) -> Callable[[], Tensor]:
-    """Draws a real batch."""
+    """Returns a function that draws a real batch."""
     case, size = setting.case, setting.problem.batch_size
 
     def images(x: np.ndarray) -> Tensor:
@@ -208,7 +210,7 @@ def real_batches(setting: Setting, tuned: bool) -> Callable[[], Tensor]:
 
 
 def noise(setting: Setting) -> Callable[[], Tensor]:
-    """Draws z."""
+    """Returns a function that draws z."""
     z = torch.from_numpy(setting.problem.z).to(torch.get_default_device())
     if setting.fixed:
         return lambda: z

@@ -1,8 +1,8 @@
-"""Ways to play the game: objectives and updates of each player, composed into steps.
+"""Training algorithms: the objective and update of each player, and the steps built from them.
 
-Simultaneous and alternating descent turn round an equilibrium where they should come to rest
-(Mescheder et al. 2017, section 3). Consensus and unrolled steps do not; extragradient and
-lookahead, which are made of optimizers, are in `gan_jax.optimizers`.
+Simultaneous and alternating gradient descent can circle an equilibrium instead of converging
+(Mescheder et al. 2017, section 3). Consensus and unrolled steps avoid this. Extragradient and
+lookahead wrap an optimizer, so they are in `gan_jax.optimizers`.
 """
 
 from gan_jax.algorithms.alternating import (

@@ -1,6 +1,6 @@
-"""The update steps of Algorithm 1: pure functions `(TrainState, Batch) -> (TrainState, Metrics)`.
+"""The steps of Algorithm 1 as pure functions `(TrainState, Batch) -> (TrainState, Metrics)`.
 
-Unjitted and free of side effects, so that the caller composes: `jax.jit(step)`,
+The steps are not jitted and have no side effects, so the caller composes them: `jax.jit(step)`,
 `jax.lax.scan(step, state, batches)`, `jax.vmap(step)` for an ensemble, or the wrappers of
 `gan_jax.parallel` for several devices.
 """
@@ -50,34 +50,39 @@ def make_discriminator_step(
     accumulate: int = 1,
     axis_name: AxisName | None = None,
 ) -> StepFn:
-    """One update of D on a real batch [B, ...] and B fresh fakes, G frozen.
+    """Returns a step that updates D once, on a real batch [B, ...] and B fresh fakes.
+
+    G does not change.
 
     Args:
       gan: the networks and the prior.
       loss: the adversarial loss.
-      tx: D's optimizer, the one given to `init`.
-      penalties: pairs of a penalty and its weight: a number (traced, if need be), or a schedule, a
-        function of the number of D's updates made before this one, such as optax's or
-        `penalties.lazy`. Where a schedule is 0 the penalty is not computed: its metric is 0, and
-        it remembers nothing new.
+      tx: D's optimizer, the same as in `init`.
+      penalties: pairs of a penalty and its weight. A weight is a number, which may be traced, or a
+        schedule such as optax's or `penalties.lazy`. A schedule is a function of the number of D's
+        earlier updates. If it returns 0, the penalty is not computed: its metric is 0 and its
+        memory does not change.
       terms: pairs of a term `(Pass) -> [B]` and its weight, as for penalties.
-      augmentation: a random change `(key, x [...]) -> x [...]` of each sample that D is shown, real
-        or fake, in its step and in G's: give both the same. Penalties see D behind it.
-      fake_labels: `(key, num) -> labels [num]`, the labels of the fakes. None: the real batch's.
-      accumulate: in how many parts the batch is taken, one after the other, their gradients
-        averaged: the memory of a part, the update of the whole. All draws are those of the whole
-        batch. What compares examples sees its part only: batch norm, a loss of batch means.
-      axis_name: the mapped axis (of `pmap` or `shard_map`) the batch is split over; gradients,
-        metrics and model state are averaged over it. B is then the number on one device.
+      augmentation: a random change `(key, x [...]) -> x [...]` of each real and fake sample before
+        D, both in D's step and in G's. Give both steps the same augmentation. Penalties receive D
+        with the augmentation in front.
+      fake_labels: `(key, num) -> labels [num]`, the labels of the fakes. By default they are the
+        labels of the real batch.
+      accumulate: number of microbatches per update. Their gradients are averaged. Memory falls to
+        that of one microbatch. The random draws are those of the whole batch. Operations that
+        compare examples, such as batch norm or a loss of batch means, see one microbatch.
+      axis_name: the mapped axis (of `pmap` or `shard_map`) over which the batch is split.
+        Gradients, metrics and model state are averaged over it. B is then the number of examples on
+        one device.
 
     Returns:
-      A pure step. Metrics: those of `objectives.discriminator_objective` and
-      `discriminator_gradient_norm`, all measured before the update.
+      A pure step. Its metrics are those of `objectives.discriminator_objective` and
+        `discriminator_gradient_norm`, all measured before the update.
 
     Raises:
-      ValueError: two penalties have one name; `accumulate` < 1; (from the step) `accumulate` does
-        not divide the batch, the state lacks the memory a penalty needs, `tx` is not the one given
-        to `init`, or `tx` needs arguments that a step does not have.
+      ValueError: two penalties have the same name, or `accumulate` < 1. The step raises it if
+        `accumulate` does not divide the batch, the state lacks the memory of a penalty, `tx`
+        differs from the one given to `init`, or `tx` needs arguments that a step does not have.
     """
     objective = discriminator_objective(
         gan, loss, penalties, terms=terms, augmentation=augmentation, fake_labels=fake_labels
@@ -99,24 +104,26 @@ def make_generator_step(
     accumulate: int = 1,
     axis_name: AxisName | None = None,
 ) -> StepFn:
-    """One update of G on B fresh fakes, D frozen, then of the moving average of its weights.
+    """Returns a step that updates G once on B fresh fakes, and then G's moving averages.
+
+    D does not change.
 
     Args:
       gan, loss, terms, augmentation, fake_labels, accumulate, axis_name: as for
         `make_discriminator_step`.
-      tx: G's optimizer, the one given to `init`.
-      ema_decay: in [0, 1): ema <- ema_decay * ema + (1 - ema_decay) * params after each update;
-        or a schedule, a function of the number of updates made before this one. The default rises
-        to .999: see `rising_decay`. The average is kept in float32 at least.
+      tx: G's optimizer, the same as in `init`.
+      ema_decay: number in [0, 1). After each update ema <- ema_decay * ema + (1 - ema_decay) *
+        params. It may also be a schedule, a function of the number of earlier updates. The default
+        rises to 0.999: see `rising_decay`. The average is stored in at least float32.
 
     Returns:
-      A pure step. It reads the real batch [B, ...] for its size, its labels and, if the loss is
-      relativistic, its logits. Metrics: `generator_loss`, `generator_gradient_norm`.
+      A pure step. From the real batch [B, ...] it uses the size, the labels and, for a relativistic
+        loss, the logits. Its metrics are `generator_loss` and `generator_gradient_norm`.
 
     Raises:
-      ValueError: `accumulate` < 1; `ema_decay` is a number outside of [0, 1); (from the step)
-        `accumulate` does not divide the batch, `tx` is not the one given to `init`, or `tx` needs
-        arguments that a step does not have.
+      ValueError: `accumulate` < 1, or `ema_decay` is a number outside [0, 1). The step raises it if
+        `accumulate` does not divide the batch, `tx` differs from the one given to `init`, or `tx`
+        needs arguments that a step does not have.
     """
     objective = generator_objective(
         gan, loss, terms=terms, augmentation=augmentation, fake_labels=fake_labels
@@ -134,19 +141,20 @@ def make_generator_step(
 def make_train_step(
     discriminator_step: StepFn, generator_step: StepFn, *, n_critic: int = 1
 ) -> StepFn:
-    """Algorithm 1 (Goodfellow et al. 2014): `n_critic` updates of D, then one of G.
+    """Returns the step of Algorithm 1 (Goodfellow et al. 2014): `n_critic` updates of D, then one
+    of G.
 
     Args:
       discriminator_step, generator_step: any steps on a batch [B, ...].
-      n_critic: the number of D's updates, the k of Algorithm 1.
+      n_critic: number of D's updates per step, the k of Algorithm 1.
 
     Returns:
-      A pure step on a batch [n_critic, B, ...], one real minibatch for each update of D; G's
-      update is given the last. Metrics: of D's last update and of G's.
+      A pure step on a batch [n_critic, B, ...], one real minibatch for each update of D. G's update
+        uses the last minibatch. Its metrics are those of D's last update and of G's update.
 
     Raises:
-      ValueError: `n_critic` < 1; `discriminator_step` is G's; (from the step) another leading
-        dimension than `n_critic`.
+      ValueError: `n_critic` < 1, or `discriminator_step` is a generator step. The step raises it if
+        the first dimension of the batch is not `n_critic`.
     """
     check_at_least_one(n_critic=n_critic)
     if getattr(discriminator_step, "role", None) == "generator":
@@ -165,7 +173,7 @@ def make_train_step(
         state, generator_metrics = generator_step(state, last[0])
         return state, {**last[1], **generator_metrics}
 
-    train_step.batch_axis = 1  # type: ignore[attr-defined]  # for the wrappers of `parallel`
+    train_step.batch_axis = 1  # type: ignore[attr-defined]  # read by the wrappers of `parallel`
     return train_step
 
 
@@ -190,14 +198,14 @@ def adversarial(
     accumulate: int = 1,
     axis_name: AxisName | None = None,
 ) -> Algorithm:
-    """A GAN with its loss, optimizers and terms, ready to train by Algorithm 1.
+    """Returns the training algorithm of a GAN with its loss, optimizers and terms (Algorithm 1).
 
     Args:
       gan, loss, penalties, augmentation, fake_labels, accumulate, axis_name: as for
         `make_discriminator_step`.
       generator_tx, discriminator_tx: the optimizers.
       discriminator_terms, generator_terms: pairs of a term `(Pass) -> [B]` and its weight.
-      n_critic: the number of D's updates for each of G's.
+      n_critic: number of D's updates for each update of G.
       ema_decay: as for `make_generator_step`.
 
     Raises:
@@ -240,10 +248,10 @@ def make_algorithm(
     *,
     n_critic: int = 1,
 ) -> Algorithm:
-    """Algorithm 1 with steps of your own, such as those of `make_player_step`.
+    """Returns Algorithm 1 with custom steps, such as those of `make_player_step`.
 
     Args:
-      gan: draws the samples.
+      gan: the GAN from which samples are drawn.
       init: `(key, batch [B, ...]) -> state`.
       discriminator_step, generator_step, n_critic: as for `make_train_step`.
 

@@ -1,4 +1,4 @@
-"""Consensus optimisation: each player also makes gradients small."""
+"""Consensus optimisation: each player also minimises gradient norms."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -40,25 +40,28 @@ def make_consensus_steps(
     accumulate: int = 1,
     axis_name: AxisName | None = None,
 ) -> tuple[StepFn, StepFn]:
-    """Steps that also make gradients small: each player's own, and the other player's.
+    """Returns steps that also minimise the norms of the player's own and the other player's
+    gradient.
 
-    Each player descends L + own/2 |its own gradient|^2 + other/2 |the other's gradient|^2, where a
-    gradient is that of a player's loss (with `penalties`, for D) in its own parameters, both on the
-    same batch and noise. own = other = gamma is consensus optimisation (Mescheder et al. 2017,
-    equations 6 and 7): gamma/2 |v|^2 for the stacked gradients v. G's step with own = 0 next to
-    D's of `make_discriminator_step` is that of Nagarajan and Kolter 2017, section 4. other =
-    0 is each player's own gradient norm alone, which does not stop a game from turning.
+    Each player descends L + own/2 |its own gradient|^2 + other/2 |the other player's gradient|^2.
+    Each gradient is that of a player's loss with respect to that player's parameters. D's loss
+    includes `penalties`. Both are computed on the same batch and noise. With own = other = gamma
+    this is consensus optimisation (Mescheder et al. 2017, equations 6 and 7), which adds gamma/2
+    |v|^2 for the stacked gradients v. To get the method of Nagarajan and Kolter 2017, section 4,
+    combine G's step with own = 0 and D's step from `make_discriminator_step`. With other = 0 each
+    player minimises only its own gradient norm, which does not stop the players from circling.
 
     Args:
-      gan, loss, penalties, accumulate, axis_name: as for `make_discriminator_step`; the
-        gradients are those of the whole batch over `axis_name`, of each part if in parts.
+      gan, loss, penalties, accumulate, axis_name: as for `make_discriminator_step`. The gradients
+        are averaged over `axis_name`. With `accumulate` they are those of a microbatch.
       generator_tx, discriminator_tx: the optimizers given to `init`.
-      own, other: the weights, at least 0.
+      own, other: weights, at least 0.
       ema_decay: as for `make_generator_step`.
 
     Returns:
-      D's step and G's, for `make_train_step` or `make_simultaneous_step`. Metrics: as theirs;
-      losses are those of the plain game, gradient norms of what is descended.
+      D's step and G's step, for `make_train_step` or `make_simultaneous_step`. Their metrics have
+        the usual names. The losses are those of the plain game, and the gradient norms are those of
+        the complete objectives.
 
     Raises:
       ValueError: a negative weight, or as for `make_discriminator_step`.
@@ -88,10 +91,13 @@ def make_consensus_steps(
 
 
 def _with_gradient_norms(mine: Objective, others: Objective, own: float, other: float) -> Objective:
-    """mine + own/2 |grad mine|^2 + other/2 |grad others|^2, in each one's own parameters."""
+    """Returns mine + own/2 |grad mine|^2 + other/2 |grad others|^2.
+
+    Each gradient is in its own player's parameters.
+    """
 
     def half_squared(gradient: PyTree) -> Array:
-        gradient = jax.tree.map(batches.average, gradient)  # of the whole batch, then the norm
+        gradient = jax.tree.map(batches.average, gradient)  # average over the batch before the norm
         return optax.tree.norm(gradient, squared=True) / 2
 
     def objective(

@@ -1,4 +1,4 @@
-"""The state before the first step."""
+"""The initial training state."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -40,19 +40,19 @@ def init(
     generator_terms: Sequence[WeightedTerm] = (),
     augmentation: Augment | Augmentation | None = None,
 ) -> TrainState:
-    """The state before the first step.
+    """Returns the state before the first step.
 
     Args:
       gan: the networks and the prior.
-      generator_tx, discriminator_tx: the optimizers the steps will be made with.
-      key: a single key, `jax.random.key(seed)`. The state's key is always of JAX's default
+      generator_tx, discriminator_tx: the optimizers of the steps.
+      key: a single key, `jax.random.key(seed)`. The state's key always has JAX's default
         implementation, threefry2x32: see `random.threefry`.
-      batch: [B, ...], read for its shapes and types only.
-      penalties, discriminator_terms, generator_terms, augmentation: those of the steps, for what
-        they are to remember.
+      batch: [B, ...]. Only its shapes and types are read.
+      penalties, discriminator_terms, generator_terms, augmentation: those of the steps. Their
+        initial memories become part of the state.
 
     Raises:
-      ValueError: the generator's samples have another shape than the data.
+      ValueError: the generator's samples and the data differ in shape.
       AssertionError: the data are not floating, or the number of labels is not B.
     """
     check_gan(gan)
@@ -84,7 +84,7 @@ def init(
 
 
 def _check_made_like(made: PyTree, x: PyTree) -> None:
-    """Raises ValueError unless G's samples have the structure and the shapes of the data."""
+    """Raises ValueError unless G's samples have the structure and shapes of the data."""
     made, x = (jax.tree.map(lambda leaf: leaf.shape[1:], tree) for tree in (made, x))
     if made != x:
         raise ValueError(
@@ -101,7 +101,7 @@ def _init_player(
     label: PyTree | None,
 ) -> PlayerState:
     made = network.init(key, x, label)
-    # An update returns no weak types, so a state with any would have the step compiled twice.
+    # An update returns no weak types. If the first state had any, the step would be compiled twice.
     params, model_state = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), made)
     return PlayerState(
         step=jnp.zeros((), jnp.int32),
@@ -118,20 +118,20 @@ def warm_start(
     discriminator: PyTree | None = None,
     ema: PyTree | None = None,
 ) -> TrainState:
-    """The state with copies of the parameters given, such as those of another run.
+    """Returns the state with copies of the given parameters, such as those of another run.
 
-    Optimizer states and step counts stay as they are: after `init` they are fresh. An optimizer
-    whose state holds parameters, such as `optimizers.lookahead`, must be initialised again:
+    Optimizer states and step counts do not change, so they are fresh after `init`. If the
+    optimizer's state contains parameters, as with `optimizers.lookahead`, initialise it again with
     `player.replace(opt_state=tx.init(player.params))`.
 
     Args:
-      state: from `init`, or from a run in progress.
-      generator, discriminator: the players' parameters, arrays of JAX or NumPy, structured and
-        shaped as in the state. They are cast to its types.
-      ema: the average of G's parameters. None: `generator`, if that is given.
+      state: the result of `init`, or the state of a run in progress.
+      generator, discriminator: the players' parameters, as arrays of JAX or NumPy, with the
+        structure and shapes of the state's parameters. They are cast to the state's types.
+      ema: the average of G's parameters. The default is `generator`, if that is given.
 
     Raises:
-      ValueError: the parameters have another structure or shape; the message names the first path
+      ValueError: the parameters have another structure or shape. The message names the first path
         that differs.
     """
 

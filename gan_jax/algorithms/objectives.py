@@ -1,8 +1,8 @@
-"""The two scalars the players descend, from a GAN, a loss and terms.
+"""The objectives of the two players: scalar functions built from a GAN, a loss and terms.
 
-Both are functions of the player's own parameters, with the other player's state as data: D is
-frozen in G's objective and G in D's. Nothing is cut by `stop_gradient`, so that derivatives
-through a step (unrolled GANs, hyper-gradients) are right.
+Each objective is a function of one player's parameters, and the other player's state is data.
+Neither uses `stop_gradient`, so derivatives through a whole step are correct. Unrolled GANs and
+hyper-gradients need them.
 """
 
 import dataclasses
@@ -49,15 +49,15 @@ from gan_jax.types import (
 LOG_4 = math.log(4.0)
 
 AUGMENTATION = "augmentation"
-"""The key of the augmentation's memory in D's."""
+"""The key of the augmentation's memory in D's memory."""
 
 
 class Aux(NamedTuple):
-    """The second result of an objective. Everything is averaged over the batch.
+    """The second result of an objective. All values are averaged over the batch.
 
     Attributes:
-      metrics: numbers [] by their names.
-      model_state, memory: the player's own, after the pass.
+      metrics: scalars [] by name.
+      model_state, memory: those of the player after the pass.
     """
 
     metrics: Metrics
@@ -66,15 +66,15 @@ class Aux(NamedTuple):
 
 
 Objective: TypeAlias = Callable[[PyTree, PlayerState, PlayerState, Batch, Array], tuple[Array, Aux]]
-"""`(params, player, opponent, batch, key) -> (loss [], Aux)`: the loss of a player as a function
-of its own parameters, which stand in for `player.params`."""
+"""`(params, player, opponent, batch, key) -> (loss [], Aux)`: the loss of a player as a function of
+its parameters. `params` replaces `player.params`."""
 
 FakeLabels: TypeAlias = Callable[[Array, int], PyTree]
-"""`(key, num) -> labels [num]`, like a prior. Fakes have them in place of the real batch's."""
+"""`(key, num) -> labels [num]`. Fakes get these labels instead of those of the real batch."""
 
 
 def term_name(term: Any) -> str:
-    """The name of a penalty or a term: its function's, through `functools.partial`."""
+    """Returns the name of the function of a penalty or term, also inside `functools.partial`."""
     if isinstance(term, WithMemory):
         return term.name
     while isinstance(term, partial):
@@ -86,7 +86,7 @@ def first_memory(
     terms: Sequence[WeightedPenalty | WeightedTerm],
     augmentation: Augment | Augmentation | None = None,
 ) -> dict[str, PyTree]:
-    """The memories of a player's terms and of its augmentation before the first update."""
+    """Returns the initial memories of a player's terms and of its augmentation."""
     memory = {term.name: term.init() for term, _ in terms if isinstance(term, WithMemory)}
     if isinstance(augmentation, Augmentation):
         memory[AUGMENTATION] = augmentation.init()
@@ -95,7 +95,7 @@ def first_memory(
 
 @dataclasses.dataclass(frozen=True)
 class _Critic:
-    """The critic that penalties are given: x [B, ...] -> logits [B], the mean of a map."""
+    """The critic passed to penalties: x [B, ...] -> logits [B]. A map of logits is averaged."""
 
     discriminator: Bound
     label: PyTree | None
@@ -111,7 +111,7 @@ class _Critic:
 
 
 def as_term(penalty: Callable[..., Any] | WithMemory) -> Callable[..., Any] | WithMemory:
-    """The penalty `(critic, real, fake, key) -> [B]` as a term `(Pass) -> [B]`."""
+    """Returns the penalty `(critic, real, fake, key) -> [B]` as a term `(Pass) -> [B]`."""
     function = penalty.apply if isinstance(penalty, WithMemory) else penalty
 
     def term(seen: Pass, *memory: PyTree) -> Any:
@@ -127,7 +127,10 @@ def as_term(penalty: Callable[..., Any] | WithMemory) -> Callable[..., Any] | Wi
 def _judge(
     discriminator: Network, augmentation: Augment | Augmentation | None, of: PlayerState
 ) -> Apply:
-    """D's `apply` with the augmentation before it, in the state `of` D. It returns an `Output`."""
+    """Returns D's `apply` preceded by the augmentation.
+
+    It returns an `Output`. `of` is D's state.
+    """
 
     def judge(
         params: PyTree,
@@ -158,11 +161,11 @@ def _judge(
 
 
 class _Played(NamedTuple):
-    """One pass of both networks.
+    """The result of one pass through both networks.
 
     Attributes:
-      seen: what terms read.
-      keys: two for each term: of D, and of the term.
+      seen: the arguments of the terms.
+      keys: two keys for each term, the first for D and the second for the term.
       generator_state, discriminator_state: the model states after the pass.
     """
 
@@ -184,14 +187,15 @@ def _play(
     num_terms: int,
     moving: bool,
 ) -> _Played:
-    """Fresh fakes, and what D says of them and of the real batch.
+    """Returns fresh fakes together with D's outputs for them and for the real batch.
 
-    `moving` is whether D's model state moves on between its two passes, as it does in D's update.
+    If `moving` is True, as in D's update, D's second pass starts from the model state after its
+    first.
     """
     check_batch(batch)
     if isinstance(augmentation, Augmentation) and AUGMENTATION not in discriminator.memory:
         raise ValueError(
-            "the augmentation finds no memory in the discriminator's state: give init the same "
+            "the augmentation has no memory in the discriminator's state: give init the same "
             "augmentation as the step"
         )
     key_z, key_generator, key_real, key_fake, *keys = jax.random.split(key, 4 + 2 * num_terms)
@@ -204,8 +208,8 @@ def _play(
     )
     judge = _judge(gan.discriminator, augmentation, discriminator)
     params, first = discriminator.params, discriminator.model_state
-    # Only relativistic losses and some terms read D's output for real samples in G's update: for
-    # the others the compiler drops it.
+    # In G's update only relativistic losses and some terms read D's output for real samples. In the
+    # other cases the compiler removes this pass.
     real_output, second = judge(params, first, batch.x, batch.label, train=True, key=key_real)
     fake_output, last = judge(
         params, second if moving else first, fake, label, train=True, key=key_fake
@@ -229,7 +233,10 @@ def _play(
 
 
 def _adversarial(loss: Callable[[Array, Array], Array], seen: Pass, maker: str) -> Array:
-    """The batch mean of a loss on D's logits; maps of logits count number by number."""
+    """Returns the batch mean of a loss on D's logits.
+
+    For maps, each logit counts as one example.
+    """
     real, fake = seen.real_output.logits, seen.fake_output.logits
     losses = loss(real.reshape(-1), fake.reshape(-1))
     return jnp.mean(one_each(losses, real.size, maker))
@@ -242,7 +249,7 @@ def _terms_added(
     total: Array,
     memory: dict[str, PyTree],
 ) -> tuple[Array, Metrics, dict[str, PyTree]]:
-    """The loss with the weighted terms, each term's mean by its name, and what they remember."""
+    """Returns the loss plus weighted terms, each term's mean by name, and the new memories."""
     metrics, nothing = {}, jnp.zeros_like(total)
     for i, (name, term, weight) in enumerate(terms):
         key_network, key = played.keys[2 * i : 2 * i + 2]
@@ -265,7 +272,7 @@ def _terms_added(
 def _measure(
     term: Callable[..., Any] | WithMemory, seen: Pass, dtype: Any, memory: dict[str, PyTree]
 ) -> tuple[Array, dict[str, PyTree]]:
-    """The term's batch mean, in `dtype`, and the memory of all terms after it."""
+    """Returns the term's batch mean in `dtype` and the memories of all terms after it."""
     name, num = term_name(term), num_examples(seen.real)
     if not isinstance(term, WithMemory):
         values = term(seen)
@@ -274,14 +281,14 @@ def _measure(
         memory = {**memory, name: remembered}
     else:
         raise ValueError(
-            f"{name!r} finds no memory in the player's state: give init the same penalties and "
+            f"{name!r} has no memory in the player's state: give init the same penalties and "
             "terms as the step"
         )
     return jnp.mean(one_each(values, num, repr(name))).astype(dtype), memory
 
 
 def _scalars(memory: PyTree) -> Metrics:
-    """The floating numbers [] of the augmentation's memory, as metrics."""
+    """Returns the floating scalars of the augmentation's memory as metrics."""
     return {
         AUGMENTATION + "".join(f"_{entry.key}" for entry in path): leaf
         for path, leaf in jax.tree.leaves_with_path(memory)
@@ -310,25 +317,29 @@ def discriminator_objective(
     augmentation: Augment | Augmentation | None = None,
     fake_labels: FakeLabels | None = None,
 ) -> Objective:
-    """D's loss on a real batch and as many fresh fakes, plus the weighted penalties and terms.
+    """Returns D's objective: its loss on a real batch and as many fresh fakes, plus weighted terms.
 
-    Metrics: `discriminator_loss` (without penalties and terms); `value`, the estimate of V(D, G);
-    `jsd_lower_bound` = (value + log 4) / 2; `real_accuracy` and `fake_accuracy`, the shares of
-    logits on the right side of 0; the numbers that an augmentation keeps in a dictionary, such as
-    `augmentation_p`; and the unweighted mean of each penalty by its name and of each
-    term by `discriminator_` and its name, 0 if its schedule left it out. All are float32 at least.
-    (The boundary is 1/2 for `least_squares` and 1 for `f_kl`, and `wasserstein` has none: for these
-    the accuracies mean less.)
+    Metrics, all at least float32:
+      discriminator_loss: the loss without penalties and terms.
+      value: the estimate of V(D, G).
+      jsd_lower_bound: (value + log 4) / 2.
+      real_accuracy, fake_accuracy: the shares of logits on the correct side of 0. The boundary for
+        `least_squares` is 1/2 and that for `f_kl` is 1, and `wasserstein` has no boundary. The
+        accuracies mean less for these losses.
+      augmentation_p and similar: the scalars in the augmentation's memory.
+      NAME, for each penalty: its unweighted mean. It is 0 if a schedule skipped the penalty.
+      discriminator_NAME, for each term: its unweighted mean, as for penalties.
 
     Args:
       gan, loss: the GAN and its loss.
       penalties, terms, augmentation, fake_labels: as for `make_discriminator_step`.
 
     Raises:
-      ValueError: two penalties or terms of one name; (from the objective) a memory is missing.
-      AssertionError: (from the objective) the batch's x is not floating or its labels are of
-        another number; D's logits are not [B] or [B, ...]; the loss, a penalty or a term returned
-        anything but one floating number for each example.
+      ValueError: two penalties or terms have the same name. The objective raises it if a memory is
+        missing.
+      AssertionError: raised by the objective if the batch's x is not floating, the number of labels
+        is not B, D's logits are not [B] or [B, ...], or the loss, a penalty or a term does not
+        return one floating number for each example.
     """
     _check(gan, loss, penalties=penalties, terms=terms)
     named: list[tuple[str, Any, Any]] = [
@@ -380,10 +391,10 @@ def generator_objective(
     augmentation: Augment | Augmentation | None = None,
     fake_labels: FakeLabels | None = None,
 ) -> Objective:
-    """G's loss on as many fresh fakes as the batch has examples, plus the weighted terms.
+    """Returns G's objective: its loss on as many fresh fakes as the batch has examples, plus terms.
 
-    Metrics: `generator_loss` (without terms), and each term's unweighted mean by `generator_` and
-    its name.
+    Metrics: `generator_loss`, which excludes terms, and the unweighted mean of each term, named
+    `generator_` plus the term's name.
 
     Args:
       gan, loss: the GAN and its loss.
@@ -430,10 +441,11 @@ def player_losses(
     penalties: Sequence[WeightedPenalty] = (),
     augmentation: Augment | Augmentation | None = None,
 ) -> tuple[Callable[[PyTree, PyTree], Array], Callable[[PyTree, PyTree], Array]]:
-    """Both objectives as functions `(generator_params, discriminator_params) -> []`.
+    """Returns G's and D's losses as functions `(generator_params, discriminator_params) -> []`.
 
-    The game around a point of training, for `gan_jax.theory`: its vector field, the eigenvalues
-    of that field's Jacobian. Generator's first; batch, noise and model state are held fixed.
+    `gan_jax.theory` uses them to compute the vector field of the game at a point of training, and
+    the eigenvalues of that field's Jacobian. G's loss comes first. Batch, noise and model state are
+    fixed.
     """
     of_generator = generator_objective(gan, loss, augmentation=augmentation)
     of_discriminator = discriminator_objective(gan, loss, penalties, augmentation=augmentation)

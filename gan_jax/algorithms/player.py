@@ -1,4 +1,4 @@
-"""The step of one player down any objective."""
+"""The update of one player for any objective."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,21 +18,23 @@ from gan_jax.trees import is_inexact, widened
 from gan_jax.types import Array, AxisName, Batch, Metrics, StepFn, TrainState
 
 Decay: TypeAlias = float | Callable[[Array], Array]
-"""The decay of the moving average of G's weights: a number in [0, 1), or a schedule,
-`step [] -> []`, a function of the number of updates G has made before."""
+"""The decay of the moving average of G's weights: a number in [0, 1), or a schedule `step [] -> []`
+of the number of G's earlier updates."""
 
 
 def rising_decay(highest: float) -> Callable[[Array], Array]:
-    """The schedule min(highest, (1 + step) / (10 + step)), which soon forgets initial weights.
+    """Returns the schedule min(highest, (1 + step) / (10 + step)), which soon forgets initial
+    weights.
 
-    With a constant decay d the initial weights are a share d^n of the average after n updates: 90 %
-    after 100 updates with d = .999. With this schedule their share is below 1e-12.
+    With a constant decay d, the initial weights make up the share d^n of the average after n
+    updates. For d = 0.999 and n = 100 this share is 90 %. With this schedule their share is below
+    1e-12.
 
     Args:
       highest: in [0, 1).
 
     Raises:
-      ValueError: `highest` out of range.
+      ValueError: `highest` is out of range.
     """
     check_decays(highest=highest)
     return lambda step: jnp.minimum(highest, (1.0 + step) / (10.0 + step))
@@ -51,23 +53,28 @@ def make_player_step(
     accumulate: int = 1,
     axis_name: AxisName | None = None,
 ) -> StepFn:
-    """One update of a player down an objective of its own, the other frozen.
+    """Returns a step that updates one player by a given objective.
 
-    After G's update, the moving averages of G's parameters and model state move too.
+    The other player does not change.
+
+    After an update of G the moving averages of G's parameters and model state are updated too.
 
     Args:
-      role: which of the state's players moves.
+      role: the player to update.
       objective: the player's loss.
       tx, accumulate, axis_name: as for `make_discriminator_step`.
-      ema_decay: as for `make_generator_step`, for the generator alone. None: `EMA_DECAY`.
+      ema_decay: as for `make_generator_step`, allowed for the generator only. The default is
+        `EMA_DECAY`.
 
     Returns:
-      A pure step. Metrics: the objective's and the role's `..._gradient_norm`.
+      A pure step. Its metrics are those of the objective and the gradient norm, such as
+        `generator_gradient_norm`.
 
     Raises:
-      ValueError: another role; `accumulate` < 1; a number for `ema_decay` outside of [0, 1), or any
-        for the discriminator; (from the step) `accumulate` does not divide the batch, or `tx` is
-        not the one given to `init`, or `tx` needs arguments that a step does not have.
+      ValueError: an unknown role, `accumulate` < 1, an `ema_decay` outside [0, 1), or any
+        `ema_decay` for the discriminator. The step raises it if `accumulate` does not divide the
+        batch, `tx` differs from the one given to `init`, or `tx` needs arguments that a step does
+        not have.
     """
     check_tx(tx)
     check_at_least_one(accumulate=accumulate)
@@ -96,7 +103,7 @@ def make_player_step(
             moved = _averaged(moved, state.generator.step, ema_decay)
         return moved, {**metrics, f"{role}_gradient_norm": norm}
 
-    player_step.role = role  # type: ignore[attr-defined]  # for `make_train_step`
+    player_step.role = role  # type: ignore[attr-defined]  # read by `make_train_step`
     return player_step
 
 
@@ -104,11 +111,14 @@ _ROLES = {
     "discriminator": (Stream.DISCRIMINATOR, "generator"),
     "generator": (Stream.GENERATOR, "discriminator"),
 }
-"""Each role with its random stream and the other role."""
+"""The random stream of each role and the name of the other role."""
 
 
 def _averaged(state: TrainState, step: Array, decay: Decay | None) -> TrainState:
-    """The state after a step of the moving averages; `step` [] updates were made before it."""
+    """Returns the state with its moving averages updated.
+
+    `step` [] is the number of earlier updates.
+    """
     decay = EMA_DECAY if decay is None else decay
     share = 1.0 - (decay(step) if callable(decay) else decay)
 
@@ -124,7 +134,7 @@ def _averaged(state: TrainState, step: Array, decay: Decay | None) -> TrainState
 
 
 def check_at_least_one(**counts: int) -> None:
-    """Raises ValueError for a count below 1, by its name."""
+    """Raises ValueError if a count is below 1. The message names the count."""
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"{name} must be at least 1, got {count}")

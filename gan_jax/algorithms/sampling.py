@@ -1,4 +1,4 @@
-"""Samples of a trained generator."""
+"""Samples from a trained generator."""
 
 import jax
 import jax.numpy as jnp
@@ -19,19 +19,19 @@ def sample(
     *,
     ema: bool = True,
 ) -> PyTree:
-    """x [num, ...] = G(z), z ~ p_z, with G in evaluation mode.
+    """Returns samples x [num, ...] = G(z) for z ~ p_z, with G in evaluation mode.
 
     Args:
       gan: the networks and the prior.
-      state: of which only the generator is read.
-      key: a single key; example i depends on it and on i, not on `num`.
-      num: the number of samples, at least 1.
+      state: the training state. Only the generator is used.
+      key: a single key. Example i depends on the key and on i, but not on `num`.
+      num: number of samples, at least 1.
       label: [num] integers for a conditional generator, or a tree of arrays [num, ...].
-      ema: whether to use the moving averages of G's parameters and model state, or those of the
-        last update.
+      ema: if True, use the moving averages of G's parameters and model state. If False, use the
+        latest values.
 
     Raises:
-      ValueError: `num` < 1; the number of labels is not `num`.
+      ValueError: `num` < 1, or the number of labels is not `num`.
     """
     check_at_least_one(num=num)
     for leaf in jax.tree.leaves(label):
@@ -55,13 +55,14 @@ def generate(
     key: Array | None = None,
     ema: bool = True,
 ) -> PyTree:
-    """x [B, ...] = G(z) of latents of your own, with G in evaluation mode.
+    """Returns x [B, ...] = G(z) for given latents z, with G in evaluation mode.
 
     Args:
       gan, state, ema: as for `sample`.
-      z: [B, L], such as points between two latents, or a tree as the prior draws it.
+      z: latents [B, L], such as points between two latents, or a tree with the structure of the
+        prior's draws.
       label: as for `sample`.
-      key: a single key for what is random in G itself, if anything is.
+      key: a single key for random layers in G.
     """
     check_gan(gan)
     params, model_state = state.generator.params, state.generator.model_state

@@ -1,4 +1,4 @@
-"""Both players move at once."""
+"""Simultaneous updates of both players."""
 
 import dataclasses
 
@@ -11,16 +11,17 @@ from gan_jax.types import (
 
 
 def make_simultaneous_step(discriminator_step: StepFn, generator_step: StepFn) -> StepFn:
-    """Both players move at once: each from the same state, neither having seen the other's move.
+    """Returns a step that updates both players from the same state, so neither sees the other's
+    update.
 
-    Two of these are one step of the extragradient method, if each player's optimizer is
-    `optimizers.extragradient`.
+    With `optimizers.extragradient` as each player's optimizer, two of these steps are one step of
+    the extragradient method.
 
     Args:
       discriminator_step, generator_step: any steps on a batch [B, ...].
 
     Returns:
-      A pure step on a batch [B, ...]. Metrics: of both steps.
+      A pure step on a batch [B, ...]. Its metrics are those of both steps.
     """
 
     def simultaneous_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:

@@ -1,4 +1,4 @@
-"""Unrolled GANs: the generator plays against the discriminator that would answer it."""
+"""Unrolled GANs: the generator is trained against the discriminator after its next updates."""
 
 import dataclasses
 from typing import Any
@@ -42,24 +42,26 @@ def make_unrolled_generator_step(
     accumulate: int = 1,
     axis_name: AxisName | None = None,
 ) -> StepFn:
-    """G's step against the D that would answer it (Metz et al. 2017, equations 7 to 9).
+    """Returns G's step against D after its next `unroll` updates (Metz et al. 2017, equations 7 to
+    9).
 
-    G descends its loss under D after `unroll` of D's own steps, all on this batch, differentiated
-    through them: G's gradient has in it how D would react. Then these steps are forgotten; D's
-    state does not change. Memory grows with `unroll`, but for `jax.checkpoint(discriminator_step)`.
+    D takes `unroll` of its own steps on this batch, and G descends its loss under the resulting D.
+    G's gradient passes through these steps, so it includes D's reaction. The steps are then
+    discarded, and D's state does not change. Memory grows with `unroll` unless `discriminator_step`
+    is wrapped in `jax.checkpoint`.
 
-    Derivatives go through D's optimizer: `optax.adam` needs its `eps_root` for that, or they are
-    NaN where a gradient is 0; `optimizers.adam` does not.
+    Derivatives pass through D's optimizer. With `optax.adam` they are NaN where a gradient is 0,
+    unless `eps_root` is set. `optimizers.adam` does not need it.
 
     Args:
       gan, loss, tx, augmentation, ema_decay, accumulate, axis_name: as for `make_generator_step`.
-      discriminator_step: D's step on a batch [B, ...], made without `accumulate`; it takes
-        this step's `axis_name` if it has none.
-      unroll: how many of D's steps to look ahead; 0 is `make_generator_step`.
+      discriminator_step: D's step on a batch [B, ...], made without `accumulate`. If it has no
+        `axis_name`, it uses the one of this step.
+      unroll: number of D's steps to look ahead. With 0 the step is that of `make_generator_step`.
 
     Returns:
-      A pure step. Metrics: as of `make_generator_step`; the loss is the one under the D to
-      come.
+      A pure step. Its metrics are those of `make_generator_step`. The loss is the one under the
+        unrolled D.
 
     Raises:
       ValueError: `unroll` < 0, or as for `make_generator_step`.
@@ -73,10 +75,11 @@ def make_unrolled_generator_step(
         def objective(
             params: PyTree, player: PlayerState, opponent: PlayerState, batch: Batch, key: Array
         ) -> tuple[Array, Any]:
-            # The opponent is marked as each shard's own; D's steps return what all shards share.
+            # The opponent is marked as varying over shards, but D's steps return values that all
+            # shards share.
             del opponent
             generator = dataclasses.replace(player, params=params)
-            # This step's key knows which part of a batch this is.
+            # This step's key carries the microbatch index.
             key_ahead = jax.random.fold_in(key, Stream.UNROLLED)
 
             def answer(discriminator: PlayerState, _: None) -> tuple[PlayerState, None]:

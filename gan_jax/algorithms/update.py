@@ -1,4 +1,4 @@
-"""One update of one player: its gradient, over parts of a batch and devices, and its optimizer."""
+"""One update of one player: its gradient over microbatches and devices, then its optimizer."""
 
 import contextlib
 import dataclasses
@@ -28,29 +28,29 @@ def update(
     role: str = "player",
     parts: int = 1,
 ) -> tuple[PlayerState, Metrics, Array]:
-    """One step of a player down its objective.
+    """Updates a player once along its objective.
 
-    If the gradient is not finite, `model_state` and `memory` stay as they were, so that one bad
-    batch does not spoil running statistics for good. The optimizer decides about the parameters:
-    `optax.apply_if_finite` keeps them, any other makes them NaN. (A finite gradient whose norm
-    overflows, above 1e19 in float32, counts as not finite here.)
+    If the gradient is not finite, `model_state` and `memory` do not change, so one bad batch cannot
+    spoil running statistics permanently. The optimizer handles the parameters:
+    `optax.apply_if_finite` keeps them, and other optimizers make them NaN. A finite gradient whose
+    norm overflows, above 1e19 in float32, counts as not finite here.
 
     Args:
-      objective: the player's loss to descend.
-      tx: the player's optimizer. It is also given the loss, averaged over microbatches and devices,
-        as `value`, and the gradient as `grad`, which some optimizers of Optax need.
-      player, opponent: their states.
-      batch: [B, ...], on this shard; split over `batches.axis()`, if that is not None.
-      key: of the role; the player's step is folded in.
+      objective: the player's loss.
+      tx: the player's optimizer. It also receives `value`, the loss averaged over microbatches and
+        devices, and `grad`, the gradient. Some optax optimizers need them.
+      player, opponent: the states of the two players.
+      batch: [B, ...] on this shard, split over `batches.axis()` if that is not None.
+      key: the key of the role. The player's step is folded in.
       role: the player's name in error messages.
-      parts: the number of microbatches over which the gradient is accumulated, in float32 at least.
+      parts: number of microbatches over which the gradient is accumulated, in at least float32.
 
     Returns:
-      The player, its metrics, its gradient's norm.
+      The player's new state, its metrics and its gradient norm.
 
     Raises:
-      ValueError: `parts` does not divide the batch; `tx` did not make the player's `opt_state`;
-        `tx` needs an argument that a step does not have, such as `value_fn`.
+      ValueError: `parts` does not divide the batch, `tx` did not create the player's `opt_state`,
+        or `tx` needs an argument that a step does not have, such as `value_fn`.
     """
     _check_opt_state(tx, player, role)
     key = jax.random.fold_in(key, player.step)
@@ -78,7 +78,7 @@ def update(
 
 
 def _check_opt_state(tx: optax.GradientTransformation, player: PlayerState, role: str) -> None:
-    """Raises ValueError unless the state is structured as the optimizer's own first state."""
+    """Raises ValueError unless the state has the structure of the optimizer's initial state."""
     if isinstance(player.opt_state, optax.LookaheadState):
         raise ValueError(
             f"the {role}'s tx is optax.lookahead, which needs a pair of parameters: use "
@@ -87,7 +87,7 @@ def _check_opt_state(tx: optax.GradientTransformation, player: PlayerState, role
     expected = jax.eval_shape(tx.init, player.params)
     if difference := first_difference(player.opt_state, expected):
         raise ValueError(
-            f"the {role}'s opt_state is not of this tx: opt_state{difference}. Give "
+            f"the {role}'s opt_state does not belong to this tx: opt_state{difference}. Give "
             f"make_{role}_step the tx given to init"
         )
 
@@ -99,7 +99,7 @@ def _optimize(
     loss: Array,
     role: str,
 ) -> tuple[PyTree, PyTree]:
-    """The optimizer's updates and its state after them."""
+    """Returns the optimizer's updates and its new state."""
     given = {"value": loss, "grad": gradients}
     accepted = inspect.signature(tx.update).parameters.values()
     if all(parameter.kind != parameter.VAR_KEYWORD for parameter in accepted):
@@ -121,24 +121,25 @@ def _optimize(
         raise
     if difference := first_difference(updates, player.params):
         raise ValueError(
-            f"the {role}'s tx returns updates of another structure than the parameters: "
-            f"updates{difference}. Choose an optimizer, not one that only measures"
+            f"the {role}'s tx returns updates with another structure than the parameters: "
+            f"updates{difference}. Choose an optimizer, not a transformation that only measures"
         )
     return updates, opt_state
 
 
 def _only_if(condition: Array, new: PyTree, old: PyTree) -> PyTree:
-    """The new tree if a condition [] holds, the old one otherwise."""
-    # Not `lax.cond`: a GPU would wait for the host to read the condition in each update.
+    """Returns the new tree if the condition [] is true, and the old one otherwise."""
+    # `lax.cond` would make a GPU wait for the host to read the condition in each update.
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, cast_like(old, new))
 
 
 def _norm(tree: PyTree) -> Array:
-    """The Euclidean norm of all leaves together; its derivatives are finite at 0, too.
+    """Returns the Euclidean norm of all leaves together. Its derivatives are finite at 0 too.
 
-    It is the norm of the columns' norms: without YNNPACK, XLA's compiler for CPUs adds columns up
-    many at a time, and all numbers of a matrix one after the other. The root keeps the sums apart.
-    A kernel's further axes are rows: over its first axis alone YNNPACK adds it up far more slowly.
+    It is computed as the norm of the column norms. Without YNNPACK, XLA's CPU compiler sums columns
+    in parallel but sums a whole matrix sequentially. The square roots keep the compiler from
+    merging the two sums. All axes of a kernel except the last are reshaped into rows, because
+    YNNPACK is much slower at summing over the first axis alone.
     """
     leaves = [jnp.atleast_1d(leaf) for leaf in jax.tree.leaves(widened(tree))]
     matrices = [leaf.reshape(math.prod(leaf.shape[:-1]), leaf.shape[-1]) for leaf in leaves]
@@ -147,14 +148,16 @@ def _norm(tree: PyTree) -> Array:
 
 
 def _divide(batch: Batch, parts: int) -> Batch:
-    """[B, ...] -> [parts, B / parts, ...]: every `parts`-th example, so that a batch that is
-    spread over devices stays where it is."""
+    """Splits [B, ...] into [parts, B / parts, ...]. A microbatch takes every `parts`-th example.
+
+    A batch spread over devices therefore needs no transfer.
+    """
 
     def divide(leaf: Array) -> Array:
         if leaf.shape[0] % parts:
             raise ValueError(
-                f"a batch of {leaf.shape[0]} cannot be taken in {parts} equal parts: choose a "
-                "number that divides it"
+                f"a batch of {leaf.shape[0]} cannot be split into {parts} equal microbatches: "
+                "choose a number that divides it"
             )
         return leaf.reshape(-1, parts, *leaf.shape[1:]).swapaxes(0, 1)
 
@@ -168,10 +171,11 @@ def _accumulate(
     microbatches: Batch,
     key: Array,
 ) -> tuple[tuple[Array, Aux], PyTree]:
-    """The loss with its auxiliary values, and the gradients, over microbatches in sequence.
+    """Returns the loss, its auxiliary values and the gradients, averaged over sequential
+    microbatches.
 
-    A microbatch starts from the model state after the previous one, but from the memory before the
-    update, so that the mean over the microbatches is what the whole batch would give.
+    A microbatch starts from the model state after the previous microbatch. It receives the memory
+    from before the update, so the mean over microbatches equals the value for the whole batch.
     """
     parts = jax.tree.leaves(microbatches)[0].shape[0]
 
@@ -203,10 +207,10 @@ def _accumulate(
 
 
 def _varying(tree: PyTree) -> PyTree:
-    """Marks what every shard holds alike as each shard's own, so that its gradient is too.
+    """Marks replicated arrays as varying over the shards, so that their gradients vary too.
 
-    Inside `shard_map(check_vma=True)` the gradient of a replicated array is already summed over
-    the shards, and averaging it would count each shard once too often, without a word.
+    Inside `shard_map(check_vma=True)` the gradient of a replicated array is already summed over the
+    shards. The later average would silently count each shard once too often.
     """
     axis_name = batches.axis()
     if axis_name is None:
@@ -214,8 +218,8 @@ def _varying(tree: PyTree) -> PyTree:
 
     def cast(leaf: Array) -> Array:
         for name in (axis_name,) if isinstance(axis_name, str) else axis_name:
-            # A ValueError for what varies already; an assertion of JAX's own for an axis of vmap,
-            # which needs no mark.
+            # JAX raises ValueError for an array that varies already. It raises AssertionError for
+            # an axis of vmap, which needs no mark.
             with contextlib.suppress(ValueError, AssertionError):
                 leaf = jax.lax.pcast(leaf, name, to="varying")
         return leaf
@@ -224,7 +228,10 @@ def _varying(tree: PyTree) -> PyTree:
 
 
 def _mean(tree: PyTree) -> PyTree:
-    """The mean over the mapped axis of every leaf; counters, equal everywhere, stay integers."""
+    """Returns the mean of every leaf over the mapped axis.
+
+    Counters are equal everywhere and unchanged.
+    """
     axis_name = batches.axis()
     if axis_name is None:
         return tree

@@ -1,4 +1,4 @@
-"""Random changes of samples in front of the discriminator."""
+"""Random changes of samples before the discriminator sees them."""
 
 from gan_jax.augment.adaptive import adaptive
 from gan_jax.augment.images import flip, shift, shift_and_flip

@@ -1,4 +1,4 @@
-"""Adaptive discriminator augmentation: a feedback on the strength of an augmentation."""
+"""Adaptive discriminator augmentation: feedback control of an augmentation's strength."""
 
 from collections.abc import Callable
 
@@ -10,18 +10,19 @@ from gan_jax.types import Array, Augmentation, Output, PyTree
 def adaptive(
     augment: Callable[[Array, PyTree, Array], PyTree], *, rate: float, target: float = 0.6
 ) -> Augmentation:
-    """ADA: the probability p of an augmentation rises while D overfits (Karras et al. 2020, 3.1).
+    """ADA: an augmentation whose probability p rises while D overfits (Karras et al. 2020, section
+    3.1).
 
-    r_t = E[sign(logit)] over the real samples says how far D overfits. In each update of D, p moves
-    by `rate` towards more augmentation if r_t of the update before is above the target, else
-    towards less, within [0, 1]. p begins at 0 and is kept in D's memory, so that a resumed run
-    goes on with it: `state.discriminator.memory["augmentation"]["p"]`.
+    r_t = E[sign(logit)] over real samples measures how much D overfits. Each update of D changes p
+    by `rate`, within [0, 1]: up if the r_t of the previous update is above the target, and down if
+    it is below. p starts at 0. It is stored in D's memory, as
+    `state.discriminator.memory["augmentation"]["p"]`, so a resumed run continues with it.
 
     Args:
-      augment: `(key, x [...], p []) -> x [...]`, a change of one example with probability p.
-      rate: above 0, the change of p in one update: the batch size over the number of images in
-        which p may go from 0 to 1, 500,000 in the paper.
-      target: in (-1, 1), the r_t to hold.
+      augment: `(key, x [...], p []) -> x [...]`, which changes one example with probability p.
+      rate: the change of p per update, above 0. It is the batch size divided by the number of
+        images in which p may rise from 0 to 1. The paper uses 500,000 images.
+      target: the desired r_t, in (-1, 1).
 
     Raises:
       ValueError: a rate or a target out of range.
@@ -32,7 +33,7 @@ def adaptive(
         raise ValueError(f"target must be between -1 and 1, got {target}: 0.6 is usual")
 
     def init() -> dict[str, Array]:
-        # The update before the first had nothing to say: at the target, p stays.
+        # No update precedes the first one. r_t starts at the target, so p does not change.
         return {"p": jnp.zeros(()), "r_t": jnp.full((), target)}
 
     def apply(key: Array, x: PyTree, memory: dict[str, Array], step: Array) -> PyTree:
@@ -40,7 +41,8 @@ def adaptive(
         return augment(key, x, memory["p"])
 
     def update(memory: dict[str, Array], real_output: Output) -> dict[str, Array]:
-        # Devices and microbatches average r_t in parts, which round it in another way.
+        # Devices and microbatches sum r_t in a different order, so its last digits differ. Rounding
+        # removes them.
         towards = jnp.sign(jnp.round(memory["r_t"] - target, 5))
         return {
             "p": jnp.clip(memory["p"] + rate * towards, 0.0, 1.0),

@@ -1,6 +1,7 @@
-"""Random changes of one image that leave what it shows: pure functions `(key, x) -> x`.
+"""Random changes of one image that keep its content, as pure functions `(key, x) -> x`.
 
-Of one example [H, W, C], for `penalties.consistency`; `jax.vmap` makes a batch's of them.
+They take one example [H, W, C], as `penalties.consistency` requires. `jax.vmap` extends them to a
+batch.
 """
 
 import jax
@@ -10,15 +11,15 @@ from gan_jax.types import Array
 
 
 def shift(key: Array, x: Array, *, share: float = 1 / 8) -> Array:
-    """Moved by whole pixels, up to `share` of each side either way, its edges mirrored.
+    """Returns the image shifted by whole pixels, up to `share` of each side, with mirrored edges.
 
     Args:
       key: a single key.
       x: [H, W, C].
-      share: in [0, 1); 1/8 is 4 pixels of 32, as of Zhang et al. 2020.
+      share: in [0, 1). The default 1/8, or 4 of 32 pixels, is that of Zhang et al. 2020.
 
     Raises:
-      ValueError: x is no image.
+      ValueError: x is not an image [H, W, C].
     """
     _check_image(x)
     reach = [int(share * side) for side in x.shape[:2]]
@@ -29,20 +30,20 @@ def shift(key: Array, x: Array, *, share: float = 1 / 8) -> Array:
 
 
 def flip(key: Array, x: Array) -> Array:
-    """[H, W, C], left and right exchanged with probability 1/2.
+    """Returns the image [H, W, C], mirrored left to right with probability 1/2.
 
     Raises:
-      ValueError: x is no image.
+      ValueError: x is not an image [H, W, C].
     """
     _check_image(x)
     return jnp.where(jax.random.bernoulli(key), x[:, ::-1], x)
 
 
 def shift_and_flip(key: Array, x: Array) -> Array:
-    """`shift` and `flip` of an image [H, W, C]: the augmentation of Zhang et al. 2020.
+    """Applies `shift` and `flip` to an image [H, W, C], as Zhang et al. 2020 do.
 
     Raises:
-      ValueError: x is no image.
+      ValueError: x is not an image [H, W, C].
     """
     key_shift, key_flip = jax.random.split(key)
     return flip(key_flip, shift(key_shift, x))

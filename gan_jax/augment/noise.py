@@ -1,4 +1,4 @@
-"""Gaussian noise in front of the discriminator."""
+"""Gaussian noise added to samples before the discriminator sees them."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -11,22 +11,23 @@ from gan_jax.random import keys_like
 from gan_jax.types import Array, Augmentation, PyTree
 
 Scale: TypeAlias = float | Array | Callable[[Array, Array], float | Array]
-"""A number, an array [], or a function `(key, step) -> []` that is called with the key of each
+"""A number, an array [], or a function `(key, step) -> []`. The function receives the key of one
 example and the number of updates D has made."""
 
 
 def instance_noise(scale: Scale) -> Augmentation:
-    """Gaussian noise on the real and the fake samples that D is shown in training.
+    """Adds Gaussian noise to D's real and fake inputs in training.
 
-    Noise makes two distributions overlap that hardly do, so that D's slope tells G where to go
-    (Sonderby et al. 2017, section 3; Arjovsky and Bottou 2017). The solution stays p = q at any
-    scale, but what is finer than the noise is learned slowly: let it fall, or use `mixed_scales`.
+    If the two distributions hardly overlap, D's gradient does not show G how to improve. Noise
+    makes them overlap (Sonderby et al. 2017, section 3; Arjovsky and Bottou 2017). The solution
+    remains p = q for any scale. Details finer than the noise are learned slowly, so lower the scale
+    during training or use `mixed_scales`.
 
     Args:
       scale: the standard deviation.
 
     Raises:
-      ValueError: `scale` is a number below 0.
+      ValueError: `scale` is a negative number.
     """
     if isinstance(scale, float | int | np.generic) and scale < 0:
         raise ValueError(f"scale must be at least 0, got {scale}")
@@ -55,21 +56,21 @@ def _unchanged(memory: PyTree, real_output: Any) -> PyTree:
 
 
 def mixed_scales(highest: float | Array, *, share: float = 0.5) -> Callable[[Array, Array], Array]:
-    """Noise of all scales up to the highest, on a share of the examples; none on the others.
+    """Returns a random noise scale for each example. It is 0 for a share of the examples.
 
-    With D seeing every scale at once nothing needs to be annealed, as in Diffusion-GAN (Wang et
-    al. 2023). Wide noise joins distant modes: only through it does a mode that is drawn too often
-    feel those that are drawn too seldom.
+    D sees all noise scales at once, so no schedule is needed, as in Diffusion-GAN (Wang et al.
+    2023). Only wide noise connects distant modes. Through it, G can move samples from modes drawn
+    too often to modes drawn too rarely.
 
     Args:
       highest: the scale is uniform in [0, highest].
-      share: of examples that are given noise, in [0, 1].
+      share: the share of examples that receive noise, in [0, 1].
 
     Returns:
       A scale for `instance_noise`.
 
     Raises:
-      ValueError: `share` outside of [0, 1].
+      ValueError: `share` is outside [0, 1].
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share must be in [0, 1], got {share}")

@@ -1,1 +1,1 @@
-"""Data sets as arrays, the pure pipeline that batches them, and synthetic data."""
+"""Data sets as arrays, a pure pipeline that makes batches, and synthetic data."""

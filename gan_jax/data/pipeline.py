@@ -1,7 +1,7 @@
-"""From a data set to batches, each a pure function of the key and the step.
+"""Batches of a data set, each a pure function of the key and the step.
 
-The stream of examples is one epoch after another, each in an order of its own, and never depends
-on where it is entered: that is what makes a resumed run repeat the uninterrupted one.
+The stream of examples consists of epochs, each in a new order. The stream does not depend on the
+position at which reading starts, so a resumed run repeats the uninterrupted one.
 """
 
 import functools
@@ -17,11 +17,11 @@ from gan_jax.data.types import Dataset
 from gan_jax.types import Array, Batch, Metrics, StepFn, TrainState
 
 RESIDENT_LIMIT = 2**30
-"""Bytes of images up to which a data set is kept on the device."""
+"""Size in bytes up to which a data set is kept on the device."""
 
 
 def dequantize(x: Array) -> Array:
-    """Images from uint8 [0, 255] to float32 [-1, 1].
+    """Converts uint8 images in [0, 255] to float32 in [-1, 1].
 
     Raises:
       TypeError: `x` is not uint8.
@@ -32,7 +32,7 @@ def dequantize(x: Array) -> Array:
 
 
 def on_bytes(step: StepFn) -> StepFn:
-    """The step on batches of uint8 images, which it is given as floats in [-1, 1]."""
+    """Returns a step that takes batches of uint8 images and converts them to floats in [-1, 1]."""
 
     @functools.wraps(step)
     def stepped(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -42,12 +42,12 @@ def on_bytes(step: StepFn) -> StepFn:
 
 
 def quantize(x: Array) -> Array:
-    """Images from float [-1, 1] to uint8, the inverse of `dequantize`.
+    """Converts floating images in [-1, 1] to uint8. It is the inverse of `dequantize`.
 
     Values out of range are clipped. NaN becomes 0.
 
     Raises:
-      TypeError: `x` is not of a floating type.
+      TypeError: `x` is not floating.
     """
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"quantize takes floats in [-1, 1], got {x.dtype}")
@@ -57,23 +57,23 @@ def quantize(x: Array) -> Array:
 
 
 def order(seed: Sequence[int], start: int, num: int, count: int) -> np.ndarray:
-    """Which examples of a data set of `count` the stream shows from position `start` on.
+    """Returns the indices of the `num` examples from position `start` of the stream.
 
-    On the host, where a permutation is one call: on a device it is a hundred small operations, a
-    program to compile and to keep.
+    It runs on the host, where a permutation is one call. On a device it would be about a hundred
+    small operations in a program that must be compiled and stored.
 
     Args:
-      seed: of the order, such as a key's words.
-      start: in the stream.
-      num: how many.
-      count: of the data set.
+      seed: the seed of the order, such as the words of a key.
+      start: position in the stream.
+      num: number of examples.
+      count: size of the data set.
 
     Returns:
-      int32 [num] in [0, count): every epoch (`count` positions from a multiple of `count`) is a
-      permutation, drawn from the seed and the epoch's number.
+      int32 [num] in [0, count). Every epoch is a permutation drawn from the seed and the number of
+        the epoch. An epoch is `count` positions, starting at a multiple of `count`.
 
     Raises:
-      ValueError: `start` is negative, or `num` or `count` not positive.
+      ValueError: `start` is negative, or `num` or `count` is not positive.
     """
     if start < 0 or num < 1 or count < 1:
         raise ValueError(
@@ -94,25 +94,26 @@ def make_batches(
     *,
     resident_limit: int = RESIDENT_LIMIT,
 ) -> Callable[[int], Batch]:
-    """The stream cut into stacks of batches.
+    """Returns a function that reads stacks of batches from the stream.
 
-    A data set of up to `resident_limit` bytes is put on the device once and indexed there; a
-    larger one stays with the host, which gathers a stack while the device works on the last.
+    A data set of up to `resident_limit` bytes is copied to the device once and indexed there. A
+    larger data set stays on the host, which gathers the next stack while the device computes.
 
     Args:
       dataset: N images.
-      key: decides the order.
-      shape: of a stack, say [K, n_critic, B] for K train steps.
-      resident_limit: in bytes.
+      key: determines the order.
+      shape: the leading dimensions of a stack, such as [K, n_critic, B] for K train steps.
+      resident_limit: size in bytes.
 
     Returns:
-      A function of a position in the stream (the number of examples shown before) to a `Batch`
-      with `x` uint8 [*shape, H, W, C] and `label` [*shape], if there are any. A stack may be longer
-      than the data set: the stream goes on with the next epoch.
+      A function of a position in the stream, which is the number of examples already used. It
+        returns a `Batch` with `x` uint8 [*shape, H, W, C] and, if there are labels, `label`
+        [*shape]. A stack may be longer than the data set, because the stream continues with the
+        next epoch.
 
     Raises:
-      ValueError: A dimension of `shape` is not positive, the data set is empty, or its labels and
-        images differ in number.
+      ValueError: a dimension of `shape` is not positive, the data set is empty, or the numbers of
+        labels and images differ.
     """
     num, count = math.prod(shape), len(dataset.x)
     if any(dim < 1 for dim in shape):
@@ -120,7 +121,10 @@ def make_batches(
     if count == 0:
         raise ValueError(f"the data set {dataset.name} has no images to make batches of")
     if dataset.label is not None and len(dataset.label) != count:
-        raise ValueError(f"the data set has {count} images, but {len(dataset.label)} labels")
+        raise ValueError(
+            f"the data set has {count} images, but {len(dataset.label)} labels: give one label "
+            "for each image"
+        )
     seed = np.asarray(jax.random.key_data(key)).tolist()
     arrays: Any = (dataset.x, dataset.label)
 

@@ -1,4 +1,4 @@
-"""Distributions whose density is known: draws without end, and the exact log p."""
+"""Distributions with a known density: unlimited samples and the exact log p."""
 
 import math
 from collections.abc import Callable
@@ -14,22 +14,23 @@ from gan_jax.types import Array, Batch, Metrics, StepFn, TrainState
 
 
 class Sampler(Protocol):
-    """What draws samples without end."""
+    """An object that draws unlimited samples."""
 
     @property
     def sample(self) -> Callable[[Array, int], Array]:
-        """`(key, num) -> x [num, ...]`."""
+        """Returns the function `(key, num) -> x [num, ...]`."""
 
 
 class Distribution(NamedTuple):
     """A distribution on R^D.
 
     Attributes:
-      sample: `(key, num) -> x [num, D]`, a prior's signature: a GAN may also start from it.
+      sample: `(key, num) -> x [num, D]`. The signature is that of a prior, so a GAN can also use it
+        as its prior.
       log_prob: x [N, D] -> [N], in nats.
-      modes: [K, D] the centres, if it has any; K may be 0.
-      scale: [] or [K] the standard deviation of each mode, or of the noise round a curve; 0 if
-        there is none.
+      modes: [K, D], the centres of the modes. K may be 0.
+      scale: [] or [K], the standard deviation of each mode, or of the noise around a curve. It is 0
+        if there is none.
     """
 
     sample: Callable[[Array, int], Array]
@@ -39,25 +40,28 @@ class Distribution(NamedTuple):
 
 
 def gaussian(mean: float = 0.0, scale: float = 1.0) -> Distribution:
-    """N(mean, scale^2) on the line."""
+    """Returns the distribution N(mean, scale^2) on the line."""
     return mixture(np.array([[mean]]), scale)
 
 
 def mixture(
     means: np.ndarray, scale: float | np.ndarray, weights: np.ndarray | None = None
 ) -> Distribution:
-    """Isotropic Gaussians at `means` [K, D], with standard deviations `scale` [] or [K].
+    """Returns a mixture of isotropic Gaussians at `means` [K, D] with standard deviations [] or
+    [K].
 
     Args:
-      weights: [K] probabilities, all above 0; by default equal.
+      means: [K, D].
+      scale: [] or [K], above 0.
+      weights: [K] probabilities, all above 0. By default they are equal.
 
     Raises:
-      ValueError: weights of another number, not above 0 or not of sum 1; a scale not above 0.
+      ValueError: the weights are not K numbers above 0 with sum 1, or a scale is not above 0.
     """
     num, dim = means.shape
     weights = np.full(num, 1 / num) if weights is None else np.asarray(weights)
     if weights.shape != (num,) or not (weights > 0).all() or abs(weights.sum() - 1) > 1e-6:
-        raise ValueError(f"weights must be {num} numbers above 0 of sum 1, got {weights}")
+        raise ValueError(f"weights must be {num} numbers above 0 with sum 1, got {weights}")
     if not (np.asarray(scale) > 0).all():
         raise ValueError(f"scale must be above 0, got {scale}")
     scales = np.broadcast_to(scale, (num,))
@@ -65,7 +69,8 @@ def mixture(
 
     def sample(key: Array, count: int) -> Array:
         key_mode, key_noise = jax.random.split(key)
-        # As `jax.random.choice`, which looks each number up by bisection: a loop of small steps.
+        # Inverse transform sampling by comparison. `jax.random.choice` would search by bisection, a
+        # loop of small steps.
         total = jnp.cumsum(jnp.asarray(weights))
         drawn = total[-1] * (1 - jax.random.uniform(key_mode, (count,), total.dtype))
         mode = jnp.searchsorted(total, drawn, method="compare_all")
@@ -84,7 +89,7 @@ def mixture(
 
 
 def uniform(low: float, high: float) -> Distribution:
-    """U(low, high) on the line; log_prob is -inf outside.
+    """Returns the distribution U(low, high) on the line. log_prob is -inf outside.
 
     Raises:
       ValueError: `low` is not below `high`.
@@ -104,12 +109,12 @@ def uniform(low: float, high: float) -> Distribution:
 
 
 def ring(num: int = 8, radius: float = 1.0, scale: float = 0.01) -> Distribution:
-    """`num` Gaussians round a circle (VEEGAN, Srivastava et al. 2017, section 4.1)."""
+    """Returns `num` Gaussians on a circle (VEEGAN, Srivastava et al. 2017, section 4.1)."""
     return mixture(radius * _circle(num), scale)
 
 
 def grid(side: int = 5, spacing: float = 2.0, scale: float = 0.05) -> Distribution:
-    """`side` times `side` Gaussians on a square lattice about 0 (VEEGAN, section 4.1)."""
+    """Returns `side` x `side` Gaussians on a square lattice around 0 (VEEGAN, section 4.1)."""
     places = spacing * (np.arange(side) - (side - 1) / 2)
     return mixture(np.stack(np.meshgrid(places, places), axis=-1).reshape(-1, 2), scale)
 
@@ -117,10 +122,11 @@ def grid(side: int = 5, spacing: float = 2.0, scale: float = 0.05) -> Distributi
 def cascade(
     levels: int = 2, num: int = 5, ratio: float = 0.25, scale: float = 0.01
 ) -> Distribution:
-    """A ring of rings: modes at several distances from one another.
+    """Returns a ring of rings, whose modes lie at several distances from one another.
 
-    Each of `num` points round the unit circle is the centre of a ring `ratio` times as large, and
-    so on for `levels`: num^levels Gaussians. Who covers the rings has not yet covered the modes.
+    Each of `num` points on the unit circle is the centre of a ring `ratio` times as large. This
+    repeats for `levels`, which gives num^levels Gaussians. A generator that covers all rings may
+    still miss modes within them.
     """
     means = np.zeros((1, 2))
     for level in range(levels):
@@ -129,20 +135,21 @@ def cascade(
 
 
 def _circle(num: int) -> np.ndarray:
-    angle = 2 * np.pi * np.arange(num) / num  # no endpoint: it would count one point twice
+    angle = 2 * np.pi * np.arange(num) / num  # without the endpoint, which equals the first point
     return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
 def path(points: Callable[[Array], Array], scale: float, *, pieces: int = 1) -> Distribution:
-    """A point drawn along a curve, and Gaussian noise about it.
+    """Returns the distribution of points drawn along a curve, with Gaussian noise added.
 
-    The density is the integral of the noise's along the curve, by Gauss and Legendre's rule with
-    8 nodes for every arc of twice `scale`: exact to rounding.
+    The density is the integral of the noise density along the curve. It is computed by
+    Gauss-Legendre quadrature with 8 nodes for every arc of twice `scale`, which is exact up to
+    rounding.
 
     Args:
-      points: t [N], uniform in [0, 1), to the curve's points [N, D].
-      scale: the standard deviation of the noise.
-      pieces: equal shares of t at whose ends the curve may jump.
+      points: maps t [N], uniform in [0, 1), to points of the curve [N, D].
+      scale: standard deviation of the noise.
+      pieces: number of equal intervals of t. The curve may jump at their ends.
     """
     ends = np.asarray(points(jnp.asarray((np.arange(1000 * pieces) + 0.5) / (1000 * pieces))))
     chords = np.linalg.norm(np.diff(ends.reshape(pieces, 1000, -1), axis=1), axis=2)
@@ -161,7 +168,7 @@ def path(points: Callable[[Array], Array], scale: float, *, pieces: int = 1) -> 
 
 
 def swiss_roll(scale: float = 0.02) -> Distribution:
-    """The plane section of scikit-learn's Swiss roll, within the unit circle."""
+    """Returns the planar section of scikit-learn's Swiss roll, inside the unit circle."""
 
     def points(t: Array) -> Array:
         angle = 1.5 * np.pi * (1 + 2 * t)
@@ -172,7 +179,7 @@ def swiss_roll(scale: float = 0.02) -> Distribution:
 
 
 def two_moons(scale: float = 0.05) -> Distribution:
-    """Two half circles of radius 1, each with an end inside the other, as in scikit-learn."""
+    """Returns two interleaving half circles of radius 1, as in scikit-learn."""
 
     def points(t: Array) -> Array:
         upper, angle = t < 0.5, 2 * np.pi * (t % 0.5)
@@ -184,7 +191,7 @@ def two_moons(scale: float = 0.05) -> Distribution:
 
 
 def spiral(arms: int = 2, turns: float = 1.5, scale: float = 0.02) -> Distribution:
-    """`arms` Archimedean spirals from the centre to the unit circle."""
+    """Returns `arms` Archimedean spirals from the centre to the unit circle."""
 
     def points(t: Array) -> Array:
         arm, radius = jnp.floor(t * arms), t * arms % 1
@@ -202,14 +209,16 @@ DISTRIBUTIONS: dict[str, Callable[[], Distribution]] = {
     "two_moons": two_moons,
     "spiral": spiral,
 }
-"""Distributions in the plane, by their names."""
+"""Distributions in the plane, by name."""
 
 
 def standardised(distribution: Distribution) -> tuple[Distribution, float]:
-    """The same in units of its root mean square along an axis, estimated from 10,000 draws.
+    """Returns the distribution scaled to a root mean square of 1 per axis, and the scaling unit.
+
+    The unit is estimated from 10,000 samples.
 
     Returns:
-      x / unit with its density, and the unit.
+      The distribution of x / unit with its density, and the unit.
     """
     x = distribution.sample(jax.random.key(0), 10_000)
     unit = float(jnp.sqrt(jnp.mean(jnp.square(x))))
@@ -233,15 +242,17 @@ def feed(
     real: Sampler | Callable[[Array, int], Batch],
     batch_shape: tuple[int, ...],
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    """A step that draws its own fresh real samples: `(state, _) -> (state, metrics)`.
+    """Returns a step that draws its own real samples: `(state, _) -> (state, metrics)`.
 
-    The body of a fused loop, as in `jax.lax.scan(feed(...), state, length=1000)`, under `vmap` for
-    an ensemble. Like all draws of a step these depend on the state's key and counters alone.
+    Use it as the body of a fused loop, as in `jax.lax.scan(feed(...), state, length=1000)`. Under
+    `vmap` it trains an ensemble. The samples depend only on the state's key and counters, like all
+    random draws of a step.
 
     Args:
-      step: on a batch of `batch_shape`, [n_critic, B] for a train step, [B] for a player's; made
-        without `axis_name`, for the real samples are those of the whole batch.
-      real: a sampler of x, or a function `(key, num) -> Batch`, where there are labels.
+      step: a step on a batch of `batch_shape`, which is [n_critic, B] for a train step and [B] for
+        the step of one player. Make it without `axis_name`, because the real samples are those of
+        the whole batch.
+      real: a sampler of x, or a function `(key, num) -> Batch` if there are labels.
       batch_shape: the leading dimensions of a batch.
     """
     draw = real if callable(real) else lambda key, num: Batch(real.sample(key, num))

@@ -1,4 +1,4 @@
-"""The type of a data set of images."""
+"""The type of an image data set."""
 
 import hashlib
 from typing import NamedTuple
@@ -11,11 +11,12 @@ class Dataset(NamedTuple):
     """Images in memory.
 
     Attributes:
-      x: [N, H, W, C] uint8 in [0, 255], C is 1 or 3. The images to train on. May be read-only.
-      label: [N] int32, the classes from 0 on, or None where the source has none.
-      name: "mnist", "fashion_mnist", the folder's name, ...
-      source: The source the images came from: "tfds", "idx", "embedded" or "folder".
-      held_out: [M, H, W, C] uint8. Images of the same source that are not in `x`.
+      x: [N, H, W, C] uint8 in [0, 255], the training images. C is 1 or 3. The array may be
+        read-only.
+      label: [N] int32 classes, starting at 0, or None if the source has no classes.
+      name: "mnist", "fashion_mnist", the name of a folder, ...
+      source: the origin of the images: "tfds", "idx", "embedded" or "folder".
+      held_out: [M, H, W, C] uint8, images from the same source that are not in `x`.
     """
 
     x: NDArray[np.uint8]
@@ -26,7 +27,10 @@ class Dataset(NamedTuple):
 
     @property
     def sha256(self) -> str:
-        """Digest of the shape and the bytes of `x` and `label`: it identifies the training data."""
+        """Returns a digest of `x` and `label` that identifies the training data.
+
+        It covers shape and bytes of both.
+        """
         digest = hashlib.sha256(repr(self.x.shape).encode())
         digest.update(np.ascontiguousarray(self.x).data)
         if self.label is not None:

@@ -1,9 +1,9 @@
-"""A frozen classifier of 28x28 grey digits: features for Fréchet distances, and classes.
+"""A fixed classifier of 28x28 grey digits: features for Fréchet distances, and class probabilities.
 
-The features are the 64 activations before its last layer. A Fréchet distance on them is a
-"Fréchet distance on digit-classifier features". It is not FID, which uses Inception's features,
-and the two are not comparable. State `EXTRACTOR` with every distance: it contains a hash of the
-weights, and weights with another hash are refused.
+The features are the 64 activations before the last layer. A Fréchet distance on them is a "Fréchet
+distance on digit-classifier features". It is not comparable with FID, which uses Inception
+features. Report `EXTRACTOR` with every distance: it contains a hash of the weights. Weights with
+another hash raise ValueError.
 
 `benchmarks/train_digit_classifier.py` trained the weights on 4,000 of the 5,000 embedded MNIST
 digits. The other 1,000 are those that `gan_jax.data` holds out with `held_out=1000`.
@@ -25,18 +25,19 @@ EXTRACTOR = f"gan_jax digit classifier {SHA256[:8]}"
 
 Weights = Mapping[str, jax.Array]
 
-_BATCH = 256  # images at a time, the last batch padded: one compilation serves any N
+_BATCH = 256  # images per call. The last batch is padded, so any N needs one compilation.
 
 
 def penultimate(weights: Weights, x: jax.Array) -> jax.Array:
-    """Features [N, 64], >= 0: two strided convolutions and a dense layer, each with a ReLU.
+    """Returns features [N, 64], >= 0, of two strided convolutions and a dense layer, each with a
+    ReLU.
 
     Args:
       weights: `conv{1,2}`, `dense{1,2}` and their `_bias`, as in `digits.npz`.
       x: [N, 28, 28, 1], float in [0, 255].
 
     Raises:
-      ValueError: if `x` has another shape.
+      ValueError: `x` has another shape.
     """
     if x.ndim != 4 or x.shape[1:] != (28, 28, 1):
         raise ValueError(f"x must be [N, 28, 28, 1], got shape {list(x.shape)}")
@@ -56,36 +57,36 @@ def penultimate(weights: Weights, x: jax.Array) -> jax.Array:
 
 
 def logits(weights: Weights, hidden: jax.Array) -> jax.Array:
-    """Class logits [N, 10] of features [N, 64]."""
+    """Returns the class logits [N, 10] of features [N, 64]."""
     return _dense(weights, "dense2", hidden)
 
 
 def features(x: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Features, float32 [N, 64], >= 0, of digits uint8 [N, 28, 28, 1], white on black.
+    """Returns features, float32 [N, 64], >= 0, of digits uint8 [N, 28, 28, 1], white on black.
 
-    The features of an image do not depend on the other images of the call. Memory: 256 images at a
-    time are on the device, as float32; N images and N features on the host.
+    The features of an image do not depend on the other images of the call. The device holds 256
+    float32 images at a time. The host holds N images and N features.
 
     Raises:
-      ValueError: if `x` has another shape or dtype, or the weights another hash.
+      ValueError: `x` has another shape or dtype, or the weights have another hash.
     """
     return _batched(_features, x, 64)
 
 
 def class_probabilities(x: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Probabilities of the ten digits, float32 [N, 10], of digits uint8 [N, 28, 28, 1].
+    """Returns the probabilities of the ten digits, float32 [N, 10], of digits uint8 [N, 28, 28, 1].
 
     Raises:
-      ValueError: if `x` has another shape or dtype, or the weights another hash.
+      ValueError: `x` has another shape or dtype, or the weights have another hash.
     """
     return _batched(_class_probabilities, x, 10)
 
 
 def parse_weights(content: bytes) -> dict[str, NDArray[np.float32]]:
-    """The weights in an npz file's content, whose SHA-256 must be `SHA256`.
+    """Returns the weights in the content of an npz file, whose SHA-256 must be `SHA256`.
 
     Raises:
-      ValueError: if the hash differs.
+      ValueError: the hash differs.
     """
     found = hashlib.sha256(content).hexdigest()
     if found != SHA256:
@@ -115,7 +116,7 @@ def _class_probabilities(weights: Weights, x: jax.Array) -> jax.Array:
 def _batched(
     function: Callable[..., jax.Array], x: NDArray[np.uint8], width: int
 ) -> NDArray[np.float32]:
-    """`function(weights, x)`, float32 [N, width], computed in batches of one size."""
+    """Returns `function(weights, x)`, float32 [N, width], computed in batches of equal size."""
     x = np.asarray(x)
     if x.dtype != np.uint8 or x.ndim != 4 or x.shape[1:] != (28, 28, 1):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Distances between points, in no more memory than the result takes."""
+"""Distances between points, computed in no more memory than the result needs."""
 
 import jax
 import jax.numpy as jnp
@@ -7,16 +7,17 @@ from gan_jax.types import Array
 
 
 def points(name: str, x: Array, *, least: int = 1) -> jax.Array:
-    """Points [N, D] of real numbers, in float32 at least: squares of bytes do not fit into bytes.
+    """Returns points [N, D] as real numbers in at least float32, because squares of uint8 would
+    overflow.
 
     Args:
-      name: of the argument, for messages.
-      x: an array, or a list that NumPy can make one of.
+      name: the name of the argument, for messages.
+      x: an array or a list that NumPy can convert.
       least: the smallest N allowed.
 
     Raises:
-      TypeError: if the points are not real numbers.
-      ValueError: if they have another shape, or are fewer.
+      TypeError: the points are not real numbers.
+      ValueError: the shape is wrong or N is below `least`.
     """
     x = jnp.asarray(x)
     if not (jnp.issubdtype(x.dtype, jnp.integer) or jnp.issubdtype(x.dtype, jnp.floating)):
@@ -31,12 +32,12 @@ def points(name: str, x: Array, *, least: int = 1) -> jax.Array:
 
 @jax.jit
 def squared_distances(x: Array, y: Array) -> Array:
-    """Squared Euclidean distances |x_i - y_j|^2: [N, D], [M, D] -> [N, M].
+    """Returns squared Euclidean distances |x_i - y_j|^2: [N, D], [M, D] -> [N, M].
 
-    Each is the sum of squared differences, never |x|^2 + |y|^2 - 2 x.y, which loses the digits of
-    a small distance between points far from the origin. Blocks of rows are computed one after
-    another, so that the differences [rows, M, D] of a block take no more memory than the result,
-    or than y where D is above N.
+    Each distance is a sum of squared differences. The form |x|^2 + |y|^2 - 2 x.y would lose the
+    digits of small distances between points far from the origin. Blocks of rows are computed
+    sequentially, so the differences [rows, M, D] of a block take no more memory than the result, or
+    than y if D > N.
     """
     rows = max(1, len(x) // max(1, x.shape[1]))
     return jax.lax.map(lambda row: jnp.sum(jnp.square(row[None] - y), axis=1), x, batch_size=rows)

@@ -1,13 +1,13 @@
 """Fréchet distance between two Gaussians, in float64 NumPy.
 
-The 2-Wasserstein distance squared between N(m1, S1) and N(m2, S2) is
+The squared 2-Wasserstein distance between N(m1, S1) and N(m2, S2) is
 
     |m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2)
 
-(Dowson & Landau 1982, "The Fréchet distance between multivariate normal distributions").
-Heusel et al. 2017 (arXiv:1706.08500) compare sets of images by the distance between Gaussians
-fitted to a classifier's activations. Their FID uses one particular Inception network; with another
-network, write "Fréchet distance" and name the network.
+(Dowson & Landau 1982, "The Fréchet distance between multivariate normal distributions"). Heusel et
+al. 2017 (arXiv:1706.08500) compare sets of images by the distance between Gaussians fitted to a
+classifier's activations. Their FID uses one particular Inception network. With another network,
+write "Fréchet distance" and name the network.
 """
 
 import numpy as np
@@ -17,14 +17,15 @@ Float64Array = NDArray[np.float64]
 
 
 def statistics(features: ArrayLike) -> tuple[Float64Array, Float64Array]:
-    """Mean [F] and unbiased covariance [F, F] of features [N, F], N >= 2, in float64.
+    """Returns the mean [F] and the unbiased covariance [F, F] of features [N, F], N >= 2, in
+    float64.
 
     The rank of the covariance is at most N - 1, so a distance needs N well above F.
 
     Raises:
-      TypeError: if `features` is complex.
-      ValueError: if `features` is not of rank 2, has fewer than two rows, is not finite, or has
-        masked values.
+      TypeError: `features` is complex.
+      ValueError: `features` is not of rank 2, has fewer than two rows, is not finite, or has masked
+        values.
     """
     x = _float64("features", features)
     if x.ndim != 2 or x.shape[0] < 2 or x.shape[1] < 1:
@@ -41,10 +42,10 @@ def statistics(features: ArrayLike) -> tuple[Float64Array, Float64Array]:
 def frechet_distance(
     mean_1: ArrayLike, cov_1: ArrayLike, mean_2: ArrayLike, cov_2: ArrayLike
 ) -> float:
-    """Squared Fréchet (2-Wasserstein) distance between two Gaussians, >= 0.
+    """Returns the squared Fréchet (2-Wasserstein) distance between two Gaussians, >= 0.
 
     The trace of the root is computed as the sum of the singular values of S1^1/2 S2^1/2, whose
-    squares are the eigenvalues of S1^1/2 S2 S1^1/2. This sum is real, and accurate even if a
+    squares are the eigenvalues of S1^1/2 S2 S1^1/2. The sum is real, and it is accurate even if a
     covariance is singular.
 
     Args:
@@ -52,9 +53,9 @@ def frechet_distance(
       cov_1, cov_2: [F, F], symmetric and positive semi-definite.
 
     Raises:
-      TypeError: if an argument is complex.
-      ValueError: if shapes disagree, a value is masked or not finite, or a covariance is not
-        symmetric or not positive semi-definite.
+      TypeError: an argument is complex.
+      ValueError: shapes disagree, a value is masked or not finite, or a covariance is not symmetric
+        or not positive semi-definite.
 
     >>> round(frechet_distance([0.0], [[4.0]], [3.0], [[1.0]]), 9)
     10.0
@@ -82,7 +83,7 @@ def _float64(name: str, x: ArrayLike) -> Float64Array:
 
 
 def _sqrt(cov: Float64Array) -> Float64Array:
-    """The symmetric square root [F, F] of a covariance [F, F]."""
+    """Returns the symmetric square root [F, F] of a covariance [F, F]."""
     if not np.isfinite(cov).all():
         raise ValueError("a covariance must be finite")
     scale = np.abs(cov).max(initial=0)

@@ -1,4 +1,7 @@
-"""Mode coverage: how samples spread over known modes (Srivastava et al. 2017; Lin et al. 2018)."""
+"""Mode coverage: the spread of samples over known modes.
+
+The measures are those of Srivastava et al. 2017 and Lin et al. 2018.
+"""
 
 from typing import NamedTuple
 
@@ -11,14 +14,14 @@ from gan_jax.types import Array
 
 
 class Modes(NamedTuple):
-    """How samples spread over K modes.
+    """The spread of samples over K modes.
 
     Attributes:
-      captured: [] the number of modes that are the nearest of at least one high-quality sample.
-      high_quality: [] the share of samples within `within` standard deviations of a mode.
+      captured: [] number of modes that are nearest to at least one high-quality sample.
+      high_quality: [] share of samples within `within` standard deviations of a mode.
       reverse_kl: [] KL(histogram of the nearest modes, uniform), in nats.
-      width: [] root mean square distance of the high-quality samples from their modes along an
-        axis, in standard deviations of the modes; 0 if there are none.
+      width: [] root mean square distance per axis of the high-quality samples from their modes, in
+        standard deviations of the modes. It is 0 if there are no such samples.
     """
 
     captured: Array
@@ -28,10 +31,10 @@ class Modes(NamedTuple):
 
 
 class Classes(NamedTuple):
-    """How samples spread over K classes.
+    """The spread of samples over K classes.
 
     Attributes:
-      captured: [] the number of classes with at least one sample.
+      captured: [] number of classes with at least one sample.
       reverse_kl: [] KL(histogram of the classes, uniform), in nats.
     """
 
@@ -40,24 +43,26 @@ class Classes(NamedTuple):
 
 
 def mode_coverage(x: Array, modes: Array, scale: float | Array, *, within: float = 3.0) -> Modes:
-    """Mode coverage: each sample counts for the mode nearest to it, in deviations of that mode.
+    """Returns the mode coverage. Each sample is assigned to its nearest mode.
 
-    A perfect sampler of a 2-D mixture has a high-quality share of 1 - exp(-within^2 / 2), .9889 at
-    three deviations, and a width of .974, because samples further away do not count. Read both: a
-    generator whose modes are narrower than the true ones has a high share and a small width.
+    Distances are in standard deviations of the mode. A perfect sampler of a 2-D mixture has a
+    high-quality share of 1 - exp(-within^2 / 2), which is 0.9889 for three deviations. Its width is
+    0.974, because samples further away do not count. Read the share and the width together: a
+    generator with modes that are too narrow has a high share and a small width.
 
-    A sample with a value that is not finite is near no mode: it lowers the high-quality share, and
-    the reverse KL is NaN. Memory: a few times N K numbers.
+    A sample with a value that is not finite has no nearest mode. It lowers the high-quality share,
+    and the reverse KL is NaN. Memory: a few times N K numbers.
 
     Args:
-      x: [N, D] samples, N at least 1: integers or floats, computed in float32 at least.
+      x: [N, D] samples, N at least 1, integers or floats. The computation is in at least float32.
       modes: [K, D] centres, K at least 1.
-      scale: [] or [K] the standard deviation of each mode, above 0.
-      within: the radius of high quality, in standard deviations, above 0.
+      scale: [] or [K], the standard deviation of each mode, above 0.
+      within: the radius of high quality in standard deviations, above 0.
 
     Raises:
-      TypeError: if `x`, `modes`, `scale` or `within` is not made of real numbers.
-      ValueError: if a shape is wrong, or, outside `jit`, a scale or `within` is not above 0.
+      TypeError: `x`, `modes`, `scale` or `within` does not contain real numbers.
+      ValueError: a shape is wrong. Outside `jit` it is also raised if a scale or `within` is not
+        above 0.
     """
     x, modes = points("x", x), points("modes", modes)
     num, dim = modes.shape
@@ -77,13 +82,13 @@ def mode_coverage(x: Array, modes: Array, scale: float | Array, *, within: float
         if _known(positive) and not (np.asarray(positive) > 0).all():
             raise ValueError(f"{name} must be above 0, got {positive}")
     squared = squared_distances(x, modes)
-    wide = jnp.result_type(squared, scale, within)  # integers and float16 squared may not fit
+    wide = jnp.result_type(squared, scale, within)  # squares of integers and float16 could overflow
     squared = squared / jnp.broadcast_to(scale, (1, num)).astype(wide) ** 2
     nearest, squared = jnp.argmin(squared, axis=1), jnp.min(squared, axis=1)
     near = squared <= jnp.asarray(within).astype(wide) ** 2
     hits = jnp.bincount(jnp.where(near, nearest, num), length=num + 1)[:num]
     mean_square = jnp.sum(jnp.where(near, squared, 0)) / jnp.maximum(jnp.sum(near), 1)
-    nearest = jnp.where(jnp.isfinite(squared), nearest, num)  # of no class
+    nearest = jnp.where(jnp.isfinite(squared), nearest, num)  # `num` stands for no mode
     return Modes(
         jnp.sum(hits > 0),
         jnp.mean(near),
@@ -93,19 +98,20 @@ def mode_coverage(x: Array, modes: Array, scale: float | Array, *, within: float
 
 
 def class_coverage(label: Array, num: int) -> Classes:
-    """Class coverage of samples whose classes are equally frequent (Metz et al. 2017, 3.3).
+    """Returns the class coverage of samples from equally frequent classes (Metz et al. 2017,
+    section 3.3).
 
-    A perfect sampler does not reach a reverse KL of 0: see `expected_reverse_kl`.
+    Even a perfect sampler has a reverse KL above 0: see `expected_reverse_kl`.
 
     Args:
-      label: [N] integers in 0..num - 1, the class that a classifier gives each sample. N >= 1.
-      num: the number of classes, K, at least 1.
+      label: [N] integers in 0..num - 1, the class that a classifier assigns to each sample. N >= 1.
+      num: number of classes, K, at least 1.
 
     Raises:
-      TypeError: if `label` does not hold integers.
-      ValueError: if a shape is wrong, `num` is below 1, or a label is outside 0..num - 1. Under
-        `jit`, where labels have no values yet, the reverse KL is NaN instead, and `captured` counts
-        the classes in the range.
+      TypeError: `label` does not hold integers.
+      ValueError: a shape is wrong, `num` is below 1, or a label is outside 0..num - 1. Under `jit`
+        labels have no values yet. The reverse KL is then NaN for a label out of range, and
+        `captured` counts only classes in the range.
     """
     given, label = label, jnp.asarray(label)
     if not jnp.issubdtype(label.dtype, jnp.integer):
@@ -117,7 +123,7 @@ def class_coverage(label: Array, num: int) -> Classes:
     if num < 1:
         raise ValueError(f"num, the number of classes, must be at least 1, got {num}")
     if _known(label):
-        low, high = int(np.min(given)), int(np.max(given))  # before 64 bits become 32
+        low, high = int(np.min(given)), int(np.max(given))  # before JAX converts 64 bits to 32
         if low < 0 or high >= num:
             raise ValueError(
                 f"label must be in 0..{num - 1} for num={num} classes, got {low}..{high}"
@@ -126,8 +132,8 @@ def class_coverage(label: Array, num: int) -> Classes:
 
 
 def _coverage(label: Array, num: int) -> Classes:
-    """Class coverage; the reverse KL is NaN if a label is outside 0..num - 1."""
-    if label.dtype.itemsize < 4:  # `num` may not fit into bytes
+    """Returns the class coverage. The reverse KL is NaN if a label is outside 0..num - 1."""
+    if label.dtype.itemsize < 4:  # `num` may not fit into 8 or 16 bits
         label = label.astype(jnp.int32)
     outside = (label < 0) | (label >= num)
     counts = jnp.bincount(jnp.where(outside, num, label), length=num + 1)[:num]
@@ -137,17 +143,16 @@ def _coverage(label: Array, num: int) -> Classes:
 
 
 def expected_reverse_kl(num: int, samples: int) -> float:
-    """The mean reverse KL of a perfect sampler, approximately (K - 1) / 2N (Miller 1955).
+    """Returns the mean reverse KL of a perfect sampler, approximately (K - 1) / 2N (Miller 1955).
 
-    This is the first term of the expansion in 1 / N; the next is (K^2 - 1) / 12N^2.
+    This is the first term of the expansion in 1 / N. The next term is (K^2 - 1) / 12N^2.
 
     Args:
-      num: the number of classes or modes, K, of equal probability, at least 1.
-      samples: the number of samples counted, N, at least 1; the approximation needs several for
-        every class.
+      num: number of equally likely classes or modes, K, at least 1.
+      samples: number of samples, N, at least 1. The approximation needs several samples per class.
 
     Raises:
-      ValueError: if either is below 1.
+      ValueError: `num` or `samples` is below 1.
     """
     if num < 1 or samples < 1:
         raise ValueError(f"num and samples must be at least 1, got {num} and {samples}")
@@ -155,5 +160,5 @@ def expected_reverse_kl(num: int, samples: int) -> float:
 
 
 def _known(value: object) -> bool:
-    """Whether a value is concrete, as it is not under a transformation such as `jit`."""
+    """Returns True if a value is concrete. Under a transformation such as `jit` it is not."""
     return not isinstance(value, jax.core.Tracer)

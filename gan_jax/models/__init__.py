@@ -1,4 +1,4 @@
-"""GANs ready to train: each function returns a `GAN` for the shape of one example."""
+"""GANs ready to train. Each function returns a `GAN` for the shape of one example."""
 
 from collections.abc import Callable
 
@@ -10,6 +10,6 @@ MODELS: dict[str, Callable[..., GAN]] = {
     "mlp": mlp.mlp,
     "maxout": mlp.maxout,
 }
-"""Every model by its name, each a function `(shape, *, latent, width)`."""
+"""All models by name, each a function `(shape, *, latent, width)`."""
 
 __all__ = ["MODELS", "dcgan", "mlp"]

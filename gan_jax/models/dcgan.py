@@ -9,7 +9,7 @@ from gan_jax.nn import DCGAN_INIT, BatchNorm, Conv, ConvTranspose, MinibatchStd
 from gan_jax.types import GAN, Array
 
 _LEVELS = {28: 2, 32: 3, 64: 4}
-"""Image size -> how often it is halved: down to 7, 4 and 4 pixels."""
+"""Image size -> number of halvings. The smallest sizes are 7, 4 and 4 pixels."""
 
 
 def dcgan(
@@ -20,18 +20,21 @@ def dcgan(
     discriminator_norm: bool = True,
     minibatch_std: bool = False,
 ) -> GAN:
-    """A generator of transposed convolutions against its mirror image; z ~ N(0, I).
+    """Returns a DCGAN: a generator of transposed convolutions, a mirrored discriminator, z ~ N(0,
+    I).
 
-    4x4 kernels of stride 2; batch norm but at G's output and D's input; ReLU in G, tanh at its
-    end, leaky ReLU in D.
+    Kernels are 4x4 with stride 2. Batch norm is used except at G's output and D's input. G uses
+    ReLU and a final tanh, and D uses leaky ReLU.
 
     Args:
-      shape: [H, W, C] of one image: H = W = 28, 32 or 64.
-      latent: the dimensions of z.
-      width: the features of the level nearest to the image; each further level has twice as many.
-      discriminator_norm: whether D has batch norm. Without it D judges each image by itself, and
-        a gradient penalty is what it says; with it D compares batches, and trains without one.
-      minibatch_std: whether D's last layer also sees how much the batch varies.
+      shape: [H, W, C] of one image, with H = W = 28, 32 or 64.
+      latent: number of dimensions of z.
+      width: number of features in the layer nearest to the image. Each further layer has twice as
+        many.
+      discriminator_norm: whether D has batch norm. Without it D judges each image separately, as a
+        gradient penalty assumes. With it D compares the images of a batch and trains without a
+        penalty.
+      minibatch_std: whether D's last layer also receives the variation within the batch.
 
     Raises:
       ValueError: images of another size.

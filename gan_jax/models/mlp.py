@@ -1,4 +1,4 @@
-"""Multilayer perceptrons: a small one, and the maxout-and-dropout pair of the 2014 paper."""
+"""Multilayer perceptrons: a small GAN, and the maxout networks of Goodfellow et al. 2014."""
 
 import math
 
@@ -23,15 +23,17 @@ def mlp(
     generator_slope: float = 0.2,
     minibatch_std: bool = False,
 ) -> GAN:
-    """Two perceptrons with `depth` hidden layers of `width` leaky ReLUs; z ~ N(0, I).
+    """Returns a GAN of two perceptrons with `depth` hidden layers of `width` leaky ReLUs, z ~ N(0,
+    I).
 
     Args:
-      shape: of one example.
-      latent, width, depth: the sizes.
-      bounded: whether G ends in a tanh, as images in [-1, 1] want, or is linear.
-      generator_slope: of G's leaky ReLUs below 0. With 0, ReLUs, G can send a whole region of z to
-        one point: sharper modes, with less between them.
-      minibatch_std: whether D's last layer also sees how much the batch varies.
+      shape: shape of one example.
+      latent: number of dimensions of z.
+      width, depth: size and number of the hidden layers.
+      bounded: whether G ends in a tanh, for images in [-1, 1], or is linear.
+      generator_slope: slope of G's leaky ReLUs below 0. With 0 (ReLU) G can map a whole region of z
+        to one point, which gives sharper modes with fewer samples between them.
+      minibatch_std: whether D's last layer also receives the variation within the batch.
     """
     return GAN(
         generator=from_linen(_Generator(shape, width, depth, bounded, generator_slope)),
@@ -41,15 +43,16 @@ def mlp(
 
 
 def maxout(shape: Shape, *, latent: int = 100, width: int = 240) -> GAN:
-    """The networks of Goodfellow et al. 2014 for MNIST, with the sizes of their published code.
+    """Returns the networks of Goodfellow et al. 2014 for MNIST, with the sizes of their published
+    code.
 
-    G: two layers of 5 `width` ReLUs, then a sigmoid (here on [-1, 1], which is tanh(x / 2)).
-    D: dropout .2, maxout of `width` units of 5 pieces, twice, dropout .5 before each further
-    layer. z ~ U(-sqrt 3, sqrt 3).
+    G has two layers of 5 `width` ReLUs and a final sigmoid. On [-1, 1] the sigmoid becomes tanh(x /
+    2). D applies dropout 0.2 and then two maxout layers of `width` units with 5 pieces each.
+    Dropout 0.5 precedes each layer after the first. z ~ U(-sqrt 3, sqrt 3).
 
     Args:
-      shape: of one example.
-      latent, width: the sizes, by default those of the paper.
+      shape: shape of one example.
+      latent, width: sizes. The defaults are those of the paper.
     """
     return GAN(
         generator=from_linen(_ReluGenerator(shape, 5 * width)),
@@ -94,7 +97,7 @@ class _ReluGenerator(nn.Module):
 
     @nn.compact
     def __call__(self, z: Array) -> Array:
-        init = nn.initializers.uniform(0.1)  # shifted below to U(-.05, .05)
+        init = nn.initializers.uniform(0.1)  # shifted below to U(-0.05, 0.05)
 
         def weights(key: Array, shape: Shape, dtype: jnp.dtype = jnp.float32) -> Array:
             return init(key, shape, dtype) - 0.05

@@ -1,4 +1,4 @@
-"""The small convolutional networks of Metz et al. 2017, in which GANs are known to lose modes."""
+"""The small convolutional networks of Metz et al. 2017, which are known to lose modes."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -21,22 +21,26 @@ def small_dcgan(
     discriminator_width: int = 4,
     discriminator_norm: bool = True,
 ) -> GAN:
-    """A generator against a discriminator of half its width; z ~ N(0, I).
+    """Returns a generator and a discriminator of half its width, with z ~ N(0, I).
 
-    Metz et al. 2017, appendix D; the defaults are those of Lin et al. 2018 (PacGAN), section 4.2,
-    where D has half of G's width: G 4x4x64 -> 7x7x32 -> 14x14x16 -> 28x28x8 -> C and D 4-8-16.
-    3x3 kernels; batch norm but at G's output; ReLU in G, tanh at its end, leaky ReLU of slope .3
-    in D. G's first weights are DCGAN's. D's are those of He et al. 2015, equation 10, where the
-    study has DCGAN's too: with so few features and no batch norm these would leave a tenth of the
-    signal after each layer.
+    The networks are those of Metz et al. 2017, appendix D. The defaults are those of Lin et al.
+    2018 (PacGAN), section 4.2, where D has half of G's width. G is 4x4x64 -> 7x7x32 -> 14x14x16 ->
+    28x28x8 -> C, and D has 4, 8 and 16 features. Kernels are 3x3. Batch norm is used except at G's
+    output. G uses ReLU and a final tanh, and D uses leaky ReLU with slope 0.3.
+
+    G's initial weights are DCGAN's. D's are those of He et al. 2015, equation 10, although the
+    study uses DCGAN's. With so few features and no batch norm, DCGAN's weights would reduce the
+    signal to a tenth in each layer.
 
     Args:
       shape: [28, 28, C] of one image.
-      latent: the dimensions of z.
-      width: G's features at the images' own size; at each smaller size they are twice as many.
-      discriminator_width: D's features after its first layer; each further layer has twice as many.
-      discriminator_norm: whether D has batch norm. Without it D judges each image by itself, and
-        a gradient penalty is what it says; with it D compares batches, and trains without one.
+      latent: number of dimensions of z.
+      width: number of G's features at the full image size. Each smaller size has twice as many.
+      discriminator_width: number of features after D's first layer. Each further layer has twice as
+        many.
+      discriminator_norm: whether D has batch norm. Without it D judges each image separately, as a
+        gradient penalty assumes. With it D compares the images of a batch and trains without a
+        penalty.
 
     Raises:
       ValueError: images of another size.

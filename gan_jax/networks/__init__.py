@@ -1,4 +1,4 @@
-"""Adapters from a neural network library to a `Network`, and wrappers of a GAN's networks."""
+"""Adapters from neural network libraries to `Network`, and wrappers of a GAN's networks."""
 
 from gan_jax.networks.equinox import from_equinox
 from gan_jax.networks.linen import from_linen

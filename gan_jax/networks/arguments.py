@@ -1,4 +1,4 @@
-"""The arguments that an adapter makes and calls a module with, chosen by their names."""
+"""Selection of the arguments with which an adapter builds and calls a module."""
 
 import inspect
 from collections.abc import Callable
@@ -11,28 +11,27 @@ _MODES = {
     **dict.fromkeys(("train", "training", "is_training"), True),
     **dict.fromkeys(("deterministic", "use_running_average", "inference"), False),
 }
-"""Names of the mode argument of a module, each with its value in training."""
+"""The possible names of a module's mode argument, each with its value in training."""
 
 Accepted = Callable[..., dict[str, Any]]
-"""`(labels, *, train, **others) -> arguments`: those of them that the module names."""
+"""`(labels, *, train, **others) -> arguments`: the offered arguments that the module accepts."""
 
 
 def accepted_by(
     kind: type, label: str | None, adapter: str, others: tuple[str, ...] = ()
 ) -> Accepted:
-    """A function that chooses the arguments for a module's `__call__`, all but its input.
+    """Returns a function that selects the arguments of a module's `__call__`, apart from its input.
 
     Args:
       kind: the module's class.
-      label: the name of the argument that takes the labels. None: labels are ignored.
-      adapter: the call of the adapter without its options, such as "from_linen(module", for
-        messages.
-      others: names that the adapter gives too, where the module has them.
+      label: the name of the argument for labels. None: labels are ignored.
+      adapter: the start of the adapter's call, such as "from_linen(module", for messages.
+      others: further argument names that the adapter offers.
 
     Raises:
-      ValueError: `label` is not the default and names no argument of the module; (when arguments
-        are chosen) there are labels, and the module has no argument `label`, but another that may
-        be meant for them.
+      ValueError: `label` is not the default and names no argument of the module. The returned
+        function raises it if there are labels, no argument `label`, and another argument that may
+        be meant for labels.
     """
     called = f"{kind.__name__}.__call__"
     _, _, *further = inspect.signature(kind.__call__).parameters.values()
@@ -41,8 +40,8 @@ def accepted_by(
     shown = [str(a.replace(annotation=a.empty)) for a in further if a.name not in known]
     if label not in (None, "label", *names):
         raise ValueError(
-            f"label must be the name of an argument of {called}, got {label!r}: besides its input "
-            f"and the mode it has {', '.join(shown) or 'none'}"
+            f"label must be the name of an argument of {called}, got {label!r}: apart from its "
+            f"input and mode, the arguments are {', '.join(shown) or 'none'}"
         )
 
     def accepted(labels: PyTree | None, *, train: bool, **offered: Any) -> dict[str, Any]:
@@ -64,9 +63,9 @@ def accepted_by(
 
 
 def made_by(make: Callable[..., Any], **offered: Any) -> Any:
-    """`make` called with those of the arguments that it names.
+    """Calls `make` with those of the offered arguments that it accepts, and returns the result.
 
-    The first of them is always given: by position if `make` has another name for it.
+    The first argument is always passed, by position if `make` has another name for it.
     """
     names = _names(make)
     first, *_ = offered
@@ -75,9 +74,9 @@ def made_by(make: Callable[..., Any], **offered: Any) -> Any:
 
 
 def _names(make: Callable[..., Any]) -> list[str]:
-    """The names of the arguments of a function or a class, without those that are bound."""
+    """Returns the argument names of a function or class, without bound arguments."""
     if isinstance(make, partial):
         return [name for name in _names(make.func) if name not in make.keywords]
-    # The signature of a class may be its metaclass's, (*args, **kwargs).
+    # The signature of a class may be (*args, **kwargs), that of its metaclass.
     function = make.__init__ if inspect.isclass(make) else make
     return list(inspect.signature(function).parameters)

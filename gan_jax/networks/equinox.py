@@ -1,4 +1,4 @@
-"""From an Equinox module to a `Network`."""
+"""The adapter for Equinox modules."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,27 +13,31 @@ from gan_jax.types import Array, Network, PyTree
 
 
 def from_equinox(make: Callable[[Array], Any], *, label: str | None = "label") -> Network:
-    """The pure functions of an Equinox module, which is called on one example at a time.
+    """Returns the `Network` of an Equinox module that is called on one example at a time.
 
-    The module is called as `module(x)`, x [...] without the batch's axis, under `jax.vmap` with
-    the axis name "batch", in the mode that `equinox.nn.inference_mode` sets. It is given further
-    arguments if its `__call__` names them: those that `from_linen` gives, the label that of one
-    example; `key`, the example's own, which depends on its index in the global batch; and `state`,
-    an `equinox.nn.State`, for which it returns `(y, state)`. Arrays come as they are in the
-    batch: images as [H, W, C], where Equinox's convolutions take [C, H, W].
+    The module is called as `module(x)`, where x [...] has no batch axis. The call runs under
+    `jax.vmap` with the axis name "batch", in the mode set by `equinox.nn.inference_mode`. If the
+    module's `__call__` names them, it also receives:
+    - the arguments that `from_linen` passes, with the label of one example;
+    - `key`, the example's own key, which depends on its index in the global batch;
+    - `state`, an `equinox.nn.State`. The module then returns `(y, state)`.
 
-    `params` is the module with its floating arrays, None in place of all else, so that
-    `equinox.combine(params, make(key))` is the trained module of a stateless `make`. `model_state`
-    is a pair: the module's other arrays and the `State`. `equinox.nn.BatchNorm` with
-    axis_name="batch" takes statistics of the whole batch, under a mapped axis too.
+    Arrays keep the layout of the batch: images are [H, W, C], while Equinox's convolutions expect
+    [C, H, W].
+
+    `params` is the module with None in place of everything except its floating arrays. If `make`
+    returns a module without state, `equinox.combine(params, make(key))` is the trained module.
+    `model_state` is a pair of the module's other arrays and the `State`. `equinox.nn.BatchNorm`
+    with axis_name="batch" computes statistics of the whole batch, also under a mapped axis.
 
     Args:
       make: `(key) -> module`, such as a class. It is called whenever the network is traced.
-      label: the name of the argument that takes the labels. None: labels are ignored.
+      label: the name of the argument for labels. None: labels are ignored.
 
     Raises:
       ImportError: Equinox is not installed.
-      ValueError: (on a call) as from `from_linen`; the module has a state, and no argument `state`.
+      ValueError: raised by a call as for `from_linen`, or if the module has a state and no argument
+        `state`.
     """
     try:
         import equinox as eqx
@@ -57,7 +61,9 @@ def from_equinox(make: Callable[[Array], Any], *, label: str | None = "label") -
 
     def init(key: Array, x: PyTree, label: PyTree | None = None) -> tuple[PyTree, PyTree]:
         module, state = make_with_state(key)
-        given = arguments(module)(label, train=True, state=state)  # refuses labels without a taker
+        given = arguments(module)(
+            label, train=True, state=state
+        )  # raises if no argument takes labels
         if jax.tree.leaves(state) and "state" not in given:
             raise ValueError(
                 f"{type(module).__name__} has layers with a state, but its __call__ has no "
@@ -84,7 +90,7 @@ def from_equinox(make: Callable[[Array], Any], *, label: str | None = "label") -
                 return leaf
             return next(floats if jnp.issubdtype(leaf.dtype, jnp.inexact) else rest)
 
-        # Not `eqx.combine`: functions that `make` defines differ from one call to the next.
+        # `eqx.combine` would fail here, because functions defined in `make` differ between calls.
         module = eqx.nn.inference_mode(jax.tree.map(value, made), not train)
         module = jax.tree.map(over_all_devices, module, is_leaf=is_norm)
         accepted = arguments(module)

@@ -1,4 +1,4 @@
-"""From a Flax Linen module to a `Network`."""
+"""The adapter for Flax Linen modules."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -20,9 +20,9 @@ def _refuse_layers_of_a_part(
         kind = type(layer).__name__
         if isinstance(layer, nn.BatchNorm) and layer.axis_name is None and axis_name is not None:
             raise ValueError(
-                f"{kind} has no axis_name, but the step has axis_name={axis_name!r}, so each "
-                f"device would take statistics of its own examples only: use nn.{kind}"
-                f"(axis_name={axis_name!r}), or gan_jax.nn.BatchNorm, which learns it from the step"
+                f"{kind} has no axis_name, but the step has axis_name={axis_name!r}. Each device "
+                f"would compute statistics of its own examples only: use nn.{kind}"
+                f"(axis_name={axis_name!r}), or gan_jax.nn.BatchNorm, which reads it from the step"
             )
         off = getattr(layer, "deterministic", False) or options.get("deterministic", False)
         if isinstance(layer, nn.Dropout) and layer.rate > 0 and not off:
@@ -35,34 +35,34 @@ def _refuse_layers_of_a_part(
 
 
 def from_linen(module: nn.Module, *, label: str | None = "label") -> Network:
-    """The pure functions of a Flax Linen module.
+    """Returns the `Network` of a Flax Linen module.
 
-    The module is called as `module(x)`, with further arguments if its `__call__` names them: the
-    labels, if the batch has any; `train`, `training` and `is_training`, true in training;
-    `deterministic`, `use_running_average` and `inference`, true in evaluation. Nothing is passed to
-    a catch-all `**kwargs`. A module that names no further argument ignores labels. Every collection
-    but `params` is `model_state`. All its random draws come from the step's key.
+    The module is called as `module(x)`. If its `__call__` names them, it also receives the labels
+    of the batch and the mode. `train`, `training` and `is_training` are True in training.
+    `deterministic`, `use_running_average` and `inference` are True in evaluation. Nothing is passed
+    to a catch-all `**kwargs`. A module that names no further argument ignores labels. All
+    collections except `params` form `model_state`. All random draws use the step's key.
 
-    In a step whose batch is split, `nn.Dropout` is refused, which would draw the same mask for each
-    shard and each microbatch, and under a mapped axis (`pmap`, `shard_map`) `nn.BatchNorm` without
-    an `axis_name`, which would see one shard only. `gan_jax.nn.Dropout` and `gan_jax.nn.BatchNorm`
-    know how the batch is split. `nn.Embed` returns NaN for a label that is out of range.
+    If the batch of a step is split, `nn.Dropout` raises ValueError, because each shard and
+    microbatch would draw the same mask. Under a mapped axis (`pmap`, `shard_map`), `nn.BatchNorm`
+    without an `axis_name` raises it too, because it would see only one shard. Use
+    `gan_jax.nn.Dropout` and `gan_jax.nn.BatchNorm`, which handle split batches. `nn.Embed` returns
+    NaN for a label out of range.
 
     Args:
-      module: any; x is its first argument.
-      label: the name of the argument that takes the labels. None: labels are ignored.
+      module: any Linen module whose first argument is x.
+      label: the name of the argument for labels. None: labels are ignored.
 
     Raises:
-      ValueError: `label` is not the default and names no argument of the module; (on a call) the
-        batch has labels, and the module has no argument `label`, but another that may be meant for
-        them.
+      ValueError: `label` is not the default and names no argument of the module. A call raises it
+        if there are labels, no argument `label`, and another argument that may be meant for labels.
     """
     accepted = accepted_by(type(module), label, "from_linen(module")
 
     def init(key: Array, x: PyTree, label: PyTree | None = None) -> tuple[PyTree, PyTree]:
         variables = dict(module.init(key, x, **accepted(label, train=True)))
         params = variables.pop("params", {})
-        variables.pop("intermediates", None)  # what `sow` collects would grow with each pass
+        variables.pop("intermediates", None)  # values from `sow` would grow with each pass
         return params, variables
 
     def apply(
@@ -80,7 +80,7 @@ def from_linen(module: nn.Module, *, label: str | None = "label") -> Network:
                 {"params": params, **model_state},
                 x,
                 **accepted(label, train=train),
-                # Linen falls back on the stream "params" for every stream that is not named.
+                # Linen uses the stream "params" for every stream that is not given.
                 rngs=None if key is None else {"params": key},
                 mutable=list(model_state) if train else [],
             )

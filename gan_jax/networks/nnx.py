@@ -1,4 +1,4 @@
-"""From a Flax NNX module to a `Network`."""
+"""The adapter for Flax NNX modules."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -15,30 +15,30 @@ if TYPE_CHECKING:
 
 
 def from_nnx(make: "Callable[..., nnx.Module]", *, label: str | None = "label") -> Network:
-    """The pure functions of a Flax NNX module.
+    """Returns the `Network` of a Flax NNX module.
 
-    Each call first sets the mode by `module.train()` or `module.eval()`, which switch `nnx.Dropout`
-    and `nnx.BatchNorm`. The module is then called as `module(x)`, with further arguments if its
-    `__call__` names them: those that `from_linen` gives, and `rngs`, a `nnx.Rngs`. Each `nnx.Param`
-    is in `params`, and each other Variable in `model_state`, both as nested dictionaries of arrays.
-    Only `nnx.RngState` is in neither: all random draws come from the step's key, which seeds the
-    module's streams anew in each call.
+    Each call first sets the mode with `module.train()` or `module.eval()`, which switch
+    `nnx.Dropout` and `nnx.BatchNorm`. Then the module is called as `module(x)`. If its `__call__`
+    names them, it also receives the arguments that `from_linen` passes and `rngs`, an `nnx.Rngs`.
+    Each `nnx.Param` is in `params`, and each other Variable in `model_state`, both as nested
+    dictionaries of arrays. `nnx.RngState` is in neither: the step's key seeds the module's random
+    streams anew in each call.
 
-    In a step whose batch is split, `nnx.Dropout` is refused, because it would draw every shard and
-    every microbatch the same mask: draw with the keys of
+    If the batch of a step is split, `nnx.Dropout` raises ValueError, because each shard and
+    microbatch would draw the same mask. Draw masks with the keys of
     `gan_jax.random.per_example(rngs.dropout(), x)` instead. Under a mapped axis (`pmap`,
-    `shard_map`) `nnx.BatchNorm` takes statistics of the whole batch.
+    `shard_map`) `nnx.BatchNorm` computes statistics of the whole batch.
 
     Args:
-      make: `(rngs) -> module` or `(rngs, x) -> module`, such as a class, with x an example batch.
-        It is called whenever the network is traced, because a Variable belongs to one trace.
-      label: the name of the argument that takes the labels. None: labels are ignored.
+      make: `(rngs) -> module` or `(rngs, x) -> module`, such as a class, where x is an example
+        batch. It is called whenever the network is traced, because a Variable belongs to one trace.
+      label: the name of the argument for labels. None: labels are ignored.
 
     Raises:
-      ValueError: (on a call) as from `from_linen`; `nnx.Dropout` in training where the batch is
-        split.
+      ValueError: raised by a call as for `from_linen`, or if `nnx.Dropout` runs in training on a
+        split batch.
     """
-    from flax import nnx  # this takes 0.3 s, and few programs need it
+    from flax import nnx  # the import takes 0.3 s, and few programs need it
 
     no_state = nnx.Param, nnx.RngState, nnx.Intermediate
 
@@ -62,7 +62,7 @@ def from_nnx(make: "Callable[..., nnx.Module]", *, label: str | None = "label") 
 
     def init(key: Array, x: PyTree, label: PyTree | None = None) -> tuple[PyTree, PyTree]:
         module = made_by(make, rngs=nnx.Rngs(key), x=x)
-        arguments(module, label, train=True)  # refuses labels that no argument takes
+        arguments(module, label, train=True)  # raises if no argument takes labels
         return nnx.to_pure_dict(nnx.state(module, nnx.Param)), state_of(module)
 
     def apply(

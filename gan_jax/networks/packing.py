@@ -1,4 +1,4 @@
-"""PacGAN: a discriminator that judges several samples at once, and so sees missing modes."""
+"""PacGAN: a discriminator that judges several samples at once and so can detect missing modes."""
 
 from typing import Any
 
@@ -9,26 +9,26 @@ from gan_jax.types import GAN, Array, Network, PyTree
 
 
 def packed(gan: GAN, size: int) -> GAN:
-    """The GAN of packs (Lin et al. 2018, section 3): an example is `size` samples side by side.
+    """Returns the GAN on packs of `size` samples (Lin et al. 2018, section 3).
 
-    D is given a pack joined along the last axis (the channels of images, the features of vectors)
-    and makes one logit of it. G makes each sample of a pack from a noise of its own, and its
-    parameters are those of `gan`'s G: `sample(gan, state, ...)` draws samples one by one. Losses
-    and penalties apply to packs as to any example. (A G with draws of its own, such as dropout,
-    makes others when a batch is taken in parts.)
+    D receives the samples of a pack joined along the last axis (the channels of images, the
+    features of vectors) and returns one logit for the pack. G makes each sample of a pack from
+    separate noise. G's parameters are those of the original G, so `sample(gan, state, ...)` draws
+    single samples. Losses and penalties treat a pack as one example. If G itself is random, for
+    example through dropout, its samples change when the batch is split into microbatches.
 
     Args:
-      gan: any; its D is built for `size` times the channels by its `init`, on first sight.
-      size: the samples in a pack, the m of the paper; with 1 nothing but shapes changes.
+      gan: any GAN. The `init` of its D must adapt to `size` times as many channels.
+      size: number of samples in a pack, the m of the paper. With 1 only the shapes change.
 
     Returns:
-      A GAN with prior z [num, size, L], G z -> x [num, size, ...], D x [num, size, ...] -> [num].
-      If the prior draws a tree, each array [num, ...] becomes [num, size, ...].
-      Batches are [B, size, ...]; a label [B] is that of all samples in the pack.
+      A GAN with prior z [num, size, L], G: z -> x [num, size, ...] and D: x [num, size, ...] ->
+        [num]. If the prior draws a tree, each array [num, ...] becomes [num, size, ...]. Batches
+        are [B, size, ...], and a label [B] applies to all samples of a pack.
 
     Raises:
-      ValueError: `size` < 1; (on a call) a batch that is not of packs of `size`, labels of another
-        shape than [B].
+      ValueError: `size` < 1. A call raises it if the batch does not consist of packs of `size` or
+        the labels are not [B].
     """
     if size < 1:
         raise ValueError(f"size must be at least 1, got {size}")
@@ -39,7 +39,7 @@ def packed(gan: GAN, size: int) -> GAN:
         )
 
     def of_each(z: PyTree, label: Array | None) -> tuple[PyTree, Array | None]:
-        """z [num size, L] and its labels [num size]."""
+        """Returns z [num size, L] and its labels [num size]."""
         _check_label(jax.tree.leaves(z)[0], label)
         return (
             jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), z),
@@ -47,7 +47,7 @@ def packed(gan: GAN, size: int) -> GAN:
         )
 
     def joined(x: Array) -> Array:
-        """[num, size, ..., C] -> [num, ..., size C]."""
+        """Reshapes [num, size, ..., C] to [num, ..., size C]."""
         if x.ndim < 3 or x.shape[1] != size:
             raise ValueError(
                 f"the batch has shape {x.shape}: a GAN of packs takes [B, {size}, ...], "
@@ -87,6 +87,6 @@ def packed(gan: GAN, size: int) -> GAN:
 def _check_label(x: Array, label: Array | None) -> None:
     if label is not None and label.shape != x.shape[:1]:
         raise ValueError(
-            f"labels have shape {label.shape} for {x.shape[0]} packs: give one for each pack, "
-            "whose samples are all of that class"
+            f"labels have shape {label.shape} for {x.shape[0]} packs: give one label for each "
+            "pack, whose samples all have that class"
         )

@@ -1,4 +1,4 @@
-"""Spectral normalisation: a network whose linear layers are divided by their operator norms."""
+"""Spectral normalisation: divides each linear layer of a network by its operator norm."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,16 +16,16 @@ LAYERS = (
     *(Conv, ConvTranspose),
     *(Halved, Doubled, Repainted),
 )
-"""The kinds of layer that are normalised."""
+"""The layer types that are normalised."""
 
 _REWRITES = (nn.WeightNorm, nn.SpectralNorm)
-"""Layers that rescale the kernel of another, and so would undo its normalisation."""
+"""Layers that rescale another layer's kernel, which would undo its normalisation."""
 
 _MATRICES = {"kernel", "embedding"}
 """Names of parameters that are linear maps, whatever their shape."""
 
 _NO_MATRICES = {"bias", "scale"}
-"""Names of parameters that are added or multiplied feature by feature, whatever their shape."""
+"""Names of parameters that are added or multiplied per feature, whatever their shape."""
 
 Map = Callable[[Array, Array], Array]
 """A layer without its bias: (kernel, v [N, ...]) -> [N, ...]."""
@@ -34,7 +34,7 @@ Path = tuple[str, ...]
 
 
 class _Layer(NamedTuple):
-    """A linear layer: its map, the shape of one input, the name and shape of its parameter."""
+    """A linear layer: its map, the shape of one input, and the name and shape of its parameter."""
 
     map: Map
     input_shape: tuple[int, ...]
@@ -43,53 +43,53 @@ class _Layer(NamedTuple):
 
 
 _FIRST_STEPS = 30
-"""Power steps at initialisation, from a random direction."""
+"""Number of power iteration steps at initialisation, from a random direction."""
 
 _SMALLEST = 1e-12
-"""A norm up to this counts as 0, and nothing is divided by it."""
+"""A norm up to this value counts as 0, and nothing is divided by it."""
 
 
 def spectral_norm(network: Network, *, iterations: int = 1) -> Network:
-    """The network with each layer's kernel divided by the norm of the layer's linear map.
+    """Returns the network with each layer's kernel divided by the norm of the layer's linear map.
 
-    The norm is estimated by power iteration whose state persists (Miyato et al. 2018, algorithm 1).
-    A training pass moves a direction v [...], an input to the layer's map A, by `iterations` steps
-    u = A v / |A v|, v = A^T u / |A^T u|, and then divides the kernel by |A v|. An evaluation pass
-    divides by |A v| with the stored v and does not move it. Gradients hold u and v constant
-    (equation 12). D sees real and fake samples in separate passes, so each update of D, or each
-    microbatch of one, makes 2 x `iterations` steps.
+    The norm is estimated by power iteration with a persistent state (Miyato et al. 2018, algorithm
+    1). Each layer with linear map A has a stored direction v [...], an input to A. A training pass
+    updates v by `iterations` steps u = A v / |A v|, v = A^T u / |A^T u|, and then divides the
+    kernel by |A v|. An evaluation pass divides by |A v| with the stored v. Gradients treat u and v
+    as constants (equation 12). D sees real and fake samples in separate passes, so each update of D
+    makes 2 x `iterations` steps. With microbatches, each microbatch does.
 
-    An estimate never exceeds the norm, except by rounding. Initialisation makes 30 steps from a
-    random direction: the first estimates are then too small by up to 5 % for random kernels, whose
-    largest singular values lie close together. Later estimates are too small where training changes
-    a kernel faster than the steps follow: by up to 15 % in the first 50 steps of small DCGANs with
-    Adam at a rate of 2e-4, and by up to 6 % later. A smaller rate or more `iterations` brings them
-    closer.
+    The estimate never exceeds the norm, except by rounding. Initialisation makes 30 steps from a
+    random direction. The first estimates are then up to 5 % too small for random kernels, whose
+    largest singular values lie close together. Later estimates are too small if training changes a
+    kernel faster than the power iteration follows. For small DCGANs with Adam at a rate of 2e-4
+    they were up to 15 % too small in the first 50 steps and up to 6 % later. A smaller rate or more
+    `iterations` reduces the error.
 
-    The map is the layer itself, a convolution with its stride, its padding and its size of input.
-    (Miyato et al. take the norm of the kernel reshaped to a matrix, which may be smaller.) With
-    1-Lipschitz activations and no batch norm the network is therefore 1-Lipschitz to the accuracy
-    of the estimates. A layer whose norm is 0 stays as it is.
+    The map is the layer itself, including the stride, padding and input size of a convolution.
+    (Miyato et al. use the norm of the kernel reshaped to a matrix, which may be smaller.) With
+    1-Lipschitz activations and no batch norm, the network is therefore 1-Lipschitz up to the error
+    of the estimates. A layer with norm 0 does not change.
 
     Args:
-      network: any with Linen layers: `flax.linen.Dense`, `Conv`, `ConvTranspose`, `Embed` (the map
-        from one-hot rows) and those of `gan_jax.nn`. Parameters named "bias" or "scale"
-        stay as they are, and so do other vectors and numbers, such as the slope of a PReLU.
-      iterations: power steps in each training pass, at least 1.
+      network: any network with Linen layers: `flax.linen.Dense`, `Conv`, `ConvTranspose`, `Embed`
+        (as the map from one-hot rows) and those of `gan_jax.nn`. Parameters named "bias" or "scale"
+        do not change, nor do other vectors and scalars, such as the slope of a PReLU.
+      iterations: power iteration steps in each training pass, at least 1.
 
     Returns:
-      A network of the same parameters; its model state is {"network": the network's own,
-      "directions": {path: an input to the layer, of length 1}}. The directions depend on the
-      parameters alone, so they are the same on every device.
+      A network with the same parameters. Its model state is {"network": the network's own state,
+        "directions": {path: an input to the layer, of length 1}}. The directions depend only on the
+        parameters, so they are the same on every device.
 
     Raises:
-      ValueError: `iterations` is below 1; or, on a call: there is no such layer; one is used twice
-        on inputs of different shapes; there is a matrix of another kind of layer, of one under
-        `nn.vmap` or `nn.scan` with parameters for each repetition, or of one inside `nn.WeightNorm`
-        or `nn.SpectralNorm`.
+      ValueError: `iterations` < 1. A call raises it if there is no such layer, or if one layer is
+        used on inputs of different shapes. It also raises it for a matrix in another type of layer,
+        in a layer under `nn.vmap` or `nn.scan` with parameters for each repetition, or inside
+        `nn.WeightNorm` or `nn.SpectralNorm`.
     """
     if iterations < 1:
-        raise ValueError(f"iterations is {iterations}: spectral_norm needs at least 1 step a pass")
+        raise ValueError(f"iterations must be at least 1, got {iterations}")
 
     def init(key: Array, x: Array, label: Array | None = None) -> tuple[PyTree, PyTree]:
         key_network, key_directions = jax.random.split(key)
@@ -118,7 +118,7 @@ def spectral_norm(network: Network, *, iterations: int = 1) -> Network:
             for _ in range(iterations if train else 0):
                 directions[name] = _power_step(layer.map, kernel, directions[name])
             norm = _norm(layer.map, kernel, directions[name])
-            # The division is in the norm's type, float32 at least.
+            # Divide in the type of the norm, which is at least float32.
             normalised = (kernel / _divisor(norm)).astype(kernel.dtype)
             params = _set(params, (*path, layer.parameter), normalised)
         y, inner = network.apply(params, model_state["network"], x, label, train=train, **options)
@@ -128,28 +128,29 @@ def spectral_norm(network: Network, *, iterations: int = 1) -> Network:
 
 
 def spectrally_normalised(gan: GAN, *, iterations: int = 1) -> GAN:
-    """The same GAN, its D with `spectral_norm`."""
+    """Returns the GAN with `spectral_norm` applied to D."""
     return gan._replace(discriminator=spectral_norm(gan.discriminator, iterations=iterations))
 
 
 def _power_step(layer: Map, kernel: Array, v: Array) -> Array:
-    """The direction A^T A v, of length 1, for the layer's map A; v itself if A v is 0.
+    """Returns the direction A^T A v, of length 1, for the layer's map A, or v itself if A v is 0.
 
-    No gradient passes through it.
+    Gradients do not pass through the result.
     """
     kernel, v = jax.lax.stop_gradient((kernel.astype(v.dtype), v))
     linear = partial(layer, kernel)
     y = linear(v[None])
-    # A v has length 1 before it is pulled back: squares of a small norm would underflow.
+    # A v is scaled to length 1 before A^T is applied, because squares of a small norm would
+    # underflow.
     (pulled,) = jax.linear_transpose(linear, v[None])(y / _divisor(_length(y)))
     length = _length(pulled)
     return jnp.where(length > _SMALLEST, pulled[0] / _divisor(length), v)
 
 
 def _norm(layer: Map, kernel: Array, v: Array) -> Array:
-    """|A v| / |v| for the layer's map A, as <u, A v> with u and v constant in the gradient.
+    """Returns |A v| / |v| for the layer's map A, as <u, A v> with u and v constant in the gradient.
 
-    An average of directions is shorter than 1.
+    The division matters because an average of directions is shorter than 1.
     """
     v = jax.lax.stop_gradient(v)
     y = layer(kernel.astype(v.dtype), (v / _divisor(_length(v)))[None])
@@ -161,14 +162,14 @@ def _length(v: Array) -> Array:
 
 
 def _divisor(length: Array) -> Array:
-    """The length, or 1 where it counts as 0."""
+    """Returns the length, or 1 where the length counts as 0."""
     return jnp.where(length > _SMALLEST, length, 1.0)
 
 
 def _layers(network: Network, x: PyTree, label: PyTree | None) -> dict[Path, _Layer]:
-    """Every linear layer by the path of its parameters.
+    """Returns every linear layer by the path of its parameters.
 
-    Found by initialising the network in the abstract, which needs no mapped axis.
+    The layers are found by an abstract initialisation, which needs no mapped axis.
     """
     found: dict[Path, _Layer] = {}
     rewritten: set[str] = set()
@@ -191,7 +192,8 @@ def _layers(network: Network, x: PyTree, label: PyTree | None) -> dict[Path, _La
             if path in found and found[path].input_shape != shape:
                 raise ValueError(
                     f"the layer {'/'.join(path)!r} is used on inputs of shapes "
-                    f"{found[path].input_shape} and {shape}: it has no one norm"
+                    f"{found[path].input_shape} and {shape}, so its norm is ambiguous: use a "
+                    "separate layer for each shape"
                 )
             kernel: Any = module.get_variable("params", "kernel")
             found[path] = _Layer(_map_of(module), shape, "kernel", kernel.shape)
@@ -209,15 +211,15 @@ def _layers(network: Network, x: PyTree, label: PyTree | None) -> dict[Path, _La
     }
     if not found or others:
         raise ValueError(
-            f"spectral_norm found {', '.join(sorted(others)) or 'no layer'}, and can normalise "
-            "Linen's Dense, Conv, ConvTranspose and Embed, and those of gan_jax.nn. A parameter "
-            "that is only added, or multiplied feature by feature, can be named bias or scale"
+            f"spectral_norm found {', '.join(sorted(others)) or 'no layer'}, but can normalise "
+            "only Linen's Dense, Conv, ConvTranspose and Embed, and those of gan_jax.nn. Name a "
+            "parameter bias or scale if it is only added, or multiplied per feature"
         )
     return found
 
 
 def _matrices(params: PyTree) -> dict[Path, tuple[int, ...]]:
-    """The shapes of the parameters that are, or may be, linear maps."""
+    """Returns the shapes of the parameters that are linear maps or may be."""
     shapes = {
         tuple(str(getattr(entry, "key", entry)) for entry in path): leaf.shape
         for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
@@ -230,7 +232,7 @@ def _matrices(params: PyTree) -> dict[Path, tuple[int, ...]]:
 
 
 def _map_of(module: nn.Module) -> Map:
-    # Without its bias the layer is linear. Norms are computed in the kernel's type.
+    # Without its bias the layer is linear. Its norm is computed in the type of the kernel.
     wanted: dict[str, Any] = {"use_bias": False, "dtype": None}
     fields = {name: value for name, value in wanted.items() if hasattr(module, name)}
     linear = module.clone(parent=None, **fields)
@@ -249,7 +251,7 @@ def _get(tree: PyTree, path: Path) -> PyTree:
 
 
 def _set(tree: PyTree, path: Path, value: Any) -> PyTree:
-    """The tree of dictionaries with another value at the path."""
+    """Returns the tree of dictionaries with another value at the path."""
     if not path:
         return value
     first, *rest = path

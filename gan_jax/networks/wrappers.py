@@ -1,4 +1,4 @@
-"""From one `GAN` to another whose networks compute in another way."""
+"""Wrappers that change how the networks of a `GAN` compute."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,15 +11,16 @@ from gan_jax.types import GAN, Apply, PyTree
 
 
 def mixed_precision(gan: GAN, dtype: Any = jnp.bfloat16) -> GAN:
-    """The same GAN, its networks computing in another type.
+    """Returns the GAN with networks that compute in another type.
 
     Each call casts its parameters, its input and its floating labels to `dtype`, and the result to
-    float32. Parameters, optimizer states and gradients, running statistics, logits and losses stay
-    in float32 (Micikevicius et al. 2018); bfloat16 has float32's range, and needs no loss scale.
+    float32. Parameters, optimizer states, gradients, running statistics, logits and losses remain
+    float32 (Micikevicius et al. 2018). bfloat16 has the range of float32, so no loss scaling is
+    needed.
 
     Args:
-      gan: any.
-      dtype: a floating type: bfloat16 is what TPUs and recent GPUs multiply fastest.
+      gan: any GAN.
+      dtype: a floating type. TPUs and recent GPUs multiply bfloat16 fastest.
     """
 
     def cast(tree: PyTree, to: Any) -> PyTree:
@@ -37,7 +38,7 @@ def mixed_precision(gan: GAN, dtype: Any = jnp.bfloat16) -> GAN:
         ) -> tuple[Any, PyTree]:
             params, x, label = cast((params, x, label), dtype)
             y, updated = apply(params, model_state, x, label, **options)
-            # A network may hand its statistics back in the type of its activations.
+            # A network may return its statistics in the type of its activations.
             kept = jax.tree.map(lambda new, old: new.astype(old.dtype), updated, model_state)
             return cast(y, jnp.float32), kept
 
@@ -47,16 +48,16 @@ def mixed_precision(gan: GAN, dtype: Any = jnp.bfloat16) -> GAN:
 
 
 def rematerialised(gan: GAN) -> GAN:
-    """The same GAN, its networks' activations computed again for gradients rather than kept.
+    """Returns the GAN with networks whose activations are recomputed for gradients, not stored.
 
-    For memory: D's activations on real and on fake images, G's and D's, are then never held at
-    the same time; for about a third more computing (Chen et al. 2016). Results are the same.
-    XLA's compiler for CPUs sees through it, and keeps them after all.
+    This saves memory: the activations of G, of D on real and of D on fake images are never held at
+    the same time. It costs about a third more computation (Chen et al. 2016). Results do not
+    change. XLA's CPU compiler removes the recomputation, so there is no saving on a CPU.
     """
 
     def forget(apply: Apply) -> Apply:
         def forgetful(*arguments: Any, train: bool, **options: Any) -> tuple[Any, PyTree]:
-            # `train` is no array: it decides what is computed.
+            # `train` must stay a Python value, because it decides which operations are traced.
             return jax.checkpoint(partial(apply, train=train))(*arguments, **options)
 
         return forgetful
@@ -65,7 +66,7 @@ def rematerialised(gan: GAN) -> GAN:
 
 
 def _with_apply(gan: GAN, change: Callable[[Apply], Apply]) -> GAN:
-    """The GAN with `apply` of both networks changed."""
+    """Returns the GAN with `change` applied to the `apply` of both networks."""
     generator, discriminator = (
         network._replace(apply=change(network.apply))
         for network in (gan.generator, gan.discriminator)

@@ -1,4 +1,4 @@
-"""Flax Linen layers that the models share."""
+"""Flax Linen layers used by several models."""
 
 from gan_jax.nn.convolutions import Conv, ConvTranspose
 from gan_jax.nn.dense import Dense

@@ -11,8 +11,8 @@ from gan_jax.types import Array
 class Dropout(nn.Module):
     """Dropout whose mask for an example depends on its index in the global batch.
 
-    Under a mapped axis `flax.linen.Dropout` would draw every shard the same mask; this draws
-    what one device would have drawn for the whole batch.
+    Under a mapped axis `flax.linen.Dropout` would draw the same mask on every shard. This layer
+    draws the masks that one device would draw for the whole batch.
     """
 
     rate: float

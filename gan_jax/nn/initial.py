@@ -1,11 +1,11 @@
-"""Initial weights and their type."""
+"""Initialisers and the type of initial parameters."""
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 DCGAN_INIT = nn.initializers.normal(0.02)
-"""N(0, .02), the initial weights of Radford et al. 2016, section 3."""
+"""N(0, 0.02^2), the initial weights of Radford et al. 2016, section 3."""
 
 
 PARAM_DTYPE = jnp.float32
-"""The type of initial parameters, as in Flax. Initialisers alone would follow JAX's x64 mode."""
+"""The type of initial parameters, as in Flax. By default, initialisers follow JAX's x64 mode."""

@@ -9,11 +9,11 @@ from gan_jax.types import Array
 
 
 class MinibatchStd(nn.Module):
-    """One more feature, the same everywhere: how much a batch varies (Karras et al. 2018, 3).
+    """Adds one constant feature: the variation within the batch (Karras et al. 2018, section 3).
 
-    [B, ..., C] -> [B, ..., C + 1]. The standard deviation of each feature in each place over the
-    examples, averaged over features and places: a G that repeats itself gives itself away. It is
-    of the batch of all devices, where the paper's code takes groups of four.
+    [B, ..., C] -> [B, ..., C + 1]. The feature is the standard deviation over the examples,
+    averaged over all features and positions. It lets D detect a G that repeats itself. It is
+    computed over the batch of all devices. The paper's code uses groups of four examples.
     """
 
     @nn.compact
@@ -23,7 +23,7 @@ class MinibatchStd(nn.Module):
 
         wide = at_least_single(x)
         variance = mean(jnp.square(wide - mean(wide)))
-        # 1e-8, which float16 would round to 0, keeps the root's slope finite if all examples are
-        # equal.
+        # 1e-8 keeps the derivative of the root finite if all examples are equal. float16 would
+        # round it to 0.
         deviation = jnp.mean(jnp.sqrt(variance + 1e-8))
         return jnp.concatenate([x, jnp.full_like(x[..., :1], deviation)], axis=-1)

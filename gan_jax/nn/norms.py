@@ -11,11 +11,11 @@ from gan_jax.types import Array
 
 
 class BatchNorm(nn.Module):
-    """Batch norm (Ioffe and Szegedy 2015) with DCGAN's initial scale: [B, ..., C] -> the same.
+    """Batch norm (Ioffe and Szegedy 2015) with DCGAN's initial scale: [B, ..., C] -> [B, ..., C].
 
-    Statistics are taken over all axes but the last, and over the batch of all devices, in single
-    precision or better; running ones move by a tenth. The result is that of `flax.linen.BatchNorm`,
-    whose place its parameters keep, to rounding.
+    Statistics are computed over all axes except the last and over the batch of all devices, in at
+    least float32. Running statistics use a momentum of 0.9. The result equals that of
+    `flax.linen.BatchNorm` up to rounding, and the parameter paths are the same.
     """
 
     @nn.compact
@@ -39,10 +39,10 @@ class _BatchNorm(nn.Module):
             mean, variance = _moments(x)
             if not self.is_initializing():
                 for running, new in zip(statistics, (mean, variance), strict=True):
-                    # The state keeps its types, whatever the type of the batch.
+                    # The state keeps its types for any type of batch.
                     running.value = (0.9 * running.value + 0.1 * new).astype(running.value.dtype)
-        # One product and one sum for each number: x - mean would materialise one more array, which
-        # takes 4 % of a DCGAN's step on a CPU.
+        # One multiplication and one addition per number. Computing x - mean would materialise
+        # another array, which takes 4 % of a DCGAN's step on a CPU.
         factor = scale * jax.lax.rsqrt(variance + 1e-5)
         shift = bias - mean * factor
         factor, shift = (jnp.expand_dims(a, tuple(range(x.ndim - 1))) for a in (factor, shift))
@@ -50,7 +50,7 @@ class _BatchNorm(nn.Module):
 
 
 def _moments(x: Array) -> tuple[Array, Array]:
-    """Each feature's mean and variance over the batch of all devices, [C]."""
+    """Returns each feature's mean and variance [C] over the batch of all devices."""
     x = at_least_single(x)
     axes = tuple(range(x.ndim - 1))
     mean, square = batches.average(jnp.stack([jnp.mean(x, axes), jnp.mean(jnp.square(x), axes)]))

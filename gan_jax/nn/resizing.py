@@ -9,9 +9,9 @@ from gan_jax.types import Array
 
 _HE_INIT = nn.initializers.he_normal()
 
-# 3x3 kernels with stride 2 and the padding that TensorFlow calls SAME: windows at pixels 2i, 2i + 1
-# and 2i + 2 of an even size, of an odd one a pixel earlier. A 4x4 kernel with zeros in front is
-# the same map, and of whole tiles, which `conv` has a fast way for.
+# These are 3x3 kernels with stride 2 and TensorFlow's SAME padding. For an even size the windows
+# cover pixels 2i, 2i + 1 and 2i + 2. For an odd size they start one pixel earlier. A 4x4 kernel
+# with zeros in front gives the same map, and `conv` is faster for 4x4 kernels.
 
 _HALVING = {"strides": (2, 2), "padding": (1, 1)}
 
@@ -21,7 +21,7 @@ def _widened(kernel: Array) -> Array:
 
 
 class Halved(nn.Module):
-    """[B, H, H, I] -> [B, ceil(H / 2), ceil(H / 2), features]."""
+    """A convolution that halves sizes: [B, H, H, I] -> [B, ceil(H / 2), ceil(H / 2), features]."""
 
     features: int
     use_bias: bool
@@ -38,7 +38,8 @@ class Halved(nn.Module):
 
 
 class Doubled(nn.Module):
-    """[B, ceil(H / 2), ceil(H / 2), I] -> [B, H, H, features], H = `side`: `Halved` transposed."""
+    """The transpose of `Halved`: [B, ceil(side / 2), ceil(side / 2), I] -> [B, side, side,
+    features]."""
 
     features: int
     side: int
@@ -51,10 +52,10 @@ class Doubled(nn.Module):
 
 
 class Repainted(nn.Module):
-    """[B, H, W, I] -> [B, H, W, features], with a bias.
+    """A convolution that keeps sizes: [B, H, W, I] -> [B, H, W, features], with a bias.
 
-    A transposed convolution of stride 1, which is a convolution with its kernel turned round, and
-    for few features out the faster of the two.
+    The paper's transposed convolution of stride 1 equals a convolution with the flipped kernel. The
+    convolution is faster if there are few output features.
     """
 
     features: int

@@ -1,12 +1,13 @@
-"""Wrappers that run one pure step on many devices. No other room uses pmap or meshes.
+"""Wrappers that run one pure step on many devices. Only this package uses pmap and meshes.
 
-Every wrapper takes a pure `(state, batch) -> (state, metrics)`: D's step, G's step, the whole train
-step or a fused chunk of train steps. It returns a compiled function of the same signature on
-*global* arrays: whole state in, whole batch in, whole state out. The wrappers are interchangeable,
-and the number of devices does not change the result.
+Every wrapper takes a pure function `(state, batch) -> (state, metrics)`: D's step, G's step, the
+train step or a fused loop of train steps. It returns a compiled function with the same signature on
+*global* arrays: the whole state and the whole batch. The wrappers are interchangeable, and the
+number of devices does not change the result.
 
-The state is donated: the one passed in cannot be used after the call. If two of its leaves share a
-buffer, as under `state.replace(ema_params=state.generator.params)`, the second is copied first.
+The state is donated, so the caller cannot use the passed state after the call. If two of its leaves
+share a buffer, as after `state.replace(ema_params=state.generator.params)`, the second is copied
+first.
 """
 
 from gan_jax.buffers import Step

@@ -1,4 +1,4 @@
-"""The layout over devices of arrays that a step draws or computes."""
+"""Layout over devices of the arrays that a step draws or computes."""
 
 import math
 from collections.abc import Callable
@@ -11,10 +11,10 @@ from gan_jax.types import Array
 
 
 def spread(x: Array, axis: int = 0) -> Array:
-    """The array with an axis split over the devices of the mesh in force.
+    """Returns the array with an axis split over the devices of the active mesh.
 
-    The array is returned unchanged if there is no mesh, or if its devices do not divide the axis.
-    It is meant for what a step draws without a batch to follow. `shard_step` puts a mesh in force.
+    If there is no mesh, or if its devices do not divide the axis, the array is unchanged. Use it
+    for random draws that do not depend on a batch. `shard_step` activates a mesh.
     """
     mesh = jax.sharding.get_abstract_mesh()
     devices = math.prod(mesh.shape[name] for name in mesh.auto_axes)
@@ -24,11 +24,11 @@ def spread(x: Array, axis: int = 0) -> Array:
 
 
 def spread_like(index: Array, batch: Array) -> Array:
-    """The integers [B], spread over the devices as a batch [B, ...] is, with or without a mesh.
+    """Returns the integers [B], spread over the devices like the batch [B, ...].
 
-    The compiler shards a result as its operands are sharded. What is drawn from a plain index has
-    none, so every device would compute all of it, and in G's step all that follows from it too. So
-    this adds a term that reads each example and is always 0, which a barrier hides from the
+    The compiler shards a result like its operands. A plain index has no sharding, so every device
+    would compute all draws made from it, and in G's step everything that follows. This function
+    therefore adds a term that reads each example and is always 0. A barrier hides the 0 from the
     compiler.
     """
     if jax.device_count() == 1:
@@ -39,15 +39,17 @@ def spread_like(index: Array, batch: Array) -> Array:
 
 
 def has_explicit_axes(x: Array) -> bool:
-    """Whether an array lies on a mesh of explicit axes: its sharding is part of its type."""
+    """Returns True if the array's mesh has explicit axes, so that its sharding is part of its
+    type."""
     return bool(jax.typeof(x).sharding.mesh.explicit_axes)
 
 
 def split_alike(function: Callable[..., Array], x: Array, *others: Array) -> Array:
-    """`function(x, *others)`, with explicit axes split over the devices as x [B, ...] is.
+    """Returns `function(x, *others)`, split over the devices like x [B, ...] if axes are explicit.
 
-    Explicit axes need a rule for each operation. Here the compiler lays out what lies between, and
-    the result [B, ...] is split along its first axis alone, whatever the sharding of `others`.
+    Explicit axes need a sharding rule for each operation. Here the compiler chooses the layout
+    inside `function`. The result [B, ...] is split along its first axis only, for any sharding of
+    `others`.
     """
     if not has_explicit_axes(x):
         return function(x, *others)

@@ -1,4 +1,4 @@
-"""The devices of a wrapper, and whether they divide a batch."""
+"""The devices of a wrapper, and checks that they divide a batch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from gan_jax.errors import UserError
 from gan_jax.types import PyTree
 
 AXIS_NAME = "devices"
-"""The name of the axis a batch is split over."""
+"""The name of the axis over which a batch is split."""
 
 
 def mesh_of(devices: Sequence[jax.Device], axis_name: str) -> jax.sharding.Mesh:
@@ -20,7 +20,7 @@ def mesh_of(devices: Sequence[jax.Device], axis_name: str) -> jax.sharding.Mesh:
 
 
 def at_least_one(devices: Sequence[jax.Device] | None) -> Sequence[jax.Device]:
-    """The devices, all by default. Raises `UserError` for none."""
+    """Returns the devices. None stands for all devices. Raises `UserError` if there are none."""
     devices = jax.devices() if devices is None else devices
     if not len(devices):
         raise UserError("devices is empty: give at least one, or None for all of them")
@@ -28,10 +28,10 @@ def at_least_one(devices: Sequence[jax.Device] | None) -> Sequence[jax.Device]:
 
 
 def axis_of_examples(step: Step, batch_axis: int | None) -> int:
-    """The axis of a step's batch that counts examples: the step's own `batch_axis`, if it has one.
+    """Returns the axis of a step's batch that counts examples: `batch_axis` or the step's own.
 
     Raises:
-      UserError: `batch_axis` is not the step's own.
+      UserError: `batch_axis` differs from the step's own.
     """
     own = getattr(step, "batch_axis", None)
     if batch_axis is None:
@@ -65,7 +65,10 @@ def check_divisible(batch: PyTree, batch_axis: int, devices: int) -> None:
 
 
 def check_batch_size(batch_size: int, devices: int) -> None:
-    """Raises `UserError` unless `devices` divides `batch_size`, naming the nearest that would."""
+    """Raises `UserError` unless `devices` divides `batch_size`.
+
+    The message names the nearest valid size.
+    """
     if batch_size % devices:
         below = batch_size // devices * devices
         nearest = " or ".join(str(n) for n in (below, below + devices) if n)

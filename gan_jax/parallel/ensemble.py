@@ -1,4 +1,4 @@
-"""Many GANs trained by one program."""
+"""Training of many GANs by one program."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -21,30 +21,31 @@ def ensemble_step(
     devices: Sequence[jax.Device] | None = None,
     donate: bool = True,
 ) -> Step:
-    """One program that trains many GANs, spread over all devices without communication.
+    """Returns a program that trains many GANs, spread over all devices without communication.
 
-    On a CPU, small networks leave cores idle. With as many devices as cores
-    (`JAX_NUM_CPU_DEVICES=4 python ...`) each core has members of its own.
+    On a CPU, small networks leave cores idle. With one JAX device per core (`JAX_NUM_CPU_DEVICES=4
+    python ...`) each core trains its own members.
 
-    Members may differ in whatever the step reads from their state, not only in their seeds. An
-    optimizer made by `optax.inject_hyperparams` keeps its hyperparameters in the state, so that
-    `init` under `jax.vmap` gives each member a learning rate of its own. The state may be any
-    pytree, so that it can hold other settings, such as a penalty's weight. Examples: README,
+    Members may differ in everything the step reads from the state, not only in their seeds. An
+    optimizer made by `optax.inject_hyperparams` keeps its hyperparameters in the state, so `init`
+    under `jax.vmap` can give each member its own learning rate. The state may be any pytree, so it
+    can also hold other settings, such as the weight of a penalty. Examples: README,
     `tests/core/test_sweep.py`.
 
     Args:
       step: a pure step made without `axis_name`, or a fused loop of such steps.
-      batch_axis: the axis of the batch that counts members; leaves without that axis go to every
-        member whole. None: all are given the same batch.
+      batch_axis: the axis of the batch that counts members. Every member receives leaves without
+        that axis whole. None gives all members the same batch.
       devices, donate: as for `shard_step`.
 
     Returns:
-      The step of all members, every leaf of state and metrics with an axis of members in front,
-      such as `jax.vmap(make_state)(jax.random.split(key, num))` gives the state.
+      The step of all members. Every leaf of state and metrics has the members as its first axis, as
+        in the state made by `jax.vmap(make_state)(jax.random.split(key, num))`.
 
     Raises:
-      UserError: `devices` is empty; (on a call, before compiling) leaves of the state and the batch
-        have different numbers of members, or the number of devices does not divide it.
+      UserError: `devices` is empty. A call raises it before compiling if leaves of the state and
+        the batch have different numbers of members, or if the number of devices does not divide the
+        number of members.
     """
     devices = at_least_one(devices)
     mesh = mesh_of(devices, AXIS_NAME)
@@ -64,7 +65,7 @@ def ensemble_step(
             mesh=mesh,
             in_specs=(members, specs(batch)),
             out_specs=(members, members),
-            check_vma=False,  # nothing is shared that could differ
+            check_vma=False,  # members share no values, so there is nothing to check
         )
         return on_each_device(state, batch)
 
@@ -76,10 +77,11 @@ def ensemble_step(
             _members(batch, batch_axis, "the batch", num)
         if num % len(devices):
             raise UserError(
-                f"an ensemble of {num} cannot be spread over {len(devices)} devices: make it a "
-                "multiple, or give some of the devices"
+                f"an ensemble of {num} cannot be spread over {len(devices)} devices: make its size "
+                "a multiple of the number of devices, or give fewer devices"
             )
-        # The program returns it in this layout, so the second call does not compile it again.
+        # The program returns the state in this layout, so the second call does not compile it
+        # again.
         state = jax.device_put(state, NamedSharding(mesh, members))
         shardings = jax.tree.map(partial(NamedSharding, mesh), specs(batch))
         return compiled(state, jax.device_put(batch, shardings))
@@ -88,7 +90,7 @@ def ensemble_step(
 
 
 def _members(tree: PyTree, axis: int, name: str, num: int | None = None) -> int:
-    """The number of members, which is the length of an axis in all leaves of a tree.
+    """Returns the number of members, which is the length of an axis in all leaves of a tree.
 
     If `num` is given, as for a batch, the length must be `num`, and leaves may lack the axis.
 

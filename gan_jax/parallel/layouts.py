@@ -1,4 +1,4 @@
-"""The wrappers by the names that commands give them."""
+"""The wrappers by the names used in commands."""
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -11,13 +11,13 @@ from gan_jax.parallel.shard import shard_step
 from gan_jax.types import PyTree
 
 AXIS_NAMES: dict[str, str | None] = {"jit": None, "pmap": AXIS_NAME, "shard": None}
-"""Layout -> the `axis_name` that steps must be made with for it."""
+"""Layout -> the `axis_name` with which its steps must be made."""
 
 
 def make_step(layout: str, step: Step, *, batch_axis: int | None = None) -> Step:
-    """The step compiled for a layout named in `AXIS_NAMES`, on all devices (jit: on one).
+    """Returns the step compiled for a layout named in `AXIS_NAMES`.
 
-    `batch_axis` is as for `shard_step`.
+    jit uses one device and the other layouts use all devices. `batch_axis` is as for `shard_step`.
     """
     if layout == "jit":
         return jit_step(step)
@@ -25,19 +25,19 @@ def make_step(layout: str, step: Step, *, batch_axis: int | None = None) -> Step
 
 
 def place(layout: str, state: PyTree) -> PyTree:
-    """The state placed as `make_step`'s step returns it, so that the step is not compiled twice."""
+    """Returns the state in the layout of `make_step`'s results, so no step is compiled twice."""
     if layout == "jit" or (layout == "shard" and num_devices(layout) == 1):
         return state
     return jax.device_put(state, NamedSharding(mesh_of(jax.devices(), AXIS_NAME), PartitionSpec()))
 
 
 def num_devices(layout: str) -> int:
-    """The number of devices that a layout named in `AXIS_NAMES` uses."""
+    """Returns the number of devices that a layout named in `AXIS_NAMES` uses."""
     return 1 if layout == "jit" else len(jax.devices())
 
 
 def describe(layout: str) -> str:
-    """The devices a layout uses, in words: "cpu", "8 x TPU v4"."""
+    """Returns a description of the devices of a layout, such as "cpu" or "8 x TPU v4"."""
     devices = num_devices(layout)
     kind = jax.devices()[0].device_kind
     return kind if devices == 1 else f"{devices} x {kind}"

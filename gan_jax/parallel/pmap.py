@@ -1,4 +1,4 @@
-"""A step under `jax.pmap`."""
+"""Steps under `jax.pmap`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,12 +26,12 @@ def pmap_step(
     devices: Sequence[jax.Device] | None = None,
     donate: bool = True,
 ) -> Step:
-    """The step under `jax.pmap`, one shard of the batch on each device.
+    """Returns the step under `jax.pmap`, with one shard of the batch on each device.
 
     Args:
       step: a pure step made *with* this `axis_name`.
       batch_axis, devices, donate: as for `shard_step`.
-      axis_name: the name the step averages over.
+      axis_name: the name of the axis over which the step averages.
 
     Raises:
       UserError: as for `shard_step`.
@@ -44,7 +44,7 @@ def pmap_step(
     compiled: dict[Any, Step] = {}
 
     def split(leaf: Any) -> Any:
-        """[..., B, ...] -> [..., devices, B / devices, ...], each shard on its device."""
+        """Reshapes [..., B, ...] to [..., devices, B / devices, ...], one shard per device."""
         if np.ndim(leaf) <= batch_axis:
             return jax.device_put(leaf, whole)
         before, after = leaf.shape[:batch_axis], leaf.shape[batch_axis + 1 :]
@@ -64,7 +64,8 @@ def pmap_step(
                 devices=devices,
                 donate_argnums=0 if donate else (),
             )
-        # The program returns it in this layout, so the second call does not compile it again.
+        # The program returns the state in this layout, so the second call does not compile it
+        # again.
         state = jax.device_put(state, whole)
         return compiled[layout](state, jax.tree.map(split, batch))
 

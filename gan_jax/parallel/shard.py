@@ -1,4 +1,4 @@
-"""A step compiled once for all devices, its batch split over them."""
+"""Steps compiled once for all devices, with the batch split over them."""
 
 import math
 from collections.abc import Sequence
@@ -39,12 +39,12 @@ def shard_step(
     state_sharding: PyTree = None,
     donate: bool = True,
 ) -> Step:
-    """The step compiled once for all devices, the batch split over them: the default.
+    """Returns the step compiled once for all devices, with the batch split over them.
 
-    The compiled step first moves the state and the batch to these devices if they are elsewhere.
-    It returns the state laid out as it takes it, so that a state that is split over the devices is
-    never gathered. The first axis of all parameters, optimizer states and averages that it divides
-    can be split over the axis "model" of a mesh by
+    This is the default wrapper. The compiled step first moves the state and the batch to these
+    devices if they are elsewhere. It returns the state in the layout of its input, so a state split
+    over the devices is never gathered. This example splits the first axis of all parameters,
+    optimizer states and averages over the mesh axis "model", where the size of "model" divides it:
 
         def layout(leaf):
             divides = leaf.ndim and leaf.shape[0] % mesh.shape["model"] == 0
@@ -53,26 +53,26 @@ def shard_step(
         step = shard_step(step, mesh=mesh, state_sharding=jax.tree.map(layout, state))
 
     Args:
-      step: a pure step made *without* `axis_name`: it sees the global batch, and the compiler
-        inserts the communication, batch norm's included.
-      batch_axis: the axis of the batch that counts examples. None: 1 for a step that
-        `make_train_step` returned, whose batches are [n_critic, B, ...], and 0 for any other. Give
-        it for a loop of steps. Leaves without that axis go to every device whole.
-      devices: at least one; all by default.
-      mesh: a mesh in place of `devices`. All its axes are taken as Auto: the compiler lays out what
-        lies between the arguments and the results.
-      split_over: the axes of the mesh that the batch is split over. None: all.
-      state_sharding: how the state is laid out: a `PartitionSpec` or a `NamedSharding`; None for a
-        copy on every device; or a tree of these, with the structure of the state or of the upper
-        part of it.
+      step: a pure step made *without* `axis_name`. It sees the global batch, and the compiler
+        inserts the communication, including that of batch norm.
+      batch_axis: the axis of the batch that counts examples. None means axis 1 for a step from
+        `make_train_step`, whose batches are [n_critic, B, ...], and axis 0 for other steps. Give it
+        for a loop of steps. Every device receives leaves without that axis whole.
+      devices: at least one device. The default is all devices.
+      mesh: a mesh to use instead of `devices`. All its axes are treated as Auto, so the compiler
+        chooses the layout between arguments and results.
+      split_over: the axes of the mesh over which the batch is split. The default is all axes.
+      state_sharding: the layout of the state: a `PartitionSpec` or a `NamedSharding`, None for a
+        copy on every device, or a tree of these. The tree has the structure of the state or of its
+        upper levels.
       donate: as for `jit_step`.
 
     Raises:
-      UserError: `devices` is empty, or given together with a mesh; `split_over` is no axis of the
-        mesh; `state_sharding` holds something else; `batch_axis` is not that of a train step; (on a
-        call, before compiling) the number of devices does not divide the batch.
-      ValueError: a `PartitionSpec` names no axis of the mesh; (on a call, before compiling) it does
-        not divide an array, or `state_sharding` has another structure than the state.
+      UserError: `devices` is empty or given together with a mesh, `split_over` is not an axis of
+        the mesh, `state_sharding` holds something else, or `batch_axis` is not that of a train
+        step. A call raises it before compiling if the number of devices does not divide the batch.
+      ValueError: a `PartitionSpec` names no axis of the mesh. A call raises it before compiling if
+        the spec does not divide an array or `state_sharding` has another structure than the state.
     """
     batch_axis = axis_of_examples(step, batch_axis)
     mesh = _automatic(mesh, devices)
@@ -84,10 +84,10 @@ def shard_step(
     states = jax.tree.map(partial(_on, mesh), state_sharding, is_leaf=lambda leaf: leaf is None)
 
     def in_force() -> Any:
-        """For `spread`."""
+        """Returns the context in which `spread` finds the mesh."""
         return jax.set_mesh(mesh) if mesh.size > 1 else nullcontext()
 
-    # The state keeps its sharding, so that the next call does not compile the step again.
+    # The state keeps its sharding, so the next call does not compile the step again.
     compiled = jax.jit(step, out_shardings=(states, whole), donate_argnums=0 if donate else ())
 
     def sharded(state: PyTree, batch: PyTree) -> tuple[PyTree, PyTree]:
@@ -101,12 +101,12 @@ def shard_step(
 
 
 def _automatic(mesh: Mesh | None, devices: Sequence[jax.Device] | None) -> Mesh:
-    """The mesh, or one of the devices, with Auto axes only."""
+    """Returns the mesh, or a new mesh of the devices, with Auto axes only."""
     if mesh is None:
         return mesh_of(at_least_one(devices), AXIS_NAME)
     if devices is not None:
         raise UserError(
-            "devices and mesh are both given: a mesh has its own devices, leave one out"
+            "devices and mesh are both given, but a mesh has its own devices: leave one out"
         )
     return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
 
@@ -126,6 +126,6 @@ def _on(mesh: Mesh, spec: Any) -> Sharding:
         spec = spec.spec
     if not isinstance(spec, PartitionSpec | None):
         raise UserError(f"state_sharding holds {spec!r}: give PartitionSpec, NamedSharding or None")
-    if mesh.size == 1:  # no mesh: JAX can then reuse an earlier trace
+    if mesh.size == 1:  # without a mesh JAX can reuse an earlier trace
         return SingleDeviceSharding(mesh.devices.item())
     return NamedSharding(mesh, PartitionSpec() if spec is None else spec)

@@ -1,7 +1,7 @@
-"""Settings that make small networks faster on a CPU, where XLA's defaults do not suit them.
+"""Settings that make small networks faster on a CPU. XLA's defaults suit larger networks.
 
-Each applies to one program or one process, has no effect on a GPU or TPU, and changes results by
-rounding only. `gan_jax.parallel` exports them.
+Each setting applies to one program or one process. It has no effect on a GPU or TPU, and changes
+results only by rounding. `gan_jax.parallel` exports the settings.
 """
 
 import os
@@ -14,17 +14,17 @@ _XLA_FLAG = "xla_force_host_platform_device_count"
 _XLA_THREADS = "PJRT_NPROC", "NPROC"
 
 EIGEN: Mapping[str, str] = {"xla_cpu_experimental_ynn_fusion_type": ""}
-"""Compiler options that make a CPU compute matrix products with Eigen, which splits a product of
-some hundred rows and columns over the cores. By default several products run at once, each on one
-core. Eigen is faster where products depend on each other, as in a small MLP at a batch of hundreds;
-it is slower elsewhere."""
+"""Compiler options that select Eigen for matrix products on a CPU. Eigen splits a product with
+several hundred rows and columns over the cores. By default each product runs on one core, and
+several products run at once. Eigen is faster if products depend on each other, as in a small MLP at
+a batch size of several hundred. It is slower otherwise."""
 
 
 def use_every_core() -> None:
-    """Makes each core of a CPU a JAX device, for the members of an ensemble or shards of a batch.
+    """Makes each CPU core a JAX device, for the members of an ensemble or the shards of a batch.
 
-    If JAX_NUM_CPU_DEVICES is set, or the flag of XLA that does the same, that number stays. Call
-    this before the process first uses JAX; afterwards it has no effect.
+    An existing setting of JAX_NUM_CPU_DEVICES or of the equivalent XLA flag is kept. Call this
+    function before the process first uses JAX. Later calls have no effect.
     """
     if jax.config.values["jax_num_cpu_devices"] > 0 or _XLA_FLAG in os.environ.get("XLA_FLAGS", ""):
         return
@@ -36,12 +36,14 @@ def use_every_core() -> None:
 def use_one_core() -> None:
     """Makes XLA compute on one thread, for one small GAN whose operations are very short.
 
-    By default XLA wakes a second thread where a dozen operations could run, which takes longer
-    than these operations do and moves their data to another core's cache. An MLP of 128 features
-    at a batch of 64 becomes about 5 % faster; larger networks become slower.
+    By default XLA wakes a second thread if about a dozen operations can run. For short operations
+    the wake-up takes longer than the operations themselves, and their data move to another core's
+    cache. An MLP of 128 features at a batch size of 64 becomes about 5 % faster. Larger networks
+    become slower.
 
-    It sets PJRT_NPROC in `os.environ`, for child processes too. If that or NPROC is set already,
-    it stays. Call this before the process first uses JAX; afterwards it has no effect.
+    The function sets PJRT_NPROC in `os.environ`, which child processes inherit. An existing value
+    of PJRT_NPROC or NPROC is kept. Call the function before the process first uses JAX. Later calls
+    have no effect.
     """
     if not any(name in os.environ for name in _XLA_THREADS):
         os.environ[_XLA_THREADS[0]] = "1"

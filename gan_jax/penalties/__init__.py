@@ -1,9 +1,9 @@
-"""Penalties on the discriminator: per example, of a critic function x -> logits.
+"""Penalties on the discriminator, per example.
 
-Each is `(critic, real [B, ...], fake [B, ...], key) -> [B]`; `make_discriminator_step` takes
-pairs `(penalty, weight)`, where the weight may be a schedule, such as `lazy` makes. Each raises
-AssertionError for samples that are not floating and of one shape, and for a critic that does not
-return [B]. Results are float32 at least.
+Each penalty is `(critic, real [B, ...], fake [B, ...], key) -> [B]`, where the critic is a function
+x -> logits. `make_discriminator_step` takes pairs `(penalty, weight)`. A weight may be a schedule,
+such as the result of `lazy`. A penalty raises AssertionError if the samples are not floating, if
+their shapes differ or if the critic does not return [B]. Results are at least float32.
 """
 
 from collections.abc import Callable
@@ -30,29 +30,30 @@ __all__ = [
 
 
 def lazy(weight: Weight, every: int = 16) -> Callable[[Array], Array]:
-    """A weight for a penalty that is computed on every `every`-th update only.
+    """Returns a weight schedule for a penalty that is computed only on every `every`-th update.
 
-    `every * weight` on updates 0, every, 2 every, ..., and 0 between, where the penalty costs
-    nothing: the same force on average (Karras et al. 2020, appendix B, with R1 every 16).
+    The weight is `every * weight` on updates 0, every, 2 every, ... and 0 on the others. The
+    average weight is unchanged, and the penalty costs nothing on the other updates (Karras et al.
+    2020, appendix B, with R1 on every 16th update).
 
     A lazy penalty applies a larger gradient less often, which limits the stable learning rate.
-    Plain gradient descent with learning rate h multiplies the deviation along a direction in which
-    the penalty has curvature c by 1 - every weight h c. It diverges once
+    Consider plain gradient descent with learning rate h, and a direction in which the penalty has
+    curvature c. Each application multiplies the deviation by 1 - every weight h c. It diverges if
 
-        every * weight * h > 2 / c,
+        every * weight * h > 2 / c.
 
-    that is, at a learning rate `every` times smaller than with the penalty on each update. For R1
-    of the Dirac-GAN c = 2, so that gamma = 1 (weight 1/2) and h = 0.2 allow every < 10. If the
-    players complete half a rotation between two applications, only one direction is damped.
+    The limit on h is therefore `every` times smaller than with the penalty on each update. For R1
+    of the Dirac-GAN c = 2, so gamma = 1 (weight 1/2) and h = 0.2 allow every < 10. If the players
+    complete half a rotation between two applications, only one direction is damped.
 
     Adam divides by the size of its gradients, so its limit differs. StyleGAN2 applies the penalty
-    in an update of its own, which makes every + 1 updates instead of `every`. For that it replaces
-    Adam's h, b1 and b2 by r h, b1^r and b2^r, with r = every / (every + 1). Here the penalty is
-    part of an update, and the number of updates does not change.
+    in a separate update, which makes every + 1 updates instead of `every`. To compensate, it
+    replaces Adam's h, b1 and b2 by r h, b1^r and b2^r, with r = every / (every + 1). Here the
+    penalty is part of an update, so the number of updates does not change.
 
     Args:
-      weight: the weight the penalty would have on every update: a number or a schedule.
-      every: at least 1.
+      weight: the weight that the penalty would have on every update, a number or a schedule.
+      every: number of updates from one application to the next, at least 1.
 
     Raises:
       ValueError: every < 1.
@@ -77,4 +78,4 @@ PENALTIES: dict[str, Penalty | WithMemory] = {
     "consistency": consistency,
     "lecam": lecam(),
 }
-"""Every penalty by its name: functions as they are, factories as called with their defaults."""
+"""All penalties by name. Factories are called with their default arguments."""

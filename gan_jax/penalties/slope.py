@@ -1,4 +1,4 @@
-"""Penalties on the slope of the discriminator."""
+"""Penalties on the gradient of the discriminator."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,18 +14,18 @@ from gan_jax.types import Array, PyTree
 
 
 def _squared_gradient_norm(critic: Callable[[PyTree], Array], x: PyTree) -> Array:
-    """|grad_x critic(x)|^2 of each example: [B, ...] -> [B].
+    """Returns |grad_x critic(x)|^2 of each example: [B, ...] -> [B].
 
-    The gradient of the sum of the logits is each example's own gradient when the critic treats
-    examples alone; under batch norm it includes what an example does to its neighbours.
+    The gradient of the sum of the logits is each example's own gradient if the critic processes
+    examples separately. Under batch norm it includes the effect of an example on the other logits.
     """
     return squared_norms(jax.grad(lambda x: jnp.sum(critic(x)))(x))
 
 
 def _gradient_norm(critic: Callable[[PyTree], Array], x: PyTree) -> Array:
-    """|grad_x critic(x)| of each example: [B, ...] -> [B].
+    """Returns |grad_x critic(x)| of each example: [B, ...] -> [B].
 
-    The norm's own gradient is infinite at a zero gradient of D; it is taken as 0 there.
+    The derivative of the norm is infinite where D's gradient is zero. It is set to 0 there.
     """
     squared = _squared_gradient_norm(critic, x)
     positive = squared > 0
@@ -33,18 +33,18 @@ def _gradient_norm(critic: Callable[[PyTree], Array], x: PyTree) -> Array:
 
 
 def _uniform(key: Array, x: PyTree, shape: tuple[int, ...]) -> Array:
-    """Numbers [B, *shape] in [0, 1) for the examples of x [B, ...], in x's type."""
+    """Returns numbers [B, *shape] in [0, 1) for the examples of x [B, ...], in the type of x."""
     dtype = jax.tree.leaves(x)[0].dtype
     return jax.vmap(partial(jax.random.uniform, shape=shape, dtype=dtype))(per_example(key, x))
 
 
 def _scaled(share: Array, x: Array) -> Array:
-    """share [B] times x [B, ...]."""
+    """Returns share [B] times x [B, ...]."""
     return share.reshape(-1, *[1] * (x.ndim - 1)) * x
 
 
 def _between(key: Array, real: PyTree, fake: PyTree) -> PyTree:
-    """A point drawn uniformly on the line from each fake sample to a real one."""
+    """Returns a point drawn uniformly on the line from each fake sample to a real one."""
     real, fake = widened(real), widened(fake)
     share = _uniform(key, real, ())
     return jax.tree.map(lambda r, f: _scaled(share, r) + _scaled(1.0 - share, f), real, fake)
@@ -52,24 +52,27 @@ def _between(key: Array, real: PyTree, fake: PyTree) -> PyTree:
 
 @checked
 def r1(critic: CheckedCritic, real: PyTree, fake: PyTree, key: Array) -> Array:
-    """|grad D|^2 on real samples (Mescheder et al. 2018, equation 9). Weight: gamma / 2."""
+    """Returns |grad D|^2 on real samples (Mescheder et al. 2018, equation 9). Weight: gamma / 2."""
     del fake, key
     return _squared_gradient_norm(critic, real)
 
 
 @checked
 def r2(critic: CheckedCritic, real: PyTree, fake: PyTree, key: Array) -> Array:
-    """|grad D|^2 on fake samples (Mescheder et al. 2018, equation 10). Weight: gamma / 2."""
+    """Returns |grad D|^2 on fake samples (Mescheder et al. 2018, equation 10).
+
+    Weight: gamma / 2.
+    """
     del real, key
     return _squared_gradient_norm(critic.on_fake, fake)
 
 
 @checked
 def gradient_penalty(critic: CheckedCritic, real: PyTree, fake: PyTree, key: Array) -> Array:
-    """(|grad D| - 1)^2 between a real and a fake sample (Gulrajani et al. 2017, equation 3).
+    """Returns (|grad D| - 1)^2 between real and fake samples (Gulrajani et al. 2017, equation 3).
 
-    The point is drawn uniformly on the line between the two. Where D's gradient is zero the
-    penalty's own is taken as 0, so that it is finite.
+    The point is drawn uniformly on the line between a real and a fake sample. Where D's gradient is
+    zero, the gradient of the penalty is set to 0, so it stays finite.
     """
     return jnp.square(_gradient_norm(critic, _between(key, real, fake)) - 1.0)
 
@@ -78,8 +81,10 @@ def gradient_penalty(critic: CheckedCritic, real: PyTree, fake: PyTree, key: Arr
 def one_sided_gradient_penalty(
     critic: CheckedCritic, real: PyTree, fake: PyTree, key: Array
 ) -> Array:
-    """max(0, |grad D| - 1)^2 there: slopes below 1 are free (Petzka et al. 2018;
-    Gulrajani et al. 2017, section 4)."""
+    """Returns max(0, |grad D| - 1)^2 at the points of `gradient_penalty`.
+
+    Gradient norms below 1 are not penalised (Petzka et al. 2018; Gulrajani et al. 2017, section 4).
+    """
     norm = _gradient_norm(critic, _between(key, real, fake))
     return jnp.square(jax.nn.relu(norm - 1.0))
 
@@ -88,16 +93,17 @@ def one_sided_gradient_penalty(
 def dragan(
     critic: CheckedCritic, real: PyTree, fake: PyTree, key: Array, *, scale: float = 0.5
 ) -> Array:
-    """(|grad D| - 1)^2 around the real samples (Kodali et al. 2017). Weight: 10.
+    """Returns (|grad D| - 1)^2 near the real samples (Kodali et al. 2017). Weight: 10.
 
-    The points are those of the authors' code, x + a scale std u: u uniform on [0, 1) for each
-    number of an example, a for each example, and std the standard deviation of all the numbers of
-    the batch. (The paper writes x + u, u Gaussian of a variance it leaves open.)
+    The points are those of the authors' code, x + a scale std u. Here u is uniform on [0, 1) for
+    each number of an example, a is uniform on [0, 1) for each example, and std is the standard
+    deviation of all numbers of the batch. (The paper writes x + u with Gaussian u and does not
+    state the variance.)
 
     Args:
-      critic, real, fake, key: as of every penalty; the fakes are not read.
-      scale: of the noise, in standard deviations: those of the batch of all devices; with
-        `accumulate`, of the microbatch.
+      critic, real, fake, key: as for every penalty. `fake` is not used.
+      scale: size of the noise in standard deviations of the whole batch. With `accumulate` they are
+        those of the microbatch.
     """
     del fake
     real = widened(real)

@@ -1,4 +1,4 @@
-"""Terms of either player's loss besides the adversarial loss: functions `(Pass) -> [B]`.
+"""Additional terms of either player's loss, as functions `(Pass) -> [B]`.
 
 `gan_jax.adversarial` takes pairs of a term and its weight for each player.
 """

@@ -1,4 +1,4 @@
-"""An auxiliary classifier: a head of D says the class of a sample."""
+"""An auxiliary classifier: a head of D predicts the class of a sample."""
 
 import optax
 
@@ -8,15 +8,17 @@ from gan_jax.types import Array, Output, Pass, PyTree, Term
 def classification(head: str = "label", *, real: bool = True, fake: bool = True) -> Term:
     """AC-GAN: the cross-entropy of D's class logits and the labels (Odena et al. 2017, equation 2).
 
-    Give D the term with both kinds of samples, and G the term with `real=False`, on which nothing
-    of G depends.
+    Give D this term with real and fake samples. Give G the term with `real=False`, because the real
+    samples do not depend on G.
 
     Args:
       head: the name of the head with class logits [B, K].
-      real, fake: whether the class of real and of fake samples counts; of both, their sum.
+      real, fake: whether to include real and fake samples. With both, the two cross-entropies are
+        added.
 
     Raises:
-      ValueError: neither counts; (from the term) D has no such head, or the batch no labels.
+      ValueError: both are False. The term raises it if D has no such head or the batch has no
+        labels.
     """
     if not (real or fake):
         raise ValueError("real and fake are both False: count at least one")
@@ -37,7 +39,7 @@ def _cross_entropy(output: Output, head: str, label: PyTree | None) -> Array:
 
 
 def head_of(output: Output, head: str) -> PyTree:
-    """The head of D's output with this name.
+    """Returns the head of D's output with this name.
 
     Raises:
       ValueError: D has no such head.

@@ -1,4 +1,4 @@
-"""Consistency regularisation: D is to say the same of an example and of a changed one."""
+"""Consistency regularisation: D should return the same logit for a sample and its augmentation."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from gan_jax.types import Array, Augment, PyTree
 
 
 def _inconsistency(critic: CheckedCritic, x: PyTree, key: Array, augment: Augment) -> Array:
-    """(D(T(x)) - D(x))^2 of each example, T drawn for it: [B, ...] -> [B]."""
+    """Returns (D(T(x)) - D(x))^2 of each example, with T drawn for each: [B, ...] -> [B]."""
     changed = jax.vmap(augment)(per_example(key, x), x)
     return jnp.square(critic(changed) - critic(x))
 
@@ -24,7 +24,7 @@ def real_consistency(
     *,
     augment: Augment = shift_and_flip,
 ) -> Array:
-    """CR: `consistency` on the real samples alone (Zhang et al. 2020). Weight: 10."""
+    """CR: `consistency` on the real samples only (Zhang et al. 2020). Weight: 10."""
     del fake
     return _inconsistency(critic, real, key, augment)
 
@@ -38,17 +38,16 @@ def consistency(
     *,
     augment: Augment = shift_and_flip,
 ) -> Array:
-    """bCR: (D(T(x)) - D(x))^2, on real and on fake samples (Zhao et al. 2021, algorithm 1).
+    """bCR: (D(T(x)) - D(x))^2 on real and fake samples (Zhao et al. 2021, algorithm 1). Weight: 10.
 
-    D is to say the same of an example and of a changed one. Weight: 10. What is random in D
-    itself, such as dropout, is the same for both.
+    Random layers of D, such as dropout, use the same draws for x and T(x).
 
     Args:
-      critic, real, fake, key: as of every penalty.
+      critic, real, fake, key: as for every penalty.
       augment: T, a pure function `(key, x [...]) -> x [...]` of one example.
 
     Raises:
-      ValueError: the samples are no images [B, H, W, C], and `augment` is the default.
+      ValueError: the samples are not images [B, H, W, C] and `augment` is the default.
     """
     key_real, key_fake = jax.random.split(key)
     return _inconsistency(critic, real, key_real, augment) + _inconsistency(

@@ -1,4 +1,4 @@
-"""InfoGAN: a head of D recovers a code that G was given."""
+"""InfoGAN: a head of D recovers a code from G's input."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -16,19 +16,22 @@ def information(
     *,
     posterior: Literal["categorical", "normal"] = "categorical",
 ) -> Term:
-    """-log q(c | G(z)) in nats, c a code that is a part of z (Chen et al. 2016, equation 5).
+    """Returns the term -log q(c | G(z)) in nats, where the code c is part of z (Chen et al. 2016,
+    eq. 5).
 
-    The entropy of the code minus this term's mean is a lower bound of the mutual information of the
-    code and the samples. Give it to both players with one weight: D's head and G raise the bound.
+    The entropy of the code minus the mean of this term is a lower bound of the mutual information
+    between code and samples. Give the term to both players with the same weight, so that both D's
+    head and G raise the bound.
 
     Args:
-      code: the code of the latents z: [B] integers, or [B, K] numbers for "normal".
-      head: the name of D's head: class logits [B, K] for "categorical"; for "normal" the means
-        [B, K] of unit normal distributions, whose constant log 2 pi / 2 a number is left out.
+      code: returns the code of the latents z: [B] integers, or [B, K] numbers for "normal".
+      head: the name of D's head. For "categorical" the head contains class logits [B, K]. For
+        "normal" it contains the means [B, K] of normal distributions with unit variance, and the
+        constant log(2 pi) / 2 per number is left out.
       posterior: the family of q.
 
     Raises:
-      ValueError: another posterior; (from the term) D has no such head.
+      ValueError: another posterior. The term raises it if D has no such head.
     """
     if posterior not in ("categorical", "normal"):
         raise ValueError(f"posterior must be categorical or normal, got {posterior!r}")

@@ -1,4 +1,4 @@
-"""LeCam regularisation: D's logits stay near their moving averages."""
+"""LeCam regularisation: pulls D's logits towards their moving averages."""
 
 import jax.numpy as jnp
 
@@ -7,15 +7,17 @@ from gan_jax.types import Array, PyTree, WithMemory
 
 
 def lecam(decay: float = 0.99) -> WithMemory:
-    """(D(x) - a_F)^2 + (D(G(z)) - a_R)^2 (Tseng et al. 2021, equations 4 and 5).
+    """Returns the penalty (D(x) - a_F)^2 + (D(G(z)) - a_R)^2 (Tseng et al. 2021, equations 4 and
+    5).
 
-    a_R and a_F are moving averages of D's mean logit on real and on fake samples; the penalty
-    pulls each kind's logits to the other's average.
+    a_R and a_F are moving averages of D's mean logit on real and on fake samples. The penalty pulls
+    the real logits towards a_F and the fake logits towards a_R.
 
-    The averages are those of the updates before this one, so that no part of a batch and no device
-    needs to know of the others; they are freed of their start at 0, as in the authors' code, and
-    the first update, which has none, has no penalty. (That code counts this update's mean too, and
-    takes the square of the positive part of D(x) - a_F and of a_R - D(G(z)); the paper does not.)
+    The averages include only earlier updates, so devices and microbatches need not exchange them.
+    They are corrected for their start at 0, as in the authors' code. The first update has no
+    averages and therefore no penalty. The authors' code differs in two ways: it includes the mean
+    of the current update, and it squares only the positive parts of D(x) - a_F and a_R - D(G(z)).
+    The paper does neither.
 
     Args:
       decay: in [0, 1), the gamma of equation 5.

@@ -1,4 +1,4 @@
-"""Mode seeking: fakes of distant latents are to be distant."""
+"""Mode seeking: distant latents should give distant samples."""
 
 from collections.abc import Callable
 
@@ -10,13 +10,15 @@ from gan_jax.types import Array, Pass, PyTree, Term
 
 
 def mode_seeking(prior: Callable[[Array, int], PyTree]) -> Term:
-    """|z - z'| / |G(z) - G(z')| (Mao et al. 2019, equation 4, its inverse to be minimised).
+    """Returns the term |z - z'| / |G(z) - G(z')| (Mao et al. 2019, equation 4, inverted).
+
+    Weight: 1.
 
     z' is a second draw for each example, with the same label. Distances are mean absolute
-    differences. Weight: 1.
+    differences.
 
     Args:
-      prior: that of the GAN, `(key, num) -> z [num, ...]`.
+      prior: the prior of the GAN, `(key, num) -> z [num, ...]`.
     """
 
     def mode_seeking(seen: Pass) -> Array:
@@ -28,10 +30,10 @@ def mode_seeking(prior: Callable[[Array, int], PyTree]) -> Term:
 
 
 def _distance(a: PyTree, b: PyTree) -> Array:
-    """The mean absolute difference of each example [B] of two trees of arrays [B, ...]."""
+    """Returns the mean absolute difference [B] of each example of two trees of arrays [B, ...]."""
 
     def rows(tree: PyTree) -> Array:
-        # A code of integers counts too; narrow floats are summed in float32.
+        # Integer codes are included. Narrow floats are summed in float32.
         leaves = [
             leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
             for leaf in jax.tree.leaves(tree)

@@ -19,19 +19,22 @@ def path_length(
     *,
     path: Callable[[Pass], tuple[PyTree, Callable[[PyTree], Array]]] = _of_latents,
 ) -> WithMemory:
-    """(|J^T y| - a)^2, J = dG(w)/dw, y a random image (Karras et al. 2020, equation 4).
+    """Returns the term (|J^T y| - a)^2 with J = dG(w)/dw (Karras et al. 2020, equation 4).
 
-    A step of one length in w then moves a sample by one length, whatever w and its direction. y is
-    normal with variance 1 / (H W) in each number, and a the moving average of |J^T y| over the
-    updates before this one, so that no device needs to know of the others; the first update, which
-    has none, has no penalty. (The authors' code counts this update's mean too.) Weight: 2, by the
-    authors on every fourth update: `penalties.lazy(2, 4)`.
+    Weight: 2.
+
+    y is a random image whose numbers are normal with variance 1 / (H W). a is the moving average of
+    |J^T y|. The term makes a step of fixed length in w change the sample by a fixed length, for all
+    w and all directions. The average includes only earlier updates, so devices need not exchange
+    it. (The authors' code includes the current update.) The first update has no average and
+    therefore no penalty. The authors apply the term on every fourth update: `penalties.lazy(2, 4)`.
 
     Args:
-      decay: of the average, in [0, 1).
-      path: `(Pass) -> (w, function)`: the points w [B, ...] and the function w -> x [B, ...] to
-        differentiate. By default the latents z and G itself; for a network with a mapping, its
-        result and the synthesis network with the parameters of `seen.generator.params`.
+      decay: decay of the average, in [0, 1).
+      path: `(Pass) -> (w, function)`, the points w [B, ...] and the function w -> x [B, ...] to
+        differentiate. The default is the latents z and G. For a G with a mapping network, return
+        the output of the mapping and the synthesis network. Their parameters are in
+        `seen.generator.params`.
 
     Raises:
       ValueError: a decay out of range.

@@ -1,4 +1,4 @@
-"""Distances of each fake sample to the real one of its index."""
+"""Distances of fake samples to real samples."""
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +8,12 @@ from gan_jax.types import Array, Pass
 
 
 def reconstruction(seen: Pass) -> Array:
-    """The mean of |fake - real| over the numbers of each example (Isola et al. 2017, equation 3).
+    """Returns the mean of |fake - real| for each example (Isola et al. 2017, equation 3).
 
-    It is a term of G where G is given what the real sample belongs to: pix2pix with the image to
-    translate as the label. Weight: 100.
+    Weight: 100.
+
+    Use it for a G whose input belongs to the real sample. In pix2pix the label is the image to
+    translate.
     """
     distances = jax.tree.map(
         lambda r, f: jnp.sum(

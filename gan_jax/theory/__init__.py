@@ -1,6 +1,6 @@
-"""The theory as functions: divergences, the optimal discriminator, densities, game dynamics.
+"""The theory as functions: divergences, the optimal discriminator, densities and game dynamics.
 
-No module here imports the code that trains, so the tests can compare the two.
+No module here imports the training code, so tests can compare the two.
 """
 
 from gan_jax.theory.divergences import (

@@ -1,12 +1,13 @@
 """f-divergences D_f(p, q) = E_q[f(p/q)] and their variational form.
 
-f is convex, and f(1) = 0 except for `gan`. Its conjugate f*(t) = sup_u (u t - f(u)) gives a bound
-for any critic T, E_p[T] - E_q[f*(T)] <= D_f, which is tight at T* = f'(p/q) (Nguyen, Wainwright and
-Jordan 2010; Nowozin, Cseke and Tomioka 2016, equation 4). All divergences are in nats.
+f is convex, and f(1) = 0 except for `gan`. Its conjugate is f*(t) = sup_u (u t - f(u)). For any
+critic T it gives the bound E_p[T] - E_q[f*(T)] <= D_f, which is tight at T* = f'(p/q) (Nguyen,
+Wainwright and Jordan 2010; Nowozin, Cseke and Tomioka 2016, equation 4). All divergences are in
+nats.
 
-Densities are given by their logarithms `log_p`, `log_q` [N] at nodes with `weights` [N]; the
-weights of a probability vector are ones. Zeros (log -inf) are exact: a divergence follows its
-definition there and may be +inf, but is never NaN.
+Densities are given by their logarithms `log_p`, `log_q` [N] at nodes with `weights` [N]. For a
+probability vector the weights are ones. Zeros (log -inf) are handled exactly: a divergence may be
++inf by its definition but is never NaN.
 
 >>> import jax.numpy as jnp
 >>> log_p, log_q = jnp.log(jnp.array([[0.5, 0.3, 0.2], [0.2, 0.3, 0.5]]))
@@ -32,15 +33,15 @@ LOG_2 = math.log(2.0)
 
 
 class FDivergence(NamedTuple):
-    """One f-divergence, as elementwise functions of arrays of any shape.
+    """An f-divergence as elementwise functions of arrays of any shape.
 
     Attributes:
       perspective: `(log_p, log_q) -> q f(p/q)`, the integrand, exact where p or q is 0.
       conjugate: f*(t), +inf outside its domain.
       optimal_critic: T* = f'(u) as a function of log u = log p - log q.
-      activation: g with g(R) inside the domain of f*, increasing: a network's free output v
-        becomes the critic T = g(v) (Nowozin et al. 2016, table 2; Neyman and total variation are
-        only in the appendix, and take their increasing form here).
+      activation: an increasing function g that maps a network's output v to the critic T = g(v),
+        inside the domain of f* (Nowozin et al. 2016, table 2). For neyman and total_variation it is
+        the increasing form in their appendix.
     """
 
     perspective: Callable[[Array, Array], Array]
@@ -49,42 +50,48 @@ class FDivergence(NamedTuple):
     activation: Callable[[Array], Array]
 
     def f(self, u: Array) -> Array:
-        """f(u) for u >= 0; at 0 its limit."""
+        """Returns f(u) for u >= 0. At 0 it is the limit."""
         return self.perspective(jnp.log(u), jnp.zeros_like(u))
 
 
 def _kl(log_p: Array, log_q: Array) -> Array:
-    """u log u."""
+    """Returns q f(p/q) for f(u) = u log u."""
     return times(log_p, optimal_logit(log_p, log_q))
 
 
 def _pearson(log_p: Array, log_q: Array) -> Array:
-    """(u - 1)^2, as max(p, q)^2 / q (1 - min / max)^2: no overflow before the result's own."""
+    """Returns q f(p/q) for f(u) = (u - 1)^2, as max(p, q)^2 / q (1 - min / max)^2.
+
+    This form overflows only where the result does.
+    """
     distance = jnp.abs(optimal_logit(log_p, log_q))
     return times(2 * jnp.maximum(log_p, log_q) - log_q, jnp.square(jnp.expm1(-distance)))
 
 
 def _squared_hellinger(log_p: Array, log_q: Array) -> Array:
-    """(sqrt u - 1)^2."""
+    """Returns q f(p/q) for f(u) = (sqrt u - 1)^2."""
     return jnp.square(jnp.exp(log_p / 2) - jnp.exp(log_q / 2))
 
 
 def _gan(log_p: Array, log_q: Array) -> Array:
-    """u log u - (u + 1) log(u + 1)."""
+    """Returns q f(p/q) for f(u) = u log u - (u + 1) log(u + 1)."""
     logit = optimal_logit(log_p, log_q)
     real = times(log_p, jax.nn.log_sigmoid(logit))
     return real + times(log_q, jax.nn.log_sigmoid(-logit))
 
 
 def _js(log_p: Array, log_q: Array) -> Array:
-    """u log u - (u + 1) log((u + 1) / 2)."""
+    """Returns q f(p/q) for f(u) = u log u - (u + 1) log((u + 1) / 2)."""
     logit = optimal_logit(log_p, log_q)
     real = times(log_p, LOG_2 + jax.nn.log_sigmoid(logit))
     return real + times(log_q, LOG_2 + jax.nn.log_sigmoid(-logit))
 
 
 def _where(inside: Array, function: Callable[[Array], Array], t: Array, safe: float) -> Array:
-    """function(t) inside a conjugate's domain, else +inf; there `safe` replaces t for gradients."""
+    """Returns function(t) inside a conjugate's domain and +inf outside.
+
+    Outside, `safe` replaces t in the computation, so that gradients are finite.
+    """
     return jnp.where(inside, function(jnp.where(inside, t, safe)), jnp.inf)
 
 
@@ -143,9 +150,9 @@ denominator, `js` is twice the Jensen-Shannon divergence, and `gan` is `js` minu
 
 
 def f_divergence(name: str, log_p: Array, log_q: Array, weights: Array) -> Array:
-    """D_f(p, q) = E_q[f(p/q)]: three [N] -> []. `name` is one of `F_DIVERGENCES`.
+    """Returns D_f(p, q) = E_q[f(p/q)]: three [N] -> []. `name` is one of `F_DIVERGENCES`.
 
-    Where q is zero, a mass of p is multiplied by the limit of f(u)/u at infinity, as in the
+    Where q is zero, the mass of p is multiplied by the limit of f(u)/u at infinity, as in the
     definition.
     """
     return integral(F_DIVERGENCES[name].perspective(log_p, log_q), weights)
@@ -154,10 +161,10 @@ def f_divergence(name: str, log_p: Array, log_q: Array, weights: Array) -> Array
 def variational_bound(
     name: str, critic: Array, log_p: Array, log_q: Array, weights: Array
 ) -> Array:
-    """E_p[T] - E_q[f*(T)] <= D_f(p, q), with equality at T*: four [N] -> [].
+    """Returns E_p[T] - E_q[f*(T)] <= D_f(p, q), with equality at T*: four [N] -> [].
 
-    If p/q is so large or so small at a node with mass that T* rounds to the end of f*'s domain,
-    T* or f* is infinite there and the bound is -inf.
+    At very large or small p/q, T* can round to the end of the domain of f*. T* or f* is then
+    infinite, and the bound is -inf if such a node has mass.
     """
     conjugate = F_DIVERGENCES[name].conjugate(critic)
     of_p, of_q = times(log_p, critic), times(log_q, conjugate)
@@ -167,10 +174,13 @@ def variational_bound(
 
 
 def kl_divergence(log_p: Array, log_q: Array, weights: Array) -> Array:
-    """KL(p, q) = E_p[log p - log q], in [0, inf]: three [N] -> []."""
+    """Returns KL(p, q) = E_p[log p - log q], in [0, inf]: three [N] -> []."""
     return f_divergence("kl", log_p, log_q, weights)
 
 
 def js_divergence(log_p: Array, log_q: Array, weights: Array) -> Array:
-    """JSD(p, q) = (KL(p, m) + KL(q, m)) / 2, m = (p + q) / 2, in [0, log 2]: three [N] -> []."""
+    """Returns JSD(p, q) = (KL(p, m) + KL(q, m)) / 2 with m = (p + q) / 2: three [N] -> [].
+
+    The range is [0, log 2].
+    """
     return f_divergence("js", log_p, log_q, weights) / 2

@@ -1,9 +1,9 @@
-"""Two-player games as vector fields: their equilibria, and whether training converges to them.
+"""Two-player games as vector fields, their equilibria and the convergence of training.
 
 A game is two losses, each a function of both players' parameters (any pytrees). The players follow
 the field v = (-dL_G/dtheta, -dL_D/dpsi). An equilibrium is a zero of v. If all eigenvalues of the
-Jacobian of v there have negative real parts, gradient descent with a small enough step converges
-(Mescheder, Geiger and Nowozin 2018, section 2).
+Jacobian of v at an equilibrium have negative real parts, gradient descent with a small enough step
+converges (Mescheder, Geiger and Nowozin 2018, section 2).
 
 >>> import jax.numpy as jnp
 >>> game = dirac_gan("r1", 1.0)
@@ -31,7 +31,7 @@ Losses = tuple[Loss, Loss]
 class Game(NamedTuple):
     """The losses of both players, each `(generator_params, discriminator_params) -> []`.
 
-    Any pair of such functions is a game, for example the one from `objectives.player_losses`.
+    Any pair of such functions is a game, for example the result of `objectives.player_losses`.
     """
 
     generator: Loss
@@ -41,7 +41,7 @@ class Game(NamedTuple):
 def vector_field(
     game: Losses, generator_params: PyTree, discriminator_params: PyTree
 ) -> tuple[PyTree, PyTree]:
-    """v = (-dL_G/dtheta, -dL_D/dpsi), each in the shape of that player's parameters."""
+    """Returns v = (-dL_G/dtheta, -dL_D/dpsi), each with the shape of that player's parameters."""
     generator_loss, discriminator_loss = game
     gradients = (
         jax.grad(generator_loss, 0)(generator_params, discriminator_params),
@@ -52,7 +52,7 @@ def vector_field(
 
 
 def game_jacobian(game: Losses, generator_params: PyTree, discriminator_params: PyTree) -> Array:
-    """Jacobian dv / d(theta, psi), [P, P] for P parameters in all, the generator's first."""
+    """Returns the Jacobian dv / d(theta, psi), [P, P] for P parameters, the generator's first."""
     flat, unravel = ravel_pytree((generator_params, discriminator_params))
     return jax.jacfwd(lambda params: ravel_pytree(vector_field(game, *unravel(params)))[0])(flat)
 
@@ -60,19 +60,23 @@ def game_jacobian(game: Losses, generator_params: PyTree, discriminator_params: 
 def game_eigenvalues(
     game: Losses, generator_params: PyTree, discriminator_params: PyTree
 ) -> np.ndarray:
-    """Eigenvalues of `game_jacobian`: complex [P], by falling real part. NumPy: not under `jit`."""
+    """Returns the eigenvalues of `game_jacobian`, complex [P], by decreasing real part.
+
+    It uses NumPy, so it does not work under `jit`.
+    """
     jacobian = game_jacobian(game, generator_params, discriminator_params)
     values = np.linalg.eigvals(np.asarray(jacobian)).astype(complex)
     return values[np.lexsort((-values.imag, -values.real))]
 
 
 def local_convergence(eigenvalues: np.ndarray, tolerance: float = 1e-6) -> str:
-    """Local convergence by the eigenvalues of the field's Jacobian at an equilibrium.
+    """Classifies local convergence by the eigenvalues of the field's Jacobian at an equilibrium.
 
     Returns:
-      "converges" if every real part is below -tolerance, "diverges" if any is above tolerance,
-      else "undecided". At a real part of zero the flow circles, and simultaneous gradient descent
-      with a constant step h spirals outwards by the factor |1 + h lambda| > 1 each step.
+      "converges" if every real part is below -tolerance, "diverges" if any is above tolerance, and
+        "undecided" otherwise. With real parts of zero the continuous flow circles. Simultaneous
+        gradient descent with constant step h then spirals outwards by the factor |1 + h lambda| > 1
+        per step.
     """
     real = np.real(eigenvalues)
     if np.all(real < -tolerance):
@@ -81,7 +85,10 @@ def local_convergence(eigenvalues: np.ndarray, tolerance: float = 1e-6) -> str:
 
 
 def consensus(game: Losses, weight: float) -> Game:
-    """The game in which both players also minimise `weight` |v|^2 / 2 (Mescheder et al. 2017)."""
+    """Returns the game in which both players also minimise `weight` |v|^2 / 2.
+
+    It is consensus optimisation (Mescheder et al. 2017).
+    """
     generator_loss, discriminator_loss = game
 
     def energy(generator_params: PyTree, discriminator_params: PyTree) -> Array:
@@ -95,11 +102,12 @@ def consensus(game: Losses, weight: float) -> Game:
 
 
 bilinear = Game(lambda x, y: jnp.sum(x * y), lambda x, y: -jnp.sum(x * y))
-"""min over x, max over y of x y. Its equilibrium is (0, 0), with the eigenvalues +-i."""
+"""The game x y, minimised over x and maximised over y. Its equilibrium (0, 0) has eigenvalues
++-i."""
 
 
 def _pull(logit: Array) -> Array:
-    """-log(1 - D), D's loss on a fake; G's minimax loss is its negative."""
+    """Returns -log(1 - D), D's loss on a fake. G's minimax loss is its negative."""
     return jax.nn.softplus(logit)
 
 
@@ -114,19 +122,21 @@ DIRAC_GANS = (*_DIRAC, "wgan_gp", "instance_noise", "r1", "r2", "consensus")
 
 
 def dirac_gan(name: str, strength: float = 1.0) -> Game:
-    """The Dirac-GAN, a game of two scalars: data at 0, G at theta, D(x) = sigmoid(psi x).
+    """Returns the Dirac-GAN, a game of two scalars: data at 0, G at theta, D(x) = sigmoid(psi x).
 
-    Written out by hand, without the code that trains (Mescheder et al. 2018, definition 2.1). Their
-    D is large on fakes; D in this library is large on real samples, so their psi is our -psi.
+    The formulas are written by hand, independently of the training code (Mescheder et al. 2018,
+    definition 2.1). In that paper D is large on fakes. In this library D is large on real samples,
+    so psi here is -psi there.
 
     Args:
-      name: one of `DIRAC_GANS`. The last five add to the minimax game ("wgan_gp" to Wasserstein's).
-      strength: gamma of "r1" and "r2" (each is gamma/2 psi^2: D is linear), "wgan_gp"
-        (gamma/2 (|psi| - 1)^2) and "consensus" (gamma/2 |v|^2); sigma of "instance_noise", the
-        standard deviation of the noise on data and samples. The other games ignore it.
+      name: one of `DIRAC_GANS`. "wgan_gp" adds a penalty to the Wasserstein game. "instance_noise",
+        "r1", "r2" and "consensus" change the minimax game.
+      strength: gamma of "r1" and "r2" (both are gamma/2 psi^2, because D is linear), "wgan_gp"
+        (gamma/2 (|psi| - 1)^2) and "consensus" (gamma/2 |v|^2). For "instance_noise" it is sigma,
+        the standard deviation of the noise on data and samples. The other games ignore it.
 
     Raises:
-      ValueError: if `name` is not in `DIRAC_GANS`.
+      ValueError: `name` is not in `DIRAC_GANS`.
     """
     _check_name(name)
     if name in _DIRAC:
@@ -159,13 +169,14 @@ def _check_name(name: str) -> None:
 
 
 def dirac_eigenvalues(name: str, strength: float = 1.0) -> np.ndarray:
-    """Eigenvalues of the Dirac-GAN's Jacobian at (0, 0), in closed form: complex [2].
+    """Returns the closed-form eigenvalues of the Dirac-GAN's Jacobian at (0, 0): complex [2].
 
-    Mescheder et al. 2018, sections 2 to 4. Arguments as for `dirac_gan`.
+    The formulas are those of Mescheder et al. 2018, sections 2 to 4. Arguments are as for
+    `dirac_gan`.
 
     Raises:
-      ValueError: for "wgan_gp", which has no Jacobian because its field jumps at psi = 0; if `name`
-        is not in `DIRAC_GANS`.
+      ValueError: `name` is not in `DIRAC_GANS`, or it is "wgan_gp", which has no Jacobian because
+        its field jumps at psi = 0.
     """
     _check_name(name)
     half, turn = {

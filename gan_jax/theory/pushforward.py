@@ -1,4 +1,4 @@
-"""The density p_g of a generator's samples, from the prior's density by change of variables."""
+"""The density p_g of a generator's samples, by change of variables from the prior's density."""
 
 from collections.abc import Callable
 
@@ -8,25 +8,26 @@ import jax.numpy as jnp
 from gan_jax.types import Array
 
 LogProb = Callable[[Array], Array]
-"""The log density of one point, [D] -> [], or of many, [N, D] -> [N]."""
+"""The log density of one point, [D] -> [], or of many points, [N, D] -> [N]."""
 
 
 def pushforward_log_prob(fn: Callable[[Array], Array], z: Array, prior_log_prob: LogProb) -> Array:
-    """log p_g(G(z)) = log p_z(z) - log |det dG/dz|, for an invertible G: [N, D] -> [N].
+    """Returns log p_g(G(z)) = log p_z(z) - log |det dG/dz| for an invertible G: [N, D] -> [N].
 
     The density is computed at x = G(z) for given z, so G need not be inverted. The Jacobian of `fn`
-    comes from forward-mode differentiation, D passes and O(D^3) operations a point; all Jacobians
-    together take N D^2 numbers of memory. Where one is singular the density is infinite. If several
-    z lead to one x, this is this z's share of the density at x: see `branched_log_prob`.
+    is computed by forward-mode differentiation, with D passes and O(D^3) operations per point. All
+    Jacobians together need N D^2 numbers of memory. The density is infinite where the Jacobian is
+    singular. If several z map to one x, the result is only the share of the given z in the density
+    at x: see `branched_log_prob`.
 
     Args:
-      fn: one point z [D] -> x [D].
+      fn: maps one point z [D] to x [D].
       z: [N, D].
       prior_log_prob: log p_z of one point or of many.
 
     Raises:
-      ValueError: if `fn` changes the shape of a point, for which this formula does not hold; if
-        `prior_log_prob` does not return one number for each point.
+      ValueError: `fn` changes the shape of a point, or `prior_log_prob` does not return one number
+        for each point.
     """
     made = jax.eval_shape(fn, z[0])
     if made.shape != z[0].shape:
@@ -46,18 +47,18 @@ def branched_log_prob(
     *,
     num_branches: int = 8,
 ) -> Array:
-    """log p_g(x) [N] of any smooth G of one variable, summed over all z with G(z) = x.
+    """Returns log p_g(x) [N] of any smooth G of one variable, summed over all z with G(z) = x.
 
-    p_g(x) = sum over the branches of p_z(z) / |G'(z)|; -inf where no z leads to x. Folds and
-    branches are found by bisection, to rounding. No branch is missed if G has at most one fold
-    between neighbours of the grid `z`. Memory: about 6 N M numbers.
+    p_g(x) is the sum of p_z(z) / |G'(z)| over the branches. The result is -inf where no z maps to
+    x. Folds and branches are found by bisection, up to rounding. No branch is missed if G has at
+    most one fold between neighbours of the grid `z`. Memory: about 6 N M numbers.
 
     Args:
-      fn: one point z [1] -> x [1].
+      fn: maps one point z [1] to x [1].
       x: [N, 1] points at which to evaluate.
       z: [M, 1] increasing grid that covers the prior's mass.
       prior_log_prob: log p_z of one point or of many.
-      num_branches: the most z for one x; where there are more, the result is NaN.
+      num_branches: largest number of z for one x. If there are more, the result is NaN.
     """
 
     def at(points: Array) -> Array:
@@ -66,8 +67,9 @@ def branched_log_prob(
     def slope(points: Array) -> Array:
         return jax.vmap(jax.grad(lambda point: fn(point[None])[0]))(points)
 
-    # With the folds among its nodes, G is monotone between neighbours. A cell without one has its
-    # middle there, not the end that bisection would run to: next to a node rounding is no order.
+    # The folds become nodes, so that G is monotone between neighbours. In a cell without a fold,
+    # bisection would end next to a node, where rounding can reverse the order. Such a cell gets its
+    # middle instead.
     nodes, rising = z[:, 0], slope(z[:, 0]) > 0
     folds = _bisect(lambda points: slope(points) > 0, rising[:-1], nodes[:-1], nodes[1:])
     folds = jnp.where(rising[1:] == rising[:-1], (nodes[:-1] + nodes[1:]) / 2, folds)
@@ -84,10 +86,10 @@ def branched_log_prob(
 
 
 def _bisect(positive: Callable[[Array], Array], at_low: Array, low: Array, high: Array) -> Array:
-    """The point between `low` and `high` where `positive` changes, elementwise; else any point.
+    """Returns the point between `low` and `high` where `positive` changes, elementwise.
 
-    `at_low` is the value of `positive` at `low` that the caller computed. Another program might
-    round it to the other side.
+    If it does not change, the result is an arbitrary point. `at_low` is the value of `positive` at
+    `low` that the caller computed, because another program might round it differently.
     """
 
     def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -96,13 +98,13 @@ def _bisect(positive: Callable[[Array], Array], at_low: Array, low: Array, high:
         same = positive(middle) == at_low
         return jnp.where(same, middle, low), jnp.where(same, high, middle)
 
-    steps = jnp.finfo(low.dtype).nmant + 1  # as many as halve a cell down to rounding
+    steps = jnp.finfo(low.dtype).nmant + 1  # enough halvings to reach rounding
     low, high = jax.lax.fori_loop(0, steps, halve, (low, high))
     return (low + high) / 2
 
 
 def _of_many(log_prob: LogProb, z: Array) -> Array:
-    """log_prob of each point [N], whether the function takes one point or many."""
+    """Returns log_prob of each point [N], for a function of one point or of many."""
     try:
         takes_a_point = jax.eval_shape(log_prob, z[0]).shape == ()
     except (TypeError, ValueError, IndexError):

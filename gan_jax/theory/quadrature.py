@@ -1,7 +1,7 @@
-"""Integrals as weighted sums over nodes: [N] densities in log, [N] weights.
+"""Integrals as weighted sums over nodes, from log densities [N] and weights [N].
 
-A density that is zero at a node has log density -inf; it contributes nothing, whatever the
-integrand is there. For a probability vector the weights are ones.
+A density that is zero at a node has log density -inf. The node then contributes nothing, whatever
+the integrand is. For a probability vector the weights are ones.
 """
 
 import jax.numpy as jnp
@@ -11,18 +11,18 @@ from gan_jax.types import Array
 
 
 def expectation(log_p: Array, x: Array, weights: Array) -> Array:
-    """E_p[x] = sum of weights p x, with 0 times anything equal to 0: [N], [N], [N] -> []."""
+    """Returns E_p[x], the sum of weights p x: [N], [N], [N] -> []. 0 times anything counts as 0."""
     return integral(times(log_p, x), weights)
 
 
 def integral(x: Array, weights: Array) -> Array:
-    """The sum of weights x over the nodes that have a weight: [N], [N] -> []."""
+    """Returns the sum of weights x over the nodes with nonzero weight: [N], [N] -> []."""
     counted = weights != 0
     return jnp.sum(jnp.where(counted, weights * jnp.where(counted, x, 0.0), 0.0))
 
 
 def times(log_p: Array, x: Array) -> Array:
-    """p x; where p = 0 the result and its gradients are 0, even if x is infinite.
+    """Returns p x. Where p = 0 the result and its gradients are 0, even if x is infinite.
 
     Where x is infinite and log p is finite the result is x, even if p itself rounds to 0.
     """
@@ -34,10 +34,10 @@ def times(log_p: Array, x: Array) -> Array:
 
 
 def interval(low: float, high: float, num: int) -> tuple[Array, Array]:
-    """`num` equidistant nodes and their weights in the trapezoidal rule: [num], [num].
+    """Returns `num` equidistant nodes and their weights for the trapezoidal rule: [num], [num].
 
-    For a smooth density that vanishes at both ends the error falls faster than any power of the
-    spacing (Trefethen and Weideman 2014): a thousand nodes give a Gaussian to rounding.
+    For a smooth density that vanishes at both ends, the error falls faster than any power of the
+    spacing (Trefethen and Weideman 2014). A thousand nodes integrate a Gaussian up to rounding.
     """
     nodes, step = np.linspace(low, high, num, retstep=True)
     weights = np.full(num, step)
@@ -46,7 +46,7 @@ def interval(low: float, high: float, num: int) -> tuple[Array, Array]:
 
 
 def box(*axes: tuple[Array, Array]) -> tuple[Array, Array]:
-    """The product of one-dimensional rules: D pairs (nodes, weights) -> [N, D], [N].
+    """Returns the product of one-dimensional rules: D pairs (nodes, weights) -> [N, D], [N].
 
     N is the product of the D numbers of nodes, so memory grows exponentially with D.
     """
@@ -59,9 +59,9 @@ def box(*axes: tuple[Array, Array]) -> tuple[Array, Array]:
 
 
 def standard_normal(num: int) -> tuple[Array, Array]:
-    """Nodes and weights with sum(weights x(nodes)) = E[x(Z)], Z ~ N(0, 1): [num], [num].
+    """Returns nodes and weights with sum(weights x(nodes)) = E[x(Z)], Z ~ N(0, 1): [num], [num].
 
-    The Gauss-Hermite rule, exact for polynomials of degree below 2 `num`.
+    This is the Gauss-Hermite rule, which is exact for polynomials of degree below 2 `num`.
     """
     nodes, weights = np.polynomial.hermite_e.hermegauss(num)
     return jnp.asarray(nodes), jnp.asarray(weights / weights.sum())

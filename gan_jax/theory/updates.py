@@ -1,9 +1,9 @@
 """Update rules that follow a game's vector field v, as maps of the players' parameters.
 
-Each function takes a game and a step size eta and returns an update `state -> state`. The state
-is the pair (generator_params, discriminator_params); `optimistic` has a pair of such pairs, the
-current and the previous one. Near an equilibrium an update converges at a linear rate if and only
-if the spectral radius of its Jacobian there is below one.
+Each function takes a game and a step size eta and returns an update `state -> state`. The state is
+the pair (generator_params, discriminator_params). For `optimistic` the state is two such pairs, the
+current and the previous one. Near an equilibrium, an update converges at a linear rate if and only
+if the spectral radius of its Jacobian is below one.
 
 >>> import jax.numpy as jnp
 >>> from gan_jax.theory.games import bilinear
@@ -31,7 +31,7 @@ def _move(params: PyTree, step_size: float, velocity: PyTree) -> PyTree:
 
 
 def simultaneous(game: Losses, step_size: float) -> Update:
-    """The update w + eta v(w): both players step from the same point."""
+    """Returns the update w + eta v(w), in which both players step from the same point."""
 
     def update(players: Players) -> Players:
         moved: Players = _move(players, step_size, vector_field(game, *players))
@@ -41,7 +41,7 @@ def simultaneous(game: Losses, step_size: float) -> Update:
 
 
 def alternating(game: Losses, step_size: float) -> Update:
-    """The update in which D steps first, then G against the new D: Algorithm 1 with k = 1."""
+    """Returns the update in which D steps first, then G against the new D (Algorithm 1, k = 1)."""
 
     def update(players: Players) -> Players:
         theta, psi = players
@@ -53,7 +53,10 @@ def alternating(game: Losses, step_size: float) -> Update:
 
 
 def extragradient(game: Losses, step_size: float) -> Update:
-    """The update w + eta v(w + eta v(w)), by the field one step ahead (Korpelevich 1976)."""
+    """Returns the update w + eta v(w + eta v(w)), which uses the field one step ahead.
+
+    The method is that of Korpelevich 1976.
+    """
 
     def update(players: Players) -> Players:
         ahead = _move(players, step_size, vector_field(game, *players))
@@ -64,9 +67,9 @@ def extragradient(game: Losses, step_size: float) -> Update:
 
 
 def optimistic(game: Losses, step_size: float) -> Update:
-    """The update w + 2 eta v(w) - eta v(previous w) of a state (w, previous w).
+    """Returns the update w + 2 eta v(w) - eta v(previous w) of a state (w, previous w).
 
-    Daskalakis et al. 2018.
+    The method is that of Daskalakis et al. 2018.
     """
 
     def update(state: tuple[Players, Players]) -> tuple[Players, Players]:
@@ -78,7 +81,7 @@ def optimistic(game: Losses, step_size: float) -> Update:
 
 
 def proximal(game: Losses, step_size: float, *, num_newton: int = 8) -> Update:
-    """The implicit update w' = w + eta v(w'), solved by `num_newton` dense Newton steps."""
+    """Returns the implicit update w' = w + eta v(w'), solved by `num_newton` dense Newton steps."""
 
     def update(players: Players) -> Players:
         flat, unravel = ravel_pytree(players)
@@ -97,7 +100,10 @@ def proximal(game: Losses, step_size: float, *, num_newton: int = 8) -> Update:
 
 
 def spectral_radius(update: Update, state: PyTree) -> float:
-    """The largest |eigenvalue| of the update's Jacobian at a state. NumPy: not under `jit`."""
+    """Returns the largest |eigenvalue| of the update's Jacobian at a state.
+
+    It uses NumPy, so it does not work under `jit`.
+    """
     flat, unravel = ravel_pytree(state)
     jacobian = jax.jacfwd(lambda params: ravel_pytree(update(unravel(params)))[0])(flat)
     return np.abs(np.linalg.eigvals(np.asarray(jacobian))).max()

@@ -87,7 +87,7 @@ def test_labels_go_with_their_images():
 
 def test_parts_that_do_not_divide_are_refused():
     gan = make_gan()
-    with pytest.raises(ValueError, match="batch of 16 cannot be taken in 3 equal parts"):
+    with pytest.raises(ValueError, match="batch of 16 cannot be split into 3 equal microbatches"):
         jax.eval_shape(make_step("generator", gan, accumulate=3), start(gan), Batch(REAL))
     for role in ROLES:
         with pytest.raises(ValueError, match="accumulate must be at least 1, got 0"):

@@ -80,7 +80,7 @@ REFUSED = {
     "scale_by_backtracking_linesearch": _LINE_SEARCH,
     "scale_by_zoom_linesearch": _LINE_SEARCH,
     "lookahead": "use gan_jax.optimizers.lookahead",
-    "measure_with_ema": r"returns updates of another structure .* updates\['b'\] is missing",
+    "measure_with_ema": r"returns updates with another structure .* updates\['b'\] is missing",
     "sm3": _SCALARS,
     "contrib.scale_by_muon": _SCALARS,
     "contrib.differentially_private_aggregate": "expects `grads` to have a batch dimension",

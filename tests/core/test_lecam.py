@@ -107,7 +107,7 @@ def test_a_state_without_the_memory_is_refused(linear_gan):
     step = make(linear_gan, [(lecam(), 0.1)])
     for penalties in ((), [(r1, 1.0)], [(lecam()._replace(name="other"), 1.0)]):
         state = start(linear_gan, penalties)
-        with pytest.raises(ValueError, match=r"'lecam' finds no memory .* give init the same"):
+        with pytest.raises(ValueError, match=r"'lecam' has no memory .* give init the same"):
             step(state, BATCH)
 
 

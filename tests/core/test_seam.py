@@ -236,7 +236,7 @@ def test_terms_of_one_name_are_refused():
 def test_a_term_without_its_memory_is_refused():
     state = gan_jax.init(PLAIN, SGD, SGD, KEY, REAL)
     step = gan_jax.make_generator_step(PLAIN, losses.minimax, SGD, terms=[(last_mean(), 1.0)])
-    with pytest.raises(ValueError, match="'last_mean' finds no memory"):
+    with pytest.raises(ValueError, match="'last_mean' has no memory"):
         step(state, REAL)
 
 

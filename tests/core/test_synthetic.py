@@ -185,11 +185,11 @@ def test_each_step_is_fed_fresh_draws_by_its_number(linear_gan):
     [
         (
             lambda: synthetic.mixture(np.zeros((3, 2)), 0.1, np.array([1, 2, 1])),
-            "3 numbers above 0 of sum 1",
+            "3 numbers above 0 with sum 1",
         ),
         (
             lambda: synthetic.mixture(np.zeros((2, 2)), 0.1, np.array([1.5, -0.5])),
-            "above 0 of sum 1",
+            "above 0 with sum 1",
         ),
         (lambda: synthetic.mixture(np.zeros((2, 2)), 0.1, np.array([1.0])), "2 numbers"),
         (

@@ -107,7 +107,9 @@ WITH_R1 = {"penalties": [(penalties.r1, 3.0)]}
     ],
 )
 def test_another_optimizer_than_inits_is_refused(role, ours, path, linear_gan):
-    message = rf"the {role}'s opt_state is not of this tx: {path}.* Give make_{role}_step the tx"
+    message = (
+        rf"the {role}'s opt_state does not belong to this tx: {path}.* Give make_{role}_step the tx"
+    )
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(make(role, linear_gan, tx=ours), start(linear_gan), Batch(REAL))
 
