@@ -14,11 +14,8 @@ import jax.numpy as jnp
 import optax
 
 from gan_jax.algorithms.initial import init
-from gan_jax.algorithms.objectives import (
-    FakeLabels,
-    discriminator_objective,
-    generator_objective,
-)
+from gan_jax.algorithms.objectives import discriminator_objective, generator_objective
+from gan_jax.algorithms.passes import FakeLabels
 from gan_jax.algorithms.player import EMA_DECAY, Decay, check_at_least_one, make_player_step
 from gan_jax.algorithms.sampling import generate, sample
 from gan_jax.types import (

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gan_jax.algorithms.objectives import first_memory
+from gan_jax.algorithms.weighted import first_memory
 from gan_jax.buffers import unshared
 from gan_jax.contract import check_batch, check_gan, check_tx, num_examples
 from gan_jax.random import draw, threefry
