@@ -1,9 +1,9 @@
-"""A GAN on a distribution in the plane whose density is known, many seeds in one program.
+"""A GAN on a distribution in the plane with a known density, many seeds in one program.
 
-Which modes are found, how sharp they are and whether they are equally often drawn, as VEEGAN
-(Srivastava et al. 2017) and PacGAN (Lin et al. 2018) count it, with a perfect sampler's figures
-beside them. Writes to --workdir: training.gif (samples over D's level sets, first seed), seeds.png
-and summary.json, when all is done. The same command resumes a run that was stopped.
+The experiment measures which modes are found, how sharp they are and whether they are drawn equally
+often, as VEEGAN (Srivastava et al. 2017) and PacGAN (Lin et al. 2018) do, beside the figures of a
+perfect sampler. At the end it writes training.gif (the first seed's samples over D's level sets),
+seeds.png and summary.json to --workdir. The same command resumes a run that was stopped.
 """
 
 import dataclasses
@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import cli, many, mixtures
@@ -30,28 +29,28 @@ REACH = {
     "two_moons": 2.4,
     "spiral": 1.3,
 }
-"""How far from 0 the pictures go."""
+"""Half the width of the pictures."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(Recipe):
-    """What is learned, by which game, for how long, how often, and where it goes."""
+    """The recipe, the folder and the animation."""
 
     workdir: Path = Path("runs/mixture_2d")
-    """Where the pictures and the figures go."""
+    """Folder of the run."""
     frames: int = 40
-    """Moments in the animation after the first, which is before training."""
+    """Frames of the animation, besides the one before training."""
 
 
 def check(config: Config) -> None:
     """Raises `UserError` for values that no run could use."""
     mixtures.check(config)
     cli.check_at_least(config, frames=2)
-    many.check_chunks(config, config.frames, "--frames")
+    many.check_multiple(config.num_steps, config.frames, "--frames")
 
 
 def main(config: Config) -> Record:
-    """Trains, measures, draws."""
+    """Trains, measures and draws; returns the summary."""
     check(config)
     parallel.use_every_core()
     return cli.record("mixture_2d", config, partial(_work, config))
@@ -60,27 +59,32 @@ def main(config: Config) -> Record:
 def _work(config: Config, folder: RunFolder) -> Record:
     distribution, unit = mixtures.data(config)
     game = mixtures.build(config, distribution)
+    reach = REACH[config.data]
 
     def see(states: TrainState) -> dict[str, Array]:
-        return _look(config, game, unit, jax.tree.map(lambda leaf: leaf[0], states))
+        """Returns the arguments of `plane.View`: a D of packs cannot judge single samples."""
+        state = jax.tree.map(lambda leaf: leaf[0], states)
+        seen = {"made": unit * sample(game.gan, state, jax.random.key(0), 1000)}
+        if config.pack == 1:
+            seen["judged"] = many.judged(game.gan, state, reach, 80, unit=unit)
+        return seen
 
     every = config.num_steps // config.frames
     states = many.train(config, game, folder, [Look(every, see, folder.keep)])
     figures = mixtures.figures_of(config, game, distribution, states)
     print(many.table(figures))
     real = unit * np.asarray(distribution.sample(jax.random.key(1), 1000))
-    reach, path = REACH[config.data], folder.path
     views = [
         plane.View(f"{config.data}, seed {config.seed}, after {step} updates of G", **seen)
         for step, seen in folder.kept()
     ]
-    plane.training(views, real, path / "training.gif", reach=reach)
+    plane.training(views, real, folder.path / "training.gif", reach=reach)
     draw = jax.vmap(lambda state: sample(game.gan, state, jax.random.key(0), config.num_samples))
     shown = [
         plane.View(_title(config, figures["gan"], number), unit * np.asarray(made))
         for number, made in enumerate(jax.jit(draw)(states))
     ]
-    plane.side_by_side(shown, real, path / "seeds.png", reach=reach)
+    plane.side_by_side(shown, real, folder.path / "seeds.png", reach=reach)
     return {
         "updates": many.updates(config),
         "num_modes": len(distribution.modes),
@@ -89,25 +93,12 @@ def _work(config: Config, folder: RunFolder) -> Record:
     }
 
 
-def _look(config: Config, game: many.Game, unit: float, state: TrainState) -> dict[str, Array]:
-    """What `plane.View` shows: 1,000 samples; and D(x) over the plane, unless it judges packs."""
-    made = unit * sample(game.gan, state, jax.random.key(0), 1000)
-    if config.pack > 1:
-        return {"made": made}
-    axis = jnp.linspace(-REACH[config.data], REACH[config.data], 80)
-    x = jnp.stack(jnp.meshgrid(axis, axis), axis=2)
-    player = state.discriminator
-    logits, _ = game.gan.discriminator.apply(
-        player.params, player.model_state, x.reshape(-1, 2) / unit, train=False
-    )
-    return {"made": made, "judged": jax.nn.sigmoid(logits).reshape(x.shape[:2])}
-
-
 def _title(config: Config, figures: dict[str, list[float]], number: int) -> str:
+    seed = f"seed {config.seed + number}"
     if "captured" not in figures:
-        return f"seed {config.seed + number}: energy p {figures['p_value'][number]:.2f}"
+        return f"{seed}: energy p {figures['p_value'][number]:.2f}"
     captured, quality = figures["captured"][number], 100 * figures["high_quality"][number]
-    return f"seed {config.seed + number}: {captured:.3g} modes, HQ {quality:.1f} %"
+    return f"{seed}: {captured:.3g} modes, HQ {quality:.1f} %"
 
 
 if __name__ == "__main__":

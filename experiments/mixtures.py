@@ -1,4 +1,4 @@
-"""What `mixture_2d` and `mixture_table` share: distributions in the plane, networks, figures."""
+"""The data, networks and figures of `mixture_2d` and `mixture_table`."""
 
 import dataclasses
 from collections.abc import Callable
@@ -20,25 +20,24 @@ from gan_jax.types import Array
 
 @dataclasses.dataclass(frozen=True)
 class Recipe(many.Rules):
-    """What is learned, by which networks and game, for how long, how often."""
+    """The distribution, the networks and the game."""
 
     data: Literal["ring", "grid", "cascade", "swiss_roll", "two_moons", "spiral"] = "ring"
-    """The distribution of the real samples."""
+    """Distribution of the real samples."""
     latent: int = 2
-    """Dimensions of z."""
+    """Number of dimensions of z."""
     latent_scale: float = 4.0
-    """Standard deviation of z: the wider, the less of it lies on the way from mode to mode."""
+    """Standard deviation of z: a wider z puts fewer samples between the modes."""
     width: int = 64
-    """Units in a hidden layer of either network."""
+    """Units in each hidden layer of both networks."""
     generator_depth: int = 4
     """Hidden layers of G."""
     discriminator_depth: int = 4
     """Hidden layers of D."""
     generator_slope: float = 0.0
-    """Of G's leaky ReLUs below 0; 0: ReLUs."""
+    """Negative slope of G's leaky ReLUs; 0: ReLUs."""
     draws: int = 10
-    """How often the modes are counted, in new samples each time: the figures are the means, lest
-    a seed pass for worse or better than another by the luck of its samples."""
+    """Number of samples that the modes are counted in; each figure is the mean over them."""
 
 
 def check(recipe: Recipe) -> None:
@@ -50,21 +49,16 @@ def check(recipe: Recipe) -> None:
 
 
 def data(recipe: Recipe) -> tuple[Distribution, float]:
-    """The distribution in units of its root mean square, and that unit in the data's own."""
+    """Returns the distribution in units of its root mean square, and the size of that unit."""
     return standardised(DISTRIBUTIONS[recipe.data]())
 
 
 def build(recipe: Recipe, distribution: Distribution) -> many.Game:
-    """The game that the settings describe."""
+    """Returns the game of a recipe."""
 
     def of_depth(depth: int) -> GAN:
-        return mlp(
-            (2,),
-            width=recipe.width,
-            depth=depth,
-            bounded=False,
-            generator_slope=recipe.generator_slope,
-        )
+        slope = recipe.generator_slope
+        return mlp((2,), width=recipe.width, depth=depth, bounded=False, generator_slope=slope)
 
     gan = GAN(
         of_depth(recipe.generator_depth).generator,
@@ -77,16 +71,16 @@ def build(recipe: Recipe, distribution: Distribution) -> many.Game:
 def measure(
     recipe: Recipe, distribution: Distribution, draw: Callable[..., Array], key: Array
 ) -> dict[str, Array]:
-    """The figures of a sampler, each [].
+    """Returns the figures of a sampler, each [].
 
-    Keys: if there are modes, those of `mode_coverage`, means over the draws; and of one draw
-    `energy_distance` and its `p_value`, against as many real samples.
+    `energy_distance` and its `p_value` compare one draw with as many real samples. If the
+    distribution has modes, the fields of `mode_coverage` are means over all draws.
 
     Args:
-      recipe: which data there are, how many samples are in a draw, how many draws.
-      distribution: of the real samples.
+      recipe: gives the number of draws and the number of samples in each.
+      distribution: the distribution of the real samples.
       draw: `(key, num) -> x [num, 2]`.
-      key: of the draws and of the test.
+      key: the key for the draws and the test.
     """
     key_real, key_test, key_draws = jax.random.split(key, 3)
     keys = jax.random.split(key_draws, recipe.draws)
@@ -105,20 +99,17 @@ def measure(
 def figures_of(
     recipe: Recipe, game: many.Game, distribution: Distribution, states: TrainState
 ) -> dict[str, dict[str, list[float]]]:
-    """The figures seed by seed, of the GANs and of a sampler that is perfect."""
+    """Returns the figures of the GANs and of a perfect sampler, each a list over the seeds."""
     keys = jax.vmap(jax.random.key)(jnp.arange(recipe.seeds))
 
-    def of_both(each: tuple[TrainState, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+    def of_both(each: tuple[TrainState, Array]) -> dict[str, dict[str, Array]]:
         state, key = each
         key_gan, key_perfect = jax.random.split(key)
-        return (
-            measure(recipe, distribution, partial(sample, game.gan, state), key_gan),
-            measure(recipe, distribution, distribution.sample, key_perfect),
-        )
+        return {
+            "gan": measure(recipe, distribution, partial(sample, game.gan, state), key_gan),
+            "perfect_sampler": measure(recipe, distribution, distribution.sample, key_perfect),
+        }
 
-    # One after the other: the test holds all distances between the samples.
+    # One seed after the other: the energy test holds all distances between the samples.
     found = jax.jit(lambda *each: jax.lax.map(of_both, each))(states, keys)
-    return {
-        who: {name: np.asarray(values, float).tolist() for name, values in figures.items()}
-        for who, figures in zip(("gan", "perfect_sampler"), found, strict=True)
-    }
+    return jax.tree.map(lambda values: np.asarray(values, float).tolist(), found)

@@ -88,7 +88,7 @@ def check(config: Config) -> None:
     """Raises `UserError` for values that no run could use."""
     many.check(config)
     cli.check_at_least(config, counts=1, discriminator_width=1, latent=1)
-    many.check_chunks(config, config.counts, "--counts")
+    many.check_multiple(config.num_steps, config.counts, "--counts")
     if config.discriminator_norm and config.penalty:
         raise UserError(
             f"--discriminator-norm has D judge batches, {' and '.join(config.penalty)} are "

@@ -1,0 +1,39 @@
+"""One of the several trainings of an experiment."""
+
+from collections.abc import Callable
+from typing import Any
+
+from gan_jax.parallel import Step
+from gan_jax.run import Look, RunFolder, plots, train
+from gan_jax.run.hooks import Every
+from gan_jax.types import Array, PyTree
+
+
+def watched(
+    folder: RunFolder,
+    name: str,
+    step: Step,
+    state: PyTree,
+    see: Callable[[Any], dict[str, Array]],
+    *,
+    every: Every,
+    num_steps: int,
+    **options: Any,
+) -> tuple[PyTree, list[tuple[int, dict[str, Any]]]]:
+    """Trains in the folder `trainings/NAME` of a run, and computes `see` of the state on the way.
+
+    Args:
+      folder: the run's folder.
+      name: the training's name.
+      step, state, num_steps, **options: as for `gan_jax.run.train`.
+      see: a pure function of the state that returns named arrays.
+      every: the steps after which `see` is computed, as in `Look`; the first and the last state are
+        included.
+
+    Returns:
+      The last state; and for each `see`, in order, the step and the arrays.
+    """
+    part = folder.part(f"trainings/{name}")
+    looks = [Look(every, see, part.keep)]
+    options = {"folder": part, "num_steps": num_steps, "looks": looks, **options}
+    return train(step, state, words=plots.in_short, **options), part.kept()
