@@ -81,7 +81,9 @@ def test_bad_flags(settings, message, tmp_path):
 def test_the_sample_is_the_states_own():
     """Two seeds of a vmapped state are two GANs."""
     config = synchronisation.Config(batch_size=8, width=8)
-    gan, start, _, _ = synchronisation.build(config)
-    states = jax.vmap(start)(jax.random.split(jax.random.key(0), 2))
-    x = jax.vmap(lambda s: gan_jax.sample(gan, s, jax.random.key(1), 5))(states)
+    _, algorithm = synchronisation.build(config)
+    batch = Batch(jnp.zeros((8, 2)))
+    keys = jax.random.split(jax.random.key(0), 2)
+    states = jax.vmap(lambda key: algorithm.init(key, batch))(keys)
+    x = jax.vmap(lambda s: algorithm.sample(s, jax.random.key(1), 5))(states)
     assert not jnp.allclose(x[0], x[1])
