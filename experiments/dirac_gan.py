@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,8 @@ import numpy as np
 import optax
 
 from experiments import cli
-from gan_jax import GAN, Batch, Network, TrainState, init, losses, penalties, run
+from experiments.shared import bare
+from gan_jax import GAN, Batch, TrainState, init, losses, penalties, run
 from gan_jax.algorithms.objectives import player_losses
 from gan_jax.errors import UserError
 from gan_jax.run.folder import Record, RunFolder
@@ -33,7 +34,7 @@ from gan_jax.theory import (
 )
 from gan_jax.theory.games import Losses
 from gan_jax.theory.updates import Players, Update, alternating, simultaneous
-from gan_jax.types import AdversarialLoss, Array, Metrics, Penalty
+from gan_jax.types import AdversarialLoss, Metrics, Penalty
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,19 +99,13 @@ mean over this batch is the mean over N(0, 1), exact for polynomials to the fift
 
 def build(sigma: float, theta: float, psi: float) -> tuple[GAN, TrainState, Batch]:
     """Returns the GAN of two scalars, its state and its data, with noise of deviation `sigma`."""
-
-    def generate(params: Array, state: Any, z: Array, *_: Any, **__: Any) -> tuple[Array, Any]:
-        return params + sigma * jnp.asarray(NOISE)[: z.shape[0], None], state
-
-    def discriminate(params: Array, state: Any, x: Array, *_: Any, **__: Any) -> tuple[Array, Any]:
-        return params * x[:, 0], state
-
+    noise = sigma * jnp.asarray(NOISE)[:, None]
     gan = GAN(
-        Network(lambda *_: (jnp.asarray(theta, float), {}), generate),
-        Network(lambda *_: (jnp.asarray(psi, float), {}), discriminate),
+        bare(jnp.asarray(theta, float), lambda theta, z: theta + noise[: len(z)]),
+        bare(jnp.asarray(psi, float), lambda psi, x: psi * x[:, 0]),
         lambda key, num: jnp.zeros((num, 1)),
     )
-    batch = Batch(sigma * jnp.asarray(NOISE)[:, None])
+    batch = Batch(noise)
     state = init(gan, optax.identity(), optax.identity(), jax.random.key(0), batch)
     return gan, state, batch
 

@@ -24,7 +24,7 @@ import numpy as np
 import optax
 
 from experiments import cli
-from experiments.trainings import watched
+from experiments.shared import Seen, watched
 from gan_jax import GAN, Batch, TrainState, adversarial, from_linen, theory
 from gan_jax.data import synthetic
 from gan_jax.errors import UserError
@@ -200,9 +200,7 @@ def play(config: Config, gan: GAN, n_critic: int, rounds: int) -> tuple[TrainSta
     )
 
 
-def train(
-    config: Config, gan: GAN, n_critic: int, folder: RunFolder
-) -> list[tuple[int, dict[str, np.ndarray]]]:
+def train(config: Config, gan: GAN, n_critic: int, folder: RunFolder) -> Seen:
     """Trains all seeds at once; returns G's updates so far and the results of `examine`.
 
     There is one entry for the start, one for the end of the warm-up and one for each of the
@@ -216,9 +214,7 @@ def train(
         figures, drawn = jax.lax.map(partial(examine, gan), states)
         return figures | {name: values[0] for name, values in drawn.items()}
 
-    def trained(
-        part: str, step: Step, num_steps: int, every: int
-    ) -> tuple[TrainState, list[tuple[int, dict[str, Any]]]]:
+    def trained(part: str, step: Step, num_steps: int, every: int) -> tuple[TrainState, Seen]:
         options: dict[str, Any] = {"num_steps": num_steps, "layout": "ensemble"}
         return watched(folder, f"{name}_{part}", step, states, see, every=every, **options)
 

@@ -81,7 +81,10 @@ def _work(config: Config, folder: RunFolder) -> Record:
     plane.training(views, real, folder.path / "training.gif", reach=reach)
     draw = jax.vmap(lambda state: sample(game.gan, state, jax.random.key(0), config.num_samples))
     shown = [
-        plane.View(_title(config, figures["gan"], number), unit * np.asarray(made))
+        plane.View(
+            f"seed {config.seed + number}: {mixtures.title(figures['gan'], number)}",
+            unit * np.asarray(made),
+        )
         for number, made in enumerate(jax.jit(draw)(states))
     ]
     plane.side_by_side(shown, real, folder.path / "seeds.png", reach=reach)
@@ -91,14 +94,6 @@ def _work(config: Config, folder: RunFolder) -> Record:
         "figures": figures,
         "pictures": ["training.gif", "seeds.png"],
     }
-
-
-def _title(config: Config, figures: dict[str, list[float]], number: int) -> str:
-    seed = f"seed {config.seed + number}"
-    if "captured" not in figures:
-        return f"{seed}: energy p {figures['p_value'][number]:.2f}"
-    captured, quality = figures["captured"][number], 100 * figures["high_quality"][number]
-    return f"{seed}: {captured:.3g} modes, HQ {quality:.1f} %"
 
 
 if __name__ == "__main__":

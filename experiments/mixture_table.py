@@ -216,8 +216,7 @@ def _draw(ways: Record, file: Path) -> None:
     views = []
     for way, found in ways.items():
         if "made" in found:
-            captured, quality = (found["gan"][n][0] for n in ("captured", "high_quality"))
-            title = f"{WAYS[way].title}\n{captured:.3g} modes, HQ {100 * quality:.1f} %"
+            title = f"{WAYS[way].title}\n{mixtures.title(found['gan'], 0)}"
             views.append(plane.View(title, np.array(found["made"])))
     real = np.array(next(iter(ways.values()))["real"])
     plane.side_by_side(views, real, file, reach=1.15 * float(np.abs(real).max()))

@@ -96,6 +96,14 @@ def measure(
     return figures
 
 
+def title(figures: dict[str, list[float]], number: int) -> str:
+    """Returns the main figures of one seed in words."""
+    if "captured" not in figures:
+        return f"energy p {figures['p_value'][number]:.2f}"
+    captured, quality = figures["captured"][number], 100 * figures["high_quality"][number]
+    return f"{captured:.3g} modes, HQ {quality:.1f} %"
+
+
 def figures_of(
     recipe: Recipe, game: many.Game, distribution: Distribution, states: TrainState
 ) -> dict[str, dict[str, list[float]]]:

@@ -7,7 +7,6 @@ same command resumes a run that was stopped.
 """
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 import optax
 
 from experiments import cli, many
+from experiments.shared import bare
 from gan_jax import GAN, Batch, Network, adversarial, from_linen, losses, run, theory
 from gan_jax.data.synthetic import Distribution, feed, gaussian, mixture
 from gan_jax.run import Look, RunFolder, plots
@@ -98,14 +98,9 @@ def table(*shares: float) -> Distribution:
     )
 
 
-def _bare(params: PyTree, apply: Callable[[PyTree, Array], Array]) -> Network:
-    """Returns the network `apply(params, x)` with the initial parameters `params`."""
-    return Network(lambda *_: (params, {}), lambda params, _, x, *__, **___: (apply(params, x), {}))
-
-
-IDENTITY = _bare({}, lambda _, z: z)
+IDENTITY = bare({}, lambda _, z: z)
 _SMOOTH = from_linen(_Smooth())
-_TABLE = _bare(np.zeros(3, np.float32), lambda logits, x: jnp.asarray(logits)[x[:, 0].astype(int)])
+_TABLE = bare(np.zeros(3, np.float32), lambda logits, x: jnp.asarray(logits)[x[:, 0].astype(int)])
 _TWO = mixture(np.array([[-2.0], [2.0]]), 0.6, np.array([0.3, 0.7]))
 _THREE = mixture(np.array([[-1.0], [1.0], [3.0]]), np.array([0.8, 0.5, 0.7]))
 _ACROSS = mixture(np.array([[-1.2, 0.0], [1.2, 0.0]]), 0.8)

@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 from experiments import cli, many
-from experiments.trainings import watched
+from experiments.shared import Seen, watched
 from gan_jax import GAN, Algorithm, Batch, TrainState, adversarial, losses, penalties
 from gan_jax.data import synthetic
 from gan_jax.errors import UserError
@@ -64,9 +64,6 @@ NUM_SAMPLES = 2500
 """Number of samples in which the modes are counted."""
 EXTENT = 1.6
 """Half the width of a picture of the ring. The pictures of a frozen D show twice as much."""
-
-Seen = dict[str, np.ndarray]
-"""Samples `x` [NUM_SAMPLES, 2] of the first seed, and the fields [seeds] of `Modes`."""
 
 
 def build(config: Config) -> tuple[GAN, Algorithm]:
@@ -122,6 +119,7 @@ def _work(config: Config, folder: RunFolder) -> Record:
         return algorithm.generator_step(state, example)  # reads only the batch's size
 
     def see(states: TrainState) -> dict[str, Array]:
+        """Returns samples [NUM_SAMPLES, 2] of the first seed, and the modes of every seed."""
         key = jax.random.key(config.seeds)  # no training uses it
         x = jax.vmap(lambda s: algorithm.sample(s, key, NUM_SAMPLES, ema=False))(states)
         found = jax.vmap(lambda x: mode_coverage(x, jnp.asarray(ring.modes), SCALE))(x)
@@ -129,7 +127,7 @@ def _work(config: Config, folder: RunFolder) -> Record:
 
     def train(
         name: str, step: Step, states: TrainState, num_steps: int, most: int
-    ) -> tuple[TrainState, list[tuple[int, Seen]]]:
+    ) -> tuple[TrainState, Seen]:
         marks = np.unique(np.linspace(0, num_steps, most + 1).round().astype(int)).tolist()
         options: dict[str, Any] = {"num_steps": num_steps, "layout": "ensemble"}
         return watched(folder, name, step, states, see, every=marks, **options)
@@ -154,12 +152,12 @@ def _work(config: Config, folder: RunFolder) -> Record:
     }
 
 
-def _effective(seen: Seen) -> np.ndarray:
+def _effective(seen: dict[str, Any]) -> np.ndarray:
     """Returns exp(entropy of the histogram of nearest modes): 8 if all are equal, 1 if only one."""
     return 8 * np.exp(-seen["reverse_kl"])
 
 
-def _figures(seen: Seen) -> Record:
+def _figures(seen: dict[str, Any]) -> Record:
     return {
         "modes_captured": seen["captured"].tolist(),
         "effective_modes": _effective(seen).round(3).tolist(),
@@ -167,7 +165,7 @@ def _figures(seen: Seen) -> Record:
     }
 
 
-def _plot(axes: Any, past: list[tuple[int, Seen]], color: str, label: str | None = None) -> None:
+def _plot(axes: Any, past: Seen, color: str, label: str | None = None) -> None:
     """Plots the effective modes of every seed and their mean."""
     marks = [step for step, _ in past]
     effective = np.array([_effective(seen) for _, seen in past])
@@ -183,9 +181,7 @@ def _scatter(axes: Any, x: np.ndarray, modes: np.ndarray, extent: float) -> None
     axes.set(xlim=(-extent, extent), ylim=(-extent, extent), aspect="equal", xticks=[], yticks=[])
 
 
-def _draw_training(
-    file: Path, trained: dict[int, list[tuple[int, Seen]]], modes: np.ndarray
-) -> None:
+def _draw_training(file: Path, trained: dict[int, Seen], modes: np.ndarray) -> None:
     num = len(trained)
     size, ratios = (4.2 + 2.9 * num, 3.5), [1.45] + [1] * num
     figure, (curves, *panels) = chart(1, 1 + num, size=size, width_ratios=ratios)
@@ -202,9 +198,7 @@ def _draw_training(
     save_chart(figure, file)
 
 
-def _draw_frozen(
-    file: Path, past: list[tuple[int, Seen]], modes: np.ndarray, belief: np.ndarray
-) -> None:
+def _draw_frozen(file: Path, past: Seen, modes: np.ndarray, belief: np.ndarray) -> None:
     figure, panels = chart(1, 5, size=(16, 3.5), width_ratios=[1.45, 1, 1, 1, 1])
     _plot(panels[0], past, "tab:blue")
     panels[0].set(

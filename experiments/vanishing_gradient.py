@@ -21,7 +21,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from experiments import cli
-from experiments.trainings import watched
+from experiments.shared import watched
 from gan_jax import GAN, AdversarialLoss, Batch, TrainState, adversarial, losses, run
 from gan_jax.data.pipeline import make_batches, on_bytes
 from gan_jax.data.synthetic import Distribution, feed

@@ -1,12 +1,23 @@
-"""One of the several trainings of an experiment."""
+"""Parts that several experiments share."""
 
 from collections.abc import Callable
 from typing import Any
 
+from gan_jax import Network
 from gan_jax.parallel import Step
 from gan_jax.run import Look, RunFolder, plots, train
 from gan_jax.run.hooks import Every
 from gan_jax.types import Array, PyTree
+
+Seen = list[tuple[int, dict[str, Any]]]
+"""The step and the named arrays of each look at a training, in order."""
+
+
+def bare(params: PyTree, apply: Callable[[PyTree, Array], Array]) -> Network:
+    """Returns the network `apply(params, x)` with the initial parameters `params`."""
+    return Network(
+        lambda *_: (params, {}), lambda params, state, x, *_, **__: (apply(params, x), state)
+    )
 
 
 def watched(
@@ -19,7 +30,7 @@ def watched(
     every: Every,
     num_steps: int,
     **options: Any,
-) -> tuple[PyTree, list[tuple[int, dict[str, Any]]]]:
+) -> tuple[PyTree, Seen]:
     """Trains in the folder `trainings/NAME` of a run, and computes `see` of the state on the way.
 
     Args:
@@ -31,7 +42,7 @@ def watched(
         included.
 
     Returns:
-      The last state; and for each `see`, in order, the step and the arrays.
+      The last state, and what was seen.
     """
     part = folder.part(f"trainings/{name}")
     looks = [Look(every, see, part.keep)]
