@@ -203,8 +203,8 @@ def play(config: Config, gan: GAN, n_critic: int, rounds: int) -> tuple[TrainSta
 def train(config: Config, gan: GAN, n_critic: int, folder: RunFolder) -> Seen:
     """Trains all seeds at once; returns G's updates so far and the results of `examine`.
 
-    There is one entry for the start, one for the end of the warm-up and one for each of the
-    `frames` chunks. The figures are those of all seeds, [seeds]; the functions are those of seed 0.
+    The moments are the start, the end of the warm-up and the end of each of the `frames` chunks.
+    The figures are those of all seeds, [seeds]; the functions are those of seed 0.
     """
     chunk = config.num_updates // (n_critic + 1) // config.frames
     rounds, name = chunk * config.frames, f"n_critic_{n_critic}"
@@ -218,9 +218,10 @@ def train(config: Config, gan: GAN, n_critic: int, folder: RunFolder) -> Seen:
         options: dict[str, Any] = {"num_steps": num_steps, "layout": "ensemble"}
         return watched(folder, f"{name}_{part}", step, states, see, every=every, **options)
 
-    states, (first, (_, warm)) = trained("warmup", warmup_step, config.warmup, config.warmup)
-    states, (_, *frames) = trained("training", train_step, rounds, chunk)
-    return [first, (0, warm), *frames]
+    states, first = trained("warmup", warmup_step, config.warmup, config.warmup)
+    _, rest = trained("training", train_step, rounds, chunk)
+    first["step"][:] = 0  # G does not move in the warm-up
+    return {name: np.concatenate([first[name], rest[name][1:]]) for name in first}
 
 
 def main(config: Config) -> Record:
@@ -236,44 +237,34 @@ def _work(config: Config, folder: RunFolder) -> Record:
     for n_critic in config.n_critic:
         name = f"n_critic_{n_critic}"
         seen = train(config, build(config.width), n_critic, folder)
-        moments = [_moment(n_critic, step, found) for step, found in seen]
+        figures = {key: seen.pop(key) for key in FIGURES}
+        steps, value, jsd = seen.pop("step"), figures["value"][:, 0], figures["jsd"][:, 0]
+        moments = []
+        for i, step in enumerate(steps):
+            title = (
+                f"n_critic = {n_critic}: {step} updates of G\nV = {value[i]:.3f} "
+                f"(−log 4 = {-plots.LOG_4:.3f}),  JSD = {jsd[i]:.2g} nats"
+            )
+            moments.append(plots.Moment(title, **{key: drawn[i] for key, drawn in seen.items()}))
         files = [folder.samples / f"{name}_{i:03d}.png" for i in range(len(moments))]
         for moment, file in zip(moments, files, strict=True):
             plots.moments([[moment]], file, limits=LIMITS)
         gif, strip = f"{name}.gif", f"{name}.png"
         plots.history(files, folder.path / gif, folder.path / strip)
-        figures = {key: np.stack([found[key] for _, found in seen]) for key in FIGURES}
-        runs[f"n_critic = {n_critic}"] = (np.array([step for step, _ in seen]), figures)
+        pictures += [gif, strip]
+        runs[f"n_critic = {n_critic}"] = (steps, figures)
         # "During" is the first moment at which seed 0 has lost three quarters of its divergence.
-        jsd = figures["jsd"][:, 0]
         during = max(2, int(np.argmax(jsd < jsd[0] / 4)))
-        panels.append(
-            [
-                moments[i]._replace(title=f"{panel}\n{moments[i].title}")
-                for panel, i in zip(PANELS, (0, 1, during, -1), strict=True)
-            ]
-        )
-        updates = seen[-1][0]
+        shown = zip(PANELS, (moments[i] for i in (0, 1, during, -1)), strict=True)
+        panels.append([moment._replace(title=f"{p}\n{moment.title}") for p, moment in shown])
         summary[name] = {
-            "generator_updates": updates,
-            "discriminator_updates": config.warmup + n_critic * updates,
+            "generator_updates": int(steps[-1]),
+            "discriminator_updates": config.warmup + n_critic * int(steps[-1]),
             **{key: _over_seeds(values[-1]) for key, values in figures.items()},
         }
-        pictures += [gif, strip]
     plots.moments(panels, folder.path / "demonstration.png", limits=LIMITS)
     plots.convergence(runs, folder.path / "curves.png")
     return {**summary, "pictures": pictures}
-
-
-def _moment(n_critic: int, step: int, found: dict[str, np.ndarray]) -> plots.Moment:
-    """Returns what to draw of a moment: seed 0 after `step` updates of G."""
-    value, jsd = found["value"][0], found["jsd"][0]
-    title = (
-        f"n_critic = {n_critic}: {step} updates of G\nV = {value:.3f} "
-        f"(−log 4 = {-plots.LOG_4:.3f}),  JSD = {jsd:.2g} nats"
-    )
-    drawn = {name: values for name, values in found.items() if name not in FIGURES}
-    return plots.Moment(title, **drawn)
 
 
 def _over_seeds(values: np.ndarray) -> Record:

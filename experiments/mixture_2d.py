@@ -7,15 +7,21 @@ seeds.png and summary.json to --workdir. The same command resumes a run that was
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from experiments import cli, many, mixtures
-from experiments.mixtures import Recipe
-from gan_jax import TrainState, parallel, sample
+from experiments import cli, many
+from gan_jax import GAN, TrainState, parallel, priors, sample
+from gan_jax.data.synthetic import DISTRIBUTIONS, Distribution, standardised
+from gan_jax.metrics.modes import mode_coverage
+from gan_jax.metrics.two_sample import energy_test
+from gan_jax.models.mlp import mlp
 from gan_jax.run import Look, RunFolder
 from gan_jax.run.folder import Record
 from gan_jax.run.plots import plane
@@ -33,6 +39,28 @@ REACH = {
 
 
 @dataclasses.dataclass(frozen=True)
+class Recipe(many.Rules):
+    """The distribution, the networks and the game."""
+
+    data: Literal["ring", "grid", "cascade", "swiss_roll", "two_moons", "spiral"] = "ring"
+    """Distribution of the real samples."""
+    latent: int = 2
+    """Number of dimensions of z."""
+    latent_scale: float = 4.0
+    """Standard deviation of z: a wider z puts fewer samples between the modes."""
+    width: int = 64
+    """Units in each hidden layer of both networks."""
+    generator_depth: int = 4
+    """Hidden layers of G."""
+    discriminator_depth: int = 4
+    """Hidden layers of D."""
+    generator_slope: float = 0.0
+    """Negative slope of G's leaky ReLUs; 0: ReLUs."""
+    draws: int = 10
+    """Number of samples that the modes are counted in; each figure is the mean over them."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Config(Recipe):
     """The recipe, the folder and the animation."""
 
@@ -42,11 +70,94 @@ class Config(Recipe):
     """Frames of the animation, besides the one before training."""
 
 
+def check_recipe(recipe: Recipe) -> None:
+    """Raises `UserError` for values that no run could use."""
+    many.check(recipe)
+    counts = ("latent", "width", "generator_depth", "discriminator_depth", "draws")
+    cli.check_at_least(recipe, **dict.fromkeys(counts, 1))
+    cli.check_above_zero(recipe, "latent_scale")
+
+
 def check(config: Config) -> None:
     """Raises `UserError` for values that no run could use."""
-    mixtures.check(config)
+    check_recipe(config)
     cli.check_at_least(config, frames=2)
     many.check_multiple(config.num_steps, config.frames, "--frames")
+
+
+def data(recipe: Recipe) -> tuple[Distribution, float]:
+    """Returns the distribution in units of its root mean square, and the size of that unit."""
+    return standardised(DISTRIBUTIONS[recipe.data]())
+
+
+def build(recipe: Recipe, distribution: Distribution) -> many.Game:
+    """Returns the game of a recipe."""
+
+    def of_depth(depth: int) -> GAN:
+        slope = recipe.generator_slope
+        return mlp((2,), width=recipe.width, depth=depth, bounded=False, generator_slope=slope)
+
+    gan = GAN(
+        of_depth(recipe.generator_depth).generator,
+        of_depth(recipe.discriminator_depth).discriminator,
+        priors.normal(recipe.latent, recipe.latent_scale),
+    )
+    return many.play(recipe, gan, distribution, (2,))
+
+
+def measure(
+    recipe: Recipe, distribution: Distribution, draw: Callable[..., Array], key: Array
+) -> dict[str, Array]:
+    """Returns the figures of a sampler, each [].
+
+    `energy_distance` and its `p_value` compare one draw with as many real samples. If the
+    distribution has modes, the fields of `mode_coverage` are means over all draws.
+
+    Args:
+      recipe: gives the number of draws and the number of samples in each.
+      distribution: the distribution of the real samples.
+      draw: `(key, num) -> x [num, 2]`.
+      key: the key for the draws and the test.
+    """
+    key_real, key_test, key_draws = jax.random.split(key, 3)
+    keys = jax.random.split(key_draws, recipe.draws)
+    x = draw(keys[0], recipe.num_samples)
+    tested = energy_test(x, distribution.sample(key_real, len(x)), key_test)
+    figures = {"energy_distance": tested.distance, "p_value": tested.p_value}
+    if len(distribution.modes):
+        modes, scale = jnp.asarray(distribution.modes), jnp.asarray(distribution.scale)
+        counted = jax.lax.map(
+            lambda key: mode_coverage(draw(key, recipe.num_samples), modes, scale), keys
+        )
+        figures |= {name: jnp.mean(values) for name, values in counted._asdict().items()}
+    return figures
+
+
+def title(figures: dict[str, list[float]], number: int) -> str:
+    """Returns the main figures of one seed in words."""
+    if "captured" not in figures:
+        return f"energy p {figures['p_value'][number]:.2f}"
+    captured, quality = figures["captured"][number], 100 * figures["high_quality"][number]
+    return f"{captured:.3g} modes, HQ {quality:.1f} %"
+
+
+def figures_of(
+    recipe: Recipe, game: many.Game, distribution: Distribution, states: TrainState
+) -> dict[str, dict[str, list[float]]]:
+    """Returns the figures of the GANs and of a perfect sampler, each a list over the seeds."""
+    keys = jax.vmap(jax.random.key)(jnp.arange(recipe.seeds))
+
+    def of_both(each: tuple[TrainState, Array]) -> dict[str, dict[str, Array]]:
+        state, key = each
+        key_gan, key_perfect = jax.random.split(key)
+        return {
+            "gan": measure(recipe, distribution, partial(sample, game.gan, state), key_gan),
+            "perfect_sampler": measure(recipe, distribution, distribution.sample, key_perfect),
+        }
+
+    # One seed after the other: the energy test holds all distances between the samples.
+    found = jax.jit(lambda *each: jax.lax.map(of_both, each))(states, keys)
+    return jax.tree.map(lambda values: np.asarray(values, float).tolist(), found)
 
 
 def main(config: Config) -> Record:
@@ -57,8 +168,8 @@ def main(config: Config) -> Record:
 
 
 def _work(config: Config, folder: RunFolder) -> Record:
-    distribution, unit = mixtures.data(config)
-    game = mixtures.build(config, distribution)
+    distribution, unit = data(config)
+    game = build(config, distribution)
     reach = REACH[config.data]
 
     def see(states: TrainState) -> dict[str, Array]:
@@ -71,7 +182,7 @@ def _work(config: Config, folder: RunFolder) -> Record:
 
     every = config.num_steps // config.frames
     states = many.train(config, game, folder, [Look(every, see, folder.keep)])
-    figures = mixtures.figures_of(config, game, distribution, states)
+    figures = figures_of(config, game, distribution, states)
     print(many.table(figures))
     real = unit * np.asarray(distribution.sample(jax.random.key(1), 1000))
     views = [
@@ -82,7 +193,7 @@ def _work(config: Config, folder: RunFolder) -> Record:
     draw = jax.vmap(lambda state: sample(game.gan, state, jax.random.key(0), config.num_samples))
     shown = [
         plane.View(
-            f"seed {config.seed + number}: {mixtures.title(figures['gan'], number)}",
+            f"seed {config.seed + number}: {title(figures['gan'], number)}",
             unit * np.asarray(made),
         )
         for number, made in enumerate(jax.jit(draw)(states))

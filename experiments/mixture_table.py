@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import cli, many, mixtures
-from experiments.mixtures import Recipe
+from experiments import cli, many, mixture_2d
+from experiments.mixture_2d import Recipe
 from gan_jax import parallel, sample
 from gan_jax.errors import UserError
 from gan_jax.run import NonFinite, RunFolder
@@ -129,7 +129,7 @@ def check(config: Config) -> None:
             raise UserError(f"--{name} must name at least one of {', '.join(known)}")
     for data in config.data:
         for way in config.ways:
-            mixtures.check(recipe(config, data, way))
+            mixture_2d.check_recipe(recipe(config, data, way))
 
 
 def recipe(config: Config, data: str, way: str) -> Recipe:
@@ -180,8 +180,8 @@ def _one(settings: Recipe, path: Path) -> Record:
 
 
 def _train(settings: Recipe, folder: RunFolder) -> Record:
-    distribution, unit = mixtures.data(settings)
-    game = mixtures.build(settings, distribution)
+    distribution, unit = mixture_2d.data(settings)
+    game = mixture_2d.build(settings, distribution)
     real = distribution.sample(jax.random.key(1), 1000)
     found: Record = {
         "settings": json.loads(json.dumps(dataclasses.asdict(settings))),
@@ -195,7 +195,7 @@ def _train(settings: Recipe, folder: RunFolder) -> Record:
     first = jax.tree.map(lambda leaf: leaf[0], states)
     made = sample(game.gan, first, jax.random.key(0), 1000)
     found["made"] = (unit * np.asarray(made)).tolist()
-    return found | mixtures.figures_of(settings, game, distribution, states)
+    return found | mixture_2d.figures_of(settings, game, distribution, states)
 
 
 def _is_whole(found: Record) -> bool:
@@ -216,7 +216,7 @@ def _draw(ways: Record, file: Path) -> None:
     views = []
     for way, found in ways.items():
         if "made" in found:
-            title = f"{WAYS[way].title}\n{mixtures.title(found['gan'], 0)}"
+            title = f"{WAYS[way].title}\n{mixture_2d.title(found['gan'], 0)}"
             views.append(plane.View(title, np.array(found["made"])))
     real = np.array(next(iter(ways.values()))["real"])
     plane.side_by_side(views, real, file, reach=1.15 * float(np.abs(real).max()))

@@ -3,14 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from gan_jax import Network
 from gan_jax.parallel import Step
 from gan_jax.run import Look, RunFolder, plots, train
 from gan_jax.run.hooks import Every
 from gan_jax.types import Array, PyTree
 
-Seen = list[tuple[int, dict[str, Any]]]
-"""The step and the named arrays of each look at a training, in order."""
+Seen = dict[str, np.ndarray]
+"""What was seen of a training at N moments: `step` [N], and named arrays [N, ...]."""
 
 
 def bare(params: PyTree, apply: Callable[[PyTree, Array], Array]) -> Network:
@@ -47,4 +49,7 @@ def watched(
     part = folder.part(f"trainings/{name}")
     looks = [Look(every, see, part.keep)]
     options = {"folder": part, "num_steps": num_steps, "looks": looks, **options}
-    return train(step, state, words=plots.in_short, **options), part.kept()
+    state = train(step, state, words=plots.in_short, **options)
+    steps, found = zip(*part.kept(), strict=True)
+    columns = {name: np.stack([arrays[name] for arrays in found]) for name in found[0]}
+    return state, {"step": np.array(steps), **columns}

@@ -146,31 +146,30 @@ def _work(config: Config, folder: RunFolder) -> Record:
     return {
         "protocol": f"ring of 8 modes, radius {RADIUS}, standard deviation {SCALE}; {NUM_SAMPLES} "
         "samples for each figure; one entry for each seed, from 0 on",
-        "training": {str(num): _figures(seen[-1][1]) for num, seen in trained.items()},
-        "frozen": {"before": _figures(frozen[0][1]), "after": _figures(frozen[-1][1])},
+        "training": {str(num): _figures(seen, -1) for num, seen in trained.items()},
+        "frozen": {"before": _figures(frozen, 0), "after": _figures(frozen, -1)},
         "pictures": ["training.png", "frozen.png"],
     }
 
 
-def _effective(seen: dict[str, Any]) -> np.ndarray:
+def _effective(seen: Seen) -> np.ndarray:
     """Returns exp(entropy of the histogram of nearest modes): 8 if all are equal, 1 if only one."""
     return 8 * np.exp(-seen["reverse_kl"])
 
 
-def _figures(seen: dict[str, Any]) -> Record:
+def _figures(seen: Seen, moment: int) -> Record:
     return {
-        "modes_captured": seen["captured"].tolist(),
-        "effective_modes": _effective(seen).round(3).tolist(),
-        "high_quality": seen["high_quality"].round(4).tolist(),
+        "modes_captured": seen["captured"][moment].tolist(),
+        "effective_modes": _effective(seen)[moment].round(3).tolist(),
+        "high_quality": seen["high_quality"][moment].round(4).tolist(),
     }
 
 
-def _plot(axes: Any, past: Seen, color: str, label: str | None = None) -> None:
+def _plot(axes: Any, seen: Seen, color: str, label: str | None = None) -> None:
     """Plots the effective modes of every seed and their mean."""
-    marks = [step for step, _ in past]
-    effective = np.array([_effective(seen) for _, seen in past])
-    axes.plot(marks, effective, color=color, lw=0.7, alpha=0.5)
-    axes.plot(marks, effective.mean(axis=1), color=color, lw=2.2, label=label)
+    effective = _effective(seen)
+    axes.plot(seen["step"], effective, color=color, lw=0.7, alpha=0.5)
+    axes.plot(seen["step"], effective.mean(axis=1), color=color, lw=2.2, label=label)
     axes.set(ylabel="effective modes, of 8", ylim=(0.5, 8.3))
     axes.grid(alpha=0.3)
 
@@ -185,11 +184,11 @@ def _draw_training(file: Path, trained: dict[int, Seen], modes: np.ndarray) -> N
     num = len(trained)
     size, ratios = (4.2 + 2.9 * num, 3.5), [1.45] + [1] * num
     figure, (curves, *panels) = chart(1, 1 + num, size=size, width_ratios=ratios)
-    for number, (axes, (steps, past)) in enumerate(zip(panels, trained.items(), strict=True)):
-        label, seen = f"{steps} of G for each of D", past[-1][1]
-        _plot(curves, past, f"C{number}", label)
-        _scatter(axes, seen["x"], modes, EXTENT)
-        captured = ", ".join(map(str, seen["captured"]))
+    for number, (axes, (steps, seen)) in enumerate(zip(panels, trained.items(), strict=True)):
+        label = f"{steps} of G for each of D"
+        _plot(curves, seen, f"C{number}", label)
+        _scatter(axes, seen["x"][-1], modes, EXTENT)
+        captured = ", ".join(map(str, seen["captured"][-1]))
         axes.set_title(f"{label}\nmodes captured: {captured}", fontsize=9)
     curves.set_xlabel("updates of D")
     curves.set_title("each seed, and their mean (bold)", fontsize=9)
@@ -198,20 +197,20 @@ def _draw_training(file: Path, trained: dict[int, Seen], modes: np.ndarray) -> N
     save_chart(figure, file)
 
 
-def _draw_frozen(file: Path, past: Seen, modes: np.ndarray, belief: np.ndarray) -> None:
-    figure, panels = chart(1, 5, size=(16, 3.5), width_ratios=[1.45, 1, 1, 1, 1])
-    _plot(panels[0], past, "tab:blue")
-    panels[0].set(
-        xlabel="updates of G since D was frozen", title="each seed, and their mean (bold)"
-    )
+def _draw_frozen(file: Path, seen: Seen, modes: np.ndarray, belief: np.ndarray) -> None:
+    figure, (curve, *panels) = chart(1, 5, size=(16, 3.5), width_ratios=[1.45, 1, 1, 1, 1])
+    _plot(curve, seen, "tab:blue")
+    curve.set_xlabel("updates of G since D was frozen")
+    curve.set_title("each seed, and their mean (bold)", fontsize=9)
     wide = 2 * EXTENT
-    for axes, index in zip(panels[1:], (0, 2, 5, 10), strict=True):
-        step, seen = past[min(index, len(past) - 1)]
+    for axes, index in zip(panels, (0, 2, 5, 10), strict=True):
+        index = min(index, len(seen["step"]) - 1)
+        x = seen["x"][index]
         shown = axes.imshow(belief, origin="lower", extent=(-wide, wide, -wide, wide), cmap="Blues")
-        _scatter(axes, seen["x"], modes, wide)
-        outside = np.mean(np.abs(seen["x"]).max(axis=1) > wide)
-        axes.set_title(f"after {step} updates of G, {outside:.0%} outside", fontsize=9)
-    figure.colorbar(shown, ax=panels[1:].tolist(), label="frozen D", shrink=0.8)
+        _scatter(axes, x, modes, wide)
+        outside = np.mean(np.abs(x).max(axis=1) > wide)
+        axes.set_title(f"after {seen['step'][index]} updates, {outside:.0%} outside", fontsize=9)
+    figure.colorbar(shown, ax=panels, label="frozen D", shrink=0.8)
     figure.suptitle("G against a frozen D: all samples move to where D is highest (seed 0)")
     save_chart(figure, file)
 

@@ -9,7 +9,7 @@ same command resumes a run that was stopped.
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from experiments import cli
-from experiments.shared import watched
+from experiments.shared import Seen, watched
 from gan_jax import GAN, AdversarialLoss, Batch, TrainState, adversarial, losses, run
 from gan_jax.data.pipeline import make_batches, on_bytes
 from gan_jax.data.synthetic import Distribution, feed
@@ -58,6 +58,8 @@ class Config:
 
 CHUNK = 10
 """Updates of D in one compiled program. D is measured between programs."""
+OPTIONS: dict[str, Any] = {"chunk_length": CHUNK, "layout": "jit"}
+"""Options of every training."""
 
 
 def circle(radius: float) -> Distribution:
@@ -141,27 +143,20 @@ def follow(
     figures: Callable[[PyTree, PyTree], dict[str, Array]],
     num_steps: int,
     batches: Callable[[int], Batch] | None = None,
-) -> dict[str, list[float]]:
-    """Trains D by `step` and measures it about 30 times on the way.
-
-    Returns:
-      The columns of a table: `step` and every figure, from D's first weights to its last.
-    """
+) -> Seen:
+    """Trains D by `step`; returns the figures before training and about 30 times on the way."""
     due = CHUNK * np.unique(np.geomspace(1, num_steps // CHUNK, 30).round().astype(int))
-    options: dict[str, Any] = {"num_steps": num_steps, "chunk_length": CHUNK, "layout": "jit"}
+    options = {**OPTIONS, "num_steps": num_steps, "batches": batches}
 
     def see(state: TrainState) -> dict[str, Array]:
         return figures(state.generator.params, state.discriminator.params)
 
-    _, seen = watched(
-        folder, name, step, state, see, every=due.tolist(), batches=batches, **options
-    )
-    columns = {name: [float(found[name]) for _, found in seen] for name in seen[0][1]}
-    return {"step": [float(step) for step, _ in seen], **columns}
+    _, seen = watched(folder, name, step, state, see, every=due.tolist(), **options)
+    return {name: values.astype(float) for name, values in seen.items()}
 
 
-def on_digits(config: Config, folder: RunFolder) -> dict[int, dict[str, list[float]]]:
-    """Returns the columns of `measure` while D learns, by the number of epochs of the frozen G."""
+def on_digits(config: Config, folder: RunFolder) -> dict[int, Seen]:
+    """Returns the figures of `measure` while D learns, by the number of epochs of the frozen G."""
     dataset = datasets.load(datasets.Config(source="embedded"))
     gan = mlp(dataset.x.shape[1:], width=config.width)
     keys = jax.random.split(jax.random.key(config.seed), 5)
@@ -188,9 +183,8 @@ def on_digits(config: Config, folder: RunFolder) -> dict[int, dict[str, list[flo
             partial(pairs_after, before * per_epoch),
             folder=folder.part(f"trainings/generator_to_epoch_{epoch}"),
             num_steps=(epoch - before) * per_epoch,
-            chunk_length=CHUNK,
-            layout="jit",
             words=plots.in_short,
+            **OPTIONS,
         )
         tables[epoch] = follow(
             folder,
@@ -205,8 +199,8 @@ def on_digits(config: Config, folder: RunFolder) -> dict[int, dict[str, list[flo
     return tables
 
 
-def in_the_plane(config: Config, folder: RunFolder) -> dict[str, list[float]]:
-    """Returns the columns of `bound` while D learns on a circle and on a G inside it."""
+def in_the_plane(config: Config, folder: RunFolder) -> Seen:
+    """Returns the figures of `bound` while D learns on a circle and on a G inside it."""
     gan, tx = mlp((2,), latent=2, width=64), optax.adam(config.learning_rate)
     game = adversarial(gan, losses.minimax, generator_tx=optax.identity(), discriminator_tx=tx)
     keys = jax.random.split(jax.random.key(config.seed), 2)
@@ -240,20 +234,21 @@ def _work(config: Config, folder: RunFolder) -> Record:
     _draw_digits(tables, folder.path / "digits.png")
     _draw_bound(plane, folder.path / "bound.png")
     digits: Record = {}
-    for epoch, table in tables.items():
-        ends = _ends(table, [name for name in table if name != "step"])
+    for epoch, seen in tables.items():
+        ends = {name: _ends(values) for name, values in seen.items() if name != "step"}
         fall = np.log10(ends["saturating"]["start"] / ends["saturating"]["end"])
         digits[str(epoch)] = ends | {"orders_of_magnitude_saturating_fell": float(fall)}
-    rows = zip(plane["norm"], plane["bound"], plane["eps"], strict=True)
-    held = [(norm, limit) for norm, limit, eps in rows if eps < 1]
+    bounded = plane["eps"] < 1
+    norm, limit = plane["norm"][bounded], plane["bound"][bounded]
     return {
         "digits_by_epochs_of_G": digits,
         "plane": {
-            **_ends(plane, ("norm", "eps")),
-            "measured": len(plane["eps"]),
-            "measured_where_eps_below_1": len(held),
-            "bound_respected": all(norm <= limit for norm, limit in held),
-            "smallest_bound_over_norm": min((b / n for n, b in held), default=None),
+            "norm": _ends(plane["norm"]),
+            "eps": _ends(plane["eps"]),
+            "measured": len(bounded),
+            "measured_where_eps_below_1": len(norm),
+            "bound_respected": bool((norm <= limit).all()),
+            "smallest_bound_over_norm": min((limit / norm).tolist(), default=None),
         },
         "protocol": f"seed {config.seed}, {config.num_steps} updates of D, batch "
         f"{config.batch_size}; digits: the embedded 5000, norms over {config.num_minibatches} x 64 "
@@ -262,24 +257,21 @@ def _work(config: Config, folder: RunFolder) -> Record:
     }
 
 
-def _ends(table: dict[str, list[float]], names: Iterable[str]) -> Record:
-    return {name: {"start": table[name][0], "end": table[name][-1]} for name in names}
+def _ends(values: np.ndarray) -> dict[str, float]:
+    return {"start": float(values[0]), "end": float(values[-1])}
 
 
-def _draw_digits(tables: dict[int, dict[str, list[float]]], file: Path) -> None:
-    titles = {
-        "saturating": ("log(1 - D): the gradient vanishes as D learns", "norm of G's gradient"),
-        "non_saturating": ("-log D: the gradient grows instead", "norm of G's gradient"),
-        "variance": ("The variance of this gradient grows too", "trace of covariance"),
-        "relative_deviation": (
-            "The noise relative to the gradient stays",
-            "standard deviation / norm",
-        ),
-    }
+def _draw_digits(tables: dict[int, Seen], file: Path) -> None:
+    shown = (
+        ("saturating", "log(1 - D): the gradient vanishes as D learns", "norm of G's gradient"),
+        ("non_saturating", "-log D: the gradient grows instead", "norm of G's gradient"),
+        ("variance", "The variance of -log D's gradient grows too", "trace of covariance"),
+        ("relative_deviation", "Relative to the gradient, noise stays", "deviation / norm"),
+    )
     figure, grid = chart(2, 2, size=(12, 8), sharex=True)
-    for axes, (name, (title, label)) in zip(grid.flat, titles.items(), strict=True):
-        for epoch, table in tables.items():
-            axes.plot(table["step"], table[name], ".-", label=f"{epoch}")
+    for axes, (name, title, label) in zip(grid.flat, shown, strict=True):
+        for epoch, seen in tables.items():
+            axes.plot(seen["step"], seen[name], ".-", label=f"{epoch}")
         axes.set(title=title, ylabel=label, yscale="log")
         axes.set_xscale("symlog", linthresh=CHUNK)
         axes.grid(alpha=0.3)
@@ -290,11 +282,10 @@ def _draw_digits(tables: dict[int, dict[str, list[float]]], file: Path) -> None:
     save_chart(figure, file)
 
 
-def _draw_bound(table: dict[str, list[float]], file: Path) -> None:
+def _draw_bound(seen: Seen, file: Path) -> None:
     figure, axes = chart(size=(8, 5))
-    columns = ("step", "eps", "bound", "norm")
-    step, eps, limit, norm = (np.array(table[name][1:]) for name in columns)
-    limit[np.isinf(limit)] = np.nan
+    step, eps, limit, norm = (seen[name][1:] for name in ("step", "eps", "bound", "norm"))
+    limit = np.where(np.isfinite(limit), limit, np.nan)
     axes.loglog(step, eps, "k:", label="eps = max (D + |dD/dx|) on fakes")
     axes.loglog(step, limit, "C1--", label="bound M eps / (1 - eps), if eps < 1")
     axes.loglog(step, norm, "C0", label="|d/dtheta E log(1 - D(G(z)))|")

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from small_runs import assert_kept, assert_refused, compiled_in_a_hurry
 
-from experiments import many, mixture_2d, mixtures
-from experiments.mixtures import Recipe
+from experiments import many, mixture_2d
+from experiments.mixture_2d import Recipe
 from gan_jax import sample
 from gan_jax.data.synthetic import DISTRIBUTIONS
 from gan_jax.metrics.modes import expected_reverse_kl
@@ -106,7 +106,7 @@ RECIPE = Recipe(
 def test_seeds_in_one_program_are_the_seeds_alone(change, quick_compile, tmp_path):
     """Every way to play: two GANs at once end where each alone does, step by step."""
     recipe = dataclasses.replace(RECIPE, **change)
-    game = mixtures.build(recipe, mixtures.data(recipe)[0])
+    game = mixture_2d.build(recipe, mixture_2d.data(recipe)[0])
     seen = []
     look = Look(
         2, lambda states: states.generator.step, lambda step, made: seen.append((step, made[1]))
@@ -139,8 +139,8 @@ def test_weights_fall_as_they_say():
 
 def test_samples_are_in_units_of_the_spread():
     recipe = dataclasses.replace(RECIPE, data="grid")
-    distribution, unit = mixtures.data(recipe)
-    game = mixtures.build(recipe, distribution)
+    distribution, unit = mixture_2d.data(recipe)
+    game = mixture_2d.build(recipe, distribution)
     assert unit == pytest.approx(np.sqrt(8), rel=0.02)
     x = distribution.sample(jax.random.key(0), 1000)
     assert float(jnp.mean(jnp.square(x))) == pytest.approx(1.0, rel=0.05)
@@ -151,8 +151,8 @@ def test_samples_are_in_units_of_the_spread():
 def test_figures_are_means_over_draws():
     """Of a perfect sampler they are what theory expects; the samples of one draw would not do."""
     recipe = dataclasses.replace(RECIPE, num_samples=400, draws=200)
-    distribution, _ = mixtures.data(recipe)
-    found = jax.jit(lambda key: mixtures.measure(recipe, distribution, distribution.sample, key))(
+    distribution, _ = mixture_2d.data(recipe)
+    found = jax.jit(lambda key: mixture_2d.measure(recipe, distribution, distribution.sample, key))(
         jax.random.key(0)
     )
     assert found["captured"] == 8
@@ -168,14 +168,14 @@ def test_figures_are_means_over_draws():
 def test_a_mode_found_in_some_draws_counts_for_as_much():
     """A sampler that has 7 modes and, in every other draw or so, the eighth."""
     recipe = dataclasses.replace(RECIPE, num_samples=100, draws=50)
-    distribution, _ = mixtures.data(recipe)
+    distribution, _ = mixture_2d.data(recipe)
     modes = jnp.asarray(distribution.modes)
 
     def draw(key, num):
         last = jax.random.bernoulli(key)
         return modes[jnp.arange(num) % jnp.where(last, 8, 7)]
 
-    found = jax.jit(lambda key: mixtures.measure(recipe, distribution, draw, key))(
+    found = jax.jit(lambda key: mixture_2d.measure(recipe, distribution, draw, key))(
         jax.random.key(0)
     )
     assert 7.2 < float(found["captured"]) < 7.8

@@ -9,7 +9,7 @@ from PIL import Image
 from small_runs import assert_kept, assert_refused, compiled_in_a_hurry
 
 from experiments import many, mixture_table
-from experiments.mixtures import Recipe
+from experiments.mixture_2d import Recipe
 from gan_jax.errors import UserError
 
 SMALL = mixture_table.Config(
