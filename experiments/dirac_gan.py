@@ -20,18 +20,11 @@ import optax
 
 from experiments import cli
 from experiments.shared import bare
-from gan_jax import GAN, Batch, TrainState, init, losses, penalties, run
+from gan_jax import GAN, Batch, TrainState, init, losses, penalties, run, theory
 from gan_jax.algorithms.objectives import player_losses
 from gan_jax.errors import UserError
 from gan_jax.run.folder import Record, RunFolder
 from gan_jax.run.plots import chart, save_chart
-from gan_jax.theory import (
-    consensus,
-    dirac_eigenvalues,
-    game_eigenvalues,
-    local_convergence,
-    vector_field,
-)
 from gan_jax.theory.games import Losses
 from gan_jax.theory.updates import Players, Update, alternating, simultaneous
 from gan_jax.types import AdversarialLoss, Metrics, Penalty
@@ -64,8 +57,8 @@ class Method(NamedTuple):
       title: shown in the pictures.
       loss, penalty: the library's own.
       noisy: whether instance noise is added.
-      consensus: whether the players minimise the norm of the game's field too.
-      converges: whether it converges in the general case, by table 1 of the paper.
+      consensus: whether consensus optimisation is used.
+      converges: whether the method converges in general, by table 1 of the paper.
     """
 
     title: str
@@ -93,8 +86,8 @@ UPDATES: dict[str, Callable[[Losses, float], Update]] = {
 }
 
 NOISE = np.sqrt(3.0) * np.array([-1.0, 0.0, 0.0, 0.0, 0.0, 1.0])
-"""The three nodes of Gauss-Hermite quadrature, with weights 1/6, 2/3 and 1/6 as a batch of six: the
-mean over this batch is the mean over N(0, 1), exact for polynomials to the fifth degree."""
+"""Gauss-Hermite quadrature as a batch of six: three nodes with weights 1/6, 2/3 and 1/6. The mean
+over this batch is the mean over N(0, 1), exact for polynomials up to the fifth degree."""
 
 
 def build(sigma: float, theta: float, psi: float) -> tuple[GAN, TrainState, Batch]:
@@ -111,15 +104,12 @@ def build(sigma: float, theta: float, psi: float) -> tuple[GAN, TrainState, Batc
 
 
 def library_game(name: str, config: Config) -> Losses:
-    """Returns the two losses of a method, by the library's objectives, as functions of the scalars.
-
-    The arguments of each are theta and psi.
-    """
+    """Returns the losses of both players as functions of theta and psi, by the library's code."""
     method = METHODS[name]
     gan, state, batch = build(config.sigma if method.noisy else 0.0, config.theta, config.psi)
     weighted = [(method.penalty, config.gamma / 2)] if method.penalty else []
     game = player_losses(gan, method.loss, state, batch, state.key, penalties=weighted)
-    return consensus(game, config.gamma) if method.consensus else game
+    return theory.consensus(game, config.gamma) if method.consensus else game
 
 
 def trajectories(
@@ -195,12 +185,12 @@ def _linear(name: str, game: Losses, config: Config) -> Record:
     """Returns the eigenvalues at the equilibrium, by the library's losses and in closed form."""
     if name == "wgan_gp":  # the field jumps where psi changes sign
         return {"eigenvalues": None, "closed_form": None, "verdict": "no Jacobian"}
-    found = game_eigenvalues(game, jnp.zeros(()), jnp.zeros(()))
+    found = theory.game_eigenvalues(game, jnp.zeros(()), jnp.zeros(()))
     strength = config.sigma if METHODS[name].noisy else config.gamma
     return {
         "eigenvalues": [[value.real, value.imag] for value in found],
-        "closed_form": [[v.real, v.imag] for v in dirac_eigenvalues(name, strength)],
-        "verdict": local_convergence(found),
+        "closed_form": [[v.real, v.imag] for v in theory.dirac_eigenvalues(name, strength)],
+        "verdict": theory.local_convergence(found),
     }
 
 
@@ -209,11 +199,11 @@ def _draw_trajectories(
 ) -> None:
     figure, panels = chart(2, 4, size=(14, 7.4), sharex=True, sharey=True)
     axis = jnp.linspace(-2.1, 2.1, 15)
-    theta, psi = (grid.ravel() for grid in jnp.meshgrid(axis, axis))
+    lattice = [grid.ravel() for grid in jnp.meshgrid(axis, axis)]
     for axes, (name, method) in zip(panels.flat, METHODS.items(), strict=True):
-        field = np.stack(jax.jit(jax.vmap(partial(vector_field, games[name])))(theta, psi))
+        field = np.stack(jax.jit(jax.vmap(partial(theory.vector_field, games[name])))(*lattice))
         length = np.maximum(np.hypot(*field), 1e-9)
-        axes.quiver(theta, psi, *(field / length), color="0.75", width=0.004)
+        axes.quiver(*lattice, *(field / length), color="0.75", width=0.004)
         for kind, color in zip(UPDATES, ("tab:blue", "tab:orange"), strict=True):
             path = paths[f"{name} {kind}"]
             axes.plot(*path.T, lw=0.9, color=color, label=kind)

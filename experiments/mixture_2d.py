@@ -192,11 +192,8 @@ def _work(config: Config, folder: RunFolder) -> Record:
     plane.training(views, real, folder.path / "training.gif", reach=reach)
     draw = jax.vmap(lambda state: sample(game.gan, state, jax.random.key(0), config.num_samples))
     shown = [
-        plane.View(
-            f"seed {config.seed + number}: {title(figures['gan'], number)}",
-            unit * np.asarray(made),
-        )
-        for number, made in enumerate(jax.jit(draw)(states))
+        plane.View(f"seed {config.seed + i}: {title(figures['gan'], i)}", unit * np.asarray(x))
+        for i, x in enumerate(jax.jit(draw)(states))
     ]
     plane.side_by_side(shown, real, folder.path / "seeds.png", reach=reach)
     return {

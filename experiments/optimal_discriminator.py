@@ -116,14 +116,9 @@ CASES = {
 
 def train(case: Case, config: Config, name: str, folder: RunFolder) -> tuple[PyTree, list[float]]:
     """Trains D; returns its parameters, and V before training and every `record_every` updates."""
-    algorithm = adversarial(
-        GAN(IDENTITY, case.discriminator, case.q.sample),
-        losses.minimax,
-        generator_tx=optax.identity(),
-        discriminator_tx=optax.adam(
-            optax.cosine_decay_schedule(config.learning_rate, config.num_steps)
-        ),
-    )
+    gan = GAN(IDENTITY, case.discriminator, case.q.sample)
+    tx = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.num_steps))
+    game = adversarial(gan, losses.minimax, generator_tx=optax.identity(), discriminator_tx=tx)
     key = jax.random.key(config.seed)
     example = Batch(case.p.sample(key, 2))  # for its shape
     part = folder.part(f"trainings/{name.replace(' ', '_')}")
@@ -132,8 +127,8 @@ def train(case: Case, config: Config, name: str, folder: RunFolder) -> tuple[PyT
         part.log({"step": step, "exact_value": exact(case, params)[0]["exact_value"]})
 
     state = run.train(
-        feed(algorithm.discriminator_step, case.p, (config.batch_size,)),
-        jax.jit(lambda key: algorithm.init(key, example))(key),
+        feed(game.discriminator_step, case.p, (config.batch_size,)),
+        jax.jit(lambda key: game.init(key, example))(key),
         folder=part,
         num_steps=config.num_steps,
         chunk_length=config.record_every,

@@ -12,7 +12,7 @@ from gan_jax.run.hooks import Every
 from gan_jax.types import Array, PyTree
 
 Seen = dict[str, np.ndarray]
-"""What was seen of a training at N moments: `step` [N], and named arrays [N, ...]."""
+"""Named arrays [N, ...] computed at N moments of a training, and their `step` [N]."""
 
 
 def bare(params: PyTree, apply: Callable[[PyTree, Array], Array]) -> Network:

@@ -149,7 +149,7 @@ def test_samples_are_in_units_of_the_spread():
 
 
 def test_figures_are_means_over_draws():
-    """Of a perfect sampler they are what theory expects; the samples of one draw would not do."""
+    """The figures of a perfect sampler agree with theory; one draw has too few samples for that."""
     recipe = dataclasses.replace(RECIPE, num_samples=400, draws=200)
     distribution, _ = mixture_2d.data(recipe)
     found = jax.jit(lambda key: mixture_2d.measure(recipe, distribution, distribution.sample, key))(

@@ -72,7 +72,7 @@ def test_a_stack_comes_apart_into_its_digits():
 
 
 def margins(inner, outer, stride):
-    """Of zeros round `outer` pixels for `inner` windows of 3: what TensorFlow calls SAME."""
+    """Returns the margins of zeros round `outer` pixels for `inner` windows of 3, as in SAME."""
     total = (inner - 1) * stride + 3 - outer
     return total // 2, total - total // 2
 
