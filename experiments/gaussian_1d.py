@@ -52,7 +52,7 @@ ARROWS = jnp.array([[NormalDist().inv_cdf((i + 0.5) / 25)] for i in range(25)])
 LIMITS = (-2.5, 3.5)
 """Range of x and z in the pictures."""
 PANELS = ("(a) untrained", "(b) D trained, G not yet", "(c) during", "(d) at the end")
-FIGURES = ("jsd", "value", "off_half", "p_g_mass")
+METRICS = ("jsd", "value", "off_half", "p_g_mass")
 """Numbers that `examine` computes for each seed."""
 PROTOCOL = (
     "After training, over seeds 0, 1, ...: each, mean, std (population), max; in nats, float32. "
@@ -87,7 +87,7 @@ class Config:
     """Adam's initial learning rate for G, one for each --n-critic; it decays to 0 along half a
     cosine."""
     frames: int = 32
-    """Number of moments at which the figures are computed and a picture is drawn."""
+    """Number of moments at which the metrics are computed and a picture is drawn."""
 
 
 def build(width: int) -> GAN:
@@ -138,7 +138,7 @@ def log_p_g(gan: GAN, params: PyTree, x: Array) -> Array:
 
 
 def examine(gan: GAN, state: TrainState) -> tuple[Metrics, Metrics]:
-    """Returns figures [] of one state by quadrature, and the functions of x [N] to draw.
+    """Returns metrics [] of one state by quadrature, and the functions of x [N] to draw.
 
     Means over G's samples are computed over z, E_q[f(x)] = E_z[f(G(z))], so that p_g, which is
     infinite where G turns back, enters only through D*. `off_half` is max |D - 1/2| over the nodes
@@ -162,7 +162,7 @@ def examine(gan: GAN, state: TrainState) -> tuple[Metrics, Metrics]:
         return real + expectation(PRIOR.log_prob(z), of_fakes, LATENT_WEIGHTS)
 
     p, p_g, d = jnp.exp(log_p[:num]), jnp.exp(log_q[:num]), jax.nn.sigmoid(logit[:num])
-    figures = {
+    metrics = {
         "jsd": value(best) / 2,
         "value": value(logit) - 2 * LOG_2,
         "off_half": jnp.max(jnp.where((p + p_g) / 2 > 0.01 * p.max(), jnp.abs(d - 0.5), 0.0)),
@@ -170,7 +170,7 @@ def examine(gan: GAN, state: TrainState) -> tuple[Metrics, Metrics]:
     }
     drawn = {"x": NODES, "p_data": p, "p_g": p_g, "discriminator": d}
     arrows = {"z": ARROWS[:, 0], "made": generate(gan, params, ARROWS)[:, 0]}
-    return figures, {**drawn, "optimal": jax.nn.sigmoid(best[:num]), **arrows}
+    return metrics, {**drawn, "optimal": jax.nn.sigmoid(best[:num]), **arrows}
 
 
 def play(config: Config, gan: GAN, n_critic: int, rounds: int) -> tuple[TrainState, Step, Step]:
@@ -204,15 +204,15 @@ def train(config: Config, gan: GAN, n_critic: int, folder: RunFolder) -> Seen:
     """Trains all seeds at once; returns G's updates so far and the results of `examine`.
 
     The moments are the start, the end of the warm-up and the end of each of the `frames` chunks.
-    The figures are those of all seeds, [seeds]; the functions are those of seed 0.
+    The metrics are those of all seeds, [seeds]; the functions are those of seed 0.
     """
     chunk = config.num_updates // (n_critic + 1) // config.frames
     rounds, name = chunk * config.frames, f"n_critic_{n_critic}"
     states, warmup_step, train_step = play(config, gan, n_critic, rounds)
 
     def see(states: TrainState) -> Metrics:
-        figures, drawn = jax.lax.map(partial(examine, gan), states)
-        return figures | {name: values[0] for name, values in drawn.items()}
+        metrics, drawn = jax.lax.map(partial(examine, gan), states)
+        return metrics | {name: values[0] for name, values in drawn.items()}
 
     def trained(part: str, step: Step, num_steps: int, every: int) -> tuple[TrainState, Seen]:
         options: dict[str, Any] = {"num_steps": num_steps, "layout": "ensemble"}
@@ -237,8 +237,8 @@ def _work(config: Config, folder: RunFolder) -> Record:
     for n_critic in config.n_critic:
         name = f"n_critic_{n_critic}"
         seen = train(config, build(config.width), n_critic, folder)
-        figures = {key: seen.pop(key) for key in FIGURES}
-        steps, value, jsd = seen.pop("step"), figures["value"][:, 0], figures["jsd"][:, 0]
+        metrics = {key: seen.pop(key) for key in METRICS}
+        steps, value, jsd = seen.pop("step"), metrics["value"][:, 0], metrics["jsd"][:, 0]
         moments = []
         for i, step in enumerate(steps):
             title = (
@@ -252,7 +252,7 @@ def _work(config: Config, folder: RunFolder) -> Record:
         gif, strip = f"{name}.gif", f"{name}.png"
         plots.history(files, folder.path / gif, folder.path / strip)
         pictures += [gif, strip]
-        runs[f"n_critic = {n_critic}"] = (steps, figures)
+        runs[f"n_critic = {n_critic}"] = (steps, metrics)
         # "During" is the first moment at which seed 0 has lost three quarters of its divergence.
         during = max(2, int(np.argmax(jsd < jsd[0] / 4)))
         shown = zip(PANELS, (moments[i] for i in (0, 1, during, -1)), strict=True)
@@ -260,7 +260,7 @@ def _work(config: Config, folder: RunFolder) -> Record:
         summary[name] = {
             "generator_updates": int(steps[-1]),
             "discriminator_updates": config.warmup + n_critic * int(steps[-1]),
-            **{key: _over_seeds(values[-1]) for key, values in figures.items()},
+            **{key: _over_seeds(values[-1]) for key, values in metrics.items()},
         }
     plots.moments(panels, folder.path / "demonstration.png", limits=LIMITS)
     plots.convergence(runs, folder.path / "curves.png")

@@ -22,6 +22,9 @@ from gan_jax.run import Look, RunFolder, plots
 from gan_jax.run.tables import spread
 from gan_jax.types import Array
 
+PerSeed = dict[str, list[float]]
+"""Metrics by name, each a list over the seeds."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
@@ -187,12 +190,12 @@ def judged(gan: GAN, state: TrainState, reach: float, num: int, *, unit: float =
     return jax.nn.sigmoid(logits).reshape(num, num)
 
 
-def table(figures: dict[str, dict[str, list[float]]]) -> str:
-    """Returns the figures as text, a column for each key: mean, lowest and highest over seeds."""
-    titles = [f"{who.replace('_', ' ')}: mean (lowest to highest)" for who in figures]
+def table(metrics: dict[str, PerSeed]) -> str:
+    """Returns the metrics as text, a column for each key: mean, lowest and highest over seeds."""
+    titles = [f"{who.replace('_', ' ')}: mean (lowest to highest)" for who in metrics]
     rows = {"": titles} | {
-        name: [spread(found[name], ".4g") for found in figures.values()]
-        for name in next(iter(figures.values()))
+        name: [spread(found[name], ".4g") for found in metrics.values()]
+        for name in next(iter(metrics.values()))
     }
     return "\n".join(
         f"{name:18}" + "".join(f"{cell:>46}" for cell in cells) for name, cells in rows.items()

@@ -1,7 +1,7 @@
 """A GAN on a distribution in the plane with a known density, many seeds in one program.
 
 The experiment measures which modes are found, how sharp they are and whether they are drawn equally
-often, as VEEGAN (Srivastava et al. 2017) and PacGAN (Lin et al. 2018) do, beside the figures of a
+often, as VEEGAN (Srivastava et al. 2017) and PacGAN (Lin et al. 2018) do, beside the metrics of a
 perfect sampler. At the end it writes training.gif (the first seed's samples over D's level sets),
 seeds.png and summary.json to --workdir. The same command resumes a run that was stopped.
 """
@@ -57,7 +57,7 @@ class Recipe(many.Rules):
     generator_slope: float = 0.0
     """Negative slope of G's leaky ReLUs; 0: ReLUs."""
     draws: int = 10
-    """Number of samples that the modes are counted in; each figure is the mean over them."""
+    """Number of samples that the modes are counted in; each metric is the mean over them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +108,7 @@ def build(recipe: Recipe, distribution: Distribution) -> many.Game:
 def measure(
     recipe: Recipe, distribution: Distribution, draw: Callable[..., Array], key: Array
 ) -> dict[str, Array]:
-    """Returns the figures of a sampler, each [].
+    """Returns the metrics of a sampler, each [].
 
     `energy_distance` and its `p_value` compare one draw with as many real samples. If the
     distribution has modes, the fields of `mode_coverage` are means over all draws.
@@ -123,28 +123,28 @@ def measure(
     keys = jax.random.split(key_draws, recipe.draws)
     x = draw(keys[0], recipe.num_samples)
     tested = energy_test(x, distribution.sample(key_real, len(x)), key_test)
-    figures = {"energy_distance": tested.distance, "p_value": tested.p_value}
+    metrics = {"energy_distance": tested.distance, "p_value": tested.p_value}
     if len(distribution.modes):
         modes, scale = jnp.asarray(distribution.modes), jnp.asarray(distribution.scale)
         counted = jax.lax.map(
             lambda key: mode_coverage(draw(key, recipe.num_samples), modes, scale), keys
         )
-        figures |= {name: jnp.mean(values) for name, values in counted._asdict().items()}
-    return figures
+        metrics |= {name: jnp.mean(values) for name, values in counted._asdict().items()}
+    return metrics
 
 
-def title(figures: dict[str, list[float]], number: int) -> str:
-    """Returns the main figures of one seed in words."""
-    if "captured" not in figures:
-        return f"energy p {figures['p_value'][number]:.2f}"
-    captured, quality = figures["captured"][number], 100 * figures["high_quality"][number]
+def title(metrics: many.PerSeed, number: int) -> str:
+    """Returns the main metrics of one seed in words."""
+    if "captured" not in metrics:
+        return f"energy p {metrics['p_value'][number]:.2f}"
+    captured, quality = metrics["captured"][number], 100 * metrics["high_quality"][number]
     return f"{captured:.3g} modes, HQ {quality:.1f} %"
 
 
-def figures_of(
+def metrics_of(
     recipe: Recipe, game: many.Game, distribution: Distribution, states: TrainState
-) -> dict[str, dict[str, list[float]]]:
-    """Returns the figures of the GANs and of a perfect sampler, each a list over the seeds."""
+) -> dict[str, many.PerSeed]:
+    """Returns the metrics of the GANs and of a perfect sampler, each a list over the seeds."""
     keys = jax.vmap(jax.random.key)(jnp.arange(recipe.seeds))
 
     def of_both(each: tuple[TrainState, Array]) -> dict[str, dict[str, Array]]:
@@ -182,8 +182,8 @@ def _work(config: Config, folder: RunFolder) -> Record:
 
     every = config.num_steps // config.frames
     states = many.train(config, game, folder, [Look(every, see, folder.keep)])
-    figures = figures_of(config, game, distribution, states)
-    print(many.table(figures))
+    metrics = metrics_of(config, game, distribution, states)
+    print(many.table(metrics))
     real = unit * np.asarray(distribution.sample(jax.random.key(1), 1000))
     views = [
         plane.View(f"{config.data}, seed {config.seed}, after {step} updates of G", **seen)
@@ -192,14 +192,14 @@ def _work(config: Config, folder: RunFolder) -> Record:
     plane.training(views, real, folder.path / "training.gif", reach=reach)
     draw = jax.vmap(lambda state: sample(game.gan, state, jax.random.key(0), config.num_samples))
     shown = [
-        plane.View(f"seed {config.seed + i}: {title(figures['gan'], i)}", unit * np.asarray(x))
+        plane.View(f"seed {config.seed + i}: {title(metrics['gan'], i)}", unit * np.asarray(x))
         for i, x in enumerate(jax.jit(draw)(states))
     ]
     plane.side_by_side(shown, real, folder.path / "seeds.png", reach=reach)
     return {
         "updates": many.updates(config),
         "num_modes": len(distribution.modes),
-        "figures": figures,
+        "figures": metrics,
         "pictures": ["training.gif", "seeds.png"],
     }
 

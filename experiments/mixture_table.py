@@ -2,7 +2,7 @@
 
 The distributions (ring and grid) and the number of samples are those of Srivastava et al. 2017. All
 rows use networks of one size and several seeds. The experiment writes table.md, one picture for
-each distribution (the first seed of every row) and summary.json (all figures of every seed) to
+each distribution (the first seed of every row) and summary.json (all metrics of every seed) to
 --workdir. Each row is trained in its own folder in ways/. The same command resumes a run that was
 stopped.
 """
@@ -148,15 +148,15 @@ def main(config: Config) -> Record:
 
 
 def _work(config: Config, folder: RunFolder) -> Record:
-    figures: dict[str, Record] = {}
+    metrics: dict[str, Record] = {}
     for data in config.data:
-        figures[data] = {}
+        metrics[data] = {}
         for way in config.ways:
             print(f"{data}: {WAYS[way].title}", flush=True)
             place = folder.path / "ways" / f"{data}_{way}"
-            figures[data][way] = _one(recipe(config, data, way), place)
-            write_text(folder.path / "table.md", text := table(config, figures))
-        _draw(figures[data], folder.path / f"{data}.png")
+            metrics[data][way] = _one(recipe(config, data, way), place)
+            write_text(folder.path / "table.md", text := table(config, metrics))
+        _draw(metrics[data], folder.path / f"{data}.png")
     print(f"\n{text}")
     return {
         "figures": {
@@ -164,14 +164,14 @@ def _work(config: Config, folder: RunFolder) -> Record:
                 way: {name: found[name] for name in REPORTED if name in found}
                 for way, found in ways.items()
             }
-            for data, ways in figures.items()
+            for data, ways in metrics.items()
         },
         "pictures": [f"{data}.png" for data in config.data],
     }
 
 
 def _one(settings: Recipe, path: Path) -> Record:
-    """Returns the figures and samples of a cell, from its folder or by training it."""
+    """Returns the metrics and samples of a cell, from its folder or by training it."""
     folder = RunFolder(path, {"recipe": dataclasses.asdict(settings)})
     if (done := folder.summary()) and not _is_whole(done):
         print(f"{path / 'summary.json'} is damaged and will be made again", flush=True)
@@ -195,7 +195,7 @@ def _train(settings: Recipe, folder: RunFolder) -> Record:
     first = jax.tree.map(lambda leaf: leaf[0], states)
     made = sample(game.gan, first, jax.random.key(0), 1000)
     found["made"] = (unit * np.asarray(made)).tolist()
-    return found | mixture_2d.figures_of(settings, game, distribution, states)
+    return found | mixture_2d.metrics_of(settings, game, distribution, states)
 
 
 def _is_whole(found: Record) -> bool:
@@ -222,17 +222,17 @@ def _draw(ways: Record, file: Path) -> None:
     plane.side_by_side(views, real, file, reach=1.15 * float(np.abs(real).max()))
 
 
-def table(config: Config, figures: dict[str, Record]) -> str:
-    """Returns our figures, the published ones and those of a perfect sampler, in Markdown."""
+def table(config: Config, metrics: dict[str, Record]) -> str:
+    """Returns our metrics, the published ones and those of a perfect sampler, in Markdown."""
     text = [
-        f"Rows in bold are ours: mean (lowest to highest) over {config.seeds} seeds. The figure of "
+        f"Rows in bold are ours: mean (lowest to highest) over {config.seeds} seeds. The value of "
         f"a seed is the mean over {Recipe.draws} draws of {config.num_samples} samples. Batch size "
         f"{config.batch_size}. The published rows have 2,500 samples, other networks and other "
         "budgets. HQ: samples within three standard deviations of a mode. Reverse KL: from the "
         "histogram of the modes to the uniform one. Width: standard deviation of the modes, as a "
         "fraction of the true one; samples that are too narrow may have more HQ than perfect ones."
     ]
-    for data, ways in figures.items():
+    for data, ways in metrics.items():
         rows = [_row(WAYS[way].title, found) for way, found in ways.items()]
         rows += [
             [f"{name}, published", *("" if x is None else f"{x:g}" for x in values), "", "", ""]
@@ -251,12 +251,12 @@ def _row(title: str, found: Record) -> list[str]:
     return [f"**{title}**", *cells, *updates]
 
 
-def _cells(figures: dict[str, list[float]]) -> list[str]:
+def _cells(metrics: many.PerSeed) -> list[str]:
     return [
-        spread(figures["captured"], ".1f"),
-        spread(100 * np.array(figures["high_quality"]), ".1f"),
-        spread(figures["reverse_kl"], ".4f"),
-        spread(figures["width"], ".2f"),
+        spread(metrics["captured"], ".1f"),
+        spread(100 * np.array(metrics["high_quality"]), ".1f"),
+        spread(metrics["reverse_kl"], ".4f"),
+        spread(metrics["width"], ".2f"),
     ]
 
 

@@ -141,13 +141,13 @@ def train(case: Case, config: Config, name: str, folder: RunFolder) -> tuple[PyT
 
 
 def exact(case: Case, params: PyTree) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Returns the figures of D by quadrature in float64, and the functions of x to draw.
+    """Returns the metrics of D by quadrature in float64, and the functions of x to draw.
 
-    The figures are V, its bound, and the largest |D - D*| where (p + q) / 2 has mass.
+    The metrics are V, its bound, and the largest |D - D*| where (p + q) / 2 has mass.
     """
     with jax.enable_x64(True):
-        figures, drawn = _exact(case, params)
-        return jax.tree.map(float, figures), jax.tree.map(np.asarray, drawn)
+        metrics, drawn = _exact(case, params)
+        return jax.tree.map(float, metrics), jax.tree.map(np.asarray, drawn)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -185,12 +185,12 @@ def main(config: Config) -> Record:
 
 
 def _work(config: Config, folder: RunFolder) -> Record:
-    drawn, values, figures = {}, {}, {}
+    drawn, values, metrics = {}, {}, {}
     key = jax.random.fold_in(jax.random.key(config.seed), 2)  # training does not draw from it
     for name, case in CASES.items():
         params, values[name] = train(case, config, name, folder)
         found, drawn[name] = exact(case, params)
-        figures[name] = {
+        metrics[name] = {
             **found,
             **sampled(case, params, config.num_samples, key),
             "gap": found["bound"] - found["exact_value"],
@@ -198,16 +198,16 @@ def _work(config: Config, folder: RunFolder) -> Record:
             "nodes": len(drawn[name]["x"]),
         }
     _draw_discriminators(drawn, folder.path / "discriminators.png")
-    _draw_bound(values, figures, config.record_every, folder.path / "bound.png")
+    _draw_bound(values, metrics, config.record_every, folder.path / "bound.png")
     protocol = (
         f"seed {config.seed}, {config.num_steps} updates on {config.batch_size} real samples and "
         f"as many fakes; exact: quadrature; sampled: {config.num_samples} of each; all in nats, "
         f"except max_error: a probability, at nodes where (p+q)/2 > {FLOOR} of its maximum"
     )
     return {
-        "cases": figures,
-        "worst_max_error": max(found["max_error"] for found in figures.values()),
-        "worst_gap": max(found["gap"] for found in figures.values()),
+        "cases": metrics,
+        "worst_max_error": max(found["max_error"] for found in metrics.values()),
+        "worst_gap": max(found["gap"] for found in metrics.values()),
         "protocol": protocol,
         "pictures": ["discriminators.png", "bound.png"],
     }
@@ -251,11 +251,11 @@ def _draw_maps(row: Any, name: str, found: dict[str, np.ndarray], seen: np.ndarr
         axes.set_title(title)
 
 
-def _draw_bound(values: dict[str, list[float]], figures: Record, every: int, file: Path) -> None:
+def _draw_bound(values: dict[str, list[float]], metrics: Record, every: int, file: Path) -> None:
     """Draws V below its bound, and the distance between them."""
     figure, (left, right) = chart(1, 2, size=(13, 5))
     for i, (name, trained) in enumerate(values.items()):
-        steps, bound = every * np.arange(len(trained)), figures[name]["bound"]
+        steps, bound = every * np.arange(len(trained)), metrics[name]["bound"]
         left.plot(steps, trained, f"C{i}", label=name)
         left.axhline(bound, color=f"C{i}", ls="--", lw=1)
         right.semilogy(steps, bound - np.asarray(trained), f"C{i}", lw=1)

@@ -3,7 +3,7 @@
 An image is three random digits, one in each colour channel (Metz et al. 2017; Srivastava et al.
 2017). The networks are the small ones of the PacGAN study (Lin et al. 2018, section 4.2). A
 classifier names the digits of 26,000 samples; the experiment counts the kinds among them and
-computes the KL divergence from their histogram to the uniform one, beside the figures of real
+computes the KL divergence from their histogram to the uniform one, beside the metrics of real
 stacks. It writes samples.png (each stack beside its digits) and curves.png to --workdir at every
 count, and summary.json at the end. The same command resumes a run that was stopped.
 """
@@ -36,8 +36,6 @@ SHAPE = (28, 28, 3)
 """Shape of a stack."""
 KINDS = 1000
 """Number of kinds of stacks: ten digits in three channels."""
-
-Figures = dict[str, list[float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +129,7 @@ def images(draw: Callable[[Array, int], Array], key: Array, num: int) -> Array:
 
 
 def count(x: np.ndarray) -> dict[str, float]:
-    """Returns the figures of stacks, uint8 [N, 28, 28, 3], by the classes of their digits.
+    """Returns the metrics of stacks, uint8 [N, 28, 28, 3], by the classes of their digits.
 
     `captured` and `reverse_kl` are those of `class_coverage`. `confidence` is the mean over the
     digits of the largest class probability; it is low for images that are not digits, which are
@@ -139,8 +137,8 @@ def count(x: np.ndarray) -> dict[str, float]:
     """
     probability = digits.class_probabilities(np.asarray(unstacked(jnp.asarray(x))))
     found = class_coverage(stack_class(jnp.asarray(probability.argmax(axis=1))), KINDS)
-    figures = {**found._asdict(), "confidence": probability.max(axis=1).mean()}
-    return {name: float(value) for name, value in figures.items()}
+    metrics = {**found._asdict(), "confidence": probability.max(axis=1).mean()}
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def beside_channels(x: np.ndarray) -> np.ndarray:
@@ -149,8 +147,8 @@ def beside_channels(x: np.ndarray) -> np.ndarray:
     return np.concatenate((x, *digit), axis=2)
 
 
-def together(counted: Sequence[dict[str, float]]) -> Figures:
-    """Returns the figures of several samples, each a list."""
+def together(counted: Sequence[dict[str, float]]) -> many.PerSeed:
+    """Returns the metrics of several samples, each a list."""
     return {name: [each[name] for each in counted] for name in counted[0]}
 
 
@@ -187,8 +185,8 @@ def _work(config: Config, dataset: datasets.Dataset, folder: RunFolder) -> Recor
     many.train(config, game, folder, [Look(config.num_steps // config.counts, see, show)])
     history = _history(folder)
     of_gan = {name: values for name, values in history[-1].items() if name != "step"}
-    figures = {"gan": of_gan, "real_stacks": of_real}
-    print(many.table(figures))
+    metrics = {"gan": of_gan, "real_stacks": of_real}
+    print(many.table(metrics))
     return {
         "updates": many.updates(config),
         "data": describe(dataset),
@@ -196,14 +194,14 @@ def _work(config: Config, dataset: datasets.Dataset, folder: RunFolder) -> Recor
         "classifier_accuracy": _accuracy(dataset),
         "num_modes": KINDS,
         "expected_reverse_kl": expected_reverse_kl(KINDS, config.num_samples),
-        "figures": figures,
+        "figures": metrics,
         "history": history,
         "pictures": ["samples.png", "curves.png"],
     }
 
 
 def _history(folder: RunFolder) -> list[Record]:
-    """Returns the figures counted so far."""
+    """Returns the metrics counted so far."""
     return [
         {"step": step, **{name: values.tolist() for name, values in counted.items()}}
         for step, counted in folder.kept()
@@ -220,7 +218,7 @@ def _accuracy(dataset: datasets.Dataset) -> float | None:
     return float((digits.class_probabilities(dataset.x).argmax(axis=1) == dataset.label).mean())
 
 
-def _curves(history: Sequence[Record], real: Figures, file: Path) -> None:
+def _curves(history: Sequence[Record], real: many.PerSeed, file: Path) -> None:
     """Draws kinds and KL over training, a line for each seed, beside those of real stacks."""
     labels = {"captured": "kinds of stacks", "reverse_kl": "KL to uniform, nats"}
     figure, both = chart(2, size=(7, 5), sharex=True)

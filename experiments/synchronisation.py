@@ -145,9 +145,9 @@ def _work(config: Config, folder: RunFolder) -> Record:
     _draw_frozen(folder.path / "frozen.png", frozen, ring.modes, belief)
     return {
         "protocol": f"ring of 8 modes, radius {RADIUS}, standard deviation {SCALE}; {NUM_SAMPLES} "
-        "samples for each figure; one entry for each seed, from 0 on",
-        "training": {str(num): _figures(seen, -1) for num, seen in trained.items()},
-        "frozen": {"before": _figures(frozen, 0), "after": _figures(frozen, -1)},
+        "samples for each metric; one entry for each seed, from 0 on",
+        "training": {str(num): _metrics(seen, -1) for num, seen in trained.items()},
+        "frozen": {"before": _metrics(frozen, 0), "after": _metrics(frozen, -1)},
         "pictures": ["training.png", "frozen.png"],
     }
 
@@ -157,7 +157,7 @@ def _effective(seen: Seen) -> np.ndarray:
     return 8 * np.exp(-seen["reverse_kl"])
 
 
-def _figures(seen: Seen, moment: int) -> Record:
+def _metrics(seen: Seen, moment: int) -> Record:
     return {
         "modes_captured": seen["captured"][moment].tolist(),
         "effective_modes": _effective(seen)[moment].round(3).tolist(),

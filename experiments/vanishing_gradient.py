@@ -140,23 +140,23 @@ def follow(
     name: str,
     step: Step,
     state: TrainState,
-    figures: Callable[[PyTree, PyTree], dict[str, Array]],
+    metrics: Callable[[PyTree, PyTree], dict[str, Array]],
     num_steps: int,
     batches: Callable[[int], Batch] | None = None,
 ) -> Seen:
-    """Trains D by `step`; returns the figures before training and about 30 times on the way."""
+    """Trains D by `step`; returns the metrics before training and about 30 times on the way."""
     due = CHUNK * np.unique(np.geomspace(1, num_steps // CHUNK, 30).round().astype(int))
     options = {**OPTIONS, "num_steps": num_steps, "batches": batches}
 
     def see(state: TrainState) -> dict[str, Array]:
-        return figures(state.generator.params, state.discriminator.params)
+        return metrics(state.generator.params, state.discriminator.params)
 
     _, seen = watched(folder, name, step, state, see, every=due.tolist(), **options)
     return {name: values.astype(float) for name, values in seen.items()}
 
 
 def on_digits(config: Config, folder: RunFolder) -> dict[int, Seen]:
-    """Returns the figures of `measure` while D learns, by the number of epochs of the frozen G."""
+    """Returns the metrics of `measure` while D learns, by the number of epochs of the frozen G."""
     dataset = datasets.load(datasets.Config(source="embedded"))
     gan = mlp(dataset.x.shape[1:], width=config.width)
     keys = jax.random.split(jax.random.key(config.seed), 5)
@@ -200,7 +200,7 @@ def on_digits(config: Config, folder: RunFolder) -> dict[int, Seen]:
 
 
 def in_the_plane(config: Config, folder: RunFolder) -> Seen:
-    """Returns the figures of `bound` while D learns on a circle and on a G inside it."""
+    """Returns the metrics of `bound` while D learns on a circle and on a G inside it."""
     gan, tx = mlp((2,), latent=2, width=64), optax.adam(config.learning_rate)
     game = adversarial(gan, losses.minimax, generator_tx=optax.identity(), discriminator_tx=tx)
     keys = jax.random.split(jax.random.key(config.seed), 2)

@@ -1,4 +1,4 @@
-"""The experiment on mixtures, small: what it writes, what it says, what it refuses."""
+"""Tests of the experiment on mixtures, with small runs: its files, figures and flags."""
 
 import dataclasses
 import json
@@ -51,7 +51,7 @@ def test_a_perfect_sampler_stands_beside_every_seed(finished):
     figures = finished[1]["figures"]
     assert all(len(values) == 2 for found in figures.values() for values in found.values())
     assert figures["gan"].keys() == figures["perfect_sampler"].keys()
-    # 50 untrained samples have hardly one within .03 of a mode; of 50 perfect ones 49 have.
+    # Hardly one of 50 untrained samples is within 0.03 of a mode; about 49 of 50 perfect ones are.
     assert max(figures["gan"]["high_quality"]) < 0.2
     assert min(figures["perfect_sampler"]["high_quality"]) > 0.85
 
@@ -104,7 +104,7 @@ RECIPE = Recipe(
     ],
 )
 def test_seeds_in_one_program_are_the_seeds_alone(change, quick_compile, tmp_path):
-    """Every way to play: two GANs at once end where each alone does, step by step."""
+    """For each kind of game, two GANs trained at once end where each ends when trained alone."""
     recipe = dataclasses.replace(RECIPE, **change)
     game = mixture_2d.build(recipe, mixture_2d.data(recipe)[0])
     seen = []
@@ -131,7 +131,7 @@ def test_seeds_in_one_program_are_the_seeds_alone(change, quick_compile, tmp_pat
 
 
 def test_weights_fall_as_they_say():
-    """From the first weight to the last geometrically."""
+    """The weight decays geometrically from the first value to the last."""
     recipe = dataclasses.replace(RECIPE, num_steps=100, penalty_weight=1.0)
     weights = [many.penalty_weight(recipe, jnp.asarray(step)) for step in (0, 50, 100, 200)]
     np.testing.assert_allclose(weights, [1.0, 1e-2, 1e-4, 1e-4], rtol=1e-4)
@@ -159,14 +159,14 @@ def test_figures_are_means_over_draws():
     share = 1 - np.exp(-4.5)
     error = np.sqrt(share * (1 - share) / (400 * 200))
     assert float(found["high_quality"]) == pytest.approx(share, abs=4 * error)
-    # 2 N KL is a chi-square variable of 7 degrees of freedom, but for terms in 1 / N.
+    # Up to terms in 1 / N, 2 N KL is a chi-square variable with 7 degrees of freedom.
     error = np.sqrt(2 * 7) / (2 * 400 * np.sqrt(200))
     expected = expected_reverse_kl(8, 400)
     assert float(found["reverse_kl"]) == pytest.approx(expected, abs=4 * error)
 
 
 def test_a_mode_found_in_some_draws_counts_for_as_much():
-    """A sampler that has 7 modes and, in every other draw or so, the eighth."""
+    """The sampler has 7 modes, and the eighth in about half of the draws."""
     recipe = dataclasses.replace(RECIPE, num_samples=100, draws=50)
     distribution, _ = mixture_2d.data(recipe)
     modes = jnp.asarray(distribution.modes)

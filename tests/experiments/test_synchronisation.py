@@ -1,4 +1,4 @@
-"""The synchronisation experiment: its cycle, its claim at a small scale, its folder, its flags."""
+"""Tests of the synchronisation experiment: its cycle, a small run, its folder and its flags."""
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +79,7 @@ def test_bad_flags(settings, message, tmp_path):
 
 
 def test_the_sample_is_the_states_own():
-    """Two seeds of a vmapped state are two GANs."""
+    """Two seeds of a vmapped state give different samples."""
     config = synchronisation.Config(batch_size=8, width=8)
     _, algorithm = synchronisation.build(config)
     batch = Batch(jnp.zeros((8, 2)))
