@@ -1,8 +1,8 @@
 """Goodfellow et al. 2014, figure 1, with exact densities: a GAN learns a Gaussian on the line.
 
 The generator's density p_g, the optimal discriminator D* and JSD(p, p_g) are computed, not
-estimated, so that training can be compared with the theory: proposition 1 (D follows D*), theorem 1
-(V ends at -log 4) and proposition 2 (p_g becomes p). Each --n-critic is a training of its own: 1 is
+estimated, and training is compared with the theory: proposition 1 (D follows D*), theorem 1 (V ends
+at -log 4) and proposition 2 (p_g becomes p). Each --n-critic is a training of its own: 1 is
 plain Algorithm 1, and a larger number keeps D near D*, as proposition 2 assumes. The experiment
 writes demonstration.png, curves.png, samples/ (one frame for each recorded moment),
 n_critic_*.gif and .png, and summary.json to --workdir; trainings/ has the checkpoints. The same
@@ -69,8 +69,7 @@ class Config:
     workdir: Path = Path("runs/gaussian_1d")
     """Folder of the run; a run that is there is resumed, or left alone if complete."""
     n_critic: tuple[int, ...] = (1, 10)
-    """Updates of D for each update of G (k of Algorithm 1); each number is a training of its
-    own."""
+    """Updates of D for each update of G (k of Algorithm 1), one training for each number."""
     num_updates: int = 10_000
     """Updates of both players together in each training; G makes one in n_critic + 1 of them."""
     warmup: int = 200
@@ -84,8 +83,7 @@ class Config:
     discriminator_lr: float = 1e-2
     """Adam's initial learning rate for D; it decays to 0 along half a cosine."""
     generator_lr: tuple[float, ...] = (1e-4, 2e-3)
-    """Adam's initial learning rate for G, one for each --n-critic; it decays to 0 along half a
-    cosine."""
+    """Adam's initial learning rate for G, one for each --n-critic; it decays likewise."""
     frames: int = 32
     """Number of moments at which the metrics are computed and a picture is drawn."""
 

@@ -41,8 +41,8 @@ class Rules:
     """Final weight of each penalty, as a fraction of the initial one. The weight decays
     geometrically: a strong penalty finds the modes, a weak one lets D see their width."""
     noise: float = 0.5
-    """Largest standard deviation of the noise added to D's inputs, in units of the samples' spread;
-    0: no noise. The noise helps D compare how often each mode is drawn."""
+    """Largest standard deviation of the noise added to D's inputs, in units of the samples' spread.
+    The noise lets D compare how often distant modes are drawn. 0: no noise."""
     noise_share: float = 0.25
     """Fraction of D's inputs (samples or packs, real and fake) that noise is added to."""
     pack: int = 1

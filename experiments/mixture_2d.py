@@ -55,9 +55,9 @@ class Recipe(many.Rules):
     discriminator_depth: int = 4
     """Hidden layers of D."""
     generator_slope: float = 0.0
-    """Negative slope of G's leaky ReLUs; 0: ReLUs."""
+    """Slope below 0 of G's leaky ReLUs; 0: ReLUs."""
     draws: int = 10
-    """Number of samples that the modes are counted in; each metric is the mean over them."""
+    """Number of draws of --num-samples samples; each metric is the mean over the draws."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """Mode coverage of several ways to train a GAN, beside the tables of VEEGAN and PacGAN.
 
 The distributions (ring and grid) and the number of samples are those of Srivastava et al. 2017. All
-rows use networks of one size and several seeds. The experiment writes table.md, one picture for
-each distribution (the first seed of every row) and summary.json (all metrics of every seed) to
---workdir. Each row is trained in its own folder in ways/. The same command resumes a run that was
+rows use networks of one size and several seeds. The experiment writes to --workdir table.md, for
+each distribution a picture of the first seed of every row, and summary.json with the metrics of
+every seed. Each row is trained in its own folder in ways/. The same command resumes a run that was
 stopped.
 """
 

@@ -1,11 +1,11 @@
 """A GAN on stacked digits: how many of 1,000 kinds of images it finds, and how evenly.
 
-An image is three random digits, one in each colour channel (Metz et al. 2017; Srivastava et al.
-2017). The networks are the small ones of the PacGAN study (Lin et al. 2018, section 4.2). A
-classifier names the digits of 26,000 samples; the experiment counts the kinds among them and
-computes the KL divergence from their histogram to the uniform one, beside the metrics of real
-stacks. It writes samples.png (each stack beside its digits) and curves.png to --workdir at every
-count, and summary.json at the end. The same command resumes a run that was stopped.
+An image has a random digit in each colour channel (Metz et al. 2017; Srivastava et al. 2017). The
+networks are the small ones of the PacGAN study (Lin et al. 2018, section 4.2). A classifier names
+the digits of 26,000 samples. The experiment counts the kinds among them and computes the KL
+divergence from their histogram to the uniform one, beside the metrics of real stacks. At every
+count it writes samples.png (each stack beside its digits) and curves.png to --workdir, and at the
+end summary.json. The same command resumes a run that was stopped.
 """
 
 import dataclasses
@@ -53,8 +53,7 @@ class Config(many.Rules):
     final_penalty_share: float = 1.0
     """Final weight of each penalty, as a fraction of the initial one; it decays geometrically."""
     noise: float = 0.0
-    """Largest standard deviation of the noise added to D's inputs, for pixels in [-1, 1]; 0: no
-    noise."""
+    """Largest standard deviation of the noise added to D's inputs, in pixels' units; 0: none."""
     discriminator_norm: bool = False
     """Gives D batch norm, as in the study. It excludes penalties, which need a D that judges each
     image by itself."""

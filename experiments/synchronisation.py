@@ -1,9 +1,9 @@
 """D must keep step with G: many updates of G on a stale D make G collapse (Goodfellow et al. 2014).
 
 "G must not be trained too much without updating D, in order to avoid 'the Helvetica scenario' in
-which G collapses too many values of z to the same value of x" (section 6). Two trainings on a ring
-of eight Gaussians show this: one from scratch with 1, 5 or 25 updates of G for each update of D,
-and one in which D is frozen halfway while G goes on. The experiment writes training.png,
+which G collapses too many values of z to the same value of x" (section 6). A ring of eight
+Gaussians shows this in two ways: in trainings with 1, 5 and 25 updates of G for each update of D,
+and in a training in which D is frozen halfway while G goes on. The experiment writes training.png,
 frozen.png, summary.json and, with the checkpoints, trainings/ to --workdir. The same command
 resumes a run that was stopped.
 """
