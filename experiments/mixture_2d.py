@@ -92,14 +92,11 @@ def data(recipe: Recipe) -> tuple[Distribution, float]:
 
 def build(recipe: Recipe, distribution: Distribution) -> many.Game:
     """Returns the game of a recipe."""
-
-    def of_depth(depth: int) -> GAN:
-        slope = recipe.generator_slope
-        return mlp((2,), width=recipe.width, depth=depth, bounded=False, generator_slope=slope)
-
+    slope = recipe.generator_slope
+    networks = partial(mlp, (2,), width=recipe.width, bounded=False, generator_slope=slope)
     gan = GAN(
-        of_depth(recipe.generator_depth).generator,
-        of_depth(recipe.discriminator_depth).discriminator,
+        networks(depth=recipe.generator_depth).generator,
+        networks(depth=recipe.discriminator_depth).discriminator,
         priors.normal(recipe.latent, recipe.latent_scale),
     )
     return many.play(recipe, gan, distribution, (2,))

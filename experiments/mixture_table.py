@@ -228,8 +228,8 @@ def table(config: Config, metrics: dict[str, Record]) -> str:
         f"Rows in bold are ours: mean (lowest to highest) over {config.seeds} seeds. The value of "
         f"a seed is the mean over {Recipe.draws} draws of {config.num_samples} samples. Batch size "
         f"{config.batch_size}. The published rows have 2,500 samples, other networks and other "
-        "budgets. HQ: samples within three standard deviations of a mode. Reverse KL: from the "
-        "histogram of the modes to the uniform one. Width: standard deviation of the modes, as a "
+        "budgets. HQ: samples within three standard deviations of a mode. Reverse KL: of the "
+        "histogram of the modes from the uniform one. Width: standard deviation of the modes, as a "
         "fraction of the true one; samples that are too narrow may have more HQ than perfect ones."
     ]
     for data, ways in metrics.items():

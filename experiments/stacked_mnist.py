@@ -3,7 +3,7 @@
 An image has a random digit in each colour channel (Metz et al. 2017; Srivastava et al. 2017). The
 networks are the small ones of the PacGAN study (Lin et al. 2018, section 4.2). A classifier names
 the digits of 26,000 samples. The experiment counts the kinds among them and computes the KL
-divergence from their histogram to the uniform one, beside the metrics of real stacks. At every
+divergence of their histogram from the uniform one, beside the metrics of real stacks. At every
 count it writes samples.png (each stack beside its digits) and curves.png to --workdir, and at the
 end summary.json. The same command resumes a run that was stopped.
 """
