@@ -266,7 +266,7 @@ def _draw_digits(tables: dict[int, Seen], file: Path) -> None:
         ("saturating", "log(1 - D): the gradient vanishes as D learns", "norm of G's gradient"),
         ("non_saturating", "-log D: the gradient grows instead", "norm of G's gradient"),
         ("variance", "The variance of -log D's gradient grows too", "trace of covariance"),
-        ("relative_deviation", "Relative to the gradient, noise stays", "deviation / norm"),
+        ("relative_deviation", "The ratio of noise to gradient stays", "standard deviation / norm"),
     )
     figure, grid = chart(2, 2, size=(12, 8), sharex=True)
     for axes, (name, title, label) in zip(grid.flat, shown, strict=True):
