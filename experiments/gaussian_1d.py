@@ -1,11 +1,12 @@
-"""Goodfellow et al. 2014, figure 1, made exact: a GAN learns a Gaussian on the line.
+"""Goodfellow et al. 2014, figure 1, with exact densities: a GAN learns a Gaussian on the line.
 
-The generator's density p_g, the best discriminator D* and JSD(p, p_g) are computed, not estimated,
-so that training is seen against the theory: proposition 1 (D follows D*), theorem 1 (V ends at
--log 4) and proposition 2 (p_g becomes p). One column of numbers for each --n-critic: 1 is plain
-Algorithm 1, many keeps D near D* as proposition 2 asks. Writes to --workdir: demonstration.png,
-curves.png, samples/ (a frame for each moment drawn), n_critic_*.gif and .png, and summary.json;
-trainings/ has the checkpoints. The same command resumes a run that was stopped.
+The generator's density p_g, the optimal discriminator D* and JSD(p, p_g) are computed, not
+estimated, and training is compared with the theory: proposition 1 (D follows D*), theorem 1 (V ends
+at -log 4) and proposition 2 (p_g becomes p). Each --n-critic is a training of its own: 1 is
+plain Algorithm 1, and a larger number keeps D near D*, as proposition 2 assumes. The experiment
+writes demonstration.png, curves.png, samples/ (one frame for each recorded moment),
+n_critic_*.gif and .png, and summary.json to --workdir; trainings/ has the checkpoints. The same
+command resumes a run that was stopped.
 """
 
 import dataclasses
@@ -22,81 +23,75 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gan_jax import (
-    GAN,
-    Batch,
-    TrainState,
-    from_linen,
-    init,
-    make_discriminator_step,
-    make_generator_step,
-    make_train_step,
-    run,
-    theory,
-)
+from experiments.shared import Seen, watched
+from gan_jax import GAN, Batch, TrainState, adversarial, from_linen, theory
 from gan_jax.data import synthetic
 from gan_jax.errors import UserError
 from gan_jax.losses import minimax
 from gan_jax.parallel import Step
-from gan_jax.run import Look, RunFolder, cli, plots
+from gan_jax.run import RunFolder, cli, plots
+from gan_jax.run.folder import Record
 from gan_jax.theory.quadrature import expectation, integral, interval
 from gan_jax.types import Array, Metrics, Network, PyTree
 
 DATA = synthetic.gaussian(1.0, 0.5)
 PRIOR = synthetic.gaussian()
-"""Not the paper's uniform z: G(z) is then bounded, and with a smooth small G p_g stays short of
-p's tails, where every unit of missing mass costs log(2) / 2 of JSD."""
+"""The paper's z is uniform. Then G(z) is bounded, and p_g of a small smooth G misses p's tails,
+where each unit of missing mass costs log(2) / 2 of JSD."""
 
 NODES, WEIGHTS = interval(-5.0, 7.0, 601)
-"""For the integrals over x; 12 standard deviations of the data to either side of its mean."""
+"""Quadrature over x, up to 12 standard deviations from the mean of the data."""
 LATENTS, LATENT_WEIGHTS = interval(-8.0, 8.0, 161)
-"""For the integrals over z."""
+"""Quadrature over z."""
 SEARCHED = interval(-8.05, 8.05, 162)[0][:, None]
-"""[M, 1] between which G is searched for the z of an x; `LATENTS` lie inside."""
+"""[M, 1] ends of the intervals in which z of a given x is searched; `LATENTS` lie inside."""
 LOG_2 = plots.LOG_4 / 2
 ARROWS = jnp.array([[NormalDist().inv_cdf((i + 0.5) / 25)] for i in range(25)])
-"""[25, 1] latents, each for a 25th of the prior's mass."""
+"""[25, 1] latents, each the middle of a 25th of the prior's mass."""
 LIMITS = (-2.5, 3.5)
-"""Of the pictures, in x and in z."""
+"""Range of x and z in the pictures."""
 PANELS = ("(a) untrained", "(b) D trained, G not yet", "(c) during", "(d) at the end")
-FIGURES = ("jsd", "value", "off_half", "p_g_mass")
-"""What `examine` computes of each seed."""
+METRICS = ("jsd", "value", "off_half", "p_g_mass")
+"""Numbers that `examine` computes for each seed."""
 PROTOCOL = (
-    "After training, over seeds 0, 1, ...: each, mean, std (population), max; in nats, float32. By "
-    f"the trapezoidal rule over x, {NODES.size} nodes on [{NODES[0]}, {NODES[-1]}], and over z, "
-    f"{LATENTS.size} nodes on [-8, 8]; p_g exact. off_half: max |D - 1/2| where (p + p_g) / 2 is "
-    "over 1% of p's peak. p_g_mass: the integral of p_g over x, a check: 1 where G does not fold."
+    "After training, over seeds 0, 1, ...: each, mean, std (population), max; in nats, float32. "
+    f"Trapezoidal rule over x, {NODES.size} nodes on [{NODES[0]}, {NODES[-1]}], and over z, "
+    f"{LATENTS.size} nodes on [-8, 8]; p_g is exact. off_half: max |D - 1/2| where (p + p_g) / 2 "
+    "is over 1% of p's peak. p_g_mass: the integral of p_g over x; 1 where G does not fold."
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """How to train, and how often."""
+    """The trainings and their lengths."""
 
     workdir: Path = Path("runs/gaussian_1d")
-    """The run's folder. A run that is there already is resumed, or left alone if complete."""
+    """Folder of the run; a run that is there is resumed, or left alone if complete."""
     n_critic: tuple[int, ...] = (1, 10)
-    """Updates of D for each one of G (k of Algorithm 1); one training for each number."""
+    """Updates of D for each update of G (k of Algorithm 1), one training for each number."""
     num_updates: int = 10_000
-    """Updates of both players together in each training: G makes one in n_critic + 1 of them."""
+    """Updates of both players together in each training; G makes one in n_critic + 1 of them."""
     warmup: int = 200
-    """Updates of D before the first of G: panel (b) of the figure."""
+    """Updates of D before the first update of G: panel (b) of the figure."""
     seeds: int = 10
-    """Trainings, of seeds 0, 1, ..., all at once. Seed 0 is drawn."""
+    """Number of GANs in each training, with seeds 0, 1, ...; seed 0 is drawn."""
     batch_size: int = 512
     """Real samples in a minibatch, and as many fake ones."""
     width: int = 16
-    """Units in each of the two hidden layers of either network."""
+    """Units in each of the two hidden layers of both networks."""
     discriminator_lr: float = 1e-2
-    """Adam's learning rate for D at the start; it falls to zero along half a cosine."""
+    """Adam's initial learning rate for D; it decays to 0 along half a cosine."""
     generator_lr: tuple[float, ...] = (1e-4, 2e-3)
-    """The same for G, one for each --n-critic: the better D is, the longer a step G may take."""
+    """Adam's initial learning rate for G, one for each --n-critic; it decays likewise."""
     frames: int = 32
-    """Moments at which the exact figures are taken and a picture is drawn."""
+    """Number of moments at which the metrics are computed and a picture is drawn."""
 
 
 def build(width: int) -> GAN:
-    """z ~ N(0, 1), x = G(z): perceptrons of two layers, smooth as p_g needs the slope of G."""
+    """Returns two smooth perceptrons with two hidden layers and z ~ N(0, 1).
+
+    They have no kinks because p_g depends on the slope of G.
+    """
 
     def perceptron(*last: Callable[[Array], Array]) -> Network:
         hidden: list[Any] = [nn.Dense(width), nn.softplus, nn.Dense(width), nn.softplus]
@@ -123,12 +118,15 @@ def check(config: Config) -> None:
 
 
 def generate(gan: GAN, params: PyTree, z: Array) -> Array:
-    """G(z) by G's parameters: [N, 1] -> [N, 1]."""
+    """Returns G(z): [N, 1] -> [N, 1]."""
     return gan.generator.apply(params, {}, z, train=False)[0]
 
 
 def log_p_g(gan: GAN, params: PyTree, x: Array) -> Array:
-    """The exact log density of G's samples: x [N] -> [N], NaN where over four z lead to one x."""
+    """Returns the exact log density of G's samples: x [N] -> [N].
+
+    The density is NaN where more than four z lead to one x.
+    """
 
     def of_one(z: Array) -> Array:
         return generate(gan, params, z[None])[0]
@@ -137,17 +135,17 @@ def log_p_g(gan: GAN, params: PyTree, x: Array) -> Array:
 
 
 def examine(gan: GAN, state: TrainState) -> tuple[Metrics, Metrics]:
-    """What theory says of one state, by quadrature: figures [], functions of x [N].
+    """Returns metrics [] of one state by quadrature, and the functions of x [N] to draw.
 
-    Means over G's samples are taken over z, E_q[f(x)] = E_z[f(G(z))]: p_g, infinite where G turns
-    back, then enters only through D*. `off_half` is max |D - 1/2| over the nodes where
-    (p + p_g) / 2 is over 1% of p's peak, `p_g_mass` the integral of p_g over x.
+    Means over G's samples are computed over z, E_q[f(x)] = E_z[f(G(z))], so that p_g, which is
+    infinite where G turns back, enters only through D*. `off_half` is max |D - 1/2| over the nodes
+    where (p + p_g) / 2 is over 1% of p's peak, `p_g_mass` the integral of p_g over x.
     """
     params, player, num = state.generator.params, state.discriminator, NODES.size
     z = LATENTS[:, None]
     x = jnp.concatenate([NODES[:, None], generate(gan, params, z)])
     log_p, log_q = DATA.log_prob(x), log_p_g(gan, params, x[:, 0])
-    # Where G turns back within rounding of a fake, the search may miss the fake's own z.
+    # Where G turns back, rounding can hide a fake's own z from the search: its branch is added.
     own = theory.pushforward_log_prob(
         lambda point: generate(gan, params, point[None])[0], z, PRIOR.log_prob
     )
@@ -161,7 +159,7 @@ def examine(gan: GAN, state: TrainState) -> tuple[Metrics, Metrics]:
         return real + expectation(PRIOR.log_prob(z), of_fakes, LATENT_WEIGHTS)
 
     p, p_g, d = jnp.exp(log_p[:num]), jnp.exp(log_q[:num]), jax.nn.sigmoid(logit[:num])
-    figures = {
+    metrics = {
         "jsd": value(best) / 2,
         "value": value(logit) - 2 * LOG_2,
         "off_half": jnp.max(jnp.where((p + p_g) / 2 > 0.01 * p.max(), jnp.abs(d - 0.5), 0.0)),
@@ -169,125 +167,104 @@ def examine(gan: GAN, state: TrainState) -> tuple[Metrics, Metrics]:
     }
     drawn = {"x": NODES, "p_data": p, "p_g": p_g, "discriminator": d}
     arrows = {"z": ARROWS[:, 0], "made": generate(gan, params, ARROWS)[:, 0]}
-    return figures, {**drawn, "optimal": jax.nn.sigmoid(best[:num]), **arrows}
+    return metrics, {**drawn, "optimal": jax.nn.sigmoid(best[:num]), **arrows}
 
 
 def play(config: Config, gan: GAN, n_critic: int, rounds: int) -> tuple[TrainState, Step, Step]:
-    """The first states [seeds], the warm-up's step of D alone, and the train step.
+    """Returns the first states [seeds], the warm-up step of D alone and the train step.
 
-    Both steps draw their own real samples; `rounds` is how many train steps there will be.
+    Both steps draw their own real samples; `rounds` is the number of train steps to come.
     """
-    initial_lr = config.generator_lr[config.n_critic.index(n_critic)]
-    generator_lr = optax.cosine_decay_schedule(initial_lr, rounds)
-    generator_tx = optax.adam(generator_lr, b1=0.0, b2=0.99)
+    generator_lr = config.generator_lr[config.n_critic.index(n_critic)]
     warmup_lr = optax.constant_schedule(config.discriminator_lr)
     falling_lr = optax.cosine_decay_schedule(config.discriminator_lr, rounds * n_critic)
     discriminator_lr = optax.join_schedules([warmup_lr, falling_lr], [config.warmup])
-    discriminator_tx = optax.adam(discriminator_lr, b1=0.0, b2=0.99)
-
-    discriminator_step = make_discriminator_step(gan, minimax, discriminator_tx)
-    generator_step = make_generator_step(gan, minimax, generator_tx)
-    train_step = make_train_step(discriminator_step, generator_step, n_critic=n_critic)
+    algorithm = adversarial(
+        gan,
+        minimax,
+        generator_tx=optax.adam(optax.cosine_decay_schedule(generator_lr, rounds), b1=0.0, b2=0.99),
+        discriminator_tx=optax.adam(discriminator_lr, b1=0.0, b2=0.99),
+        n_critic=n_critic,
+    )
 
     def start(seed: Array) -> TrainState:
-        batch = Batch(jnp.zeros((2, 1)))
-        return init(gan, generator_tx, discriminator_tx, jax.random.key(seed), batch)
+        return algorithm.init(jax.random.key(seed), Batch(jnp.zeros((2, 1))))
 
     return (
         jax.jit(jax.vmap(start))(jnp.arange(config.seeds)),
-        synthetic.feed(discriminator_step, DATA, (config.batch_size,)),
-        synthetic.feed(train_step, DATA, (n_critic, config.batch_size)),
+        synthetic.feed(algorithm.discriminator_step, DATA, (config.batch_size,)),
+        synthetic.feed(algorithm.step, DATA, (n_critic, config.batch_size)),
     )
 
 
-def train(
-    config: Config, gan: GAN, n_critic: int, folder: RunFolder
-) -> list[tuple[int, dict[str, np.ndarray]]]:
-    """Trains all seeds at once: G's updates so far, and what `examine` says, at each moment.
+def train(config: Config, gan: GAN, n_critic: int, folder: RunFolder) -> Seen:
+    """Trains all seeds at once; returns G's updates so far and the results of `examine`.
 
-    The moments are the start, the end of the warm-up, and the end of each of the `frames` chunks.
-    The figures are those of all seeds, [seeds]; the functions are those of seed 0.
+    The moments are the start, the end of the warm-up and the end of each of the `frames` chunks.
+    The metrics are those of all seeds, [seeds]; the functions are those of seed 0.
     """
     chunk = config.num_updates // (n_critic + 1) // config.frames
-    rounds, moments = chunk * config.frames, []
+    rounds, name = chunk * config.frames, f"n_critic_{n_critic}"
     states, warmup_step, train_step = play(config, gan, n_critic, rounds)
 
     def see(states: TrainState) -> Metrics:
-        figures, drawn = jax.lax.map(partial(examine, gan), states)
-        return figures | {name: values[0] for name, values in drawn.items()}
+        metrics, drawn = jax.lax.map(partial(examine, gan), states)
+        return metrics | {name: values[0] for name, values in drawn.items()}
 
-    for name, step, num_steps, every in (
-        ("warmup", warmup_step, config.warmup, config.warmup),
-        ("training", train_step, rounds, chunk),
-    ):
-        part = folder.part(f"trainings/n_critic_{n_critic}_{name}")
-        states = run.train(
-            step,
-            states,
-            folder=part,
-            num_steps=num_steps,
-            layout="ensemble",
-            looks=[Look(every, see, part.keep)],
-            words=plots.in_short,
-        )
-        moments.append(part.kept())
-    (first, warm), frames = moments
-    return [first, (0, warm[1]), *frames[1:]]
+    def trained(part: str, step: Step, num_steps: int, every: int) -> tuple[TrainState, Seen]:
+        options: dict[str, Any] = {"num_steps": num_steps, "layout": "ensemble"}
+        return watched(folder, f"{name}_{part}", step, states, see, every=every, **options)
+
+    states, first = trained("warmup", warmup_step, config.warmup, config.warmup)
+    _, rest = trained("training", train_step, rounds, chunk)
+    first["step"][:] = 0  # G does not move in the warm-up
+    return {name: np.concatenate([first[name], rest[name][1:]]) for name in first}
 
 
-def main(config: Config) -> dict[str, Any]:
-    """Trains, draws, and returns the summary."""
+def main(config: Config) -> Record:
+    """Trains and draws; returns the summary."""
     check(config)
+    return cli.record("gaussian_1d", config, partial(_work, config))
 
-    def work(folder: RunFolder) -> dict[str, Any]:
-        summary, panels, runs = {}, [], {}
-        (folder.path / "samples").mkdir(exist_ok=True)
-        for n_critic in config.n_critic:
-            steps, seen, moments = [], [], []
-            for step, found in train(config, build(config.width), n_critic, folder):
-                figures = {name: found.pop(name) for name in FIGURES}
-                steps.append(step)
-                seen.append(figures)
-                title = (
-                    f"n_critic = {n_critic}: {step} updates of G\nV = {figures['value'][0]:.3f} "
-                    f"(−log 4 = {-plots.LOG_4:.3f}),  JSD = {figures['jsd'][0]:.2g} nats"
-                )
-                moments.append(plots.Moment(title, **found))
-            name = f"n_critic_{n_critic}"
-            files = [folder.path / "samples" / f"{name}_{i:03d}.png" for i in range(len(moments))]
-            for moment, file in zip(moments, files, strict=True):
-                plots.moments([[moment]], file, limits=LIMITS)
-            plots.history(files, folder.path / f"{name}.gif", folder.path / f"{name}.png")
-            over_steps = {key: np.stack([figures[key] for figures in seen]) for key in seen[0]}
-            runs[f"n_critic = {n_critic}"] = (np.array(steps), over_steps)
-            # During: the first moment at which seed 0 has lost three quarters of its divergence.
-            jsd = over_steps["jsd"][:, 0]
-            during = max(2, int(np.argmax(jsd < jsd[0] / 4)))
-            panels.append(
-                [
-                    moments[i]._replace(title=f"{what}\n{moments[i].title}")
-                    for what, i in zip(PANELS, (0, 1, during, -1), strict=True)
-                ]
+
+def _work(config: Config, folder: RunFolder) -> Record:
+    summary: Record = {"protocol": PROTOCOL, "optimum": -plots.LOG_4}
+    runs, panels, pictures = {}, [], ["demonstration.png", "curves.png"]
+    folder.samples.mkdir(exist_ok=True)
+    for n_critic in config.n_critic:
+        name = f"n_critic_{n_critic}"
+        seen = train(config, build(config.width), n_critic, folder)
+        metrics = {key: seen.pop(key) for key in METRICS}
+        steps, value, jsd = seen.pop("step"), metrics["value"][:, 0], metrics["jsd"][:, 0]
+        moments = []
+        for i, step in enumerate(steps):
+            title = (
+                f"n_critic = {n_critic}: {step} updates of G\nV = {value[i]:.3f} "
+                f"(−log 4 = {-plots.LOG_4:.3f}),  JSD = {jsd[i]:.2g} nats"
             )
-            summary[name] = {
-                "generator_updates": steps[-1],
-                "discriminator_updates": config.warmup + n_critic * steps[-1],
-                **{key: _over_seeds(values[-1]) for key, values in over_steps.items()},
-            }
-        plots.moments(panels, folder.path / "demonstration.png", limits=LIMITS)
-        plots.convergence(runs, folder.path / "curves.png")
-        gifs = [f"n_critic_{k}.{kind}" for k in config.n_critic for kind in ("gif", "png")]
-        return {
-            "protocol": PROTOCOL,
-            "optimum": -plots.LOG_4,
-            **summary,
-            "pictures": ["demonstration.png", "curves.png", *gifs],
+            moments.append(plots.Moment(title, **{key: drawn[i] for key, drawn in seen.items()}))
+        files = [folder.samples / f"{name}_{i:03d}.png" for i in range(len(moments))]
+        for moment, file in zip(moments, files, strict=True):
+            plots.moments([[moment]], file, limits=LIMITS)
+        gif, strip = f"{name}.gif", f"{name}.png"
+        plots.history(files, folder.path / gif, folder.path / strip)
+        pictures += [gif, strip]
+        runs[f"n_critic = {n_critic}"] = (steps, metrics)
+        # "During" is the first moment at which seed 0 has lost three quarters of its divergence.
+        during = max(2, int(np.argmax(jsd < jsd[0] / 4)))
+        shown = zip(PANELS, (moments[i] for i in (0, 1, during, -1)), strict=True)
+        panels.append([moment._replace(title=f"{p}\n{moment.title}") for p, moment in shown])
+        summary[name] = {
+            "generator_updates": int(steps[-1]),
+            "discriminator_updates": config.warmup + n_critic * int(steps[-1]),
+            **{key: _over_seeds(values[-1]) for key, values in metrics.items()},
         }
+    plots.moments(panels, folder.path / "demonstration.png", limits=LIMITS)
+    plots.convergence(runs, folder.path / "curves.png")
+    return {**summary, "pictures": pictures}
 
-    return cli.record("gaussian_1d", config, work)
 
-
-def _over_seeds(values: np.ndarray) -> dict[str, Any]:
+def _over_seeds(values: np.ndarray) -> Record:
     spread = {"mean": float(values.mean()), "std": float(values.std()), "max": float(values.max())}
     return {"each": values.tolist(), **spread}
 

@@ -1,4 +1,4 @@
-"""What experiments with many GANs at once share: the rules of a game, playing it, its budget."""
+"""The rules, the training and the tables of experiments that train many GANs at once."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -7,21 +7,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from gan_jax import (
-    GAN,
-    Batch,
-    TrainState,
-    init,
-    losses,
-    make_discriminator_step,
-    make_generator_step,
-    make_train_step,
-    rising_decay,
-    run,
-)
+from gan_jax import GAN, Batch, TrainState, adversarial, losses, make_algorithm, rising_decay, run
 from gan_jax.algorithms import make_unrolled_generator_step
 from gan_jax.augment import instance_noise, mixed_scales
 from gan_jax.data.synthetic import Sampler, feed
@@ -30,57 +18,61 @@ from gan_jax.networks.packing import packed
 from gan_jax.optimizers import adam
 from gan_jax.penalties import PENALTIES
 from gan_jax.run import Look, RunFolder, cli, plots
+from gan_jax.run.tables import spread
 from gan_jax.types import Array
+
+PerSeed = dict[str, list[float]]
+"""Metrics by name, each a list over the seeds."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """How a game is played, for how long, how often."""
+    """The losses, optimizers and budget of an experiment."""
 
     loss: losses.LossName = "non_saturating"
-    """What both players minimise."""
+    """Loss of both players."""
     penalty: tuple[str, ...] = ("r1",)
-    """Penalties on D, names of gan_jax.penalties.PENALTIES; none with `--penalty` alone."""
+    """Penalties on D, by their names in gan_jax.penalties.PENALTIES; `--penalty` alone: none."""
     penalty_weight: float = 0.1
-    """Weight of each at the start: gamma / 2 for R1 and R2, of samples in units of their spread."""
+    """Initial weight of each penalty (gamma / 2 for R1 and R2), for samples in units of their
+    spread."""
     final_penalty_share: float = 1e-4
-    """Of that weight, what it falls to, geometrically; 1: it stays. A strong penalty finds the
-    modes; only a weak one lets D tell how wide they are."""
+    """Final weight of each penalty, as a fraction of the initial one. The weight decays
+    geometrically: a strong penalty finds the modes, a weak one lets D see their width."""
     noise: float = 0.5
-    """Added to some of what D sees in training, of all scales up to this, of samples in units of
-    their spread; 0: none. By it modes drawn too often feel those that are drawn too seldom."""
+    """Largest standard deviation of the noise added to D's inputs, in units of the samples' spread.
+    The noise lets D compare how often distant modes are drawn. 0: no noise."""
     noise_share: float = 0.25
-    """Of what D judges, real and fake, samples or packs of them: the share that is given noise."""
+    """Fraction of D's inputs (samples or packs, real and fake) that noise is added to."""
     pack: int = 1
-    """Samples that D judges together, as PacGAN does."""
+    """Number of samples that D judges together, as in PacGAN."""
     unroll: int = 0
-    """D's steps that G looks ahead, as in unrolled GANs."""
+    """Number of D's steps that G looks ahead, as in unrolled GANs."""
     n_critic: int = 1
-    """D's updates for one of G's."""
+    """Updates of D for each update of G."""
     num_steps: int = 8000
-    """G's updates."""
+    """Updates of G."""
     batch_size: int = 256
-    """Samples that D judges in an update, packs counted once."""
+    """Samples (or packs) of each kind, real and fake, in an update of D."""
     generator_lr: float = 2e-3
-    """Learning rate of G at the start; it falls along a half cosine."""
+    """Initial learning rate of G; it decays along half a cosine."""
     discriminator_lr: float = 2e-3
-    """Learning rate of D, likewise."""
+    """Initial learning rate of D; it decays along half a cosine."""
     final_lr_share: float = 0.1
-    """Of either rate, what it falls to. Players that come to a halt keep what error they have
-    then; of players that still move the average of G's weights is the better one."""
+    """Final learning rate of each player, as a fraction of the initial one."""
     b1: float = 0.0
     """Decay of Adam's mean gradient."""
     b2: float = 0.99
-    """Decay of Adam's mean square."""
+    """Decay of Adam's mean squared gradient."""
     ema_decay: float = 0.9998
-    """Of the average of G's weights that is sampled, at most. Until then it is over a ninth of all
-    updates so far: modes wander about their places, the average much less."""
+    """Largest decay of the average of G's weights, which samples are drawn with. Early in training
+    the average covers about the last ninth of the updates so far."""
     seeds: int = 10
-    """GANs trained at once, in one program, spread over the devices."""
+    """Number of GANs trained at once, in one program, spread over the devices."""
     seed: int = 0
-    """Of the first; the others follow."""
+    """Seed of the first GAN; the others use the seeds that follow."""
     num_samples: int = 2500
-    """Samples that the modes are counted in."""
+    """Number of samples in which the modes are counted."""
 
 
 def check(rules: Rules) -> None:
@@ -101,17 +93,17 @@ def check(rules: Rules) -> None:
             raise UserError(f"{cli.flag(name)} must be in [0, 1], got {share}")
 
 
-def check_chunks(rules: Rules, chunks: int, of: str) -> None:
-    """Raises `UserError` unless training comes in so many equal chunks."""
-    if rules.num_steps % chunks:
-        raise UserError(f"--num-steps must be a multiple of {of} ({chunks}), got {rules.num_steps}")
+def check_multiple(num_steps: int, divisor: int, name: str) -> None:
+    """Raises `UserError` unless `num_steps` is a multiple of the setting `name`."""
+    if num_steps % divisor:
+        raise UserError(f"--num-steps must be a multiple of {name} ({divisor}), got {num_steps}")
 
 
 class Game(NamedTuple):
-    """What is trained.
+    """A GAN and its training.
 
     Attributes:
-      gan: judging one sample; its G is the one that is trained.
+      gan: the GAN of single samples; training may use packs of them.
       state: key -> the first state.
       step: a pure train step that draws its own real samples, `state, _ -> state, metrics`.
     """
@@ -122,74 +114,50 @@ class Game(NamedTuple):
 
 
 def play(rules: Rules, gan: GAN, real: Sampler, shape: tuple[int, ...]) -> Game:
-    """The game of these networks on real samples of a shape."""
-    noise = mixed_scales(rules.noise, share=rules.noise_share)
-    augmentation = instance_noise(noise) if rules.noise else None
-    played = packed(gan, rules.pack) if rules.pack > 1 else gan
+    """Returns the game of these networks on real samples of a shape."""
+    played, pack = (packed(gan, rules.pack), (rules.pack,)) if rules.pack > 1 else (gan, ())
     loss = losses.LOSSES[rules.loss]
     decay = optax.cosine_decay_schedule(1.0, rules.num_steps, alpha=rules.final_lr_share)
 
     def tx(rate: float, updates: int) -> optax.GradientTransformation:
         return adam(lambda step: rate * decay(step / updates), b1=rules.b1, b2=rules.b2)
 
-    generator_tx, discriminator_tx = (
-        tx(rules.generator_lr, 1),
-        tx(rules.discriminator_lr, rules.n_critic),
-    )
-    penalties = [(PENALTIES[name], partial(penalty_weight, rules)) for name in rules.penalty]
-    discriminator_step = make_discriminator_step(
-        played, loss, discriminator_tx, penalties=penalties, augmentation=augmentation
-    )
-    ema_decay = rising_decay(rules.ema_decay)
-    generator_step = make_generator_step(
-        played, loss, generator_tx, augmentation=augmentation, ema_decay=ema_decay
+    generator_tx = tx(rules.generator_lr, 1)
+    noise = mixed_scales(rules.noise, share=rules.noise_share)
+    shared: dict[str, Any] = {
+        "augmentation": instance_noise(noise) if rules.noise else None,
+        "ema_decay": rising_decay(rules.ema_decay),
+    }
+    algorithm = adversarial(
+        played,
+        loss,
+        generator_tx=generator_tx,
+        discriminator_tx=tx(rules.discriminator_lr, rules.n_critic),
+        penalties=[(PENALTIES[name], partial(penalty_weight, rules)) for name in rules.penalty],
+        n_critic=rules.n_critic,
+        **shared,
     )
     if rules.unroll:
+        discriminator_step = algorithm.discriminator_step
         generator_step = make_unrolled_generator_step(
-            played,
-            loss,
-            generator_tx,
-            discriminator_step,
-            unroll=rules.unroll,
-            augmentation=augmentation,
-            ema_decay=ema_decay,
+            played, loss, generator_tx, discriminator_step, unroll=rules.unroll, **shared
         )
-    pack = (rules.pack,) if rules.pack > 1 else ()
+        algorithm = make_algorithm(
+            played, algorithm.init, discriminator_step, generator_step, n_critic=rules.n_critic
+        )
     example = Batch(jnp.zeros((1, *pack, *shape)))
-
-    def begin(key: Array) -> TrainState:
-        return init(
-            played,
-            generator_tx,
-            discriminator_tx,
-            key,
-            example,
-            penalties=penalties,
-            augmentation=augmentation,
-        )
-
-    return Game(
-        gan,
-        begin,
-        feed(
-            make_train_step(discriminator_step, generator_step, n_critic=rules.n_critic),
-            real,
-            (rules.n_critic, rules.batch_size, *pack),
-        ),
-    )
+    step = feed(algorithm.step, real, (rules.n_critic, rules.batch_size, *pack))
+    return Game(gan, lambda key: algorithm.init(key, example), step)
 
 
 def updates(rules: Rules) -> dict[str, int]:
-    """How many steps of each player are computed; D's unrolled ones count."""
-    of_generator = rules.num_steps
-    return {
-        "generator": of_generator,
-        "discriminator": of_generator * (rules.n_critic + rules.unroll),
-    }
+    """Returns the number of steps computed for each player, with D's unrolled steps."""
+    per_update_of_g = {"generator": 1, "discriminator": rules.n_critic + rules.unroll}
+    return {player: rules.num_steps * num for player, num in per_update_of_g.items()}
 
 
 def penalty_weight(rules: Rules, step: Array) -> Array:
-    """The weight of each penalty after so many updates of D []: it falls geometrically."""
+    """Returns the weight of each penalty after `step` updates of D; it decays geometrically."""
     done = jnp.minimum(step / (rules.num_steps * rules.n_critic), 1.0)
     return rules.penalty_weight * rules.final_penalty_share**done
 
@@ -212,14 +180,22 @@ def train(rules: Rules, game: Game, folder: RunFolder, looks: Sequence[Look] = (
     )
 
 
-def table(figures: dict[str, dict[str, list[float]]]) -> str:
-    """The figures as text, a column for each key: mean, lowest and highest of the seeds."""
-    titles = [f"{who.replace('_', ' ')}: mean (lowest to highest)" for who in figures]
-    lines = [f"{'':18}" + "".join(f"{title:>46}" for title in titles)]
-    for name in next(iter(figures.values())):
-        cells = [
-            f"{np.mean(found[name]):.4g} ({min(found[name]):.4g} to {max(found[name]):.4g})"
-            for found in figures.values()
-        ]
-        lines.append(f"{name:18}" + "".join(f"{cell:>46}" for cell in cells))
-    return "\n".join(lines)
+def judged(gan: GAN, state: TrainState, reach: float, num: int, *, unit: float = 1.0) -> Array:
+    """Returns D(x / unit) at a square lattice [num, num] from -reach to reach, rows along y."""
+    axis = jnp.linspace(-reach, reach, num)
+    x = jnp.stack(jnp.meshgrid(axis, axis), axis=2).reshape(-1, 2) / unit
+    player = state.discriminator
+    logits, _ = gan.discriminator.apply(player.params, player.model_state, x, train=False)
+    return jax.nn.sigmoid(logits).reshape(num, num)
+
+
+def table(metrics: dict[str, PerSeed]) -> str:
+    """Returns the metrics as text, a column for each key: mean, lowest and highest over seeds."""
+    titles = [f"{who.replace('_', ' ')}: mean (lowest to highest)" for who in metrics]
+    rows = {"": titles} | {
+        name: [spread(found[name], ".4g") for found in metrics.values()]
+        for name in next(iter(metrics.values()))
+    }
+    return "\n".join(
+        f"{name:18}" + "".join(f"{cell:>46}" for cell in cells) for name, cells in rows.items()
+    )

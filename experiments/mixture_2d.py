@@ -1,22 +1,27 @@
-"""A GAN on a distribution in the plane whose density is known, many seeds in one program.
+"""A GAN on a distribution in the plane with a known density, many seeds in one program.
 
-Which modes are found, how sharp they are and whether they are equally often drawn, as VEEGAN
-(Srivastava et al. 2017) and PacGAN (Lin et al. 2018) count it, with a perfect sampler's figures
-beside them. Writes to --workdir: training.gif (samples over D's level sets, first seed), seeds.png
-and summary.json, when all is done. The same command resumes a run that was stopped.
+The experiment measures which modes are found, how sharp they are and whether they are drawn equally
+often, as VEEGAN (Srivastava et al. 2017) and PacGAN (Lin et al. 2018) do, beside the metrics of a
+perfect sampler. At the end it writes training.gif (the first seed's samples over D's level sets),
+seeds.png and summary.json to --workdir. The same command resumes a run that was stopped.
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import many, mixtures
-from experiments.mixtures import Recipe
-from gan_jax import TrainState, parallel, sample
+from experiments import many
+from gan_jax import GAN, TrainState, parallel, priors, sample
+from gan_jax.data.synthetic import DISTRIBUTIONS, Distribution, standardised
+from gan_jax.metrics.modes import mode_coverage
+from gan_jax.metrics.two_sample import energy_test
+from gan_jax.models.mlp import mlp
 from gan_jax.run import Look, RunFolder, cli
 from gan_jax.run.folder import Record
 from gan_jax.run.plots import plane
@@ -30,84 +35,170 @@ REACH = {
     "two_moons": 2.4,
     "spiral": 1.3,
 }
-"""How far from 0 the pictures go."""
+"""Half the width of the pictures."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe(many.Rules):
+    """The distribution, the networks and the game."""
+
+    data: Literal["ring", "grid", "cascade", "swiss_roll", "two_moons", "spiral"] = "ring"
+    """Distribution of the real samples."""
+    latent: int = 2
+    """Number of dimensions of z."""
+    latent_scale: float = 4.0
+    """Standard deviation of z: a wider z puts fewer samples between the modes."""
+    width: int = 64
+    """Units in each hidden layer of both networks."""
+    generator_depth: int = 4
+    """Hidden layers of G."""
+    discriminator_depth: int = 4
+    """Hidden layers of D."""
+    generator_slope: float = 0.0
+    """Slope below 0 of G's leaky ReLUs; 0: ReLUs."""
+    draws: int = 10
+    """Number of draws of --num-samples samples; each metric is the mean over the draws."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(Recipe):
-    """What is learned, by which game, for how long, how often, and where it goes."""
+    """The recipe, the folder and the animation."""
 
     workdir: Path = Path("runs/mixture_2d")
-    """Where the pictures and the figures go."""
+    """Folder of the run."""
     frames: int = 40
-    """Moments in the animation after the first, which is before training."""
+    """Frames of the animation, besides the one before training."""
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raises `UserError` for values that no run could use."""
+    many.check(recipe)
+    counts = ("latent", "width", "generator_depth", "discriminator_depth", "draws")
+    cli.check_at_least(recipe, **dict.fromkeys(counts, 1))
+    cli.check_above_zero(recipe, "latent_scale")
 
 
 def check(config: Config) -> None:
     """Raises `UserError` for values that no run could use."""
-    mixtures.check(config)
+    check_recipe(config)
     cli.check_at_least(config, frames=2)
-    many.check_chunks(config, config.frames, "--frames")
+    many.check_multiple(config.num_steps, config.frames, "--frames")
+
+
+def data(recipe: Recipe) -> tuple[Distribution, float]:
+    """Returns the distribution in units of its root mean square, and the size of that unit."""
+    return standardised(DISTRIBUTIONS[recipe.data]())
+
+
+def build(recipe: Recipe, distribution: Distribution) -> many.Game:
+    """Returns the game of a recipe."""
+    slope = recipe.generator_slope
+    networks = partial(mlp, (2,), width=recipe.width, bounded=False, generator_slope=slope)
+    gan = GAN(
+        networks(depth=recipe.generator_depth).generator,
+        networks(depth=recipe.discriminator_depth).discriminator,
+        priors.normal(recipe.latent, recipe.latent_scale),
+    )
+    return many.play(recipe, gan, distribution, (2,))
+
+
+def measure(
+    recipe: Recipe, distribution: Distribution, draw: Callable[..., Array], key: Array
+) -> dict[str, Array]:
+    """Returns the metrics of a sampler, each [].
+
+    `energy_distance` and its `p_value` compare one draw with as many real samples. If the
+    distribution has modes, the fields of `mode_coverage` are means over all draws.
+
+    Args:
+      recipe: gives the number of draws and the number of samples in each.
+      distribution: the distribution of the real samples.
+      draw: `(key, num) -> x [num, 2]`.
+      key: the key for the draws and the test.
+    """
+    key_real, key_test, key_draws = jax.random.split(key, 3)
+    keys = jax.random.split(key_draws, recipe.draws)
+    x = draw(keys[0], recipe.num_samples)
+    tested = energy_test(x, distribution.sample(key_real, len(x)), key_test)
+    metrics = {"energy_distance": tested.distance, "p_value": tested.p_value}
+    if len(distribution.modes):
+        modes, scale = jnp.asarray(distribution.modes), jnp.asarray(distribution.scale)
+        counted = jax.lax.map(
+            lambda key: mode_coverage(draw(key, recipe.num_samples), modes, scale), keys
+        )
+        metrics |= {name: jnp.mean(values) for name, values in counted._asdict().items()}
+    return metrics
+
+
+def title(metrics: many.PerSeed, number: int) -> str:
+    """Returns the main metrics of one seed in words."""
+    if "captured" not in metrics:
+        return f"energy p {metrics['p_value'][number]:.2f}"
+    captured, quality = metrics["captured"][number], 100 * metrics["high_quality"][number]
+    return f"{captured:.3g} modes, HQ {quality:.1f} %"
+
+
+def metrics_of(
+    recipe: Recipe, game: many.Game, distribution: Distribution, states: TrainState
+) -> dict[str, many.PerSeed]:
+    """Returns the metrics of the GANs and of a perfect sampler, each a list over the seeds."""
+    keys = jax.vmap(jax.random.key)(jnp.arange(recipe.seeds))
+
+    def of_both(each: tuple[TrainState, Array]) -> dict[str, dict[str, Array]]:
+        state, key = each
+        key_gan, key_perfect = jax.random.split(key)
+        return {
+            "gan": measure(recipe, distribution, partial(sample, game.gan, state), key_gan),
+            "perfect_sampler": measure(recipe, distribution, distribution.sample, key_perfect),
+        }
+
+    # One seed after the other: the energy test holds all distances between the samples.
+    found = jax.jit(lambda *each: jax.lax.map(of_both, each))(states, keys)
+    return jax.tree.map(lambda values: np.asarray(values, float).tolist(), found)
 
 
 def main(config: Config) -> Record:
-    """Trains, measures, draws."""
+    """Trains, measures and draws; returns the summary."""
     check(config)
     parallel.use_every_core()
     return cli.record("mixture_2d", config, partial(_work, config))
 
 
 def _work(config: Config, folder: RunFolder) -> Record:
-    distribution, unit = mixtures.data(config)
-    game = mixtures.build(config, distribution)
+    distribution, unit = data(config)
+    game = build(config, distribution)
+    reach = REACH[config.data]
 
     def see(states: TrainState) -> dict[str, Array]:
-        return _look(config, game, unit, jax.tree.map(lambda leaf: leaf[0], states))
+        """Returns the arguments of `plane.View`: a D of packs cannot judge single samples."""
+        state = jax.tree.map(lambda leaf: leaf[0], states)
+        seen = {"made": unit * sample(game.gan, state, jax.random.key(0), 1000)}
+        if config.pack == 1:
+            seen["judged"] = many.judged(game.gan, state, reach, 80, unit=unit)
+        return seen
 
     every = config.num_steps // config.frames
     states = many.train(config, game, folder, [Look(every, see, folder.keep)])
-    figures = mixtures.figures_of(config, game, distribution, states)
-    print(many.table(figures))
+    metrics = metrics_of(config, game, distribution, states)
+    print(many.table(metrics))
     real = unit * np.asarray(distribution.sample(jax.random.key(1), 1000))
-    reach, path = REACH[config.data], folder.path
     views = [
         plane.View(f"{config.data}, seed {config.seed}, after {step} updates of G", **seen)
         for step, seen in folder.kept()
     ]
-    plane.training(views, real, path / "training.gif", reach=reach)
+    plane.training(views, real, folder.path / "training.gif", reach=reach)
     draw = jax.vmap(lambda state: sample(game.gan, state, jax.random.key(0), config.num_samples))
     shown = [
-        plane.View(_title(config, figures["gan"], number), unit * np.asarray(made))
-        for number, made in enumerate(jax.jit(draw)(states))
+        plane.View(f"seed {config.seed + i}: {title(metrics['gan'], i)}", unit * np.asarray(x))
+        for i, x in enumerate(jax.jit(draw)(states))
     ]
-    plane.side_by_side(shown, real, path / "seeds.png", reach=reach)
+    plane.side_by_side(shown, real, folder.path / "seeds.png", reach=reach)
     return {
         "updates": many.updates(config),
         "num_modes": len(distribution.modes),
-        "figures": figures,
+        "figures": metrics,
         "pictures": ["training.gif", "seeds.png"],
     }
-
-
-def _look(config: Config, game: many.Game, unit: float, state: TrainState) -> dict[str, Array]:
-    """What `plane.View` shows: 1,000 samples; and D(x) over the plane, unless it judges packs."""
-    made = unit * sample(game.gan, state, jax.random.key(0), 1000)
-    if config.pack > 1:
-        return {"made": made}
-    axis = jnp.linspace(-REACH[config.data], REACH[config.data], 80)
-    x = jnp.stack(jnp.meshgrid(axis, axis), axis=2)
-    player = state.discriminator
-    logits, _ = game.gan.discriminator.apply(
-        player.params, player.model_state, x.reshape(-1, 2) / unit, train=False
-    )
-    return {"made": made, "judged": jax.nn.sigmoid(logits).reshape(x.shape[:2])}
-
-
-def _title(config: Config, figures: dict[str, list[float]], number: int) -> str:
-    if "captured" not in figures:
-        return f"seed {config.seed + number}: energy p {figures['p_value'][number]:.2f}"
-    captured, quality = figures["captured"][number], 100 * figures["high_quality"][number]
-    return f"seed {config.seed + number}: {captured:.3g} modes, HQ {quality:.1f} %"
 
 
 if __name__ == "__main__":

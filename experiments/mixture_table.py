@@ -1,9 +1,10 @@
-"""Mode coverage of many ways to train a GAN, beside the tables of VEEGAN and PacGAN.
+"""Mode coverage of several ways to train a GAN, beside the tables of VEEGAN and PacGAN.
 
-The data and the count of samples of Srivastava et al. 2017, the ring and the grid; networks of one
-size for all, several seeds each. Writes to --workdir: table.md, a picture of the first seed of each
-way for each distribution, and summary.json with the figures of every seed. Each way is trained in a
-folder of its own in ways/: the same command resumes where it was stopped.
+The distributions (ring and grid) and the number of samples are those of Srivastava et al. 2017. All
+rows use networks of one size and several seeds. The experiment writes to --workdir table.md, for
+each distribution a picture of the first seed of every row, and summary.json with the metrics of
+every seed. Each row is trained in its own folder in ways/. The same command resumes a run that was
+stopped.
 """
 
 import dataclasses
@@ -15,24 +16,24 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import many, mixtures
-from experiments.mixtures import Recipe
+from experiments import many, mixture_2d
+from experiments.mixture_2d import Recipe
 from gan_jax import parallel, sample
 from gan_jax.errors import UserError
 from gan_jax.run import NonFinite, RunFolder, cli
 from gan_jax.run.files import write_text
 from gan_jax.run.folder import Record
 from gan_jax.run.plots import plane
-from gan_jax.run.tables import markdown
+from gan_jax.run.tables import markdown, spread
 
 
 class Way(NamedTuple):
-    """One way to train.
+    """One row of the table.
 
     Attributes:
-      title: in the table.
-      changes: to the recommended recipe.
-      times: as many updates as the others.
+      title: the row's name in the table.
+      changes: the settings that differ from the recommended recipe.
+      times: the number of updates, as a multiple of the other rows' number.
     """
 
     title: str
@@ -42,7 +43,6 @@ class Way(NamedTuple):
 
 _PLAIN: dict[str, Any] = {"penalty": (), "noise": 0.0}
 _R1: dict[str, Any] = {"noise": 0.0, "final_penalty_share": 1.0}
-
 _USUAL: dict[str, Any] = {"generator_slope": 0.2, "latent_scale": 1.0, "b1": 0.5}
 
 WAYS = {
@@ -57,13 +57,7 @@ WAYS = {
     "pacgan2": Way("PacGAN2", _PLAIN | {"pack": 2}),
     "wgan_gp": Way(
         "WGAN-GP, n_critic 5",
-        {
-            "loss": "wasserstein",
-            "penalty": ("gradient_penalty",),
-            "final_penalty_share": 1.0,
-            "noise": 0.0,
-            "n_critic": 5,
-        },
+        _R1 | {"loss": "wasserstein", "penalty": ("gradient_penalty",), "n_critic": 5},
     ),
     "r1": Way("R1", _R1),
     "rpgan": Way("RpGAN + R1 + R2", _R1 | {"loss": "relativistic", "penalty": ("r1", "r2")}),
@@ -71,10 +65,12 @@ WAYS = {
     "recommended": Way("R1 annealed, noise", {}),
     "long": Way("R1 annealed, noise, 8x as long", {}, times=8),
 }
-"""From a game that loses modes, and the one change that finds them, to the one we recommend. From
-`plain` on a way differs from that in what its title says and in nothing else, WGAN-GP excepted: the
-same networks, optimizer, rates and updates of G. As usual: leaky ReLUs in G, z ~ N(0, I), Adam's b1
-at .5."""
+"""The rows, from a game that loses modes to the recommended recipe.
+
+The rows from `plain` on have the same networks, optimizer, learning rates and updates of G, and
+differ from `plain` only in what their titles name; the exception is WGAN-GP. The "usual" settings
+are leaky ReLUs in G, z ~ N(0, I) and 0.5 for Adam's b1.
+"""
 
 PUBLISHED = {
     "ring": {
@@ -96,33 +92,32 @@ PUBLISHED = {
         "PacGAN4": (24.8, 93.6, 0.04),
     },
 }
-"""Means over their runs: modes captured, high-quality samples in %, reverse KL in nats."""
-
+"""Published means: modes captured, high-quality samples in %, reverse KL in nats."""
 
 REPORTED = ("settings", "updates", "gan", "perfect_sampler", "diverged")
-"""The entries of a cell's summary that the table's summary holds too."""
+"""Entries of a cell's summary that the table's summary holds too."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Which rows, how often, for how long."""
+    """The rows, the distributions and the budget."""
 
     workdir: Path = Path("runs/mixture_table")
-    """Where the table, the pictures and the figures go."""
+    """Folder of the run."""
     data: tuple[str, ...] = tuple(PUBLISHED)
-    """Distributions."""
+    """Distributions to learn."""
     ways: tuple[str, ...] = tuple(WAYS)
-    """Rows."""
+    """Rows of the table."""
     num_steps: int = Recipe.num_steps
-    """G's updates; in the row `long` eight times as many."""
+    """Updates of G; the row `long` makes eight times as many."""
     batch_size: int = Recipe.batch_size
-    """Samples that D judges in an update, packs counted once."""
+    """Samples (or packs) of each kind, real and fake, in an update of D."""
     seeds: int = Recipe.seeds
-    """GANs for each row."""
+    """Number of GANs in each row."""
     seed: int = 0
-    """Of the first; the others follow."""
+    """Seed of the first GAN; the others use the seeds that follow."""
     num_samples: int = Recipe.num_samples
-    """Samples that the modes are counted in."""
+    """Number of samples in which the modes are counted."""
 
 
 def check(config: Config) -> None:
@@ -134,11 +129,11 @@ def check(config: Config) -> None:
             raise UserError(f"--{name} must name at least one of {', '.join(known)}")
     for data in config.data:
         for way in config.ways:
-            mixtures.check(recipe(config, data, way))
+            mixture_2d.check_recipe(recipe(config, data, way))
 
 
 def recipe(config: Config, data: str, way: str) -> Recipe:
-    """The settings of one cell of the table."""
+    """Returns the settings of one cell of the table."""
     shared = ("batch_size", "seeds", "seed", "num_samples")
     settings: dict[str, Any] = {name: getattr(config, name) for name in shared}
     settings |= {"data": data, "num_steps": config.num_steps * WAYS[way].times}
@@ -146,47 +141,47 @@ def recipe(config: Config, data: str, way: str) -> Recipe:
 
 
 def main(config: Config) -> Record:
-    """Trains every way on every distribution; draws and prints the table."""
+    """Trains every way on every distribution, draws them and prints the table."""
     check(config)
     parallel.use_every_core()
+    return cli.record("mixture_table", config, partial(_work, config))
 
-    def work(folder: RunFolder) -> Record:
-        figures: dict[str, Record] = {}
-        for data in config.data:
-            figures[data] = {}
-            for way in config.ways:
-                print(f"{data}: {WAYS[way].title}", flush=True)
-                place = folder.path / "ways" / f"{data}_{way}"
-                figures[data][way] = _one(recipe(config, data, way), place)
-                write_text(folder.path / "table.md", text := table(config, figures))
-            _draw(figures[data], folder.path / f"{data}.png")
-        print(f"\n{text}")
-        return {
-            "figures": {
-                data: {
-                    way: {name: found[name] for name in REPORTED if name in found}
-                    for way, found in ways.items()
-                }
-                for data, ways in figures.items()
-            },
-            "pictures": [f"{data}.png" for data in config.data],
-        }
 
-    return cli.record("mixture_table", config, work)
+def _work(config: Config, folder: RunFolder) -> Record:
+    metrics: dict[str, Record] = {}
+    for data in config.data:
+        metrics[data] = {}
+        for way in config.ways:
+            print(f"{data}: {WAYS[way].title}", flush=True)
+            place = folder.path / "ways" / f"{data}_{way}"
+            metrics[data][way] = _one(recipe(config, data, way), place)
+            write_text(folder.path / "table.md", text := table(config, metrics))
+        _draw(metrics[data], folder.path / f"{data}.png")
+    print(f"\n{text}")
+    return {
+        "figures": {
+            data: {
+                way: {name: found[name] for name in REPORTED if name in found}
+                for way, found in ways.items()
+            }
+            for data, ways in metrics.items()
+        },
+        "pictures": [f"{data}.png" for data in config.data],
+    }
 
 
 def _one(settings: Recipe, path: Path) -> Record:
-    """The figures of a cell, and what to draw of its first seed: from its folder, or trained."""
+    """Returns the metrics and samples of a cell, from its folder or by training it."""
     folder = RunFolder(path, {"recipe": dataclasses.asdict(settings)})
     if (done := folder.summary()) and not _is_whole(done):
-        print(f"{path / 'summary.json'} is damaged: it is made again", flush=True)
+        print(f"{path / 'summary.json'} is damaged and will be made again", flush=True)
         (path / "summary.json").unlink()
     return folder.once(partial(_train, settings, folder))
 
 
 def _train(settings: Recipe, folder: RunFolder) -> Record:
-    distribution, unit = mixtures.data(settings)
-    game = mixtures.build(settings, distribution)
+    distribution, unit = mixture_2d.data(settings)
+    game = mixture_2d.build(settings, distribution)
     real = distribution.sample(jax.random.key(1), 1000)
     found: Record = {
         "settings": json.loads(json.dumps(dataclasses.asdict(settings))),
@@ -200,17 +195,16 @@ def _train(settings: Recipe, folder: RunFolder) -> Record:
     first = jax.tree.map(lambda leaf: leaf[0], states)
     made = sample(game.gan, first, jax.random.key(0), 1000)
     found["made"] = (unit * np.asarray(made)).tolist()
-    return found | mixtures.figures_of(settings, game, distribution, states)
+    return found | mixture_2d.metrics_of(settings, game, distribution, states)
 
 
 def _is_whole(found: Record) -> bool:
-    """Whether the summary of a cell has what the table takes from it."""
+    """Returns whether the summary of a cell has all that the table and the pictures read."""
     try:
-        _updates(found)
+        _row("", found)
         np.array(found["real"], float)
         if "diverged" not in found:
             np.array(found["made"], float)
-            _cells(found["gan"])
             _cells(found["perfect_sampler"])
     except (ValueError, LookupError, TypeError, AttributeError):
         return False
@@ -218,61 +212,52 @@ def _is_whole(found: Record) -> bool:
 
 
 def _draw(ways: Record, file: Path) -> None:
-    """The first seed of each way."""
+    """Draws samples of the first seed of each way."""
     views = []
     for way, found in ways.items():
         if "made" in found:
-            captured, quality = (found["gan"][n][0] for n in ("captured", "high_quality"))
-            title = f"{WAYS[way].title}\n{captured:.3g} modes, HQ {100 * quality:.1f} %"
+            title = f"{WAYS[way].title}\n{mixture_2d.title(found['gan'], 0)}"
             views.append(plane.View(title, np.array(found["made"])))
     real = np.array(next(iter(ways.values()))["real"])
-    reach = 1.15 * float(np.abs(real).max())
-    plane.side_by_side(views, real, file, reach=reach)
+    plane.side_by_side(views, real, file, reach=1.15 * float(np.abs(real).max()))
 
 
-def table(config: Config, figures: dict[str, Record]) -> str:
-    """Markdown: ours over the seeds, the published ones, and a perfect sampler."""
+def table(config: Config, metrics: dict[str, Record]) -> str:
+    """Returns our metrics, the published ones and those of a perfect sampler, in Markdown."""
     text = [
-        f"Ours in bold: mean (lowest to highest) of {config.seeds} seeds, of each seed's "
-        f"{Recipe.draws} draws of {config.num_samples} samples the mean; batch "
-        f"{config.batch_size}. Published: 2,500 samples, other networks and budgets. HQ: within "
-        "three standard deviations of a mode. Reverse KL: of the modes' histogram, from the "
-        "uniform one. Width: of the modes, in true ones; samples narrower than the modes are may "
-        "have more HQ than perfect ones."
+        f"Rows in bold are ours: mean (lowest to highest) over {config.seeds} seeds. The value of "
+        f"a seed is the mean over {Recipe.draws} draws of {config.num_samples} samples. Batch size "
+        f"{config.batch_size}. The published rows have 2,500 samples, other networks and other "
+        "budgets. HQ: samples within three standard deviations of a mode. Reverse KL: of the "
+        "histogram of the modes from the uniform one. Width: standard deviation of the modes, as a "
+        "fraction of the true one; samples that are too narrow may have more HQ than perfect ones."
     ]
-    for data, ways in figures.items():
-        rows = [
-            (f"**{WAYS[way].title}**", *_cells(found.get("gan")), *_updates(found))
-            for way, found in ways.items()
-        ]
+    for data, ways in metrics.items():
+        rows = [_row(WAYS[way].title, found) for way, found in ways.items()]
         rows += [
-            (f"{name}, published", *(("" if x is None else f"{x:g}") for x in values), "", "", "")
+            [f"{name}, published", *("" if x is None else f"{x:g}" for x in values), "", "", ""]
             for name, values in PUBLISHED[data].items()
         ]
         perfect = [found["perfect_sampler"] for found in ways.values() if "gan" in found]
-        rows += [("a perfect sampler", *_cells(each), "", "") for each in perfect[:1]]
+        rows += [["a perfect sampler", *_cells(each), "", ""] for each in perfect[:1]]
         header = ("", "modes", "HQ %", "reverse KL, nats", "width", "updates of D", "of G")
         text.append(f"## {data}\n\n{markdown(header, rows)}")
     return "\n\n".join(text) + "\n"
 
 
-def _cells(figures: dict[str, list[float]] | None) -> list[str]:
-    """Mean (lowest to highest) over the seeds."""
-    if figures is None:
-        return ["diverged", "", "", ""]
+def _row(title: str, found: Record) -> list[str]:
+    cells = ["diverged", "", "", ""] if "diverged" in found else _cells(found["gan"])
+    updates = (f"{found['updates'][player]:,}" for player in ("discriminator", "generator"))
+    return [f"**{title}**", *cells, *updates]
+
+
+def _cells(metrics: many.PerSeed) -> list[str]:
     return [
-        f"{np.mean(x):.{digits}f} ({np.min(x):.{digits}f} to {np.max(x):.{digits}f})"
-        for x, digits in (
-            (np.array(figures["captured"]), 1),
-            (100 * np.array(figures["high_quality"]), 1),
-            (np.array(figures["reverse_kl"]), 4),
-            (np.array(figures["width"]), 2),
-        )
+        spread(metrics["captured"], ".1f"),
+        spread(100 * np.array(metrics["high_quality"]), ".1f"),
+        spread(metrics["reverse_kl"], ".4f"),
+        spread(metrics["width"], ".2f"),
     ]
-
-
-def _updates(found: Record) -> list[str]:
-    return [f"{found['updates'][player]:,}" for player in ("discriminator", "generator")]
 
 
 if __name__ == "__main__":

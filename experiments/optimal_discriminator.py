@@ -1,13 +1,12 @@
-"""The best discriminator against a fixed generator: a trained D beside D* = p / (p + q).
+"""The optimal discriminator against a fixed generator: a trained D beside D* = p / (p + q).
 
 Goodfellow et al. 2014, proposition 1. G is the identity on z ~ q, so that p and q are known and V
-is an exact sum: training raises it to 2 JSD - log 4, and not past it. Writes to --workdir:
-discriminators.png, bound.png, summary.json and, with the checkpoints, trainings/. The same command
-resumes a run that was stopped.
+is an exact sum. Training D raises V to 2 JSD - log 4 and not past it. The experiment writes
+discriminators.png, bound.png, summary.json and, with the checkpoints, trainings/ to --workdir. The
+same command resumes a run that was stopped.
 """
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,19 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gan_jax import (
-    GAN,
-    Batch,
-    Network,
-    from_linen,
-    init,
-    losses,
-    make_discriminator_step,
-    run,
-    theory,
-)
+from experiments import many
+from experiments.shared import bare
+from gan_jax import GAN, Batch, Network, adversarial, from_linen, losses, run, theory
 from gan_jax.data.synthetic import Distribution, feed, gaussian, mixture
-from gan_jax.errors import UserError
 from gan_jax.run import Look, RunFolder, cli, plots
 from gan_jax.run.folder import Record
 from gan_jax.run.plots.charts import LOG_4, chart, save_chart
@@ -38,52 +28,58 @@ from gan_jax.theory.quadrature import box, interval
 from gan_jax.types import Array, PyTree
 
 FLOOR = 0.01
-"""D is compared with D* at the nodes where m = (p + q) / 2 is above this share of its maximum."""
+"""D is compared with D* at the nodes where (p + q) / 2 is above this fraction of its maximum."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """How long, and on how many samples, each discriminator is trained."""
+    """The length of each training, and the number of samples."""
 
     workdir: Path = Path("runs/optimal_discriminator")
-    """The run's folder. A run that is there already is resumed, or left alone if complete."""
+    """Folder of the run; a run that is there is resumed, or left alone if complete."""
     num_steps: int = 6000
     """Updates of the discriminator."""
     batch_size: int = 4096
     """Fresh real samples in each update, and as many fake ones."""
     learning_rate: float = 1e-2
-    """Adam's, at the start; it falls to 0 along a cosine, so that D comes to rest."""
+    """Adam's initial learning rate; it decays to 0 along half a cosine."""
     record_every: int = 20
     """Updates between two exact values of V."""
     num_samples: int = 1_000_000
-    """Fresh real samples, and as many fake ones, for the sampled V after training."""
+    """Fresh real samples for the sampled V after training, and as many fake ones."""
     seed: int = 0
-    """Of D's weights and of all samples."""
+    """Seed of D's weights and of all samples."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Case:
-    """A game with G fixed: p of the data, q of the fakes, D, and where to sum over x."""
+    """A game with a fixed G.
+
+    Attributes:
+      p, q: the distributions of the real samples and of the fakes.
+      discriminator: D.
+      limits: (low, high) of the quadrature in each dimension; if empty, x is discrete and the modes
+        of p are all its values.
+    """
 
     p: Distribution
     q: Distribution
     discriminator: Network
     limits: tuple[tuple[float, float], ...] = ()
-    """(low, high) in each dimension; none: the modes of p are all the outcomes there are."""
 
     def nodes(self) -> tuple[Array, Array]:
-        """Nodes and weights of the quadrature: [N, D], [N]."""
+        """Returns the nodes [N, D] and the weights [N] of the quadrature."""
         if not self.limits:
             return jnp.asarray(self.p.modes), jnp.ones(len(self.p.modes))
         return box(*(interval(*ends, {1: 401, 2: 101}[len(self.limits)]) for ends in self.limits))
 
     def logits(self, params: PyTree, x: Array) -> Array:
-        """logit D: [N, D] -> [N]."""
+        """Returns the logits of D: [N, D] -> [N]."""
         return self.discriminator.apply(params, {}, x, train=False)[0]
 
 
 class _Smooth(nn.Module):
-    """A perceptron without kinks: the logits it is to learn, log p - log q, have none."""
+    """A perceptron without kinks, because the logits that it learns, log p - log q, have none."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -93,7 +89,7 @@ class _Smooth(nn.Module):
 
 
 def table(*shares: float) -> Distribution:
-    """Outcomes 0.0, 1.0, ... [N, 1]; `log_prob` is that of a probability, not of a density."""
+    """Returns a distribution on 0.0, 1.0, ... [N, 1] whose `log_prob` is a log probability."""
     log_p = np.log(shares)
     return Distribution(
         lambda key, num: jax.random.categorical(key, log_p, shape=(num, 1)).astype(float),
@@ -102,14 +98,9 @@ def table(*shares: float) -> Distribution:
     )
 
 
-def _bare(params: PyTree, apply: Callable[[PyTree, Array], Array]) -> Network:
-    """The network `apply(params, x)` that starts from `params`."""
-    return Network(lambda *_: (params, {}), lambda params, _, x, *__, **___: (apply(params, x), {}))
-
-
-IDENTITY = _bare({}, lambda _, z: z)  # what the prior draws is what G makes
+IDENTITY = bare({}, lambda _, z: z)
 _SMOOTH = from_linen(_Smooth())
-_TABLE = _bare(np.zeros(3, np.float32), lambda logits, x: jnp.asarray(logits)[x[:, 0].astype(int)])
+_TABLE = bare(np.zeros(3, np.float32), lambda logits, x: jnp.asarray(logits)[x[:, 0].astype(int)])
 _TWO = mixture(np.array([[-2.0], [2.0]]), 0.6, np.array([0.3, 0.7]))
 _THREE = mixture(np.array([[-1.0], [1.0], [3.0]]), np.array([0.8, 0.5, 0.7]))
 _ACROSS = mixture(np.array([[-1.2, 0.0], [1.2, 0.0]]), 0.8)
@@ -124,9 +115,10 @@ CASES = {
 
 
 def train(case: Case, config: Config, name: str, folder: RunFolder) -> tuple[PyTree, list[float]]:
-    """D's parameters after training; the exact V before it and every `record_every` updates."""
-    tx = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.num_steps))
+    """Trains D; returns its parameters, and V before training and every `record_every` updates."""
     gan = GAN(IDENTITY, case.discriminator, case.q.sample)
+    tx = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.num_steps))
+    game = adversarial(gan, losses.minimax, generator_tx=optax.identity(), discriminator_tx=tx)
     key = jax.random.key(config.seed)
     example = Batch(case.p.sample(key, 2))  # for its shape
     part = folder.part(f"trainings/{name.replace(' ', '_')}")
@@ -135,8 +127,8 @@ def train(case: Case, config: Config, name: str, folder: RunFolder) -> tuple[PyT
         part.log({"step": step, "exact_value": exact(case, params)[0]["exact_value"]})
 
     state = run.train(
-        feed(make_discriminator_step(gan, losses.minimax, tx), case.p, (config.batch_size,)),
-        jax.jit(partial(init, gan, optax.identity(), tx, batch=example))(key),
+        feed(game.discriminator_step, case.p, (config.batch_size,)),
+        jax.jit(lambda key: game.init(key, example))(key),
         folder=part,
         num_steps=config.num_steps,
         chunk_length=config.record_every,
@@ -149,10 +141,13 @@ def train(case: Case, config: Config, name: str, folder: RunFolder) -> tuple[PyT
 
 
 def exact(case: Case, params: PyTree) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """By quadrature in float64: V, its bound, max |D - D*| where m has mass; and what to draw."""
+    """Returns the metrics of D by quadrature in float64, and the functions of x to draw.
+
+    The metrics are V, its bound, and the largest |D - D*| where (p + q) / 2 has mass.
+    """
     with jax.enable_x64(True):
-        figures, drawn = _exact(case, params)
-        return jax.tree.map(float, figures), jax.tree.map(np.asarray, drawn)
+        metrics, drawn = _exact(case, params)
+        return jax.tree.map(float, metrics), jax.tree.map(np.asarray, drawn)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -171,7 +166,7 @@ def _exact(case: Case, params: PyTree) -> tuple[dict[str, Array], dict[str, Arra
 
 
 def sampled(case: Case, params: PyTree, num: int, key: Array) -> dict[str, float]:
-    """V on `num` fresh real samples and as many fakes, and its standard error."""
+    """Returns V on `num` fresh real samples and as many fakes, and its standard error."""
     keys = jax.random.split(key)
     real = jax.nn.log_sigmoid(case.logits(params, case.p.sample(keys[0], num)))
     fake = jax.nn.log_sigmoid(-case.logits(params, case.q.sample(keys[1], num)))
@@ -185,44 +180,49 @@ def main(config: Config) -> Record:
     cli.check_at_least(config, num_steps=1, batch_size=1, record_every=1, num_samples=1)
     cli.check_above_zero(config, "learning_rate")
     cli.check_seed(config)
-    if config.num_steps % config.record_every:
-        every = f"a multiple of --record-every ({config.record_every})"
-        raise UserError(f"--num-steps must be {every}, got {config.num_steps}")
+    many.check_multiple(config.num_steps, config.record_every, "--record-every")
     return cli.record("optimal_discriminator", config, partial(_work, config))
 
 
 def _work(config: Config, folder: RunFolder) -> Record:
-    drawn, values, figures = {}, {}, {}
-    key = jax.random.fold_in(jax.random.key(config.seed), 2)  # not one that training draws from
+    drawn, values, metrics = {}, {}, {}
+    key = jax.random.fold_in(jax.random.key(config.seed), 2)  # training does not draw from it
     for name, case in CASES.items():
         params, values[name] = train(case, config, name, folder)
-        made, drawn[name] = exact(case, params)
-        figures[name] = made | sampled(case, params, config.num_samples, key)
-        figures[name]["gap"] = made["bound"] - made["exact_value"]
-        figures[name]["smallest_gap_in_training"] = made["bound"] - max(values[name])
-        figures[name]["nodes"] = len(drawn[name]["x"])
+        found, drawn[name] = exact(case, params)
+        metrics[name] = {
+            **found,
+            **sampled(case, params, config.num_samples, key),
+            "gap": found["bound"] - found["exact_value"],
+            "smallest_gap_in_training": found["bound"] - max(values[name]),
+            "nodes": len(drawn[name]["x"]),
+        }
     _draw_discriminators(drawn, folder.path / "discriminators.png")
-    _draw_bound(values, figures, config.record_every, folder.path / "bound.png")
+    _draw_bound(values, metrics, config.record_every, folder.path / "bound.png")
     protocol = (
-        f"seed {config.seed}, {config.num_steps} updates on {config.batch_size} real and as many "
-        f"fake samples; exact: quadrature; sampled: {config.num_samples} of each; in nats, but "
-        f"max_error: of a probability, at nodes where (p+q)/2 > {FLOOR} of its maximum"
+        f"seed {config.seed}, {config.num_steps} updates on {config.batch_size} real samples and "
+        f"as many fakes; exact: quadrature; sampled: {config.num_samples} of each; all in nats, "
+        f"except max_error: a probability, at nodes where (p+q)/2 > {FLOOR} of its maximum"
     )
-    worst = {f"worst_{x}": max(made[x] for made in figures.values()) for x in ("max_error", "gap")}
-    pictures = ["discriminators.png", "bound.png"]
-    return {"cases": figures, **worst, "protocol": protocol, "pictures": pictures}
+    return {
+        "cases": metrics,
+        "worst_max_error": max(found["max_error"] for found in metrics.values()),
+        "worst_gap": max(found["gap"] for found in metrics.values()),
+        "protocol": protocol,
+        "pictures": ["discriminators.png", "bound.png"],
+    }
 
 
 def _draw_discriminators(drawn: dict[str, dict[str, np.ndarray]], file: Path) -> None:
-    """D on D* over p and q; the case in the plane as maps, in the second row."""
+    """Draws D on D* over p and q; the case in the plane as maps, in the second row."""
     figure, grid = chart(2, 4, size=(18, 8.5))
     upper = iter(grid[0])
-    for name, made in drawn.items():
-        seen = made["p"] + made["q"] > FLOOR * np.max(made["p"] + made["q"])
-        if made["x"].shape[1] == 2:
-            _draw_maps(grid[1], name, made, seen)
+    for name, found in drawn.items():
+        seen = found["p"] + found["q"] > FLOOR * np.max(found["p"] + found["q"])
+        if found["x"].shape[1] == 2:
+            _draw_maps(grid[1], name, found, seen)
             continue
-        at = {label: values[seen] for label, values in made.items()}
+        at = {label: values[seen] for label, values in found.items()}
         axes, x, style = next(upper), at["x"][:, 0], "-" if CASES[name].limits else "o"
         axes.bar(x, at["p"], at["weights"], alpha=0.3, label="p, data")
         axes.bar(x, at["q"], at["weights"], color="tab:red", alpha=0.3, label="q, fakes")
@@ -234,33 +234,37 @@ def _draw_discriminators(drawn: dict[str, dict[str, np.ndarray]], file: Path) ->
     save_chart(figure, file, dpi=100)
 
 
-def _draw_maps(row: Any, name: str, made: dict[str, np.ndarray], seen: np.ndarray) -> None:
-    """Functions on the plane, where the density is not next to nothing."""
-    maps = {f"{name}: p - q": (made["p"] - made["q"], -0.16, 0.16), "D*": (made["D*"], 0, 1)}
-    maps |= {"D, trained": (made["D"], 0, 1), "D - D*": (made["D"] - made["D*"], -0.02, 0.02)}
-    for axes, (title, (values, low, high)) in zip(row, maps.items(), strict=True):
-        grid = [v.reshape(101, 101) for v in (*made["x"].T, np.where(seen, values, np.nan))]
+def _draw_maps(row: Any, name: str, found: dict[str, np.ndarray], seen: np.ndarray) -> None:
+    """Draws functions on the plane where the density is not negligible."""
+    p, q, best, d = (found[label] for label in ("p", "q", "D*", "D"))
+    maps = (
+        (f"{name}: p - q", p - q, -0.16, 0.16),
+        ("D*", best, 0, 1),
+        ("D, trained", d, 0, 1),
+        ("D - D*", d - best, -0.02, 0.02),
+    )
+    for axes, (title, values, low, high) in zip(row, maps, strict=True):
+        grid = [v.reshape(101, 101) for v in (*found["x"].T, np.where(seen, values, np.nan))]
         shades = axes.contourf(*grid, np.linspace(low, high, 11), cmap="RdBu", extend="both")
         axes.figure.colorbar(shades, ax=axes)
         axes.set(xlim=(-4, 4), ylim=(-4, 4), xlabel="$x_1$", ylabel="$x_2$", aspect="equal")
         axes.set_title(title)
 
 
-def _draw_bound(values: dict[str, list[float]], figures: Record, every: int, file: Path) -> None:
-    """V below its ceiling, and the distance that is left."""
+def _draw_bound(values: dict[str, list[float]], metrics: Record, every: int, file: Path) -> None:
+    """Draws V below its bound, and the distance between them."""
     figure, (left, right) = chart(1, 2, size=(13, 5))
-    for i, (name, made) in enumerate(values.items()):
-        steps, bound = every * np.arange(len(made)), figures[name]["bound"]
-        left.plot(steps, made, f"C{i}", label=name)
+    for i, (name, trained) in enumerate(values.items()):
+        steps, bound = every * np.arange(len(trained)), metrics[name]["bound"]
+        left.plot(steps, trained, f"C{i}", label=name)
         left.axhline(bound, color=f"C{i}", ls="--", lw=1)
-        right.semilogy(steps, bound - np.asarray(made), f"C{i}", lw=1)
-    left.plot([], [], "k--", lw=1, label="its ceiling, 2 JSD - log 4")
-    left.set(title="Training D raises V to its ceiling, not past it", ylabel="V(D, G), nats")
+        right.semilogy(steps, bound - np.asarray(trained), f"C{i}", lw=1)
+    left.plot([], [], "k--", lw=1, label="bound, 2 JSD - log 4")
+    left.set(title="Training D raises V to its bound, not past it", ylabel="V(D, G), nats")
     left.set_ylim(-1.55)
     left.legend(loc="lower right", ncols=2, fontsize=9)
-    right.set(
-        title="The rest is noise, until the learning rate falls", ylabel="2 JSD - log 4 - V, nats"
-    )
+    right.set_title("The rest is noise, until the learning rate decays")
+    right.set_ylabel("2 JSD - log 4 - V, nats")
     for axes in (left, right):
         axes.set_xscale("symlog", linthresh=every)  # linear up to the first record
         axes.set(xlabel="updates of D", xlim=(0, None))

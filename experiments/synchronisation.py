@@ -1,15 +1,15 @@
-"""D must keep step with G: what many updates of G on a stale D do (Goodfellow et al. 2014).
+"""D must keep step with G: many updates of G on a stale D make G collapse (Goodfellow et al. 2014).
 
 "G must not be trained too much without updating D, in order to avoid 'the Helvetica scenario' in
-which G collapses too many values of z to the same value of x" (section 6). Eight Gaussians on a
-ring show it twice: training from scratch with 1, 5, 25 updates of G for each one of D; and a GAN in
-the middle of its training whose D is frozen while G goes on. Writes to --workdir: training.png,
-frozen.png, summary.json and, with the checkpoints, trainings/. The same command resumes a run that
-was stopped.
+which G collapses too many values of z to the same value of x" (section 6). A ring of eight
+Gaussians shows this in two ways: in trainings with 1, 5 and 25 updates of G for each update of D,
+and in a training in which D is frozen halfway while G goes on. The experiment writes training.png,
+frozen.png, summary.json and, with the checkpoints, trainings/ to --workdir. The same command
+resumes a run that was stopped.
 """
 
 import dataclasses
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gan_jax import (
-    GAN,
-    Batch,
-    TrainState,
-    init,
-    losses,
-    make_discriminator_step,
-    make_generator_step,
-    penalties,
-    run,
-    sample,
-)
+from experiments import many
+from experiments.shared import Seen, watched
+from gan_jax import GAN, Algorithm, Batch, TrainState, adversarial, losses, penalties
 from gan_jax.data import synthetic
 from gan_jax.errors import UserError
-from gan_jax.metrics.modes import Modes, mode_coverage
+from gan_jax.metrics.modes import mode_coverage
 from gan_jax.models.mlp import mlp
 from gan_jax.parallel import Step
-from gan_jax.run import Look, RunFolder, cli, plots
+from gan_jax.run import RunFolder, cli
 from gan_jax.run.folder import Record
 from gan_jax.run.plots import chart, save_chart
 from gan_jax.types import Array, Metrics, StepFn
@@ -43,50 +34,50 @@ from gan_jax.types import Array, Metrics, StepFn
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The game, and how far out of step to play it."""
+    """The game, and the number of updates of each player."""
 
     workdir: Path = Path("runs/synchronisation")
-    """Where the pictures and the figures go."""
+    """Folder of the run."""
     generator_steps: tuple[int, ...] = (1, 5, 25)
-    """Updates of G for each one of D, one training each; 1 is the balanced one."""
+    """Updates of G for each update of D; each number is a training of its own."""
     num_cycles: int = 1500
     """Updates of D in each training."""
     freeze_after: int = 300
-    """Updates of D, with one of G for each, before D is frozen."""
+    """Updates of D, each with one update of G, before D is frozen."""
     frozen_steps: int = 500
     """Updates of G on the frozen D."""
     seeds: int = 5
-    """Trainings of each kind, side by side in one program."""
+    """Number of GANs in each training, all in one program."""
     batch_size: int = 128
-    """Real samples in a batch, and as many fake ones."""
+    """Real samples in a minibatch, and as many fake ones."""
     width: int = 64
-    """Units of each of the two hidden layers of both networks."""
+    """Units in each of the two hidden layers of both networks."""
     learning_rate: float = 1e-3
-    """Adam's, of both players."""
+    """Adam's learning rate for both players."""
     r1: float = 0.1
-    """Weight gamma of R1, gamma/2 |grad D|^2: without it the balanced training turns in circles."""
+    """Weight gamma of R1, gamma/2 |grad D|^2; without R1 the balanced training goes in circles."""
 
 
-RADIUS, SCALE, LATENT, NUM_SAMPLES = 1.0, 0.05, 2, 2500
-"""Of the ring (standard deviation SCALE), of the noise, and of the sample modes are counted in."""
+RADIUS, SCALE = 1.0, 0.05
+"""Radius of the ring, and standard deviation of its modes."""
+NUM_SAMPLES = 2500
+"""Number of samples in which the modes are counted."""
+EXTENT = 1.6
+"""Half the width of a picture of the ring. The pictures of a frozen D show twice as much."""
 
 
-def build(config: Config) -> tuple[GAN, Callable[[Array], TrainState], StepFn, StepFn]:
-    """The GAN, its initial state by key, and the steps of D and of G."""
-    gan = mlp((2,), latent=LATENT, width=config.width, bounded=False)
+def build(config: Config) -> tuple[GAN, Algorithm]:
+    """Returns two perceptrons and the way to train them."""
+    gan = mlp((2,), latent=2, width=config.width, bounded=False)
     tx = optax.adam(config.learning_rate, b1=0.5)
     weighted = [(penalties.r1, config.r1 / 2)] if config.r1 else []
-    loss = losses.non_saturating
-
-    def start(key: Array) -> TrainState:
-        return init(gan, tx, tx, key, Batch(jnp.zeros((config.batch_size, 2))))
-
-    d_step = make_discriminator_step(gan, loss, tx, penalties=weighted)
-    return gan, start, d_step, make_generator_step(gan, loss, tx)
+    return gan, adversarial(
+        gan, losses.non_saturating, generator_tx=tx, discriminator_tx=tx, penalties=weighted
+    )
 
 
 def make_cycle(d_step: StepFn, g_step: StepFn, num: int) -> StepFn:
-    """One update of D, then `num` of G, all of them on that one D."""
+    """Returns a step of one update of D and then `num` updates of G, on the same batch."""
 
     def cycle(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         state, metrics = d_step(state, batch)
@@ -106,153 +97,121 @@ def check(config: Config) -> None:
 
 
 def main(config: Config) -> Record:
-    """Trains every kind, all seeds at once, and counts modes."""
+    """Trains every kind, all seeds at once, and counts modes; returns the summary."""
     check(config)
+    return cli.record("synchronisation", config, partial(_work, config))
 
-    def work(folder: RunFolder) -> Record:
-        ring = synthetic.ring(8, RADIUS, SCALE)
-        gan, start, d_step, g_step = build(config)
+
+def _work(config: Config, folder: RunFolder) -> Record:
+    ring = synthetic.ring(8, RADIUS, SCALE)
+    gan, algorithm = build(config)
+    example = Batch(jnp.zeros((config.batch_size, 2)))
+
+    def first() -> TrainState:
         keys = jax.vmap(jax.random.key)(jnp.arange(config.seeds))
+        return jax.vmap(lambda key: algorithm.init(key, example))(keys)
 
-        def cycles(num: int) -> Step:
-            return synthetic.feed(make_cycle(d_step, g_step, num), ring, (config.batch_size,))
+    def cycles(num: int) -> Step:
+        cycle = make_cycle(algorithm.discriminator_step, algorithm.generator_step, num)
+        return synthetic.feed(cycle, ring, (config.batch_size,))
 
-        def alone(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
-            return g_step(state, Batch(jnp.zeros((config.batch_size, 2))))  # it reads the size
+    def alone(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
+        return algorithm.generator_step(state, example)  # reads only the batch's size
 
-        def see(states: TrainState) -> dict[str, Array]:
-            """Samples of the first seed [NUM_SAMPLES, 2], and the modes of all seeds."""
-            key = jax.random.key(config.seeds)  # no training's own
-            x = jax.vmap(lambda s: sample(gan, s, key, NUM_SAMPLES, ema=False))(states)
-            found = jax.vmap(lambda x: mode_coverage(x, jnp.asarray(ring.modes), SCALE))(x)
-            return {"x": x[0], **found._asdict()}
+    def see(states: TrainState) -> dict[str, Array]:
+        """Returns samples [NUM_SAMPLES, 2] of the first seed, and the modes of every seed."""
+        key = jax.random.key(config.seeds)  # no training uses it
+        x = jax.vmap(lambda s: algorithm.sample(s, key, NUM_SAMPLES, ema=False))(states)
+        found = jax.vmap(lambda x: mode_coverage(x, jnp.asarray(ring.modes), SCALE))(x)
+        return {"x": x[0], **found._asdict()}
 
-        def train(
-            name: str, step: Step, states: TrainState, marks: np.ndarray
-        ) -> tuple[TrainState, list[Seen]]:
-            part = folder.part(f"trainings/{name}")
-            states = run.train(
-                step,
-                states,
-                folder=part,
-                num_steps=int(marks[-1]),
-                layout="ensemble",
-                looks=[Look(marks.tolist(), see, part.keep)],
-                words=plots.in_short,
-            )
-            return states, [(found.pop("x"), Modes(**found)) for _, found in part.kept()]
+    def train(
+        name: str, step: Step, states: TrainState, num_steps: int, most: int
+    ) -> tuple[TrainState, Seen]:
+        marks = np.unique(np.linspace(0, num_steps, most + 1).round().astype(int)).tolist()
+        options: dict[str, Any] = {"num_steps": num_steps, "layout": "ensemble"}
+        return watched(folder, name, step, states, see, every=marks, **options)
 
-        def first() -> TrainState:
-            return jax.vmap(start)(keys)
+    trained = {
+        num: train(f"generator_steps_{num}", cycles(num), first(), config.num_cycles, 30)[1]
+        for num in config.generator_steps
+    }
+    states, _ = train("balanced", cycles(1), first(), config.freeze_after, 1)
+    states, frozen = train("frozen", alone, states, config.frozen_steps, 50)
+    last = jax.tree.map(lambda leaf: leaf[0], states)
+    belief = np.asarray(many.judged(gan, last, 2 * EXTENT, 161))
 
-        marks, frozen_marks = _marks(config.num_cycles, 30), _marks(config.frozen_steps, 50)
-        trainings = {
-            num: train(f"generator_steps_{num}", cycles(num), first(), marks)[1]
-            for num in config.generator_steps
-        }
-        states, _ = train("balanced", cycles(1), first(), np.array([config.freeze_after]))
-        states, frozen = train("frozen", alone, states, frozen_marks)
-
-        axis = jnp.linspace(-2 * EXTENT, 2 * EXTENT, 161)
-        points = jnp.stack([grid.ravel() for grid in jnp.meshgrid(axis, axis)], axis=1)
-        player = jax.tree.map(lambda leaf: leaf[0], states.discriminator)
-        logits, _ = gan.discriminator.apply(player.params, player.model_state, points, train=False)
-        belief = np.asarray(jax.nn.sigmoid(logits)).reshape(len(axis), -1)
-
-        _draw_training(folder.path / "training.png", marks, trainings, ring.modes)
-        _draw_frozen(folder.path / "frozen.png", frozen_marks, frozen, ring.modes, belief)
-        return {
-            "protocol": f"ring of 8 modes, radius {RADIUS}, standard deviation {SCALE}; "
-            f"{NUM_SAMPLES} samples a figure; one entry for each seed from 0 on",
-            "training": {str(num): _figures(past[-1]) for num, past in trainings.items()},
-            "frozen": {
-                "before": _figures(frozen[0]),
-                "after": _figures(frozen[-1]),
-            },
-            "pictures": ["training.png", "frozen.png"],
-        }
-
-    return cli.record("synchronisation", config, work)
-
-
-EXTENT = 1.6
-"""Half the width of a picture of the ring; where samples run away, twice as much is shown."""
-
-Seen = tuple[np.ndarray, Modes]
-"""Samples of the first seed [N, 2], and the modes [seeds]."""
-
-
-def _marks(total: int, most: int) -> np.ndarray:
-    """From 0 to `total` in at most `most` steps."""
-    return np.unique(np.linspace(0, total, most + 1).round().astype(int))
-
-
-def _effective(modes: Modes) -> np.ndarray:
-    """exp(entropy of the histogram of nearest modes): 8 if all are equal, 1 if there is one."""
-    return 8 * np.exp(-np.asarray(modes.reverse_kl))
-
-
-def _figures(seen: Seen) -> Record:
-    modes = seen[1]
+    _draw_training(folder.path / "training.png", trained, ring.modes)
+    _draw_frozen(folder.path / "frozen.png", frozen, ring.modes, belief)
     return {
-        "modes_captured": np.asarray(modes.captured).tolist(),
-        "effective_modes": _effective(modes).round(3).tolist(),
-        "high_quality": np.asarray(modes.high_quality).round(4).tolist(),
+        "protocol": f"ring of 8 modes, radius {RADIUS}, standard deviation {SCALE}; {NUM_SAMPLES} "
+        "samples for each metric; one entry for each seed, from 0 on",
+        "training": {str(num): _metrics(seen, -1) for num, seen in trained.items()},
+        "frozen": {"before": _metrics(frozen, 0), "after": _metrics(frozen, -1)},
+        "pictures": ["training.png", "frozen.png"],
     }
 
 
-def _scatter(axes: Any, x: np.ndarray, modes: np.ndarray, extent: float = EXTENT) -> None:
+def _effective(seen: Seen) -> np.ndarray:
+    """Returns exp(entropy of the histogram of nearest modes): 8 if all are equal, 1 if only one."""
+    return 8 * np.exp(-seen["reverse_kl"])
+
+
+def _metrics(seen: Seen, moment: int) -> Record:
+    return {
+        "modes_captured": seen["captured"][moment].tolist(),
+        "effective_modes": _effective(seen)[moment].round(3).tolist(),
+        "high_quality": seen["high_quality"][moment].round(4).tolist(),
+    }
+
+
+def _plot(axes: Any, seen: Seen, color: str, label: str | None = None) -> None:
+    """Plots the effective modes of every seed and their mean."""
+    effective = _effective(seen)
+    axes.plot(seen["step"], effective, color=color, lw=0.7, alpha=0.5)
+    axes.plot(seen["step"], effective.mean(axis=1), color=color, lw=2.2, label=label)
+    axes.set(ylabel="effective modes, of 8", ylim=(0.5, 8.3))
+    axes.grid(alpha=0.3)
+
+
+def _scatter(axes: Any, x: np.ndarray, modes: np.ndarray, extent: float) -> None:
     axes.scatter(*x[:1000].T, s=3, color="tab:red", lw=0, label="samples of G")
     axes.scatter(*modes.T, s=90, facecolors="none", edgecolors="black", lw=0.8, label="modes")
     axes.set(xlim=(-extent, extent), ylim=(-extent, extent), aspect="equal", xticks=[], yticks=[])
 
 
-def _draw_training(
-    file: Path, marks: np.ndarray, trainings: dict[int, list[Seen]], modes: np.ndarray
-) -> None:
-    figure, panels = chart(
-        1,
-        1 + len(trainings),
-        size=(4.2 + 2.9 * len(trainings), 3.5),
-        width_ratios=[1.45] + [1] * len(trainings),
-    )
-    for number, (num, past) in enumerate(trainings.items()):
-        effective = np.array([_effective(seen[1]) for seen in past])
-        panels[0].plot(marks, effective, color=f"C{number}", lw=0.7, alpha=0.5)
-        label = f"{num} of G for each of D"
-        panels[0].plot(marks, effective.mean(axis=1), color=f"C{number}", lw=2.2, label=label)
-        x, found = past[-1]
-        _scatter(panels[number + 1], x, modes)
-        captured = ", ".join(map(str, np.asarray(found.captured)))
-        panels[number + 1].set_title(f"{label}\nmodes captured: {captured}", fontsize=9)
-    panels[0].set(xlabel="updates of D", ylabel="effective modes, of 8", ylim=(0.5, 8.3))
-    panels[0].set_title("mean over seeds (bold), and each", fontsize=9)
-    panels[0].grid(alpha=0.3)
-    panels[0].legend(fontsize=8, loc="center right")
-    figure.suptitle("Too many updates of G on each D: all z go to few x")
+def _draw_training(file: Path, trained: dict[int, Seen], modes: np.ndarray) -> None:
+    num = len(trained)
+    size, ratios = (4.2 + 2.9 * num, 3.5), [1.45] + [1] * num
+    figure, (curves, *panels) = chart(1, 1 + num, size=size, width_ratios=ratios)
+    for number, (axes, (steps, seen)) in enumerate(zip(panels, trained.items(), strict=True)):
+        label = f"{steps} of G for each of D"
+        _plot(curves, seen, f"C{number}", label)
+        _scatter(axes, seen["x"][-1], modes, EXTENT)
+        captured = ", ".join(map(str, seen["captured"][-1]))
+        axes.set_title(f"{label}\nmodes captured: {captured}", fontsize=9)
+    curves.set_xlabel("updates of D")
+    curves.set_title("each seed, and their mean (bold)", fontsize=9)
+    curves.legend(fontsize=8, loc="center right")
+    figure.suptitle("Too many updates of G for each update of D: G maps all z to few x")
     save_chart(figure, file)
 
 
-def _draw_frozen(
-    file: Path, marks: np.ndarray, past: list[Seen], modes: np.ndarray, belief: np.ndarray
-) -> None:
-    figure, panels = chart(1, 5, size=(16, 3.5), width_ratios=[1.45, 1, 1, 1, 1])
-    effective = np.array([_effective(seen[1]) for seen in past])
-    panels[0].plot(marks, effective, color="tab:blue", lw=0.7, alpha=0.5)
-    panels[0].plot(marks, effective.mean(axis=1), color="tab:blue", lw=2.2)
-    panels[0].set(xlabel="updates of G since D was frozen", ylabel="effective modes, of 8")
-    panels[0].set(ylim=(0.5, 8.3), title="mean over seeds (bold), and each")
-    panels[0].grid(alpha=0.3)
+def _draw_frozen(file: Path, seen: Seen, modes: np.ndarray, belief: np.ndarray) -> None:
+    figure, (curve, *panels) = chart(1, 5, size=(16, 3.5), width_ratios=[1.45, 1, 1, 1, 1])
+    _plot(curve, seen, "tab:blue")
+    curve.set_xlabel("updates of G since D was frozen")
+    curve.set_title("each seed, and their mean (bold)", fontsize=9)
     wide = 2 * EXTENT
-    for axes, index in zip(panels[1:], (0, 2, 5, 10), strict=True):
-        index = min(index, len(marks) - 1)
-        x = past[index][0]
+    for axes, index in zip(panels, (0, 2, 5, 10), strict=True):
+        index = min(index, len(seen["step"]) - 1)
+        x = seen["x"][index]
         shown = axes.imshow(belief, origin="lower", extent=(-wide, wide, -wide, wide), cmap="Blues")
         _scatter(axes, x, modes, wide)
         outside = np.mean(np.abs(x).max(axis=1) > wide)
-        axes.set_title(f"after {marks[index]} of G, {outside:.0%} outside", fontsize=9)
-    figure.colorbar(shown, ax=panels[1:].tolist(), label="D, frozen", shrink=0.8)
-    figure.suptitle("G against a frozen D: all of it runs to where D is highest (seed 0)")
+        axes.set_title(f"after {seen['step'][index]} updates, {outside:.0%} outside", fontsize=9)
+    figure.colorbar(shown, ax=panels, label="frozen D", shrink=0.8)
+    figure.suptitle("G against a frozen D: all samples move to where D is highest (seed 0)")
     save_chart(figure, file)
 
 

@@ -1,9 +1,10 @@
-"""A better discriminator leaves the generator less to learn from: the vanishing gradient.
+"""The vanishing gradient: a better discriminator leaves the generator less to learn from.
 
-Arjovsky and Bottou 2017, figures 2 and 3, theorem 2.4. G is frozen and D trained from scratch. On
-digits: the norm of the gradient of both losses in G's parameters. In the plane, where D* is known:
-that norm under the theorem's bound. Writes to --workdir: digits.png, bound.png, summary.json and,
-with the checkpoints, trainings/. The same command resumes a run that was stopped.
+Arjovsky and Bottou 2017, figures 2 and 3 and theorem 2.4. G is frozen and D is trained from
+scratch. On digits, the experiment measures the norm of the gradient of both losses with respect to
+G's parameters. In the plane, where D* is known, it compares that norm with the theorem's bound. It
+writes digits.png, bound.png, summary.json and, with the checkpoints, trainings/ to --workdir. The
+same command resumes a run that was stopped.
 """
 
 import dataclasses
@@ -19,24 +20,14 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from gan_jax import (
-    GAN,
-    AdversarialLoss,
-    Batch,
-    TrainState,
-    init,
-    losses,
-    make_discriminator_step,
-    make_generator_step,
-    make_train_step,
-    run,
-)
+from experiments.shared import Seen, watched
+from gan_jax import GAN, AdversarialLoss, Batch, TrainState, adversarial, losses, run
 from gan_jax.data.pipeline import make_batches, on_bytes
 from gan_jax.data.synthetic import Distribution, feed
 from gan_jax.errors import UserError
 from gan_jax.models.mlp import mlp
 from gan_jax.parallel import Step
-from gan_jax.run import Look, RunFolder, cli, datasets, plots
+from gan_jax.run import RunFolder, cli, datasets, plots
 from gan_jax.run.folder import Record
 from gan_jax.run.plots.charts import chart, save_chart
 from gan_jax.types import Array, PyTree
@@ -44,35 +35,34 @@ from gan_jax.types import Array, PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """How long G is trained, how long D is trained against it, and what is measured on."""
+    """The length of both trainings, and the size of the measurements."""
 
     workdir: Path = Path("runs/vanishing_gradient")
-    """The run's folder. A run that is there already is resumed, or left alone if complete."""
+    """Folder of the run; a run that is there is resumed, or left alone if complete."""
     epochs: tuple[int, ...] = (1, 5, 25)
     """Passes over the digits after which G is frozen, in rising order."""
     num_steps: int = 3000
     """Updates of each discriminator against a frozen generator."""
     width: int = 256
-    """Units in each of the two hidden layers of G and of D on digits."""
+    """Units in each of the two hidden layers of both networks on digits."""
     batch_size: int = 128
-    """Real samples in each update, and as many fake ones."""
+    """Real samples in a minibatch, and as many fake ones."""
     learning_rate: float = 1e-3
-    """Adam's, for the discriminator that is trained from scratch."""
+    """Adam's learning rate for the discriminator that is trained from scratch."""
     num_minibatches: int = 16
-    """Minibatches of 64 fixed z each that gradients are measured on."""
+    """Number of minibatches, of 64 fixed z each, that gradients are measured on."""
     seed: int = 0
-    """Of the weights, the noise and the order of the data."""
+    """Seed of the weights, the noise and the order of the data."""
 
 
 CHUNK = 10
-"""Updates of D in one compiled program; it is measured between two of these."""
-
-OPTIONS: dict[str, Any] = {"chunk_length": CHUNK, "layout": "jit", "words": plots.in_short}
-"""The settings that all trainings share."""
+"""Updates of D in one compiled program. D is measured between programs."""
+OPTIONS: dict[str, Any] = {"chunk_length": CHUNK, "layout": "jit"}
+"""Options of every training."""
 
 
 def circle(radius: float) -> Distribution:
-    """Uniform on a circle in the plane, where it has no density: `log_prob` is NaN."""
+    """Returns the uniform distribution on a circle, whose `log_prob` is NaN: it has no density."""
 
     def sample(key: Array, num: int) -> Array:
         turn = 2 * jnp.pi * jax.random.uniform(key, (num,))
@@ -82,7 +72,7 @@ def circle(radius: float) -> Distribution:
 
 
 def gradient(gan: GAN, loss: AdversarialLoss, theta: PyTree, psi: PyTree, z: Array) -> Array:
-    """d/dtheta of the mean of G's loss over z [B, L], as one vector [P]."""
+    """Returns d/dtheta of the mean of G's loss over z [B, L], as one vector [P]."""
 
     def mean_loss(theta: PyTree) -> Array:
         x, _ = gan.generator.apply(theta, {}, z, train=False)
@@ -94,17 +84,17 @@ def gradient(gan: GAN, loss: AdversarialLoss, theta: PyTree, psi: PyTree, z: Arr
 
 @partial(jax.jit, static_argnums=0)
 def measure(gan: GAN, theta: PyTree, psi: PyTree, z: Array) -> dict[str, Array]:
-    """Norms of G's gradients over all of z [M, B, L], and their spread over the M minibatches.
+    """Returns norms of G's gradients over all of z [M, B, L], and the spread over M minibatches.
 
-    `variance` is the trace of the covariance of the non-saturating minibatch gradient, unbiased;
-    `relative_deviation` its square root over that gradient's norm.
+    `variance` is the unbiased trace of the covariance of the non-saturating minibatch gradient, and
+    `relative_deviation` is its square root divided by the norm of that gradient.
     """
 
     def over(loss: AdversarialLoss) -> Array:
         return jax.lax.map(lambda part: gradient(gan, loss, theta, psi, part), z)
 
-    many = over(losses.non_saturating)
-    norm, variance = jnp.linalg.norm(jnp.mean(many, axis=0)), jnp.sum(jnp.var(many, 0, ddof=1))
+    each = over(losses.non_saturating)
+    norm, variance = jnp.linalg.norm(jnp.mean(each, axis=0)), jnp.sum(jnp.var(each, 0, ddof=1))
     return {
         "saturating": jnp.linalg.norm(jnp.mean(over(losses.minimax), axis=0)),
         "non_saturating": norm,
@@ -115,10 +105,11 @@ def measure(gan: GAN, theta: PyTree, psi: PyTree, z: Array) -> dict[str, Array]:
 
 @partial(jax.jit, static_argnums=0)
 def bound(gan: GAN, theta: PyTree, psi: PyTree, z: Array) -> dict[str, Array]:
-    """The saturating gradient's norm over z [N, L] and theorem 2.4's bound M eps / (1 - eps).
+    """Returns the saturating gradient's norm over z [N, L], and the bound of theorem 2.4.
 
-    For D* = 0 with no slope around every fake: eps = max of D + |dD/dx| over the fakes, and M^2 =
-    mean of |dG(z)/dtheta|^2, in the spectral norm. inf where eps >= 1 and there is no bound.
+    The bound is M eps / (1 - eps), where D* and its slope are 0 around every fake. Here eps is the
+    maximum of D + |dD/dx| over the fakes, and M^2 is the mean of |dG(z)/dtheta|^2, in the spectral
+    norm. The bound is inf where eps >= 1.
     """
 
     def made(theta: PyTree, z: Array) -> Array:
@@ -148,62 +139,56 @@ def follow(
     name: str,
     step: Step,
     state: TrainState,
-    figures: Callable[[PyTree, PyTree], dict[str, Array]],
+    metrics: Callable[[PyTree, PyTree], dict[str, Array]],
     num_steps: int,
     batches: Callable[[int], Batch] | None = None,
-) -> dict[str, list[float]]:
-    """Trains D by `step` and measures it about 30 times on the way.
-
-    Returns:
-      The columns of a table: `step` and every figure, from D's first weights to its last.
-    """
-    num = num_steps // CHUNK
-    due = CHUNK * np.unique(np.geomspace(1, num, 30).round().astype(int))
-    part = folder.part(f"trainings/{name}")
+) -> Seen:
+    """Trains D by `step`; returns the metrics before training and about 30 times on the way."""
+    due = CHUNK * np.unique(np.geomspace(1, num_steps // CHUNK, 30).round().astype(int))
+    options = {**OPTIONS, "num_steps": num_steps, "batches": batches}
 
     def see(state: TrainState) -> dict[str, Array]:
-        return figures(state.generator.params, state.discriminator.params)
+        return metrics(state.generator.params, state.discriminator.params)
 
-    looks = [Look(due.tolist(), see, part.keep)]
-    run.train(step, state, batches, folder=part, num_steps=num_steps, looks=looks, **OPTIONS)
-    steps, found = zip(*part.kept(), strict=True)
-    columns = {name: [float(at[name]) for at in found] for name in found[0]}
-    return {"step": list(map(float, steps)), **columns}
+    _, seen = watched(folder, name, step, state, see, every=due.tolist(), **options)
+    return {name: values.astype(float) for name, values in seen.items()}
 
 
-def on_digits(config: Config, folder: RunFolder) -> dict[int, dict[str, list[float]]]:
-    """Epochs of G's training -> what `measure` says while D is trained against that G."""
+def on_digits(config: Config, folder: RunFolder) -> dict[int, Seen]:
+    """Returns the metrics of `measure` while D learns, by the number of epochs of the frozen G."""
     dataset = datasets.load(datasets.Config(source="embedded"))
     gan = mlp(dataset.x.shape[1:], width=config.width)
     keys = jax.random.split(jax.random.key(config.seed), 5)
     z = gan.prior(keys[0], config.num_minibatches * 64).reshape(config.num_minibatches, 64, -1)
-    slow, fast = optax.adam(2e-4, b1=0.5), optax.adam(config.learning_rate)  # DCGAN's; from scratch
-    make = partial(make_discriminator_step, gan, losses.non_saturating)
-    both = make_train_step(make(slow), make_generator_step(gan, losses.non_saturating, slow))
+    dcgan_tx, tx = optax.adam(2e-4, b1=0.5), optax.adam(config.learning_rate)
+    game = partial(adversarial, gan, losses.non_saturating, generator_tx=dcgan_tx)
+    both, alone = game(discriminator_tx=dcgan_tx), game(discriminator_tx=tx)
 
     size, per_epoch = config.batch_size, len(dataset.x) // config.batch_size
     pairs = make_batches(dataset, keys[1], (CHUNK, 1, size))
     singles = make_batches(dataset, keys[2], (CHUNK, size))
 
-    def shown(before: int, step: int) -> Batch:
-        return pairs((before + step) * size)
+    def pairs_after(done: int, step: int) -> Batch:
+        return pairs((done + step) * size)
 
     example = Batch(jnp.zeros((2, *dataset.x.shape[1:])))
-    state, tables = jax.jit(partial(init, gan, slow, slow, batch=example))(keys[3]), {}
-    fresh = jax.jit(partial(init, gan, slow, fast, batch=example))(keys[4])
+    state = jax.jit(lambda key: both.init(key, example))(keys[3])
+    fresh = jax.jit(lambda key: alone.init(key, example))(keys[4])
+    tables = {}
     for before, epoch in itertools.pairwise((0, *config.epochs)):
         state = run.train(
-            on_bytes(both),
+            on_bytes(both.step),
             state,
-            partial(shown, before * per_epoch),
+            partial(pairs_after, before * per_epoch),
             folder=folder.part(f"trainings/generator_to_epoch_{epoch}"),
             num_steps=(epoch - before) * per_epoch,
+            words=plots.in_short,
             **OPTIONS,
         )
         tables[epoch] = follow(
             folder,
             f"discriminator_at_epoch_{epoch}",
-            on_bytes(make(fast)),
+            on_bytes(alone.discriminator_step),
             # A copy: training consumes the state it is given.
             jax.tree.map(jnp.copy, dataclasses.replace(fresh, generator=state.generator)),
             lambda theta, psi: measure(gan, theta, psi, z),
@@ -213,17 +198,17 @@ def on_digits(config: Config, folder: RunFolder) -> dict[int, dict[str, list[flo
     return tables
 
 
-def in_the_plane(config: Config, folder: RunFolder) -> dict[str, list[float]]:
-    """What `bound` says while D is trained on a circle and on a G bounded to a square inside it."""
+def in_the_plane(config: Config, folder: RunFolder) -> Seen:
+    """Returns the metrics of `bound` while D learns on a circle and on a G inside it."""
     gan, tx = mlp((2,), latent=2, width=64), optax.adam(config.learning_rate)
+    game = adversarial(gan, losses.minimax, generator_tx=optax.identity(), discriminator_tx=tx)
     keys = jax.random.split(jax.random.key(config.seed), 2)
-    example = Batch(jnp.zeros((2, 2)))
     z = gan.prior(keys[1], 1024)
     return follow(
         folder,
         "discriminator_in_the_plane",
-        feed(make_discriminator_step(gan, losses.minimax, tx), circle(3.0), (config.batch_size,)),
-        jax.jit(partial(init, gan, optax.identity(), tx, batch=example))(keys[0]),
+        feed(game.discriminator_step, circle(3.0), (config.batch_size,)),
+        jax.jit(lambda key: game.init(key, Batch(jnp.zeros((2, 2)))))(keys[0]),
         lambda theta, psi: bound(gan, theta, psi, z),
         config.num_steps,
     )
@@ -248,20 +233,21 @@ def _work(config: Config, folder: RunFolder) -> Record:
     _draw_digits(tables, folder.path / "digits.png")
     _draw_bound(plane, folder.path / "bound.png")
     digits: Record = {}
-    for epoch, table in tables.items():
-        ends = {n: {"start": x[0], "end": x[-1]} for n, x in table.items() if n != "step"}
+    for epoch, seen in tables.items():
+        ends = {name: _ends(values) for name, values in seen.items() if name != "step"}
         fall = np.log10(ends["saturating"]["start"] / ends["saturating"]["end"])
         digits[str(epoch)] = ends | {"orders_of_magnitude_saturating_fell": float(fall)}
-    rows = zip(plane["norm"], plane["bound"], plane["eps"], strict=True)
-    held = [(norm, limit) for norm, limit, eps in rows if eps < 1]
+    bounded = plane["eps"] < 1
+    norm, limit = plane["norm"][bounded], plane["bound"][bounded]
     return {
         "digits_by_epochs_of_G": digits,
         "plane": {
-            **{n: {"start": plane[n][0], "end": plane[n][-1]} for n in ("norm", "eps")},
-            "measured": len(plane["eps"]),
-            "measured_where_eps_below_1": len(held),
-            "bound_respected": all(norm <= limit for norm, limit in held),
-            "smallest_bound_over_norm": min((b / n for n, b in held), default=None),
+            "norm": _ends(plane["norm"]),
+            "eps": _ends(plane["eps"]),
+            "measured": len(bounded),
+            "measured_where_eps_below_1": len(norm),
+            "bound_respected": bool((norm <= limit).all()),
+            "smallest_bound_over_norm": min((limit / norm).tolist(), default=None),
         },
         "protocol": f"seed {config.seed}, {config.num_steps} updates of D, batch "
         f"{config.batch_size}; digits: the embedded 5000, norms over {config.num_minibatches} x 64 "
@@ -270,20 +256,21 @@ def _work(config: Config, folder: RunFolder) -> Record:
     }
 
 
-def _draw_digits(tables: dict[int, dict[str, list[float]]], file: Path) -> None:
-    titles = {
-        "saturating": "log(1 - D): the gradient vanishes as D learns",
-        "non_saturating": "-log D: the gradient grows instead ...",
-        "variance": "... and so does its variance",
-        "relative_deviation": "Relative to its size the noise stays as it was",
-    }
-    labels = ("norm of G's gradient", "norm of G's gradient", "trace of covariance")
+def _ends(values: np.ndarray) -> dict[str, float]:
+    return {"start": float(values[0]), "end": float(values[-1])}
+
+
+def _draw_digits(tables: dict[int, Seen], file: Path) -> None:
+    shown = (
+        ("saturating", "log(1 - D): the gradient vanishes as D learns", "norm of G's gradient"),
+        ("non_saturating", "-log D: the gradient grows instead", "norm of G's gradient"),
+        ("variance", "The variance of -log D's gradient grows too", "trace of covariance"),
+        ("relative_deviation", "The ratio of noise to gradient stays", "standard deviation / norm"),
+    )
     figure, grid = chart(2, 2, size=(12, 8), sharex=True)
-    for axes, (name, title), label in zip(
-        grid.ravel(), titles.items(), (*labels, "standard deviation / norm"), strict=True
-    ):
-        for epoch, table in tables.items():
-            axes.plot(table["step"], table[name], ".-", label=f"{epoch}")
+    for axes, (name, title, label) in zip(grid.flat, shown, strict=True):
+        for epoch, seen in tables.items():
+            axes.plot(seen["step"], seen[name], ".-", label=f"{epoch}")
         axes.set(title=title, ylabel=label, yscale="log")
         axes.set_xscale("symlog", linthresh=CHUNK)
         axes.grid(alpha=0.3)
@@ -294,13 +281,14 @@ def _draw_digits(tables: dict[int, dict[str, list[float]]], file: Path) -> None:
     save_chart(figure, file)
 
 
-def _draw_bound(table: dict[str, list[float]], file: Path) -> None:
+def _draw_bound(seen: Seen, file: Path) -> None:
     figure, axes = chart(size=(8, 5))
-    limit = np.where(np.isfinite(table["bound"]), table["bound"], np.nan)
-    axes.loglog(table["step"][1:], table["eps"][1:], "k:", label="eps = max (D + |dD/dx|) on fakes")
-    axes.loglog(table["step"][1:], limit[1:], "C1--", label="bound M eps / (1 - eps), if eps < 1")
-    axes.loglog(table["step"][1:], table["norm"][1:], "C0", label="|d/dtheta E log(1 - D(G(z)))|")
-    axes.set(title="Disjoint supports: as D nears D*, G's gradient must die")
+    step, eps, limit, norm = (seen[name][1:] for name in ("step", "eps", "bound", "norm"))
+    limit = np.where(np.isfinite(limit), limit, np.nan)
+    axes.loglog(step, eps, "k:", label="eps = max (D + |dD/dx|) on fakes")
+    axes.loglog(step, limit, "C1--", label="bound M eps / (1 - eps), if eps < 1")
+    axes.loglog(step, norm, "C0", label="|d/dtheta E log(1 - D(G(z)))|")
+    axes.set(title="Disjoint supports: G's gradient vanishes as D approaches D*")
     axes.set(xlabel="updates of D", ylabel="norm of G's gradient; eps")
     axes.legend()
     axes.grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""The Dirac-GAN experiment: its table, its folder, its flags."""
+"""Tests of the Dirac-GAN experiment: its table, its folder and its flags."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def finished(tmp_path_factory):
 
 
 def test_what_converges_is_what_the_paper_says_converges(finished):
-    """By a radius that has fallen a thousandfold in 500 steps, either way of stepping."""
+    """A method converges if its radius falls a thousandfold in 500 steps of either kind."""
     summary = finished[1]
     assert summary["methods"].keys() == dirac_gan.METHODS.keys()
     for name, row in summary["methods"].items():

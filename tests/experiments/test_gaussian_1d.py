@@ -1,4 +1,4 @@
-"""`experiments.gaussian_1d`: exact figures against samples and closed forms, and a small run."""
+"""Tests of `experiments.gaussian_1d`: its figures against closed forms, and a small run."""
 
 import dataclasses
 from functools import partial
@@ -32,14 +32,14 @@ LOG_4 = np.log(4)
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """(settings, the summary of a small run), compiled in a hurry."""
+    """Returns the settings and the summary of a small run, compiled in a hurry."""
     config = dataclasses.replace(SMALL, workdir=tmp_path_factory.mktemp("g") / "run")
     with compiled_in_a_hurry():
         return config, gaussian_1d.main(config)
 
 
 def by_hand(generate, logit):
-    """(GAN, state) of G and D given as functions of numbers."""
+    """Returns the GAN and the state of a G and a D given as functions of numbers."""
     networks = [
         Network(lambda key, x: ({}, {}), lambda params, state, x, *, train, fn=fn: (fn(x), state))
         for fn in (generate, lambda x: logit(x[:, 0]))
@@ -51,7 +51,7 @@ def by_hand(generate, logit):
 
 
 def divergence(p, q, low, high):
-    """JSD by adaptive quadrature of its definition, in float64."""
+    """Returns JSD by adaptive quadrature of its definition, in float64."""
 
     def integrand(x):
         a, b = p(x), q(x)
@@ -75,9 +75,9 @@ def test_figures_of_a_shifted_gaussian_with_its_best_discriminator(shift):
     np.testing.assert_allclose(figures["jsd"], expected, atol=2e-6)
     np.testing.assert_allclose(figures["value"], 2 * expected - LOG_4, atol=5e-6)
     np.testing.assert_allclose(figures["p_g_mass"], 1.0, atol=1e-5)
-    near = np.abs(drawn["x"] - 1) < 2  # G(z) is searched for no farther than |z| = 8
+    near = np.abs(drawn["x"] - 1) < 2  # z is searched only up to |z| = 8
     np.testing.assert_allclose(drawn["optimal"][near], drawn["discriminator"][near], atol=1e-3)
-    # |D - 1/2| is largest at the ends of where (p + q) / 2 is over 1% of the peak.
+    # |D - 1/2| is largest at the ends of the range where (p + q) / 2 is over 1% of the peak.
     x = np.linspace(-5, 7, 601)
     counted = (DATA(x) + DATA(x - shift)) / 2 > 0.01 * DATA(1.0)
     d = DATA(x) / (DATA(x) + DATA(x - shift) + 1e-300)
@@ -85,12 +85,12 @@ def test_figures_of_a_shifted_gaussian_with_its_best_discriminator(shift):
 
 
 def test_figures_of_a_folded_generator():
-    """G(z) = z^2 - 1/2: half of chi-squared's branches each, infinite at -1/2, nothing below."""
+    """G(z) = z^2 - 1/2: a shifted chi-squared density, infinite at -1/2 and 0 below."""
     gan, state = by_hand(lambda z: z**2 - 0.5, lambda x: 0 * x + 0.3)
     figures, _ = gaussian_1d.examine(gan, state)
     below = stats.norm(1, 0.5).cdf(-0.5) * np.log(2) / 2
 
-    def of_root(r):  # x = r^2 - 1/2, dx = 2 r dr: no singularity left
+    def of_root(r):  # x = r^2 - 1/2 and dx = 2 r dr remove the singularity
         p, q_dx = DATA(r**2 - 0.5), 2 * stats.norm.pdf(r)
         p_dx = p * 2 * r
         m = (p_dx + q_dx) / 2
@@ -104,7 +104,7 @@ def test_figures_of_a_folded_generator():
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_density_of_a_generator_is_that_of_its_samples(seed):
-    """Against the histogram of 200,000 samples of an untrained G, enlarged so that it bends."""
+    """The density agrees with a histogram of 200,000 samples; G has large random weights."""
     gan = gaussian_1d.build(8)
     params, _ = gan.generator.init(jax.random.key(seed), jnp.zeros((1, 1)))
     params = jax.tree.map(lambda leaf: 2 * leaf, params)
@@ -115,8 +115,8 @@ def test_density_of_a_generator_is_that_of_its_samples(seed):
     middles = edges[:-1, None] + widths * (np.arange(100) + 0.5) / 100
     x = jnp.asarray(middles.ravel(), jnp.float32)
     density = np.exp(gaussian_1d.log_p_g(gan, params, x)).reshape(12, 100)
-    # A bin has .08 of the mass, give or take 5 standard errors of a count; next to a fold the
-    # midpoint rule adds its own.
+    # Each bin has 0.08 of the mass. The tolerance is 5 standard errors of a count, and covers the
+    # error of the midpoint rule next to a fold.
     np.testing.assert_allclose(density.mean(1) * widths[:, 0], 0.08, atol=0.004)
 
 

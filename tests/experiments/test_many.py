@@ -1,4 +1,4 @@
-"""The rules of a game and what is played: against the same game put together by hand."""
+"""Tests of `experiments.many`: its games against the same games put together by hand."""
 
 import dataclasses
 
@@ -47,7 +47,7 @@ def small():
 
 
 def by_hand():
-    """The game of RULES."""
+    """Returns the first state and the step of the game of RULES."""
     gan = packed(small(), 2)
     noise = instance_noise(mixed_scales(0.7, share=0.6))
 
@@ -88,7 +88,7 @@ def played(state, step):
 
 
 def test_every_rule_is_played():
-    """None of them at its default, and each to a visible effect."""
+    """The rules differ from their defaults, so that each has a visible effect."""
     changed = {
         f.name for f in dataclasses.fields(many.Rules) if getattr(RULES, f.name) != f.default
     }
@@ -124,7 +124,7 @@ def test_updates_count_what_is_computed():
 
 
 def test_rates_end_at_a_share():
-    """With b1 = b2 = 0 Adam's update is the rate in size: G's last is a fifth of its first."""
+    """With b1 = b2 = 0 Adam's update is as large as the rate: the last is a fifth of the first."""
     rules = dataclasses.replace(RULES, b1=0.0, b2=0.0, num_steps=50, n_critic=1)
     game = many.play(rules, small(), ring(), (2,))
     state, moved, step = game.state(jax.random.key(0)), [], jax.jit(game.step)

@@ -1,4 +1,4 @@
-"""The experiment on mixtures, small: what it writes, what it says, what it refuses."""
+"""Tests of the experiment on mixtures, with small runs: its files, figures and flags."""
 
 import dataclasses
 import json
@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from small_runs import assert_kept, assert_refused, compiled_in_a_hurry
 
-from experiments import many, mixture_2d, mixtures
-from experiments.mixtures import Recipe
+from experiments import many, mixture_2d
+from experiments.mixture_2d import Recipe
 from gan_jax import sample
 from gan_jax.data.synthetic import DISTRIBUTIONS
 from gan_jax.metrics.modes import expected_reverse_kl
@@ -51,7 +51,7 @@ def test_a_perfect_sampler_stands_beside_every_seed(finished):
     figures = finished[1]["figures"]
     assert all(len(values) == 2 for found in figures.values() for values in found.values())
     assert figures["gan"].keys() == figures["perfect_sampler"].keys()
-    # 50 untrained samples have hardly one within .03 of a mode; of 50 perfect ones 49 have.
+    # Hardly one of 50 untrained samples is within 0.03 of a mode; about 49 of 50 perfect ones are.
     assert max(figures["gan"]["high_quality"]) < 0.2
     assert min(figures["perfect_sampler"]["high_quality"]) > 0.85
 
@@ -104,9 +104,9 @@ RECIPE = Recipe(
     ],
 )
 def test_seeds_in_one_program_are_the_seeds_alone(change, quick_compile, tmp_path):
-    """Every way to play: two GANs at once end where each alone does, step by step."""
+    """For each kind of game, two GANs trained at once end where each ends when trained alone."""
     recipe = dataclasses.replace(RECIPE, **change)
-    game = mixtures.build(recipe, mixtures.data(recipe)[0])
+    game = mixture_2d.build(recipe, mixture_2d.data(recipe)[0])
     seen = []
     look = Look(
         2, lambda states: states.generator.step, lambda step, made: seen.append((step, made[1]))
@@ -131,7 +131,7 @@ def test_seeds_in_one_program_are_the_seeds_alone(change, quick_compile, tmp_pat
 
 
 def test_weights_fall_as_they_say():
-    """From the first weight to the last geometrically."""
+    """The weight decays geometrically from the first value to the last."""
     recipe = dataclasses.replace(RECIPE, num_steps=100, penalty_weight=1.0)
     weights = [many.penalty_weight(recipe, jnp.asarray(step)) for step in (0, 50, 100, 200)]
     np.testing.assert_allclose(weights, [1.0, 1e-2, 1e-4, 1e-4], rtol=1e-4)
@@ -139,8 +139,8 @@ def test_weights_fall_as_they_say():
 
 def test_samples_are_in_units_of_the_spread():
     recipe = dataclasses.replace(RECIPE, data="grid")
-    distribution, unit = mixtures.data(recipe)
-    game = mixtures.build(recipe, distribution)
+    distribution, unit = mixture_2d.data(recipe)
+    game = mixture_2d.build(recipe, distribution)
     assert unit == pytest.approx(np.sqrt(8), rel=0.02)
     x = distribution.sample(jax.random.key(0), 1000)
     assert float(jnp.mean(jnp.square(x))) == pytest.approx(1.0, rel=0.05)
@@ -149,33 +149,33 @@ def test_samples_are_in_units_of_the_spread():
 
 
 def test_figures_are_means_over_draws():
-    """Of a perfect sampler they are what theory expects; the samples of one draw would not do."""
+    """The figures of a perfect sampler agree with theory; one draw has too few samples for that."""
     recipe = dataclasses.replace(RECIPE, num_samples=400, draws=200)
-    distribution, _ = mixtures.data(recipe)
-    found = jax.jit(lambda key: mixtures.measure(recipe, distribution, distribution.sample, key))(
+    distribution, _ = mixture_2d.data(recipe)
+    found = jax.jit(lambda key: mixture_2d.measure(recipe, distribution, distribution.sample, key))(
         jax.random.key(0)
     )
     assert found["captured"] == 8
     share = 1 - np.exp(-4.5)
     error = np.sqrt(share * (1 - share) / (400 * 200))
     assert float(found["high_quality"]) == pytest.approx(share, abs=4 * error)
-    # 2 N KL is a chi-square variable of 7 degrees of freedom, but for terms in 1 / N.
+    # Up to terms in 1 / N, 2 N KL is a chi-square variable with 7 degrees of freedom.
     error = np.sqrt(2 * 7) / (2 * 400 * np.sqrt(200))
     expected = expected_reverse_kl(8, 400)
     assert float(found["reverse_kl"]) == pytest.approx(expected, abs=4 * error)
 
 
 def test_a_mode_found_in_some_draws_counts_for_as_much():
-    """A sampler that has 7 modes and, in every other draw or so, the eighth."""
+    """The sampler has 7 modes, and the eighth in about half of the draws."""
     recipe = dataclasses.replace(RECIPE, num_samples=100, draws=50)
-    distribution, _ = mixtures.data(recipe)
+    distribution, _ = mixture_2d.data(recipe)
     modes = jnp.asarray(distribution.modes)
 
     def draw(key, num):
         last = jax.random.bernoulli(key)
         return modes[jnp.arange(num) % jnp.where(last, 8, 7)]
 
-    found = jax.jit(lambda key: mixtures.measure(recipe, distribution, draw, key))(
+    found = jax.jit(lambda key: mixture_2d.measure(recipe, distribution, draw, key))(
         jax.random.key(0)
     )
     assert 7.2 < float(found["captured"]) < 7.8

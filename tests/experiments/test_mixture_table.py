@@ -1,4 +1,4 @@
-"""The table of mixtures, small: its rows, what it keeps when stopped, what it refuses."""
+"""Tests of the table of mixtures, with small runs: its rows, its folder and its flags."""
 
 import dataclasses
 import json
@@ -9,7 +9,7 @@ from PIL import Image
 from small_runs import assert_kept, assert_refused, compiled_in_a_hurry
 
 from experiments import many, mixture_table
-from experiments.mixtures import Recipe
+from experiments.mixture_2d import Recipe
 from gan_jax.errors import UserError
 
 SMALL = mixture_table.Config(
@@ -48,7 +48,7 @@ def test_ours_the_published_and_a_perfect_sampler_stand_together(finished):
 
 
 def test_what_is_done_is_not_done_again(finished, monkeypatch, tmp_path):
-    """As after a stop: the summary is missing, one of two rows is there."""
+    """A stopped run has no summary and only one of its two rows."""
     config, summary = finished
     config = dataclasses.replace(
         config, workdir=shutil.copytree(config.workdir, tmp_path / "stopped")
@@ -85,7 +85,7 @@ def test_a_cell_made_by_another_recipe_is_refused_and_kept(finished, tmp_path):
 
 @pytest.mark.parametrize("damage", ["", "[]", "{}", '"gan"', '"updates"', "\udcff"])
 def test_a_cell_that_is_damaged_is_made_again(damage, finished, tmp_path, monkeypatch):
-    """A cell whose file is cut, or in which a name has changed: from its last checkpoint."""
+    """A cell whose file is cut, or has other names, is made again from its last checkpoint."""
     config = finished[0]
     cell = shutil.copytree(config.workdir / "ways" / "ring_pacgan2", tmp_path / "cell")
     recipe = mixture_table.recipe(config, "ring", "pacgan2")
@@ -100,7 +100,7 @@ def test_a_cell_that_is_damaged_is_made_again(damage, finished, tmp_path, monkey
 
 
 def test_a_way_that_diverges_has_a_row_that_says_so(monkeypatch, tmp_path):
-    """The other rows are there, and the same command does not train it again."""
+    """The other rows are complete."""
     recipe = mixture_table.recipe
     monkeypatch.setattr(
         mixture_table,
@@ -125,7 +125,7 @@ def test_the_folder_is_kept(finished):
 
 
 def test_each_row_is_the_recommended_recipe_but_for_what_it_says():
-    """Same rates and updates of G in every row, but for the usual settings same networks."""
+    """Each row differs from the recommended recipe only in the settings listed here."""
     rows = {
         name: mixture_table.recipe(mixture_table.Config(), "grid", name)
         for name in mixture_table.WAYS

@@ -1,4 +1,4 @@
-"""The trained discriminator against densities, D* and integrals made by SciPy."""
+"""Tests of the trained discriminator against densities, D* and integrals by SciPy."""
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ TRAINED = ("shifted Gaussians", "three outcomes")
 
 
 def normals(*parts):
-    """The density of a mixture at x [N, D], of (weight, mean [D], standard deviation)."""
+    """Returns the density of a mixture with parts (weight, mean [D], deviation), at x [N, D]."""
 
     def density(x):
         return sum(w * np.prod(stats.norm.pdf(x, m, s), axis=1) for w, m, s in parts)
@@ -36,11 +36,11 @@ DENSITIES = {
         normals((0.4, [0, -1.2], 0.8), (0.6, [0, 1.2], 0.8)),
     ),
 }
-"""p and q of each case on the line or in the plane, written down a second time."""
+"""p and q of each case on the line or in the plane, defined independently of the experiment."""
 
 
 def untrained(case):
-    """Parameters of D, none of them 0: those of a table of logits start there."""
+    """Returns parameters of D that are not 0; a table of logits would start at 0."""
     params, _ = case.discriminator.init(jax.random.key(3), case.nodes()[0][:1])
     return jax.tree.map(
         lambda leaf: leaf + 0.1 * np.cos(np.arange(leaf.size)).reshape(leaf.shape), params
@@ -49,7 +49,7 @@ def untrained(case):
 
 @pytest.mark.parametrize("name", DENSITIES)
 def test_exact_figures(name):
-    """V, the bound and |D - D*| of a D with random weights, on another grid by another rule."""
+    """V, the bound and |D - D*| of a random D agree with those on another grid by another rule."""
     case, (p, q) = CASES[name], DENSITIES[name]
     params = untrained(case)
     figures, _ = exact(case, params)
@@ -67,7 +67,7 @@ def test_exact_figures(name):
         return integral
 
     assert figures["exact_value"] == pytest.approx(value(d), abs=1e-5)
-    # 1 - D* rounds to 0 far from q: there p log D* + q log(1 - D*) is less than 1e-15.
+    # Far from q, 1 - D* rounds to 0; there p log D* + q log(1 - D*) is below 1e-15.
     assert figures["bound"] == pytest.approx(value(np.clip(best, 1e-16, 1 - 1e-16)), abs=1e-5)
     inside = at_p + at_q > 0.01 * (at_p + at_q).max()
     assert figures["max_error"] == pytest.approx(np.abs(d - best)[inside].max(), abs=0.01)
@@ -86,7 +86,7 @@ def test_samples_follow_the_densities_that_are_summed(name):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The settings and the summary of a short run of two cases."""
+    """Yields the settings and the summary of a short run of two cases."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(optimal_discriminator, "CASES", {name: CASES[name] for name in TRAINED})
         config = Config(tmp_path_factory.mktemp("run") / "made", **TINY)

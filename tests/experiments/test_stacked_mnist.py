@@ -1,4 +1,4 @@
-"""Stacked digits, the small networks that make them, and the experiment, small."""
+"""Tests of stacked digits, of the small networks for them, and of a small run."""
 
 import dataclasses
 import json
@@ -26,7 +26,7 @@ EMBEDDED = data.Config(source="embedded")
 SMALL = stacked_mnist.Config(
     data=EMBEDDED,
     loss="non_saturating",
-    penalty=(),  # whose derivatives are long to compile, and tested elsewhere
+    penalty=(),  # their derivatives take long to compile, and are tested elsewhere
     discriminator_width=2,
     num_steps=2,
     batch_size=2,
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_channels_are_digits_drawn_evenly_and_independently():
-    """Three digits of one pixel: 27 stacks, their counts multinomial."""
+    """Three digits of one pixel make 27 kinds of stacks, whose counts are multinomial."""
     shades = np.array([0, 51, 255], np.uint8)
     x = Stacks(jnp.asarray(shades.reshape(3, 1, 1, 1))).sample(jax.random.key(0), 2700)
     assert x.shape == (2700, 1, 1, 3)
@@ -60,7 +60,7 @@ def test_a_stack_is_its_own_whatever_their_number():
 
 
 def test_a_stack_comes_apart_into_its_digits():
-    """Pixel by pixel; and 1, 2, 3 is the kind 123."""
+    """Every pixel is found again, and the digits 1, 2, 3 are the kind 123."""
     x = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 3), np.uint8)
     apart = unstacked(jnp.asarray(x))
     for i, j in np.ndindex(4, 3):
@@ -72,13 +72,13 @@ def test_a_stack_comes_apart_into_its_digits():
 
 
 def margins(inner, outer, stride):
-    """Of zeros round `outer` pixels for `inner` windows of 3: what TensorFlow calls SAME."""
+    """Returns the margins of zeros round `outer` pixels for `inner` windows of 3, as in SAME."""
     total = (inner - 1) * stride + 3 - outer
     return total // 2, total - total // 2
 
 
 def same(x, kernel):
-    """The convolution with a 3x3 kernel and stride 2, one tap after the other."""
+    """Returns the convolution with a 3x3 kernel and stride 2, computed tap by tap."""
     num = -(-x.shape[1] // 2)
     margin = margins(num, x.shape[1], 2)
     x = np.pad(x, ((0, 0), margin, margin, (0, 0)))
@@ -87,7 +87,7 @@ def same(x, kernel):
 
 
 def same_transposed(g, kernel, side, stride=2):
-    """The transposed convolution to `side` pixels, likewise: each tap adds to its pixels."""
+    """Returns the transposed convolution to `side` pixels; each tap adds to its pixels."""
     num = g.shape[1]
     before, after = margins(num, side, stride)
     whole = np.zeros((len(g), before + side + after, before + side + after, kernel.shape[2]))
@@ -98,13 +98,13 @@ def same_transposed(g, kernel, side, stride=2):
 
 
 def normed(x, weights):
-    """Batch norm in training."""
+    """Returns the batch norm of training."""
     axes = tuple(range(x.ndim - 1))
     return (x - x.mean(axes)) / np.sqrt(x.var(axes) + 1e-5) * weights["scale"] + weights["bias"]
 
 
 def applied(network, x):
-    """Weights none of which is 0, or special in another way, and what the network makes of x."""
+    """Returns random weights, none of them 0, and the output of the network for x."""
     params, model_state = jax.jit(network.init)(jax.random.key(1), x)
     rng = np.random.default_rng(0)
     params = jax.tree.map(
@@ -116,7 +116,7 @@ def applied(network, x):
 
 @pytest.mark.usefixtures("quick_compile")
 def test_generator_is_that_of_the_study():
-    """4x4x64 -> 7x7x32 -> 14x14x16 -> 28x28x8 -> 28x28x3, by NumPy."""
+    """G agrees with NumPy: 4x4x64 -> 7x7x32 -> 14x14x16 -> 28x28x8 -> 28x28x3."""
     z = np.random.default_rng(1).normal(size=(3, 5)).astype(np.float32)
     params, made = applied(small_dcgan((28, 28, 3), latent=5).generator, z)
     x = (z @ params["Dense_0"]["kernel"]).reshape(-1, 4, 4, 64)
@@ -134,7 +134,7 @@ def test_generator_is_that_of_the_study():
 @pytest.mark.usefixtures("quick_compile")
 @pytest.mark.parametrize(("norm", "width"), [(True, 4), (False, 2)])
 def test_discriminator_is_that_of_the_study(norm, width):
-    """28x28x3 -> 14x14x4 -> 7x7x8 -> 4x4x16 -> 1, or half as many features, by NumPy."""
+    """D agrees with NumPy: 28x28x3 -> 14x14x4 -> 7x7x8 -> 4x4x16 -> 1, or half the features."""
     x = np.random.default_rng(1).normal(size=(3, 28, 28, 3)).astype(np.float32)
     gan = small_dcgan(x.shape[1:], discriminator_width=width, discriminator_norm=norm)
     params, made = applied(gan.discriminator, x)
@@ -157,7 +157,7 @@ def test_other_images_are_refused():
 
 
 def test_stacks_are_counted_as_their_digits_are_classified():
-    """Against a count of the digits one by one, in another order, by NumPy."""
+    """The figures agree with NumPy, which counts the digits in another order."""
     digits_at_hand = data.load(EMBEDDED)
     chosen = np.random.default_rng(0).integers(0, 5000, (80, 3))
     stacks = np.stack([digits_at_hand.x[chosen[:, i], ..., 0] for i in range(3)], axis=3)
@@ -169,7 +169,7 @@ def test_stacks_are_counted_as_their_digits_are_classified():
     assert found["captured"] == len(set(kinds))
     assert found["reverse_kl"] == pytest.approx(np.sum(shares * np.log(1000 * shares)), rel=1e-5)
     assert found["confidence"] == pytest.approx(probability.max(axis=1).mean(), rel=1e-5)
-    # The classifier is nearly always right, so that these are the kinds that the labels tell.
+    # The classifier is nearly always right, so these are the kinds that the labels give.
     assert np.mean(label == digits_at_hand.label[chosen.T]) > 0.97
 
 
@@ -181,7 +181,7 @@ def test_images_are_drawn_a_thousand_at_a_time_and_cut():
 
     made = stacked_mnist.images(draw, jax.random.key(0), 2500)
     assert (made.shape, made.dtype) == ((2500, 1, 1, 3), jnp.uint8)
-    # In [0, 1) before, and every batch another.
+    # The draws are in [0, 1), and differ from batch to batch.
     assert 128 <= made.min() <= made.max() <= 255
     assert not (made[:1000] == made[1000:2000]).all()
 
@@ -218,7 +218,7 @@ def test_real_stacks_stand_beside_every_seed(finished):
     gan, real = (finished[1]["figures"][who] for who in ("gan", "real_stacks"))
     assert gan.keys() == real.keys()
     assert all(len(values) == 2 for values in (*gan.values(), *real.values()))
-    # Of 30 real stacks nearly all are of a kind of their own; two steps teach a GAN nothing.
+    # Nearly every one of 30 real stacks has its own kind; a GAN learns nothing in two steps.
     assert min(real["captured"]) > 25 > max(gan["captured"])
     assert min(real["confidence"]) > 0.97
     assert min(gan["reverse_kl"]) > max(real["reverse_kl"])

@@ -1,4 +1,4 @@
-"""The synchronisation experiment: its cycle, its claim at a small scale, its folder, its flags."""
+"""Tests of the synchronisation experiment: its cycle, a small run, its folder and its flags."""
 
 import jax
 import jax.numpy as jnp
@@ -79,9 +79,11 @@ def test_bad_flags(settings, message, tmp_path):
 
 
 def test_the_sample_is_the_states_own():
-    """Two seeds of a vmapped state are two GANs."""
+    """Two seeds of a vmapped state give different samples."""
     config = synchronisation.Config(batch_size=8, width=8)
-    gan, start, _, _ = synchronisation.build(config)
-    states = jax.vmap(start)(jax.random.split(jax.random.key(0), 2))
-    x = jax.vmap(lambda s: gan_jax.sample(gan, s, jax.random.key(1), 5))(states)
+    _, algorithm = synchronisation.build(config)
+    batch = Batch(jnp.zeros((8, 2)))
+    keys = jax.random.split(jax.random.key(0), 2)
+    states = jax.vmap(lambda key: algorithm.init(key, batch))(keys)
+    x = jax.vmap(lambda s: algorithm.sample(s, jax.random.key(1), 5))(states)
     assert not jnp.allclose(x[0], x[1])

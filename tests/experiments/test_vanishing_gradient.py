@@ -1,4 +1,4 @@
-"""The gradients against log(1 - sigmoid) written out in NumPy and against finite differences."""
+"""Tests of the gradients against NumPy and finite differences, and of a small run."""
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ TINY = {"epochs": (1,), "num_steps": 150, "width": 64, "num_minibatches": 3, "le
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The settings and the summary of a short run, compiled in a hurry."""
+    """Returns the settings and the summary of a short run, compiled in a hurry."""
     config = Config(tmp_path_factory.mktemp("run") / "made", **TINY)
     with compiled_in_a_hurry():
         return config, main(config)
@@ -24,7 +24,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def players(quick_compile):
-    """A small GAN in the plane, theta, psi and z [3, 4, 2]."""
+    """Returns a small GAN in the plane, theta, psi and z [3, 4, 2]."""
     gan = mlp((2,), latent=2, width=5)
     keys = jax.random.split(jax.random.key(0), 3)
     z = gan.prior(keys[0], 12)
@@ -44,7 +44,7 @@ def layers(params):
 
 
 def forward(params, x):
-    """The perceptron of the library in NumPy, float64, up to its last linear layer."""
+    """Returns the output of the library's perceptron, without its last tanh, in float64."""
     *hidden, last = layers(params)
     for kernel, bias in hidden:
         x = x @ kernel + bias
@@ -53,7 +53,7 @@ def forward(params, x):
 
 
 def differences(function, params):
-    """Central differences of `function(params)` [...] in each parameter: [P, ...], float64."""
+    """Returns central differences of `function(params)` [...] in each parameter: [P, ...]."""
     leaves, tree = jax.tree.flatten(params)
     flat = np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in leaves])
     ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
@@ -98,7 +98,7 @@ def test_measure(players):
 
 
 def test_bound(players):
-    """D's slope and M by finite differences, M in the spectral norm of the whole Jacobian."""
+    """The bound agrees with D's slope and M by finite differences, with M in the spectral norm."""
     gan, theta, psi, z = players
     psi = jax.tree.map(lambda leaf: leaf / 4, psi)
     flat = z.reshape(12, 2)

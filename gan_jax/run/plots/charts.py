@@ -1,4 +1,4 @@
-"""Figures that need no window, and the curves of a run."""
+"""Matplotlib figures without a window, and the curves of a run."""
 
 import math
 from collections.abc import Sequence
@@ -16,10 +16,11 @@ LOG_4 = math.log(4.0)
 def chart(
     rows: int = 1, columns: int = 1, *, size: tuple[float, float], **grid: Any
 ) -> tuple["Figure", Any]:
-    """An empty matplotlib figure and its axes, without a window or global state.
+    """Returns an empty matplotlib figure and its axes, without a window or global state.
 
     Args:
-      rows, columns: of axes. With more than one, the axes are an array, as from `subplots`.
+      rows, columns: the numbers of rows and columns of axes. With more than one axes, they are an
+        array, as from `subplots`.
       size: width and height in inches.
       **grid: further arguments of `Figure.subplots`.
     """
@@ -47,7 +48,7 @@ _SHORT = {
 
 
 def in_short(record: dict[str, float]) -> str:
-    """The metrics of a GAN that a user watches, those that a record has, in one line."""
+    """Returns the main metrics of a GAN in one line, as far as the record has them."""
     return " ".join(form.format(record[name]) for name, form in _SHORT.items() if name in record)
 
 
@@ -55,7 +56,7 @@ def curves(records: Sequence[dict[str, float]], file: Path) -> None:
     """Draws V with its optimum, both losses and both accuracies over the steps of a run.
 
     Args:
-      records: each with a `step`; a metric that some records lack is drawn from the others.
+      records: records with a `step`; a metric that some records lack is drawn from the others.
       file: the PNG to write.
     """
     figure, (value, losses, accuracies) = chart(3, size=(7, 7), sharex=True)

@@ -16,10 +16,10 @@ class Moment(NamedTuple):
     """One moment of training a GAN whose x and z are numbers.
 
     Attributes:
-      title: above the panel.
-      x: [N] increasing.
-      p_data, p_g: [N] densities at x; p_g may be infinite, at a fold of G.
-      discriminator, optimal: [N] in [0, 1], the trained D(x) and D*(x).
+      title: the title of the panel.
+      x: [N] increasing numbers.
+      p_data, p_g: [N] densities at x; p_g may be infinite, where G turns back.
+      discriminator, optimal: [N] the trained D(x) and D*(x), in [0, 1].
       z, made: [K] latents and G(z).
     """
 
@@ -37,12 +37,12 @@ def moments(rows: Sequence[Sequence[Moment]], file: Path, *, limits: tuple[float
     """Draws a panel for each moment: densities and both D above, arrows from z to G(z) below.
 
     Args:
-      rows: rows from top to bottom, each with the same number of panels, at least one.
+      rows: the rows from top to bottom, each with the same number of panels, at least one.
       file: the PNG to write.
-      limits: lower and upper end of the axis, which x and z share. The rest is cut off.
+      limits: the ends of the axis that x and z share; values outside are cut off.
 
     Raises:
-      ValueError: if there is no panel, the rows differ in length, or a moment's arrays do.
+      ValueError: there is no panel, the rows differ in length, or a moment's arrays do.
     """
     lengths = sorted({len(row) for row in rows})
     if len(lengths) != 1 or lengths[0] == 0:
@@ -100,7 +100,7 @@ def _densities(axes: "Axes", moment: Moment) -> None:
 
 
 def _arrows(axes: "Axes", moment: Moment, limits: tuple[float, float]) -> None:
-    """z on the lower line, x on the upper one, as in the paper."""
+    """Draws arrows from z on the lower line to x on the upper one, as in the paper."""
     axes.hlines([0, 1], *limits, color="black", lw=0.8)
     axes.quiver(
         *(moment.z, np.zeros_like(moment.z), moment.made - moment.z, np.ones_like(moment.z)),
@@ -121,12 +121,12 @@ def convergence(
     """Draws JSD and V over the updates of G: thin lines are seeds, thick lines their median.
 
     Args:
-      runs: for each name in the legend, G's updates [F] and the arrays `jsd` and `value`
-        [F, seeds], in nats.
+      runs: by name in the legend, G's updates [F] and the arrays `jsd` and `value` [F, seeds], in
+        nats.
       file: the PNG to write.
 
     Raises:
-      ValueError: if there is no run, or an array has another shape.
+      ValueError: there is no run, or an array has another shape.
     """
     if not runs:
         raise ValueError("runs must hold at least one run, got none")

@@ -14,18 +14,18 @@ from gan_jax.run.files import whole
 
 
 def grid(images: np.ndarray, *, columns: int | None = None, height: int = 560) -> Image.Image:
-    """A picture of images side by side, enlarged by a whole factor to about `height` pixels.
+    """Returns a picture of images side by side, enlarged by a whole factor.
 
     Args:
-      images: [N, H, W, C], N, H and W at least 1, C = 1 or 3. Either uint8, or floats in [-1, 1] as
-        `gan_jax.sample` returns; they are converted as by `data.pipeline.quantize`.
-      columns: at least 1. None: as square as N allows.
-      height: of the picture, roughly, in pixels; at least 1.
+      images: [N, H, W, C], with N, H and W at least 1 and C = 1 or 3. Either uint8, or floats in
+        [-1, 1] as `gan_jax.sample` returns, converted as by `data.pipeline.quantize`.
+      columns: number of columns, at least 1. None: the grid is as square as N allows.
+      height: approximate height of the picture in pixels, at least 1.
 
     Raises:
-      TypeError: if the images are neither uint8 nor floats.
-      ValueError: if they have another shape, or floats that are NaN or outside [-1, 1] by more
-        than rounding; if `columns` or `height` is below 1.
+      TypeError: the images are neither uint8 nor floats.
+      ValueError: the images have another shape, or floats that are NaN or outside [-1, 1] by more
+        than rounding; or `columns` or `height` is below 1.
     """
     images = _bytes(images)
     num, rows_of_one, columns_of_one, channels = images.shape
@@ -61,7 +61,7 @@ def history(
     Args:
       grids: PNG files of one size, in order.
       gif, strip: the files to write; none is written if no grid can be read.
-      most: frames in the animation, at the most.
+      most: the largest number of frames in the animation.
       announce: called with a message about each grid that cannot be read and is skipped.
     """
     pictures = list[Image.Image]()
@@ -86,21 +86,21 @@ def history(
 
 
 def _read(path: Path) -> Image.Image:
-    """The picture in a PNG file, decoded."""
+    """Returns the decoded picture of a PNG file."""
     with Image.open(path, formats=["PNG"]) as picture:
         picture.load()
     return picture
 
 
 def animate(pictures: Sequence[Image.Image], gif: Path) -> None:
-    """Writes an animation that repeats for ever and rests at its last picture.
+    """Writes an animation that repeats for ever and pauses at its last picture.
 
     Args:
-      pictures: frames of one size, at least one: each shown for 120 ms, the last for two seconds.
+      pictures: frames of one size, at least one. Each is shown for 120 ms, the last for 2 s.
       gif: the file to write.
 
     Raises:
-      ValueError: if there is no picture, or their sizes differ.
+      ValueError: there is no picture, or their sizes differ.
     """
     sizes = sorted({picture.size for picture in pictures})
     if len(sizes) != 1:
@@ -114,32 +114,32 @@ def animate(pictures: Sequence[Image.Image], gif: Path) -> None:
 
 
 def _spread(count: int, most: int) -> list[int]:
-    """At most `most` of `count` indices, evenly spread, the first and last among them."""
+    """Returns at most `most` of `count` indices, evenly spread, with the first and the last."""
     return sorted({round(i) for i in np.linspace(0, count - 1, min(count, most))})
 
 
 _HALF_LEVEL = 1 / 255
-"""Half the distance between two grey levels in [-1, 1]: rounding errors are smaller."""
+"""Half the distance between two grey levels in [-1, 1]. Rounding errors are smaller."""
 
 
 def _bytes(images: np.ndarray) -> NDArray[np.uint8]:
-    """Images as uint8 [N, H, W, C]; raises as `grid` says."""
+    """Returns images as uint8 [N, H, W, C]; raises as `grid` does."""
     x = np.asarray(images)
     if x.ndim != 4 or 0 in x.shape or x.shape[3] not in (1, 3):
         raise ValueError(
-            f"images must be [N, H, W, C], none of them 0 and C = 1 or 3, got shape {list(x.shape)}"
+            f"images must be [N, H, W, C], no size 0 and C = 1 or 3, got shape {list(x.shape)}"
         )
     if x.dtype == np.uint8:
         return x
-    if not jnp.issubdtype(x.dtype, jnp.floating):  # which knows bfloat16
+    if not jnp.issubdtype(x.dtype, jnp.floating):  # NumPy's own does not know bfloat16
         raise TypeError(
-            f"images must be uint8, or floats in [-1, 1], got {x.dtype}: convert 0..255 by "
-            ".astype('uint8')"
+            f"images must be uint8, or floats in [-1, 1], got {x.dtype}: convert numbers in 0..255 "
+            "by .astype('uint8')"
         )
     low, high = float(x.min()), float(x.max())
     if not (low >= -1 - _HALF_LEVEL and high <= 1 + _HALF_LEVEL):
         raise ValueError(
-            f"float images must be in [-1, 1], got {low:.6g} to {high:.6g}: give bytes as uint8, "
-            "or scale the images"
+            f"float images must be in [-1, 1], got {low:.6g} to {high:.6g}: convert bytes to "
+            "uint8, or scale the images"
         )
     return np.asarray(quantize(jnp.asarray(x)))

@@ -1,4 +1,4 @@
-"""Pictures of two-dimensional samples: animated over D's level sets, and side by side."""
+"""Pictures of samples in the plane: animated over D's level sets, and side by side."""
 
 import math
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ class View(NamedTuple):
     """One moment of training a GAN whose x are points in the plane.
 
     Attributes:
-      title: above the picture.
+      title: the title of the picture.
       made: [N, 2] samples of G.
-      judged: [M, M] D(x) in [0, 1], M >= 2, at the nodes of a square lattice over the limits, the
-        first axis along y; or None, to show no D.
+      judged: [M, M] D(x) in [0, 1], M >= 2, at a square lattice over the picture, rows along y;
+        None: D is not shown.
     """
 
     title: str
@@ -34,13 +34,13 @@ def training(views: Sequence[View], real: np.ndarray, gif: Path, *, reach: float
     """Writes an animation with one frame for each view.
 
     Args:
-      views: in order, at least one.
+      views: the frames in order, at least one.
       real: [R, 2] samples of the data.
       gif: the file to write.
-      reach: both axes go from -reach to reach; above 0.
+      reach: above 0; both axes go from -reach to reach.
 
     Raises:
-      ValueError: if there is no view, an array has another shape, or `reach` is not above 0.
+      ValueError: there is no view, an array has another shape, or `reach` is not above 0.
     """
     _check(views, real, reach)
     pictures = []

@@ -1,0 +1,55 @@
+"""Parts that several experiments share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gan_jax import Network
+from gan_jax.parallel import Step
+from gan_jax.run import Look, RunFolder, plots, train
+from gan_jax.run.hooks import Every
+from gan_jax.types import Array, PyTree
+
+Seen = dict[str, np.ndarray]
+"""Named arrays [N, ...] computed at N moments of a training, and their `step` [N]."""
+
+
+def bare(params: PyTree, apply: Callable[[PyTree, Array], Array]) -> Network:
+    """Returns the network `apply(params, x)` with the initial parameters `params`."""
+    return Network(
+        lambda *_: (params, {}), lambda params, state, x, *_, **__: (apply(params, x), state)
+    )
+
+
+def watched(
+    folder: RunFolder,
+    name: str,
+    step: Step,
+    state: PyTree,
+    see: Callable[[Any], dict[str, Array]],
+    *,
+    every: Every,
+    num_steps: int,
+    **options: Any,
+) -> tuple[PyTree, Seen]:
+    """Trains in the folder `trainings/NAME` of a run, and computes `see` of the state on the way.
+
+    Args:
+      folder: the run's folder.
+      name: the training's name.
+      step, state, num_steps, **options: as for `gan_jax.run.train`.
+      see: a pure function of the state that returns named arrays.
+      every: the steps after which `see` is computed, as in `Look`; the first and the last state are
+        included.
+
+    Returns:
+      The last state, and what was seen.
+    """
+    part = folder.part(f"trainings/{name}")
+    looks = [Look(every, see, part.keep)]
+    options = {"folder": part, "num_steps": num_steps, "looks": looks, **options}
+    state = train(step, state, words=plots.in_short, **options)
+    steps, found = zip(*part.kept(), strict=True)
+    columns = {name: np.stack([arrays[name] for arrays in found]) for name in found[0]}
+    return state, {"step": np.array(steps), **columns}
