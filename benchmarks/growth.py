@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.report import check_out
-from experiments import cli
 from gan_jax import (
     Batch,
     init,
@@ -31,6 +30,7 @@ from gan_jax.data.pipeline import make_batches, on_bytes
 from gan_jax.data.types import Dataset
 from gan_jax.models import MODELS
 from gan_jax.optimizers import adam
+from gan_jax.run import cli
 from gan_jax.run.folder import write_json
 from gan_jax.run.loop import Work, make_chunk
 from gan_jax.run.tables import markdown

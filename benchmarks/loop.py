@@ -31,12 +31,12 @@ import numpy as np
 from benchmarks.driver import ROOT
 from benchmarks.report import check_out, machine_facts
 from benchmarks.workers.protocol import process_memory
-from experiments import cli, mnist
+from experiments import mnist
 from gan_jax import parallel
 from gan_jax.data.pipeline import make_batches, on_bytes
 from gan_jax.errors import UserError
+from gan_jax.run import cli, hooks, images
 from gan_jax.run import datasets as data
-from gan_jax.run import hooks, images
 from gan_jax.run.checkpoint import Checkpoints
 from gan_jax.run.folder import RunFolder, write_json
 from gan_jax.run.loop import Work, make_chunk, run
@@ -208,7 +208,7 @@ def measure_overhead(config: Config, folder: Path) -> Figures:
         shown = stack.enter_context(hooks.progress(0, 2 * config.steps * (config.rounds + 1)))
         done = (
             hooks.log(run_folder, shown, checkpoints),
-            hooks.watch(images.grids(gan, run_folder, setting.sample_every), state),
+            hooks.watch(images.grids(gan, run_folder, setting.sample_every)),
             hooks.save(setting.checkpoint_every, checkpoints),
         )
 

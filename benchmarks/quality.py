@@ -18,12 +18,13 @@ import tyro
 from numpy.typing import NDArray
 
 from benchmarks.report import check_out
-from experiments import cli, mnist
+from experiments import mnist
 from gan_jax import sample
 from gan_jax.data.pipeline import quantize
 from gan_jax.errors import UserError
 from gan_jax.metrics import digits
 from gan_jax.metrics.frechet import frechet_distance, statistics
+from gan_jax.run import cli
 from gan_jax.run import datasets as data
 from gan_jax.run.files import whole
 from gan_jax.run.tables import markdown

@@ -26,8 +26,8 @@ from benchmarks import problem
 from benchmarks.cases import CASES, Case
 from benchmarks.driver import Timed, Worker, attempt, check, interleave
 from benchmarks.report import Result, machine_facts
-from experiments import cli
 from gan_jax.errors import UserError
+from gan_jax.run import cli
 from gan_jax.run import datasets as data
 from gan_jax.run.files import write_text
 from gan_jax.run.folder import write_json

@@ -21,8 +21,8 @@ import optax
 from numpy.typing import NDArray
 
 from benchmarks.report import check_out
-from experiments import cli
 from gan_jax.metrics import digits
+from gan_jax.run import cli
 from gan_jax.run import datasets as data
 from gan_jax.run.files import whole
 

@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import cli
 from gan_jax import GAN, Batch, Network, TrainState, init, losses, penalties, run
 from gan_jax.algorithms.objectives import player_losses
 from gan_jax.errors import UserError
+from gan_jax.run import cli
 from gan_jax.run.folder import Record, RunFolder
 from gan_jax.run.plots import chart, save_chart
 from gan_jax.theory import (

@@ -22,7 +22,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import cli
 from gan_jax import (
     GAN,
     Batch,
@@ -39,7 +38,7 @@ from gan_jax.data import synthetic
 from gan_jax.errors import UserError
 from gan_jax.losses import minimax
 from gan_jax.parallel import Step
-from gan_jax.run import Look, RunFolder, plots
+from gan_jax.run import Look, RunFolder, cli, plots
 from gan_jax.theory.quadrature import expectation, integral, interval
 from gan_jax.types import Array, Metrics, Network, PyTree
 

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import cli
 from gan_jax import (
     GAN,
     Batch,
@@ -30,7 +29,7 @@ from gan_jax.errors import UserError
 from gan_jax.networks.packing import packed
 from gan_jax.optimizers import adam
 from gan_jax.penalties import PENALTIES
-from gan_jax.run import Look, RunFolder, plots
+from gan_jax.run import Look, RunFolder, cli, plots
 from gan_jax.types import Array
 
 

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import cli, many, mixtures
+from experiments import many, mixtures
 from experiments.mixtures import Recipe
 from gan_jax import TrainState, parallel, sample
-from gan_jax.run import Look, RunFolder
+from gan_jax.run import Look, RunFolder, cli
 from gan_jax.run.folder import Record
 from gan_jax.run.plots import plane
 from gan_jax.types import Array

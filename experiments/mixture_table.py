@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import cli, many, mixtures
+from experiments import many, mixtures
 from experiments.mixtures import Recipe
 from gan_jax import parallel, sample
 from gan_jax.errors import UserError
-from gan_jax.run import NonFinite, RunFolder
+from gan_jax.run import NonFinite, RunFolder, cli
 from gan_jax.run.files import write_text
 from gan_jax.run.folder import Record
 from gan_jax.run.plots import plane

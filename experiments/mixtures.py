@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import cli, many
+from experiments import many
 from gan_jax import GAN, TrainState, priors, sample
 from gan_jax.data.synthetic import DISTRIBUTIONS, Distribution, standardised
 from gan_jax.metrics.modes import mode_coverage
 from gan_jax.metrics.two_sample import energy_test
 from gan_jax.models.mlp import mlp
+from gan_jax.run import cli
 from gan_jax.types import Array
 
 

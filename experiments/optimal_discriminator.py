@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import cli
 from gan_jax import (
     GAN,
     Batch,
@@ -32,7 +31,7 @@ from gan_jax import (
 )
 from gan_jax.data.synthetic import Distribution, feed, gaussian, mixture
 from gan_jax.errors import UserError
-from gan_jax.run import Look, RunFolder, plots
+from gan_jax.run import Look, RunFolder, cli, plots
 from gan_jax.run.folder import Record
 from gan_jax.run.plots.charts import LOG_4, chart, save_chart
 from gan_jax.theory.quadrature import box, interval

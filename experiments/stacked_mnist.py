@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from experiments import cli, many
+from experiments import many
 from gan_jax import TrainState, losses, parallel, sample
 from gan_jax.data.pipeline import quantize
 from gan_jax.data.stacked import Stacks, stack_class, unstacked
@@ -26,7 +26,7 @@ from gan_jax.errors import UserError
 from gan_jax.metrics import digits
 from gan_jax.metrics.modes import class_coverage, expected_reverse_kl
 from gan_jax.models.small_dcgan import small_dcgan
-from gan_jax.run import Look, RunFolder, datasets
+from gan_jax.run import Look, RunFolder, cli, datasets
 from gan_jax.run.folder import Record
 from gan_jax.run.images import describe
 from gan_jax.run.plots import chart, grid, save_chart, save_image

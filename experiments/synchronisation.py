@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import cli
 from gan_jax import (
     GAN,
     Batch,
@@ -36,7 +35,7 @@ from gan_jax.errors import UserError
 from gan_jax.metrics.modes import Modes, mode_coverage
 from gan_jax.models.mlp import mlp
 from gan_jax.parallel import Step
-from gan_jax.run import Look, RunFolder, plots
+from gan_jax.run import Look, RunFolder, cli, plots
 from gan_jax.run.folder import Record
 from gan_jax.run.plots import chart, save_chart
 from gan_jax.types import Array, Metrics, StepFn

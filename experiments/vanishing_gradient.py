@@ -19,7 +19,6 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from experiments import cli
 from gan_jax import (
     GAN,
     AdversarialLoss,
@@ -37,7 +36,7 @@ from gan_jax.data.synthetic import Distribution, feed
 from gan_jax.errors import UserError
 from gan_jax.models.mlp import mlp
 from gan_jax.parallel import Step
-from gan_jax.run import Look, RunFolder, datasets, plots
+from gan_jax.run import Look, RunFolder, cli, datasets, plots
 from gan_jax.run.folder import Record
 from gan_jax.run.plots.charts import chart, save_chart
 from gan_jax.types import Array, PyTree

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from gan_jax import _cpu
+from gan_jax._cpu.arrays import materialised
 from gan_jax.trees import cast_like, widened
 from gan_jax.types import Array, PyTree
 
@@ -47,13 +49,10 @@ def adam(
         del params
         wide = widened(gradients)
         count = state.count + 1
-        # XLA's compiler for CPUs would compute the means twice, for the state and for the update,
-        # and would copy the old ones for that. It does not repeat a division.
-        one = jnp.where(count > 0, 1.0, 2.0)
-        mean = jax.tree.map(lambda m, g: (b1 * m + (1 - b1) * g) / one, state.mu, wide)
-        square = jax.tree.map(
-            lambda v, g: (b2 * v + (1 - b2) * jnp.square(g)) / one, state.nu, wide
-        )
+        # On a CPU, XLA would compute the means twice, for the state and for the update.
+        once = materialised if _cpu.uses("adam") else lambda mean: mean
+        mean = jax.tree.map(lambda m, g: once(b1 * m + (1 - b1) * g), state.mu, wide)
+        square = jax.tree.map(lambda v, g: once(b2 * v + (1 - b2) * jnp.square(g)), state.nu, wide)
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
         size = -rate / (1 - b1**count)
         scale = 1 / jnp.sqrt(1 - b2**count)

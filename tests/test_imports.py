@@ -99,7 +99,7 @@ def test_few_rooms_reach_the_cpu_machinery():
         for name, source in SOURCES.items()
         if any(module.split(".")[0] == "_cpu" for module in modules_reached(source))
     }
-    assert users - {"_cpu"} <= {"nn", "random", "optimizers", "parallel", "run", "data"}
+    assert users - {"_cpu"} <= {"nn", "random", "optimizers"}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.gpu.sheet import Row, Sheet
-from gan_jax import parallel, sample
+from gan_jax import sample
 from gan_jax.data.pipeline import make_batches, on_bytes, quantize
 from gan_jax.data.types import Dataset
 from gan_jax.metrics import digits
@@ -76,8 +76,8 @@ def _train(recipe: _Recipe, dataset: Dataset, small: bool) -> tuple[Row, NDArray
     begin = time.monotonic()
     gan, state, step = mnist.build(config)
     batches = make_batches(dataset, state.key, (_CHUNK, config.n_critic, config.batch_size))
-    like = (state, Work(batches(0), np.int32(0)))
-    chunk = parallel.jit_step(make_chunk(on_bytes(step), _CHUNK), like=like)
+    jitted = jax.jit(make_chunk(on_bytes(step), _CHUNK), donate_argnums=0)
+    chunk = jitted.lower(state, Work(batches(0), np.int32(0))).compile()
     compiled = time.monotonic()
     state = train(
         chunk,

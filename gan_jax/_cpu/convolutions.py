@@ -16,7 +16,8 @@ from functools import reduce, wraps
 import jax.numpy as jnp
 
 from gan_jax._cpu import winograd
-from gan_jax._cpu.winograd import place, together, worked_out_once
+from gan_jax._cpu.arrays import materialised
+from gan_jax._cpu.winograd import place, together
 from gan_jax.nn import conv_native
 from gan_jax.nn.conv_native import Geometry, Pair
 from gan_jax.types import Array
@@ -142,7 +143,7 @@ def _tiles_transposed(tiles: Array, geometry: Geometry) -> Array:
     x = x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, rows * sh, columns * sw, x.shape[5])
     for axis, p, n in zip((1, 2), geometry.padding, geometry.size, strict=True):
         x = place(x, axis, -p, n)
-    return worked_out_once(x)
+    return materialised(x)
 
 
 def _tile_kernel(kernel: Array, geometry: Geometry) -> Array:

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.polynomial import polynomial
 
+from gan_jax._cpu.arrays import materialised
 from gan_jax.types import Array
 
 Factors = list[list[Array]]
@@ -224,15 +225,5 @@ def place(x: Array, axis: int, start: int, length: int) -> Array:
 
 def together(pixels: Array) -> Array:
     """[B, n, r, m, s, J] -> [B, n, m, r s J], written down."""
-    x = worked_out_once(pixels.transpose(0, 1, 3, 2, 4, 5))
+    x = materialised(pixels.transpose(0, 1, 3, 2, 4, 5))
     return x.reshape(*x.shape[:3], math.prod(x.shape[3:]))
-
-
-def worked_out_once(x: Array) -> Array:
-    """x, to the bit, written down before it is used. (A denormal number is 0 to XLA anyway.)
-
-    XLA's compiler for CPUs works out what is cheap, a transposition too, anew in each operation
-    that reads it: in each of 25 sums, there number by number where the array itself would be read
-    eight at a time. It does not repeat a division. (`jax.lax.optimization_barrier` it takes away.)
-    """
-    return x / jnp.where(jnp.isnan(x), 2.0, 1.0).astype(x.dtype)

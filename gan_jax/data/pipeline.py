@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gan_jax._cpu.memory import compiled
 from gan_jax.data.types import Dataset
 from gan_jax.types import Array, Batch, Metrics, StepFn, TrainState
 
@@ -131,7 +130,7 @@ def make_batches(
 
     if dataset.x.nbytes <= resident_limit:
         resident = jax.device_put(arrays)
-        gather = compiled(stack, resident, order(seed, 0, num, count))
+        gather = jax.jit(stack)
         return lambda start: gather(resident, order(seed, start, num, count))
 
     def fetch(start: int) -> Batch:

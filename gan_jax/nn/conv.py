@@ -6,11 +6,11 @@ A convolution is bilinear, and three maps are each other's derivatives:
     input_gradient(g, w)     g [B, h, w, O], w                -> [B, H, W, I]
     kernel_gradient(x, g)    x, g                             -> [kh, kw, I, O]
 
-The second is the transposed convolution. Left to itself, autodiff writes the kernel gradient of a
-transposed convolution as a convolution that XLA runs fifty times slower on a CPU than the third
-map, and inside a loop it keeps a slow layout for the third map too. Here the three are primitives
-with each other as derivatives, so that both modes of differentiation, at any order, meet nothing
-but these three; GPU and TPU compilers are given them as convolutions, a CPU as matrix products.
+The second is the transposed convolution. Autodiff writes the kernel gradient of a transposed
+convolution as a convolution that XLA runs fifty times slower on a CPU than the third map, and
+inside a loop XLA also keeps a slow layout for the third map. Here the three maps are primitives
+whose derivatives are each other, so that every derivative, of any order and in either mode, is one
+of the three. They are lowered to convolutions for GPUs and TPUs, and to matrix products for a CPU.
 """
 
 from collections.abc import Callable
@@ -23,6 +23,7 @@ from flax.linen.dtypes import promote_dtype
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from gan_jax import _cpu
 from gan_jax._cpu import convolutions as conv_cpu
 from gan_jax.nn import conv_native
 from gan_jax.nn.conv_native import Geometry, Pair
@@ -33,7 +34,7 @@ from gan_jax.types import Array
 def conv(x: Array, kernel: Array, *, strides: Pair, padding: Pair) -> Array:
     """The convolution [B, H, W, I] -> [B, h, w, O], h = (H + 2 padding - kh) // stride + 1.
 
-    It is computed in the type that x and the kernel promote to, as in `flax.linen.Conv`.
+    The result has the type that x and the kernel promote to, as in `flax.linen.Conv`.
 
     Args:
       x: [B, H, W, I].
@@ -43,14 +44,14 @@ def conv(x: Array, kernel: Array, *, strides: Pair, padding: Pair) -> Array:
     x, kernel = promote_dtype(x, kernel)
     size, window = (x.shape[1], x.shape[2]), (kernel.shape[0], kernel.shape[1])
     geometry = Geometry(size, window, strides, padding)
-    return split_alike(partial(_forward.bind, geometry=geometry), x, kernel)
+    return split_alike(partial(_forward.bind, **_parameters(geometry)), x, kernel)
 
 
 def conv_transpose(x: Array, kernel: Array, *, strides: Pair, padding: Pair) -> Array:
     """The transposed convolution [B, h, w, I] -> [B, H, W, O], H = (h - 1) stride + kh - 2 padding.
 
-    It is the gradient of `conv` in its input, as in PyTorch's `ConvTranspose2d`. It is computed in
-    the type that x and the kernel promote to, as in `flax.linen.ConvTranspose`.
+    It is the gradient of `conv` in its input, as in PyTorch's `ConvTranspose2d`. The result has the
+    type that x and the kernel promote to, as in `flax.linen.ConvTranspose`.
 
     Args:
       x: [B, h, w, I].
@@ -64,7 +65,11 @@ def conv_transpose(x: Array, kernel: Array, *, strides: Pair, padding: Pair) -> 
         for n, s, k, p in zip(x.shape[1:3], strides, window, padding, strict=True)
     )
     geometry = Geometry((height, width), window, strides, padding)
-    return split_alike(partial(_input_gradient.bind, geometry=geometry), x, kernel)
+    return split_alike(partial(_input_gradient.bind, **_parameters(geometry)), x, kernel)
+
+
+def _parameters(geometry: Geometry) -> dict[str, Any]:
+    return {"geometry": geometry, "tuned": _cpu.uses("convolutions")}
 
 
 Map = Callable[[Array, Array, Geometry], Array]
@@ -73,46 +78,61 @@ Map = Callable[[Array, Array, Geometry], Array]
 def _bilinear(name: str, native: Map, cpu: Map, *, by_example: bool) -> Primitive:
     """A primitive for a bilinear map of two arrays; its derivatives are set below.
 
+    Its parameters are the `geometry` and `tuned`, whether a CPU uses its own form.
+
     Args:
-      name: of the primitive, in jaxprs.
-      native, cpu: how it is computed elsewhere, and on a CPU.
-      by_example: whether each example of the first array makes one of the result.
+      name: name of the primitive in jaxprs.
+      native: the map as a convolution.
+      cpu: the map in the form for a CPU.
+      by_example: whether each example of the first array makes one example of the result.
     """
     primitive = Primitive(name)
 
-    @partial(jax.jit, static_argnums=2)
-    def evaluate(x: Array, y: Array, geometry: Geometry) -> Array:
-        return primitive.bind(x, y, geometry=geometry)
+    @partial(jax.jit, static_argnames=("geometry", "tuned"))
+    def evaluate(x: Array, y: Array, **parameters: Any) -> Array:
+        return primitive.bind(x, y, **parameters)
 
-    def abstract_eval(x: Any, y: Any, *, geometry: Geometry) -> Any:
+    def natively(x: Array, y: Array, *, geometry: Geometry, tuned: bool) -> Array:
+        del tuned
+        return native(x, y, geometry)
+
+    def on_cpu(x: Array, y: Array, *, geometry: Geometry, tuned: bool) -> Array:
+        return (cpu if tuned else native)(x, y, geometry)
+
+    def abstract_eval(x: Any, y: Any, **parameters: Any) -> Any:
         shapes = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (x, y))
-        made = jax.eval_shape(lambda x, y: native(x, y, geometry), *shapes)
+        made = jax.eval_shape(partial(natively, **parameters), *shapes)
         return x.update(shape=made.shape, dtype=made.dtype)
 
-    def batch(arguments: Any, axes: Any, *, geometry: Geometry) -> tuple[Array, int]:
-        """One larger batch if that is what it is; else in turn on a CPU, each keeps it busy."""
+    def batch(arguments: Any, axes: Any, **parameters: Any) -> tuple[Array, int]:
+        """One call on a larger batch where that is possible.
+
+        Else a CPU computes the members one after the other, because each uses all cores.
+        """
 
         def in_turn(*arguments: Array) -> Array:
             pairs = [
                 jnp.broadcast_to(a, (count, *a.shape)) if axis is None else jnp.moveaxis(a, axis, 0)
                 for a, axis in zip(arguments, axes, strict=True)
             ]
-            return jax.lax.map(lambda pair: primitive.bind(*pair, geometry=geometry), pairs)
+            return jax.lax.map(lambda pair: primitive.bind(*pair, **parameters), pairs)
 
         count = next(
             a.shape[axis] for a, axis in zip(arguments, axes, strict=True) if axis is not None
         )
         if by_example and axes[1] is None:
             x = jnp.moveaxis(arguments[0], axes[0], 0)
-            made = primitive.bind(x.reshape(-1, *x.shape[2:]), arguments[1], geometry=geometry)
+            made = primitive.bind(x.reshape(-1, *x.shape[2:]), arguments[1], **parameters)
             return made.reshape(count, -1, *made.shape[1:]), 0
-        at_once = jax.vmap(lambda x, y: native(x, y, geometry), in_axes=axes)
+        at_once = jax.vmap(partial(natively, **parameters), in_axes=axes)
+        if not parameters["tuned"]:
+            return at_once(*arguments), 0
         return jax.lax.platform_dependent(*arguments, cpu=in_turn, default=at_once), 0
 
-    primitive.def_impl(lambda x, y, *, geometry: evaluate(x, y, geometry))
+    primitive.def_impl(evaluate)
     primitive.def_abstract_eval(abstract_eval)
     batching.primitive_batchers[primitive] = batch
-    for implementation, platform in ((native, None), (cpu, "cpu")):
+    for implementation, platform in ((natively, None), (on_cpu, "cpu")):
         rule = mlir.lower_fun(implementation, multiple_results=False)
         mlir.register_lowering(primitive, rule, platform=platform)
     return primitive
@@ -134,16 +154,16 @@ _kernel_gradient = _bilinear(
 
 ad.defbilinear(
     _forward,
-    lambda ct, x, w, **geometry: _input_gradient.bind(ct, w, **geometry),
-    lambda ct, x, w, **geometry: _kernel_gradient.bind(x, ct, **geometry),
+    lambda ct, x, w, **parameters: _input_gradient.bind(ct, w, **parameters),
+    lambda ct, x, w, **parameters: _kernel_gradient.bind(x, ct, **parameters),
 )
 ad.defbilinear(
     _input_gradient,
-    lambda ct, g, w, **geometry: _forward.bind(ct, w, **geometry),
-    lambda ct, g, w, **geometry: _kernel_gradient.bind(ct, g, **geometry),
+    lambda ct, g, w, **parameters: _forward.bind(ct, w, **parameters),
+    lambda ct, g, w, **parameters: _kernel_gradient.bind(ct, g, **parameters),
 )
 ad.defbilinear(
     _kernel_gradient,
-    lambda ct, x, g, **geometry: _input_gradient.bind(g, ct, **geometry),
-    lambda ct, x, g, **geometry: _forward.bind(x, ct, **geometry),
+    lambda ct, x, g, **parameters: _input_gradient.bind(g, ct, **parameters),
+    lambda ct, x, g, **parameters: _forward.bind(x, ct, **parameters),
 )

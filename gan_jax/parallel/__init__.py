@@ -9,7 +9,6 @@ The state is donated: the one passed in cannot be used after the call. If two of
 buffer, as under `state.replace(ema_params=state.generator.params)`, the second is copied first.
 """
 
-from gan_jax._cpu.threads import EIGEN, use_every_core, use_one_core
 from gan_jax.buffers import Step
 from gan_jax.parallel.arrays import has_explicit_axes, split_alike, spread, spread_like
 from gan_jax.parallel.devices import AXIS_NAME, check_batch_size, check_divisible
@@ -18,6 +17,7 @@ from gan_jax.parallel.jit import jit_step
 from gan_jax.parallel.layouts import AXIS_NAMES, describe, make_step, num_devices, place
 from gan_jax.parallel.pmap import pmap_step
 from gan_jax.parallel.shard import shard_step
+from gan_jax.parallel.threads import EIGEN, use_every_core, use_one_core
 
 __all__ = [
     "AXIS_NAME",

@@ -5,7 +5,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from gan_jax.buffers import Step
 from gan_jax.parallel.devices import AXIS_NAME, mesh_of
-from gan_jax.parallel.jit import Arguments, jit_step
+from gan_jax.parallel.jit import jit_step
 from gan_jax.parallel.pmap import pmap_step
 from gan_jax.parallel.shard import shard_step
 from gan_jax.types import PyTree
@@ -14,18 +14,14 @@ AXIS_NAMES: dict[str, str | None] = {"jit": None, "pmap": AXIS_NAME, "shard": No
 """Layout -> the `axis_name` that steps must be made with for it."""
 
 
-def make_step(
-    layout: str, step: Step, *, batch_axis: int | None = None, like: Arguments | None = None
-) -> Step:
+def make_step(layout: str, step: Step, *, batch_axis: int | None = None) -> Step:
     """The step compiled for a layout named in `AXIS_NAMES`, on all devices (jit: on one).
 
-    `batch_axis` is as for `shard_step`, `like` as for `jit_step`; pmap has no use for `like`.
+    `batch_axis` is as for `shard_step`.
     """
     if layout == "jit":
-        return jit_step(step, like=like)
-    if layout == "shard":
-        return shard_step(step, batch_axis=batch_axis, like=like)
-    return pmap_step(step, batch_axis=batch_axis)
+        return jit_step(step)
+    return (shard_step if layout == "shard" else pmap_step)(step, batch_axis=batch_axis)
 
 
 def place(layout: str, state: PyTree) -> PyTree:

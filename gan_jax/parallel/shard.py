@@ -26,7 +26,6 @@ from gan_jax.parallel.devices import (
     check_divisible,
     mesh_of,
 )
-from gan_jax.parallel.jit import Arguments, program
 from gan_jax.types import AxisName, PyTree
 
 
@@ -39,7 +38,6 @@ def shard_step(
     split_over: AxisName | None = None,
     state_sharding: PyTree = None,
     donate: bool = True,
-    like: Arguments | None = None,
 ) -> Step:
     """The step compiled once for all devices, the batch split over them: the default.
 
@@ -67,7 +65,7 @@ def shard_step(
       state_sharding: how the state is laid out: a `PartitionSpec` or a `NamedSharding`; None for a
         copy on every device; or a tree of these, with the structure of the state or of the upper
         part of it.
-      donate, like: as for `jit_step`.
+      donate: as for `jit_step`.
 
     Raises:
       UserError: `devices` is empty, or given together with a mesh; `split_over` is no axis of the
@@ -89,18 +87,15 @@ def shard_step(
         """For `spread`."""
         return jax.set_mesh(mesh) if mesh.size > 1 else nullcontext()
 
-    def placed(state: PyTree, batch: PyTree) -> Arguments:
-        check_divisible(batch, batch_axis, parts)
-        shardings = jax.tree.map(lambda leaf: split if np.ndim(leaf) > batch_axis else whole, batch)
-        return jax.device_put(state, states), jax.device_put(batch, shardings)
-
-    with in_force():
-        # The state keeps its sharding, so that the next call does not compile the step again.
-        compiled = program(step, like and placed(*like), donate, out_shardings=(states, whole))
+    # The state keeps its sharding, so that the next call does not compile the step again.
+    compiled = jax.jit(step, out_shardings=(states, whole), donate_argnums=0 if donate else ())
 
     def sharded(state: PyTree, batch: PyTree) -> tuple[PyTree, PyTree]:
+        check_divisible(batch, batch_axis, parts)
+        shardings = jax.tree.map(lambda leaf: split if np.ndim(leaf) > batch_axis else whole, batch)
         with in_force():
-            return compiled(*placed(state, batch))
+            state, batch = jax.device_put(state, states), jax.device_put(batch, shardings)
+            return compiled(state, batch)
 
     return donating(sharded) if donate else sharded
 

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from gan_jax._cpu import memory
 from gan_jax.buffers import unshared
 from gan_jax.errors import UserError
 from gan_jax.run.checkpoint import Checkpoints
@@ -178,7 +177,6 @@ class Look(NamedTuple):
 
 def watch(
     look: Look,
-    state: PyTree,
     move: Callable[[PyTree], PyTree] = lambda state: state,
     *,
     writer: Any = None,
@@ -186,12 +184,11 @@ def watch(
     """Takes a look at the state.
 
     Args:
-      look: what to compute and how to show it; it is compiled at once.
-      state: one like those to come.
+      look: what to compute and how to show it.
       move: moves a state to the device where the look is taken; by default it stays where it is.
       writer: a tensorboardX `SummaryWriter`.
     """
-    see = memory.compiled(look.see, move(state))
+    see = jax.jit(look.see)
 
     def start(step: int, state: PyTree, metrics: Metrics) -> Finish:
         del metrics
@@ -233,8 +230,3 @@ def save(every: Every, checkpoints: Checkpoints) -> Hook:
 def _is_finite(state: PyTree) -> bool:
     floats = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
     return all(np.isfinite(leaf).all() for leaf in floats)
-
-
-def release() -> Hook:
-    """Gives the memory this process no longer uses back to the system: see `memory.release`."""
-    return Hook(None, lambda step, state, metrics: memory.release)

@@ -1,4 +1,4 @@
-"""Training on images: uint8 batches, grids of samples of the same noise, curves and a summary."""
+"""Trains on images: uint8 batches, grids of samples of the same noise, curves and a summary."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ _DRAWN_AT_ONCE = 32
 
 
 def grids(gan: GAN, folder: RunFolder, every: Every, num: int = 64) -> Look:
-    """Saves grids of `num` samples, of the same noise each time, in the folder's `samples/`."""
+    """Returns a `Look` that saves grids of `num` samples of the same noise in `samples/`."""
 
     def sampler(state: TrainState) -> jax.Array:
         key = jax.random.fold_in(state.key, Stream.FIXED_NOISE)
@@ -52,19 +52,20 @@ def train(
     announce: Callable[[str], None] = print,
     **options: Any,
 ) -> TrainState:
-    """Trains on images as `session.train` does, and leaves pictures and a summary in the folder.
+    """Trains on images as `session.train` does, and saves pictures and a summary in the folder.
 
     Args:
-      gan: draws the samples.
+      gan: the networks that draw the samples.
       state, step: the first state, and a train step on float images [n_critic, B, H, W, C].
       dataset: the real images.
-      folder: where the run is kept.
-      num_steps: updates of G.
+      folder: the folder of the run.
+      num_steps: number of generator updates.
       batch_size, n_critic: as in Algorithm 1.
-      chunk_length, announce, **options: of `session.train`.
+      chunk_length, announce, **options: arguments of `session.train`.
       sample_every: when a grid of samples is drawn.
 
-    Returns, Raises: as `session.train`.
+    Returns:
+      The last state, as `session.train` does. It raises the same exceptions.
     """
     with folder.visit():
         folder.samples.mkdir(exist_ok=True)
@@ -91,7 +92,7 @@ def train(
 
 
 def describe(dataset: Dataset) -> Record:
-    """What identifies the data of a run."""
+    """Returns the record that identifies the data of a run."""
     return {
         "name": dataset.name,
         "source": dataset.source,
@@ -105,6 +106,7 @@ def describe(dataset: Dataset) -> Record:
 def _finish(
     folder: RunFolder, step: int, dataset: Dataset, announce: Callable[[str], None]
 ) -> None:
+    """Draws the curves and the pictures of the whole run, and writes the summary."""
     records = folder.metrics(announce)
     curves, gif = folder.path / "curves.png", folder.path / "samples.gif"
     plots.curves(records, curves)

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from gan_jax import parallel
-from gan_jax._cpu import memory
 from gan_jax.parallel import Step
-from gan_jax.run import hooks
+from gan_jax.run import hooks, memory
 from gan_jax.run.checkpoint import Checkpoints
 from gan_jax.run.folder import Record, RunFolder
-from gan_jax.run.loop import Every, Work, make_chunk, run, signals
+from gan_jax.run.loop import Every, Hook, make_chunk, run, signals
 from gan_jax.types import PyTree
 
 
@@ -34,7 +32,6 @@ def train(
     words: Callable[[Record], str] = hooks.in_words,
     tensorboard: bool = False,
     announce: Callable[[str], None] = print,
-    when_compiled: Callable[[], None] = memory.release,
 ) -> PyTree:
     """Trains to `num_steps`, from the last checkpoint in the folder if there is one.
 
@@ -60,7 +57,6 @@ def train(
       words: what of a record is shown while training goes on.
       tensorboard: whether to write event files to `tensorboard/` in the folder.
       announce: where messages go.
-      when_compiled: called when the step is compiled, to give back what that took.
 
     Returns:
       The last state, on the host's first device.
@@ -98,7 +94,7 @@ def train(
         shown = stack.enter_context(hooks.progress(start, num_steps, words))
         # Each look is taken on one device of an ensemble: on all, they would wait for each other.
         move = {"move": gathered} if ensemble else {}
-        watched = [hooks.watch(look, state, **move, writer=writer) for look in looks]
+        watched = [hooks.watch(look, **move, writer=writer) for look in looks]
         if not restored:
             for hook in watched:
                 hook.start(0, state, {})()
@@ -108,9 +104,7 @@ def train(
         if ensemble:
             compiled = parallel.ensemble_step(chunk, batch_axis=None, devices=devices)
         else:
-            like = (state, Work(batches(0), np.int32(0)))
-            compiled = parallel.make_step(layout, chunk, like=like)
-        when_compiled()
+            compiled = parallel.make_step(layout, chunk)
         state = run(
             compiled,
             state,
@@ -122,7 +116,7 @@ def train(
                 hooks.log(folder, shown, checkpoints, before=seconds(records), writer=writer),
                 *watched,
                 hooks.save(checkpoint_every, checkpoints),
-                hooks.release(),
+                Hook(None, lambda step, state, metrics: memory.release),
             ),
         )
         with signals():  # almost done: the first signal is ignored

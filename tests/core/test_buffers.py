@@ -90,17 +90,14 @@ def test_a_network_that_keeps_the_batch_does_not_give_it_away(linear_gan):
 
 
 def doubled():
-    """A state that holds one array twice, and its like."""
+    """A state that holds one array twice."""
     a = jnp.arange(8.0)
     return {"a": a, "b": a, "c": jax.device_put(a, jax.devices()[0])}
 
 
-LIKE = jax.tree.map(jnp.copy, doubled()), jnp.zeros(8)
 WRAPPERS = {
     "jit": parallel.jit_step,
-    "jit ahead": partial(parallel.jit_step, like=LIKE),
     "shard": parallel.shard_step,
-    "shard ahead": partial(parallel.shard_step, like=LIKE),
     "shard on one": partial(parallel.shard_step, devices=jax.devices()[:1]),
     "pmap": parallel.pmap_step,
     "ensemble": parallel.ensemble_step,

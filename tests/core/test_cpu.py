@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gan_jax import parallel
+import gan_jax
+from gan_jax import _cpu, parallel
+from gan_jax.nn.conv import conv
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 SETTINGS = ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS", "PJRT_NPROC", "NPROC")
@@ -74,3 +76,37 @@ def test_eigens_products_are_the_default_ones_to_rounding():
 
     _, made = parallel.jit_step(step, compiler_options=parallel.EIGEN)(jnp.copy(kernel), x)
     np.testing.assert_allclose(made, np.float64(x) @ np.float64(kernel), atol=1e-4)
+
+
+def _program(form):
+    """A function of two arrays that uses a form, and its arguments."""
+    x = jax.random.normal(jax.random.key(0), (2, 8, 8, 32))
+    kernel = jax.random.normal(jax.random.key(1), (4, 4, 32, 32))
+    if form == "convolutions":
+        return lambda x, kernel: conv(x, kernel, strides=(2, 2), padding=(1, 1)), (x, kernel)
+    if form == "dense":
+        layer = gan_jax.nn.Dense(2)
+        return layer.apply, (layer.init(jax.random.key(2), x), x)
+    if form == "keys":
+        step_key = gan_jax.random.for_step(jax.random.key(3))
+        return lambda key, x: jax.random.normal(key, x.shape) + x, (step_key, x)
+    tx = gan_jax.optimizers.adam(0.1)
+    return lambda g, state: tx.update(g, state)[0], (kernel, tx.init(kernel))
+
+
+@pytest.mark.parametrize("form", _cpu.FORMS)
+def test_a_form_changes_the_program_and_not_its_results(form):
+    function, arguments = _program(form)
+    jitted = jax.jit(function)
+    with_all, made = jitted.lower(*arguments).as_text(), jitted(*arguments)
+    with _cpu.only():
+        with_none, expected = jitted.lower(*arguments).as_text(), jitted(*arguments)
+    with _cpu.only(form):
+        assert jitted.lower(*arguments).as_text() == with_all
+    assert with_all != with_none
+    np.testing.assert_allclose(made, expected, rtol=1e-5, atol=2e-4)
+
+
+def test_a_form_that_does_not_exist_is_named():
+    with pytest.raises(ValueError, match=r"among .*'adam'.*got \['conv'\]"):
+        _cpu.only("conv")

@@ -221,11 +221,7 @@ def toy_player(state, batch):
     return state + 1, {"x": batch.x}
 
 
-LIKE = {"a": jnp.zeros(4), "b": jnp.zeros((2, 2))}, jnp.zeros(8)
-AHEAD = [partial(parallel.jit_step, like=LIKE), partial(parallel.shard_step, like=LIKE)]
-
-
-@pytest.mark.parametrize("wrapper", WRAPPERS + AHEAD)
+@pytest.mark.parametrize("wrapper", WRAPPERS)
 @pytest.mark.parametrize("donate", [True, False])
 def test_the_state_passed_in_is_gone_only_if_donated(wrapper, donate):
     step = wrapper(toy_step, donate=donate)
@@ -235,20 +231,6 @@ def test_the_state_passed_in_is_gone_only_if_donated(wrapper, donate):
     for state in (first, second):
         assert all(leaf.is_deleted() == donate for leaf in jax.tree.leaves(state))
     np.testing.assert_array_equal(third["a"], np.arange(4.0) + 2)
-
-
-@pytest.mark.parametrize("layout", ["jit", "shard"])
-def test_a_step_compiled_ahead_is_traced_then_and_never_again(layout):
-    """And does what it does otherwise, to the bit; arguments of other shapes it refuses."""
-    batch, step = batches("generator").x[0], build("generator")
-    state = parallel.place(layout, start(0))
-    ahead = parallel.make_step(layout, step, like=(state, Batch(batch)))
-    with pytest.raises(AssertionError, match="traced"):
-        jax.eval_shape(step, state, Batch(batch))
-    as_usual = parallel.make_step(layout, build("generator"))
-    jax.tree.map(np.testing.assert_array_equal, run("generator", ahead), run("generator", as_usual))
-    with pytest.raises(TypeError, match="compiled"):
-        ahead(parallel.place(layout, start(0)), Batch(batch.repeat(2, axis=0)))
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS[1:])
@@ -373,10 +355,10 @@ def test_on_one_device_shard_step_traces_nothing_anew():
         return inner(state), batch
 
     arguments = jnp.zeros(3), jnp.zeros((16, 2))
-    parallel.jit_step(step, like=arguments)
-    parallel.shard_step(step, devices=jax.devices()[:1], like=arguments)
+    parallel.jit_step(step, donate=False)(*arguments)
+    parallel.shard_step(step, devices=jax.devices()[:1], donate=False)(*arguments)
     with pytest.raises(AssertionError, match="traced"):  # which a mesh of many does
-        parallel.shard_step(step, like=arguments)
+        parallel.shard_step(step, donate=False)(*arguments)
 
 
 @pytest.mark.parametrize(("layout", "num"), [("jit", 1), ("pmap", 8), ("shard", 8)])

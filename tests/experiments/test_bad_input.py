@@ -1,4 +1,4 @@
-"""Bad input: each case ends, before any long work, in a message that says what to mend.
+"""Bad input ends before any long work, in a message that says what to change.
 
 Every case goes through the command line's own `run`, so that a user sees `error: ...` and no
 traceback.
@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 from small_runs import IMAGES, config, flags, write_idx
 
-from experiments import cli, mnist, sample
+from experiments import mnist, sample
 from gan_jax import parallel
+from gan_jax.run import cli
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +37,7 @@ def idx(tmp_path):
 
 @pytest.fixture
 def message(monkeypatch, capsys):
-    """What a command says on its way out, whitespace and tyro's box folded."""
+    """Returns a function that runs a command and returns its error, in one line."""
 
     def run(module, *arguments):
         monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
@@ -168,7 +169,7 @@ def test_files(case, message, tmp_path, idx):
 
 
 def run_folder(settings):
-    """The folder as a run with these settings has it."""
+    """Returns the folder of a run with these settings."""
     from gan_jax.run import datasets as data
     from gan_jax.run import images
     from gan_jax.run.folder import RunFolder
@@ -182,7 +183,7 @@ def run_folder(settings):
 
 
 def made_run(folder, idx, **changes):
-    """A folder as a run with these settings would begin it."""
+    """Makes the folder that a run with these settings would begin with."""
     settings = config(folder, idx, **changes)
     with run_folder(settings).visit():
         return settings
@@ -260,6 +261,10 @@ SAMPLE = {
     "exists": (["--run", "run", "--out", "old.npz"], "old.npz exists: choose another --out"),
     "folder": (["--run", "run", "--out", "no/x.npz"], "--out: there is no folder"),
     "no checkpoint": (["--run", "run"], "run has no checkpoint yet: let the run go on"),
+    "other experiment": (
+        ["--run", "other"],
+        "is a run of stacked_mnist: only runs of",
+    ),
     "other version": (["--run", "odd"], "config.json is not that of a run of this version"),
 }
 """Case -> (flags of `experiments.sample`, what is said)."""
@@ -268,8 +273,9 @@ SAMPLE = {
 @pytest.mark.parametrize("case", sorted(SAMPLE))
 def test_sample(case, message, tmp_path, idx, monkeypatch):
     made_run(tmp_path / "run", idx)
-    (tmp_path / "odd").mkdir()
-    (tmp_path / "odd" / "config.json").write_text(json.dumps({"experiment": "other"}))
+    for name, experiment in (("odd", "mnist"), ("other", "stacked_mnist")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"experiment": experiment}))
     (tmp_path / "old.npz").write_text("kept")
     monkeypatch.chdir(tmp_path)
     arguments, expected = SAMPLE[case]

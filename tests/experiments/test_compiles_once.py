@@ -1,4 +1,4 @@
-"""Each program of a run is compiled once, and before the run is under way."""
+"""Each program of a run is compiled once, and the training step before anything else."""
 
 import jax
 import pytest
@@ -17,8 +17,9 @@ LATER = {
         ("jit(_multi_slice)", "jit(convert_element_type)", "jit(broadcast_in_dim)", "jit(gather)"),
         "the metrics of a last chunk that is shorter",
     ),
+    "jit(sampler)": "the first grid of a resumed run, which draws none at the beginning",
 }
-"""What a run compiles once it is under way, and what for: each is a few milliseconds' work."""
+"""Programs that a run compiles after its first chunk, and their purpose."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A disk that fills up ends a run in a message; with room the same command resumes exactly."""
+"""A full disk ends a run in a message; when there is room, the same command resumes exactly."""
 
 import contextlib
 import subprocess
@@ -14,7 +14,7 @@ PAGE = 4096
 
 @contextlib.contextmanager
 def small_disk(folder, size):
-    """A file system of its own of so many bytes; yields a function that makes room on it."""
+    """Mounts a file system of `size` bytes and yields a function that makes room on it."""
 
     def mount(*options):
         subprocess.run(["mount", *options, folder], check=True, capture_output=True)

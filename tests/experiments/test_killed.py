@@ -1,4 +1,4 @@
-"""`kill -9` at any moment, then the same command: the bits of an undisturbed run."""
+"""A run killed at any moment and begun again ends with the bits of an undisturbed run."""
 
 import os
 import random
@@ -23,7 +23,7 @@ def command(settings):
 
 
 def environment(cache):
-    """One device, as most users have; compiled programs kept, as compiling is most of a visit."""
+    """Returns an environment with one device, like most users', that keeps compiled programs."""
     kept = {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"}
     return {
         **kept,
@@ -33,7 +33,7 @@ def environment(cache):
 
 
 def final(settings):
-    """The step and the bits a finished run ended with."""
+    """Returns the step and the digest of a finished run's last state."""
     _, template, _ = mnist.build(settings, None, (8, 8, 1))
     checkpoints = Checkpoints(settings.workdir / "checkpoints", keep=None)
     step, state = checkpoints.restore(template)
@@ -46,13 +46,13 @@ def saving(folder):
 
 
 def newest(folder):
-    """The step of the newest checkpoint of a run, 0 without any."""
+    """Returns the step of a run's newest checkpoint, 0 without any."""
     names = [path.name for path in folder.glob("checkpoints/*")]
     return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 def wait_for(process, condition, seconds=120.0):
-    """Whether the condition came true while the process ran."""
+    """Returns whether the condition came true while the process ran."""
     end = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < end:
         if condition():

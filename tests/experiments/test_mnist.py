@@ -1,4 +1,4 @@
-"""The main job, whole: `experiments.mnist.main` in one process on a small data set."""
+"""Whole runs of `experiments.mnist.main`, in one process, on a small data set."""
 
 import contextlib
 import dataclasses
@@ -21,10 +21,11 @@ import pytest
 from PIL import Image
 from small_runs import IMAGES, config, digest, flags, shared_compilations, snapshot, write_idx
 
-from experiments import cli, mnist
+from experiments import mnist
 from gan_jax import losses
 from gan_jax.errors import UserError
-from gan_jax.run import datasets, session
+from gan_jax.optimizers import adam
+from gan_jax.run import cli, datasets, session
 from gan_jax.run.checkpoint import Checkpoints
 from gan_jax.run.hooks import NonFinite
 
@@ -42,7 +43,7 @@ def idx(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory, idx):
-    """The folder of a run of 6 steps, and the bits of its last state."""
+    """Returns the folder of a run of 6 steps, the digest of its last state, and its threads."""
     folder = tmp_path_factory.mktemp("done") / "run"
     before = set(threading.enumerate())
     state = mnist.main(config(folder, idx))
@@ -55,14 +56,14 @@ def read_json(file):
 
 
 def records(folder):
-    """What was logged but for the times."""
+    """Returns the logged records without their times."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     times = {"seconds", "steps_per_second"}
     return [{k: v for k, v in json.loads(line).items() if k not in times} for line in lines]
 
 
 def newest(settings):
-    """The newest checkpoint of a run: its step and its state."""
+    """Returns step and state of a run's newest checkpoint."""
     _, template, _ = mnist.build(settings, None, (8, 8, 1))
     folder = settings.workdir / "checkpoints"
     with contextlib.closing(Checkpoints(folder, keep=None)) as checkpoints:
@@ -199,11 +200,11 @@ def test_the_same_data_found_another_way_go_on(done, idx, tmp_path):
 
 @pytest.mark.parametrize("layout", ["shard", pytest.param("pmap", marks=pytest.mark.slow)])
 def test_eight_devices_train_as_one_does(layout, idx, tmp_path, monkeypatch):
-    """To 2e-5, under SGD: Adam divides each gradient by its own size, rounding errors too.
+    """Equal to 2e-5 under SGD: Adam divides each gradient by its size, rounding errors too.
 
     Seed 1: from seed 0 a rounding error turns the sign of a ReLU's input on some processors.
     """
-    monkeypatch.setattr(mnist, "adam", lambda rate, b1, b2: optax.sgd(0.05))
+    monkeypatch.setattr("gan_jax.run.commands.train.adam", lambda rate, b1, b2: optax.sgd(0.05))
 
     def seeded(folder, **options):
         return config(folder, idx, seed=1, **options)
@@ -244,14 +245,14 @@ def test_any_other_change_is_refused_by_name(change, difference, done, idx, tmp_
 
 def test_a_state_that_is_not_finite_stops_the_run_unsaved(idx, tmp_path, monkeypatch):
     """G's update 6 spoils its weights, which no metric has seen when step 6 is to be saved."""
-    settings, adam = config(tmp_path / "run", idx, num_steps=20, generator_lr=2e-3), mnist.adam
+    settings = config(tmp_path / "run", idx, num_steps=20, generator_lr=2e-3)
 
     def failing(rate, **options):
         if rate == settings.generator_lr:
             return adam(lambda count: jax.numpy.where(count < 5, rate, jax.numpy.nan), **options)
         return adam(rate, **options)
 
-    monkeypatch.setattr(mnist, "adam", failing)
+    monkeypatch.setattr("gan_jax.run.commands.train.adam", failing)
     with pytest.raises(NonFinite, match="the state is not finite at step 6") as stop:
         mnist.main(settings)
     assert "last good checkpoint is of step 4" in str(stop.value)
@@ -316,7 +317,7 @@ def test_tensorboard_gets_the_figures_and_the_pictures(idx, tmp_path):
 
 
 def tensorboard_steps(folder):
-    """The steps of V that TensorBoard shows: a START makes it forget those from there on."""
+    """Returns the steps of V that TensorBoard shows: a START makes it forget later ones."""
     from tensorboardX.proto.event_pb2 import Event, SessionLog
 
     steps = []
@@ -332,7 +333,7 @@ def tensorboard_steps(folder):
 
 
 def test_what_is_logged_again_is_logged_once(idx, tmp_path):
-    """As when a run is killed after a record and before the checkpoint of its step."""
+    """Such a run was killed after a record and before the checkpoint of its step."""
     pytest.importorskip("tensorboardX")
     settings = config(tmp_path / "run", idx, tensorboard=True)
     events = settings.workdir / "tensorboard"

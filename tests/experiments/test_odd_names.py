@@ -11,8 +11,9 @@ import pytest
 from small_runs import config, flags, write_idx
 from test_killed import ROOT, environment
 
-from experiments import cli, sample
-from gan_jax.run import datasets, plots
+from gan_jax.errors import UserError
+from gan_jax.run import cli, datasets, plots
+from gan_jax.run.commands import sample
 from gan_jax.run.files import whole
 from gan_jax.run.folder import RunFolder, read_config
 
@@ -42,16 +43,16 @@ NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class Paths:
-    """Every kind of flag for a path."""
+    """Has a flag for each kind of path."""
 
     workdir: Path = Path("runs/x")
-    """Required of nobody."""
+    """Has a default."""
     data: datasets.Config = dataclasses.field(default_factory=datasets.Config)
     """Nested, and may be None."""
 
 
 def read(monkeypatch, *arguments):
-    """The paths that a command is given."""
+    """Returns the paths that a command parses from its flags."""
     found = []
     monkeypatch.setattr(sys, "argv", ["command", *arguments])
     cli.run(found.append, Paths, "")
@@ -59,7 +60,7 @@ def read(monkeypatch, *arguments):
 
 
 def meant(name, home):
-    """The path that a name means, found without the code under test."""
+    """Returns the path that a name means, without the code under test."""
     expanded = home + name[1:] if name.startswith("~/") else name
     return os.path.normpath(os.path.join(os.getcwd(), expanded))
 
@@ -160,7 +161,7 @@ def command(name, *arguments, cwd, cache):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_a_command_writes_to_a_folder_of_an_odd_name(name, tmp_path):
-    """All odd characters in one name, which all commands take to the same code."""
+    """All odd characters are in one name, because all commands share the code for paths."""
     odd = "gs:[0.1]\\ 'q\"\n*%s#{ü}"
     for _ in range(2):  # the second time it finds what it left
         done = command(name, f"--workdir={odd}", *TINY[name].split(), cwd=tmp_path, cache="")
@@ -195,7 +196,7 @@ def test_training_resumes_and_is_sampled_under_any_name(name, tmp_path, tmp_path
 
 
 def test_sampling_more_than_memory_holds_is_refused():
-    with pytest.raises(cli.UserError, match=r"--num 10000000000000 needs 596,046.4 GiB"):
+    with pytest.raises(UserError, match=r"--num 10000000000000 needs 596,046.4 GiB"):
         sample._room(10**13, (8, 8, 1))
-    with pytest.raises(cli.UserError, match="--num"):
+    with pytest.raises(UserError, match="--num"):
         sample._room(10**30, (8, 8, 1))

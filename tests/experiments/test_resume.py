@@ -1,4 +1,4 @@
-"""The command itself, stopped from outside, resumes. `test_killed` does the same at length."""
+"""A command that is stopped from outside resumes. `test_killed` tests this at length."""
 
 import signal
 import subprocess
@@ -12,7 +12,7 @@ STEPS = {"num_steps": 400, "log_every": 10, "checkpoint_every": 20, "sample_ever
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Runs a command to its end, or starts it."""
+    """Returns a function that runs a command to its end, or starts it."""
     env = environment(tmp_path_factory.mktemp("compiled"))
     env["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # these few steps are soon made, not so compiled
 
@@ -28,7 +28,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, run):
-    """(the folder of the data, the end of a run that nothing disturbed)."""
+    """Returns the folder of the data and the end of an undisturbed run."""
     folder = tmp_path_factory.mktemp("whole")
     idx = write_idx(folder / "idx")
     settings = config(folder / "run", idx, **STEPS)

@@ -19,7 +19,7 @@ def compiled(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """(the settings of a run of 4 steps, its last state)."""
+    """Returns the settings of a run of 4 steps and its last state."""
     folder = tmp_path_factory.mktemp("run")
     settings = config(folder / "run", write_idx(folder / "idx"), num_steps=4)
     return settings, mnist.main(settings)
@@ -27,7 +27,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def draw(trained, tmp_path):
-    """Draws samples into a new archive and returns what is in it."""
+    """Returns a function that draws samples into a new archive and returns them."""
     outs = (tmp_path / f"{i}.npz" for i in range(100))
 
     def draw(**options):

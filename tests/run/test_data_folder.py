@@ -199,7 +199,7 @@ def test_a_link_that_leads_nowhere_is_an_error(tmp_path, target, name):
 
 
 def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
-    """Its permissions would not keep out a superuser, who may run the tests."""
+    """The test patches `scandir`, because a superuser may list any folder."""
     write(tmp_path / "a/a.png", GREY[0])
     write(tmp_path / "b/b.png", GREY[0])
     scandir = os.scandir

@@ -51,7 +51,7 @@ def decode(content: bytes, channels: int = 3) -> np.ndarray:
 
 
 def check(content: bytes, colour: np.ndarray, alpha: np.ndarray, tolerance: float) -> None:
-    """Both readings of a file, against the colour [H, W, 3] and alpha [H, W] that it shows.
+    """Compares both readings of a file with the colour [H, W, 3] and alpha [H, W] it shows.
 
     Grey is that of the rounded colours: half a level more.
     """
@@ -236,7 +236,7 @@ def test_whether_a_file_stores_colour(tmp_path, kind, colour, depth):
 
 
 def test_bmp_with_alpha():
-    """By hand: version 4 of the header, whose masks say where alpha is; rows from the bottom up."""
+    """The BMP is made by hand: a header of version 4 with a mask for alpha, rows bottom up."""
     masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
     info = struct.pack("<IiiHHIIiiII", 108, 3, 2, 1, 32, 3, 24, 0, 0, 0, 0) + masks + bytes(52)
     pixels = FOUR[::-1][..., [2, 1, 0, 3]].tobytes()
@@ -319,7 +319,7 @@ def ifd(*entries: bytes) -> bytes:
 
 
 def odd_exif(orientation: bytes) -> bytes:
-    """An orientation, and the reference of the altitude as text where a byte belongs."""
+    """Returns EXIF data with an orientation, and text where the altitude's reference is a byte."""
     place = ifd(struct.pack("<HHI4s", 5, 2, 2, b"0"))
     first = ifd(orientation, struct.pack("<HHII", 0x8825, 4, 1, 38))
     return b"Exif\0\0II*\0" + struct.pack("<I", 8) + first + place

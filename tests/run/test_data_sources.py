@@ -1,4 +1,4 @@
-"""What `load` does with a request: checks, conversions, held-out examples, `auto`."""
+"""`load`: its checks, conversions, held-out examples and the source `auto`."""
 
 import dataclasses
 import hashlib
@@ -21,7 +21,7 @@ LABEL = np.arange(20, dtype=np.uint8)
 
 @pytest.fixture(autouse=True)
 def offline(tmp_path, monkeypatch):
-    """Neither the network nor TFDS's default folder; and TFDS itself is not to be imported."""
+    """Hides the network and TFDS's default folder, and forbids importing TFDS."""
 
     def no_host(*args, **options):
         raise urllib.error.URLError("no network in tests")
@@ -172,8 +172,8 @@ def test_every_field_is_a_documented_flag(capsys):
     printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for said in (
         "5,000 MNIST digits",
-        "TFDS's own default",
-        "Center-crop",
+        "TFDS's own folder",
+        "Crop the centre",
         "1 for grey",
         "fixed",
         "28, 32 or 64",

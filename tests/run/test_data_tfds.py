@@ -141,7 +141,7 @@ def test_data_in_the_default_folder_are_found(tmp_path, mirror, default_dir):
 
 
 def test_prepares_and_reads_without_tensorflow_or_warnings(tmp_path, mirror):
-    """In a process of its own, where importing TensorFlow fails even if it is installed."""
+    """Importing TensorFlow fails in the process of this test, even if it is installed."""
     script = f"""
 import importlib.util, sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Image data sets as uint8 arrays, from wherever the images are to be had."""
+"""Loads image data sets from files, folders, TFDS or a package, as uint8 arrays."""
 
 from gan_jax.data.types import Dataset
 from gan_jax.run.datasets.sources import load

@@ -1,4 +1,4 @@
-"""A folder of image files."""
+"""Reads a folder of image files."""
 
 import os
 from collections import defaultdict
@@ -11,7 +11,7 @@ from gan_jax.run.datasets import images
 from gan_jax.run.datasets.types import Channels, DataError, Examples
 
 SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp")
-"""A file with one of these must be an image. The content decides about any other file."""
+"""Suffixes of files that must be images. For any other file its content decides."""
 
 _FORMATS = ", ".join(images.FORMATS)
 _KINDS = 6  # kinds of skipped entries that the warning counts
@@ -28,11 +28,11 @@ def read(
     """Reads every image file below a folder, in the order of their relative paths.
 
     An image file has one of `SUFFIXES`, or any name and the content of one of `images.FORMATS`.
-    Links to files and to folders are followed. Names that begin with a dot are skipped. A line for
-    each kind announces what else is skipped: other files by their suffix, immediate subfolders
-    without an image, links to a folder that contains the link. Another line announces that there
-    are no labels because only some images are in immediate subfolders. The first frame of an
-    animation is read.
+    Links to files and to folders are followed. Names that begin with a dot are skipped. Other
+    entries are skipped too, and a line for each kind announces them: files by their suffix,
+    immediate subfolders without an image, links to a folder that contains the link. If only some
+    images are in immediate subfolders, no image has a label, and a line announces that. An
+    animation gives its first frame.
 
     Args:
       folder: The folder.
@@ -82,12 +82,12 @@ def read(
 
 
 def count(folder: Path) -> int:
-    """The number of image files below a folder. Raises DataError as `read` does for a folder."""
+    """Returns the number of image files below a folder. Raises DataError as `read` does."""
     return sum(kind == "image" for kind, _ in _walk(folder, Path(), frozenset()))
 
 
 def _walk(root: Path, relative: Path, above: frozenset[str]) -> Iterator[tuple[str, Path]]:
-    """Yields what is below a folder: its kind ("image", "folder", ...) and path from the root.
+    """Yields each entry below a folder: its kind ("image", "folder", ...) and path from the root.
 
     Args:
       root: The folder that paths are relative to.
@@ -136,7 +136,7 @@ def _labels(relative: list[Path]) -> np.ndarray | None:
 
 
 def _summary(found: Mapping[str, list[Path]]) -> list[str]:
-    """Counts and names, such as ["9 .tif (a.tif, b.tif, c.tif, ...)", "1 .txt (notes.txt)"]."""
+    """Returns counts and names: ["9 .tif (a.tif, b.tif, c.tif, ...)", "1 .txt (notes.txt)"]."""
     suffixes_last = sorted(found, key=lambda kind: (kind.startswith("."), -len(found[kind]), kind))
     parts = [f"{len(found[kind]):,} {kind} ({_names(found[kind])})" for kind in suffixes_last]
     return parts[:_KINDS] + [f"and {len(parts) - _KINDS:,} more kinds"] * (len(parts) > _KINDS)
@@ -148,5 +148,5 @@ def _names(paths: list[Path]) -> str:
 
 
 def _shown(path: Path | str) -> str:
-    """A path that can be printed in one line, even if its name is not valid UTF-8."""
+    """Returns a path as one printable line, even if its name is not valid UTF-8."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))

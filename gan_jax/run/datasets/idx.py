@@ -1,4 +1,4 @@
-"""The IDX files in which MNIST and its relatives are published.
+"""Reads the IDX files in which MNIST and its relatives are published.
 
 A file is two zero bytes, a code for the element type, the number of dimensions, each dimension as a
 big-endian uint32, then the elements, the last dimension fastest.
@@ -20,7 +20,7 @@ _UNSIGNED_BYTE = 0x08
 
 
 def find(folder: Path, kind: str, ndim: int) -> list[Path]:
-    """The training split's files of a kind ("images" or "labels") in a folder, preferred first."""
+    """Returns the training files of a kind ("images" or "labels") in a folder, preferred first."""
     names = (f"train-{kind}{mark}idx{ndim}-ubyte{end}" for end in ("", ".gz") for mark in "-.")
     # A link that leads nowhere counts too: it is an error, not a missing file.
     return [folder / name for name in names if os.path.lexists(folder / name)]
@@ -31,8 +31,8 @@ def read(folder: Path, *, announce: Callable[[str], None] = print) -> Examples:
 
     Args:
       folder: The folder.
-      announce: Called with a line if there are several files of images or of labels. An
-        uncompressed file is preferred, then the spelling train-images-idx3 to train-images.idx3.
+      announce: Called with a line if there are several files of images or of labels. Uncompressed
+        files are preferred, then names such as train-images-idx3 over train-images.idx3.
 
     Returns:
       Images [N, H, W, 1] uint8 in [0, 255] and labels [N] int32 in [0, 255], or None without a file

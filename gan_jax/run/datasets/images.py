@@ -1,4 +1,4 @@
-"""Image files of several formats, sizes and modes as one uint8 array."""
+"""Decodes image files of several formats, sizes and modes into one uint8 array."""
 
 import io
 import re
@@ -21,7 +21,7 @@ Encoded: TypeAlias = File | NDArray[np.uint8]  # or pixels [H, W, 1 or 3]
 T = TypeVar("T")
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
-"""The formats that are read, by Pillow's names. The content of a file decides, not its name.
+"""Pillow's names of the formats that are read. A file's content decides its format, not its name.
 
 Pillow reads many more, some of them (EPS) by starting another program.
 """
@@ -53,7 +53,7 @@ def stack(
 
     Args:
       images: Pairs of a name, for messages, and an image.
-      count: How many there are: N.
+      count: N, the number of images.
       size: Center-crop to a square and resize it (Lanczos) to this side. None: as the images are.
       channels: C, 1 for grey or 3 for colour.
 
@@ -63,8 +63,8 @@ def stack(
     Raises:
       DataError: Images are damaged, in none of `FORMATS`, or larger than Pillow's limit (twice
         `PIL.Image.MAX_IMAGE_PIXELS`, 179 million pixels), and the message names up to ten of them;
-        two images differ in size, with `size=None`; there are fewer than `count`; or
-        the memory does not hold them.
+        two images differ in size, with `size=None`; there are fewer than `count`; or they do not
+        fit into memory.
     """
     first, done, unreadable = "", 0, list[str]()
     x = np.empty((0, 0, 0, channels), np.uint8)
@@ -98,7 +98,7 @@ def stack(
 
 
 def conform(x: NDArray[np.uint8], size: int | None, channels: Channels | None) -> NDArray[np.uint8]:
-    """Resizes and recolours [N, H, W, C] images as `stack` does; `x` itself if nothing is to do."""
+    """Resizes and recolours [N, H, W, C] images as `stack` does. Returns `x` if it conforms."""
     wanted = (size or x.shape[1], size or x.shape[2], channels or x.shape[3])
     if wanted == x.shape[1:]:
         return x
@@ -107,7 +107,7 @@ def conform(x: NDArray[np.uint8], size: int | None, channels: Channels | None) -
 
 
 def has_colour(path: Path) -> bool:
-    """Whether an image file stores colour, by its header alone; False if it cannot be read."""
+    """Returns whether an image file's header says it has colour; False if it cannot be read."""
 
     def stores_colour(file: File) -> bool:
         with _open(file) as image:
@@ -121,7 +121,7 @@ def has_colour(path: Path) -> bool:
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file begins as those in `FORMATS` do."""
+    """Returns whether a file begins as files in one of `FORMATS` do."""
     try:
         with path.open("rb") as file:
             return _MAGIC.match(file.read(12)) is not None
@@ -130,7 +130,7 @@ def is_image(path: Path) -> bool:
 
 
 def _read(name: str, file: File, read: Callable[[File], T]) -> T:
-    """The result of `read(file)`, whose failures become DataErrors that name the image.
+    """Returns `read(file)`. Its failures become DataErrors that name the image.
 
     Pillow documents no list of the exceptions and warnings that a damaged file causes. It also
     refuses some files for their metadata, so a second attempt is made without metadata.
@@ -153,7 +153,7 @@ def _read(name: str, file: File, read: Callable[[File], T]) -> T:
 
 
 def _without_metadata(file: File) -> bytes:
-    """The content of a file, without the parts in `_METADATA` if it is a PNG or a JPEG."""
+    """Returns a file's content, without the parts in `_METADATA` if it is a PNG or a JPEG."""
     content = file if isinstance(file, bytes) else file.read_bytes()
     for magic, parts in ((_PNG, _chunks), (_JPEG, _segments)):
         if content.startswith(magic):
@@ -188,7 +188,7 @@ def _open(file: File) -> "ImageFile":
 
 
 def _samples(image: "ImageFile") -> str:
-    """The sample format of a PNG that is opened, not loaded: "L;4", "RGB;16B" and so on."""
+    """Returns the sample format ("L;4", "RGB;16B", ...) of a PNG that is opened, not loaded."""
     return str(image.tile[0][3]) if image.format == "PNG" and image.tile else ""
 
 
@@ -220,7 +220,10 @@ def _fitted(image: "Image", size: int | None, channels: Channels) -> NDArray[np.
 
 
 def _eight_bits(image: "ImageFile", file: File) -> "Image":
-    """The loaded image with 8 bits per sample, its transparent colour matched before conversion."""
+    """Returns the loaded image with 8 bits per sample.
+
+    Its transparent colour is matched before the conversion, at the full precision.
+    """
     from PIL import Image
 
     samples = _samples(image)
@@ -241,16 +244,16 @@ def _eight_bits(image: "ImageFile", file: File) -> "Image":
 
 
 def _sixteen_bits(image: "ImageFile", file: File) -> np.ndarray:
-    """The samples [H, W, C] in [0, 65535] of a PNG that has 16 bits of grey or of colour."""
+    """Returns the samples [H, W, C] in [0, 65535] of a PNG that has 16 bits of grey or colour."""
     if image.mode.startswith("I"):
         return np.asarray(image)[..., None]
-    with _open(file) as again:  # Pillow read one byte of each sample: read the other
+    with _open(file) as again:  # Pillow read one byte of each sample; this reads the other
         again.tile = [(*tile[:3], "RGB;16L") for tile in again.tile]  # type: ignore[misc]
         return np.asarray(image).astype(np.uint16) << 8 | np.asarray(again)
 
 
 def _turn(image: "ImageFile") -> "Transpose | None":
-    """The transposition that turns a loaded image upright, by its EXIF orientation."""
+    """Returns the transposition that turns a loaded image upright, by its EXIF orientation."""
     from PIL.ExifTags import Base
     from PIL.Image import Transpose
 
@@ -290,5 +293,5 @@ def _with_progress(
 
 
 def _width_by_height(x: NDArray[np.uint8]) -> str:
-    """As image viewers give it."""
+    """Returns the size of images [H, W, C] as image viewers show it, such as 640x480."""
     return f"{x.shape[1]}x{x.shape[0]}"

@@ -1,4 +1,4 @@
-"""Downloading and preparing TFDS data.
+"""Downloads TFDS data and prepares them.
 
 TFDS's own builders need TensorFlow. MNIST and its relatives have a builder here that does not.
 """
@@ -19,7 +19,7 @@ from gan_jax.run.datasets.types import DataError
 if TYPE_CHECKING:
     import tensorflow_datasets
 
-# The addresses of the official builders: TFDS has their checksums and verifies them.
+# The addresses that the official builders use. TFDS verifies the files by their checksums.
 URLS = {
     "mnist": "https://storage.googleapis.com/cvdf-datasets/mnist/",
     "fashion_mnist": "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
@@ -57,7 +57,10 @@ def prepare(name: str, folder: Path, announce: Callable[[str], None]) -> Path:
 
 
 def own_name(name: str) -> str:
-    """Our builder's name for a data set, which differs so that neither reads the other's files."""
+    """Returns our builder's name for a data set.
+
+    It differs from the official one, so that neither builder reads the other's files.
+    """
     return f"gan_jax_{name}"
 
 
@@ -136,7 +139,7 @@ def _own_builder(name: str, folder: Path) -> "tensorflow_datasets.core.Generator
 
 
 def _silence(url: str) -> str | None:
-    """Why a host does not answer; None if it does, within `TIMEOUT` seconds either way."""
+    """Returns why a host does not answer within `TIMEOUT` seconds, or None if it does."""
     outcome: queue.Queue[str | None] = queue.Queue()
 
     def ask() -> None:
@@ -147,10 +150,10 @@ def _silence(url: str) -> str | None:
         except urllib.error.HTTPError as error:
             error.close()
             outcome.put(f"HTTP {error.code}")
-        except Exception as error:  # whatever it is, it is why there is no answer
+        except Exception as error:  # any error is a reason
             outcome.put(str(getattr(error, "reason", error)))
 
-    # In a thread because no time limit holds for looking up the host's address.
+    # A thread, because the look-up of the host's address has no time limit.
     threading.Thread(target=ask, daemon=True).start()
     try:
         return outcome.get(timeout=TIMEOUT)

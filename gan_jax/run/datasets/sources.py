@@ -1,4 +1,4 @@
-"""From a request to a data set: which source, which conversions, what is held out."""
+"""Loads a data set: finds its source, converts the images and holds some of them out."""
 
 import os
 from collections.abc import Callable
@@ -17,24 +17,24 @@ Announce = Callable[[str], None]
 _MIN_SIZE = 4
 
 _ALIGNMENT = 64
-"""Bytes: of XLA's buffers on a CPU."""
+"""Alignment of XLA's buffers on a CPU, in bytes."""
 
 
 def load(config: Config, *, announce: Announce = print) -> Dataset:
-    """Loads the training images a config asks for.
+    """Returns the training images that a config describes.
 
-    A source asked for by name never falls back to another; `auto` takes the first of IDX files in
-    `config.dir`, TFDS data prepared there or in TFDS's own folder, a download through TFDS, and for
-    MNIST without a `config.dir` the embedded digits, which it announces.
+    A source given by name never falls back to another. `auto` takes the first of these: IDX files
+    in `config.dir`, TFDS data prepared there or in TFDS's own folder, a download through TFDS, and
+    (announced, for MNIST without a `config.dir`) the embedded digits.
 
     Args:
       config: What to load.
       announce: Called with one line for each thing the user should know: a download, a fallback,
-        what is left out.
+        files left out.
 
     Returns:
-      The data set. Which examples are held out depends on their number and `config.held_out` alone,
-      and a larger `held_out` holds out the same ones and more.
+      The data set. The choice of held-out examples depends on the number of examples and on
+      `config.held_out` alone; a larger `held_out` holds out the same ones and more.
 
     Raises:
       DataError: A field of the config is out of range, or the data cannot be had.
@@ -60,7 +60,7 @@ def load(config: Config, *, announce: Announce = print) -> Dataset:
 
 
 def _aligned(x: np.ndarray) -> np.ndarray:
-    """x in memory where JAX on a CPU uses it as it is: else it would make a copy of its own."""
+    """Returns a copy of x that is aligned for JAX on a CPU, which would copy unaligned arrays."""
     buffer = np.empty(x.nbytes + _ALIGNMENT, np.uint8)
     start = -buffer.ctypes.data % _ALIGNMENT
     aligned = buffer[start : start + x.nbytes].view(x.dtype).reshape(x.shape)
@@ -82,7 +82,7 @@ def _check(config: Config) -> None:
 
 
 def _read_first(config: Config, announce: Announce) -> tuple[str, Examples]:
-    """The source used and what it has."""
+    """Returns the name of the first source that has the data, and its examples."""
     readers = {"tfds": _tfds, "idx": _idx, "embedded": _embedded, "folder": _folder}
     if config.source != "auto":
         return config.source, readers[config.source](config, announce)
@@ -150,7 +150,7 @@ def _folder(config: Config, announce: Announce) -> Examples:
 
 
 def _classes(label: NDArray[np.integer] | None, announce: Announce) -> NDArray[np.int32] | None:
-    """The labels [N] as int32, or None if there are none or some of them name no class."""
+    """Returns the labels [N] as int32, or None without labels or if some of them name no class."""
     if label is None or (label.min() >= 0 and label.max() <= np.iinfo(np.int32).max):
         return None if label is None else label.astype(np.int32, copy=False)
     announce(
@@ -175,7 +175,7 @@ def _required_dir(config: Config) -> Path:
 
 
 def _name(config: Config, source: str) -> str:
-    """What the images are: their folder's name says it better than a default left unchanged."""
+    """Returns the data set's name: that of its folder rather than a default left unchanged."""
     if source in ("folder", "idx"):
         folder_name = _required_dir(config).resolve().name
         plain = folder_name.lower().replace("-", "_")

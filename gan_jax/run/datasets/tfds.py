@@ -1,6 +1,6 @@
-"""TensorFlow Datasets, without TensorFlow wherever that is possible.
+"""Reads TensorFlow Datasets without TensorFlow.
 
-Reading prepared data never needs it; `gan_jax.run.datasets.prepare` says when preparing does.
+`gan_jax.run.datasets.prepare` prepares them, which needs TensorFlow for some.
 """
 
 import contextlib
@@ -25,14 +25,14 @@ _READ_AT_ONCE = 1_024  # records; one at a time is five times slower
 
 
 def default_dir() -> Path:
-    """Where TFDS keeps its data unless told otherwise, without importing TFDS."""
+    """Returns TFDS's default data folder, without importing TFDS."""
     return Path(os.path.expanduser(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"))
 
 
 def find(name: str, folder: Path | None) -> Path | None:
-    """The newest prepared version of a data set, in a folder or else in TFDS's own, or None.
+    """Returns the newest prepared version in a folder or else in TFDS's own, or None.
 
-    Data prepared by the official builder are preferred to those of ours.
+    Data prepared by the official builder are preferred to data prepared by ours.
 
     Args:
       name: "mnist", or with a config "emnist/letters".
@@ -64,7 +64,7 @@ def read(
     *,
     announce: Callable[[str], None] = print,
 ) -> Examples:
-    """Reads the training split of a TFDS data set of images; downloads and prepares it if need be.
+    """Reads the training split of a TFDS data set; downloads and prepares it if necessary.
 
     Args:
       name: A name TFDS knows.
@@ -92,7 +92,7 @@ def read(
 
 
 def _versions(folder: Path) -> list[Path]:
-    """The prepared versions in a folder, oldest first; unfinished ones have other names."""
+    """Returns the prepared versions in a folder, oldest first. Unfinished ones have other names."""
     paths = (p for p in _subfolders(folder) if re.fullmatch(r"\d+\.\d+\.\d+", p.name))
     done = (p for p in paths if (p / "dataset_info.json").is_file())
     return sorted(done, key=lambda p: [int(n) for n in p.name.split(".")])
@@ -165,7 +165,7 @@ def _classes(value: Any) -> Iterator[str]:
 def _examples(
     builder: "tensorflow_datasets.core.DatasetBuilder", prepared: Path
 ) -> Iterator[dict[str, Any]]:
-    """The training split's examples with their images still encoded."""
+    """Yields the training examples, with their images still encoded."""
     import tensorflow_datasets as tfds
 
     decoders = {"image": tfds.decode.SkipDecoding()}  # Pillow alone is faster than TFDS around it
@@ -187,7 +187,10 @@ def _examples(
 
 
 def _records(path: Path) -> Iterator[bytes]:
-    """The records of a TFRecord file: length (8 bytes), its checksum (4), record, checksum (4)."""
+    """Yields the records of a TFRecord file.
+
+    The file repeats: length (8 bytes), its checksum (4), record, checksum (4).
+    """
     with path.open("rb") as file:
         while header := file.read(12):
             length = struct.unpack("<Q", header[:8])[0] if len(header) == 12 else 0

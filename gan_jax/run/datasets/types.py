@@ -1,4 +1,4 @@
-"""How a data set is asked for, and how a request fails."""
+"""The settings of a data set, and the error for data that cannot be had."""
 
 import dataclasses
 from pathlib import Path
@@ -15,14 +15,16 @@ Examples: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.integer] | None]
 
 
 class DataError(UserError):
-    """The data asked for cannot be had; the message names the flag or file and the remedy."""
+    """The data cannot be had; the message names the flag or file and the remedy."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Which images to train on, and where they come from."""
+    """The images to train on, and their source."""
 
-    # The data set: mnist, fashion_mnist, kmnist, or any TFDS name ("cifar10", "emnist/letters").
+    # Comments, because tyro does not join the lines of a longer docstring below a field.
+
+    # Data set: mnist, fashion_mnist, kmnist or any TFDS name, such as cifar10 or emnist/letters.
     # Images of a folder go by the folder's name.
     name: str = "mnist"
     # tfds: prepared TFDS data, else a download. idx: the files train-images-idx3-ubyte[.gz] and
@@ -30,12 +32,13 @@ class Config:
     # folder: the PNG, JPEG, BMP, GIF and WebP files below `dir`. auto: the first available of idx,
     # tfds and, without `dir`, embedded.
     source: Source = "auto"
-    # Where the IDX files, the images or the TFDS data are. None: TFDS's own default folder.
+    # Folder of the IDX files, the images or the TFDS data. None: TFDS's own folder.
     dir: Path | None = None
-    # Center-crop to a square, then resize to this many pixels: dcgan, the default model, takes 28,
-    # 32 or 64. None: as the images are.
+    # Crop the centre to a square and resize it to this many pixels. None: keep the images' size.
+    # The default model, dcgan, takes 28, 32 or 64 pixels.
     size: int | None = None
-    # 1 for grey, 3 for colour. None: as the images are (a folder: 3 if any image has colour).
+    # Number of colour channels, 1 for grey or 3 for colour. None: as the images are (for a folder,
+    # colour if any image has it).
     channels: Channels | None = None
-    # How many images to keep out of training: a fixed random choice, whatever their class.
+    # Number of images to keep out of training, a fixed random choice from all classes.
     held_out: int = 0

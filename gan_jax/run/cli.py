@@ -1,14 +1,13 @@
-"""The command line that every experiment shares."""
+"""The command line that all commands share."""
 
 import dataclasses
 import errno
-import gc
 import io
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,9 +19,11 @@ from tyro.constructors import (
     PrimitiveTypeInfo,
 )
 
-from gan_jax._cpu import memory
 from gan_jax.errors import UserError
+from gan_jax.run import memory
+from gan_jax.run.checkpoint import CheckpointError
 from gan_jax.run.folder import Record, RunFolder
+from gan_jax.run.loop import Interrupted
 
 _OF_THE_DISK = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),  # no room
@@ -31,21 +32,36 @@ _OF_THE_DISK = {
     *(errno.EIO, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ETIMEDOUT),  # a disk that fails
     *(errno.EMFILE, errno.ENFILE),  # too many files open
 }
-"""Errors that the user can fix. ENOENT is not among them: paths from the user are checked, so that
+"""Errors that the user can fix. ENOENT is not among them: the user's paths are checked earlier, so
 a missing file is a bug of this program."""
 
 _PATHS = ConstructorRegistry()
-"""The rule by which every flag parses a path."""
+"""Makes every flag of type `Path` parse its text with `_path`."""
 
 Config = TypeVar("Config")
 
 
-def run(main: Callable[[Config], Any], config: type[Config], description: str) -> None:
-    """Parses the flags and runs `main`. Errors that the user can fix print no traceback."""
+def run(
+    main: Callable[[Config], Any],
+    config: type[Config],
+    description: str,
+    *,
+    prog: str | None = None,
+    args: Sequence[str] | None = None,
+) -> None:
+    """Parses the flags and runs `main`. Errors that the user can fix print no traceback.
+
+    Args:
+      main: the command.
+      config: its settings, a dataclass; each field becomes a flag.
+      description: the text above the flags in `--help`.
+      prog: the command as the user types it, for messages. None: as this process was started.
+      args: the flags. None: those of this process.
+    """
     _make_streams_usable()
     try:
         try:
-            _run(main, config, description)
+            _run(main, config, description, prog or _program(), args)
         finally:
             sys.stdout.flush()  # here: Python's own flush at exit would print a traceback
     except BrokenPipeError:  # the reader of stdout is gone, as after `| head -1`
@@ -53,16 +69,18 @@ def run(main: Callable[[Config], Any], config: type[Config], description: str) -
         sys.exit(128 + signal.SIGPIPE)
 
 
-def _run(main: Callable[[Config], Any], config: type[Config], description: str) -> None:
-    from gan_jax.run.checkpoint import CheckpointError
-    from gan_jax.run.loop import Interrupted
-
-    gc.freeze()  # what is imported stays, and need not be gone through again and again
+def _run(
+    main: Callable[[Config], Any],
+    config: type[Config],
+    description: str,
+    prog: str,
+    args: Sequence[str] | None,
+) -> None:
     keep_compilations()
     memory.return_large_buffers()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        settings = tyro.cli(config, description=description, registry=_PATHS)
+        settings = tyro.cli(config, prog=prog, description=description, args=args, registry=_PATHS)
     try:
         main(settings)
     except (UserError, CheckpointError) as error:
@@ -70,17 +88,23 @@ def _run(main: Callable[[Config], Any], config: type[Config], description: str) 
     except OSError as error:
         if error.errno not in _OF_THE_DISK:
             raise
-        sys.exit(f"error: {error}. What was saved before is as it was.")
+        sys.exit(f"error: {error}. Files saved before are intact.")
     except Interrupted as stop:
         print(f"stopped by {stop}, saved. The same command resumes.", file=sys.stderr)
         sys.exit(128 + stop.signum)
-    except KeyboardInterrupt:  # where `experiments` installed no handlers
+    except KeyboardInterrupt:  # where `gan_jax_command.end_on_signals` was not called
         print("stopped", file=sys.stderr)
         sys.exit(130)
 
 
+def _program() -> str:
+    """Returns the command line that started this process, without its flags."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {spec.name}" if spec else os.path.basename(sys.argv[0])
+
+
 def _make_streams_usable() -> None:
-    """Replaces closed stdout and stderr (`>&-`), and lets stdout take text of any alphabet."""
+    """Replaces closed stdout and stderr (`>&-`), and makes stdout accept text of any alphabet."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
@@ -111,7 +135,9 @@ def _read_path(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None
 
 
 def _path(text: str) -> Path:
-    """The absolute path for a flag's text: `~` is the home folder, `./~` a file of that name.
+    """Returns the absolute path that a flag's text names.
+
+    `~` is the home folder, and `./~` a file of that name.
 
     Libraries may read a relative path such as `gs:x` or `s3:x` as an address. An absolute path
     prevents that.
@@ -124,12 +150,11 @@ def _path(text: str) -> Path:
 
 
 def keep_compilations() -> None:
-    """Has JAX keep what it compiles in the user's cache folder, so that it compiles it once.
+    """Makes JAX keep compiled programs in the user's cache folder, so that each compiles once.
 
-    JAX's own variable JAX_COMPILATION_CACHE_DIR says where else; set and empty, it says nowhere.
+    JAX's own variables have precedence: JAX_COMPILATION_CACHE_DIR names another folder, or none if
+    it is empty, and JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS leaves out quick compilations.
     Nothing is kept for a user who has neither XDG_CACHE_HOME nor a home folder.
-    What took less than a second to compile is kept too, if JAX's own variable for that,
-    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS, does not forbid it.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         caches = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
@@ -140,12 +165,12 @@ def keep_compilations() -> None:
 
 
 def flag(name: str) -> str:
-    """The flag of a field: `num_steps` is --num-steps."""
+    """Returns the flag of a field: --num-steps for `num_steps`."""
     return "--" + name.replace("_", "-")
 
 
 def check_at_least(config: Any, **least: float) -> None:
-    """Raises `UserError` unless each field named is finite and at least so much."""
+    """Raises `UserError` unless each field named is finite and at least the value given for it."""
     for name, low in least.items():
         if not low <= getattr(config, name) < float("inf"):
             raise UserError(f"{flag(name)} must be at least {low}, got {getattr(config, name)}")
@@ -175,13 +200,13 @@ def check_seed(config: Any) -> None:
 def open_run(
     name: str, config: Any, *, free: frozenset[str] = frozenset({"workdir"}), **more: Record
 ) -> RunFolder:
-    """The folder `config.workdir` of a run of an experiment.
+    """Returns the folder `config.workdir` of a run.
 
     Args:
-      name: of the experiment.
-      config: its settings, a dataclass with a `workdir`.
+      name: the experiment's name, which `config.json` records.
+      config: the experiment's settings, a dataclass with a `workdir`.
       free: the settings that may change when a run is resumed.
-      more: what else decides the result.
+      more: other records that decide the result, such as the data's digest.
 
     Raises:
       UserError: the folder holds other files than a run's, or a run with other settings.
@@ -194,14 +219,14 @@ def open_run(
 
 
 def record(name: str, config: Any, work: Callable[[RunFolder], Record]) -> Record:
-    """Runs an experiment into `config.workdir`; `work` returns the summary.
+    """Runs an experiment in `config.workdir` and returns its summary.
 
-    A folder that has its summary is left as it is; one with other settings is refused.
+    A folder that has a summary is left as it is. A folder with other settings is refused.
 
     Args:
-      name: of the experiment.
-      config: a dataclass with a `workdir`.
-      work: trains, draws pictures in the folder, and returns its figures.
+      name: the experiment's name, which `config.json` records.
+      config: the experiment's settings, a dataclass with a `workdir`.
+      work: trains, saves pictures in the folder and returns the summary's records.
     """
     folder = open_run(name, config)
     if done := folder.summary():

@@ -1,4 +1,4 @@
-"""What all experiments share on the command line."""
+"""The command line that all commands share."""
 
 import dataclasses
 import errno
@@ -15,8 +15,8 @@ import pytest
 from tqdm import tqdm
 
 import experiments
-from experiments import cli
-from gan_jax.run import hooks
+import gan_jax_command
+from gan_jax.run import cli, hooks
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_a_disk_that_fails_ends_in_a_message_and_a_mistake_of_ours_in_a_tracebac
     [(0, "00:00"), (59.9, "00:59"), (3_600, "1:00:00"), (99_990, "27:46:30"), (1e7, "2777:46:40")],
 )
 def test_time_left_is_told_in_hours_however_many(seconds, shown):
-    """99,990 s are 27 h 46 min 30 s; half is done, so that as much is left."""
+    """99,990 s are 27 h 46 min 30 s. Half of the steps are done, so as much time is left."""
     assert hooks.time_left(seconds, 7, 7) == shown
 
 
@@ -135,7 +135,8 @@ def test_progress_tells_the_time_that_a_bar_would(seconds_a_step, monkeypatch, c
 PROGRAM = """
 import sys
 import experiments
-from experiments import cli
+import gan_jax_command
+from gan_jax.run import cli
 import dataclasses
 @dataclasses.dataclass
 class Config:
@@ -181,7 +182,7 @@ def test_a_command_runs_with_its_streams_closed(closed, tmp_path):
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("moment", ["importing", "at work", "at exit", "twice"])
 def test_a_signal_ends_a_command_with_a_message_at_any_moment(signum, code, moment, tmp_path):
-    """In a package of commands like `experiments`, of which Python runs one by `-m`."""
+    """The test copies the package `experiments`, with one command that Python runs by `-m`."""
     package = tmp_path / "commands"
     package.mkdir()
     source = Path(__file__).parents[2] / "experiments" / "__init__.py"
@@ -225,5 +226,6 @@ def test_a_signal_ends_a_command_with_a_message_at_any_moment(signum, code, mome
 
 
 def test_importing_the_commands_leaves_the_signals_alone():
-    assert signal.getsignal(signal.SIGTERM) != experiments._stop
-    assert signal.getsignal(signal.SIGINT) != experiments._stop
+    assert experiments.__file__
+    for number in (signal.SIGINT, signal.SIGTERM):
+        assert signal.getsignal(number) != gan_jax_command._end

@@ -1,0 +1,259 @@
+"""Trains a GAN on images.
+
+Writes to --workdir: samples/ (grids of the same noise over training), samples.gif, history.png,
+curves.png, metrics.jsonl, checkpoints/ and summary.json. The same command resumes.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gan_jax import (
+    GAN,
+    Batch,
+    TrainState,
+    init,
+    losses,
+    make_discriminator_step,
+    make_generator_step,
+    make_train_step,
+    mixed_precision,
+    parallel,
+    rematerialised,
+)
+from gan_jax.algorithms.player import rising_decay
+from gan_jax.errors import UserError
+from gan_jax.models import MODELS
+from gan_jax.optimizers import adam
+from gan_jax.penalties import r1
+from gan_jax.run import cli, datasets
+from gan_jax.run.checkpoint import Checkpoints
+from gan_jax.run.folder import read_config
+from gan_jax.types import Array, StepFn
+
+NAME = "mnist"
+"""The experiment's name in `config.json`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The settings of a run."""
+
+    workdir: Path = Path("runs/mnist")
+    """Folder of the run. A run that it holds already is resumed."""
+    num_steps: int = 5000
+    """Number of generator updates."""
+    batch_size: int = 32
+    """Real images per minibatch, over all devices. As many fake images are added."""
+    n_critic: int = 1
+    """Discriminator updates per generator update (k of Algorithm 1)."""
+    seed: int = 0
+    """Seed of the weights, the noise and the order of the images."""
+    loss: losses.LossName = "non_saturating"
+    """Loss that the two networks minimise."""
+    model: Literal["dcgan", "mlp", "maxout"] = "dcgan"
+    """Architecture of the two networks. maxout is that of the 2014 paper."""
+    width: int | None = None
+    """Features per hidden layer (dcgan: of the one nearest to the image). None: the model's own."""
+    discriminator_norm: bool = False
+    """Add batch norm to dcgan's discriminator, as in the 2016 paper."""
+    latent: int = 32
+    """Number of dimensions of the noise z."""
+    generator_lr: float = 1e-3
+    """Adam's learning rate for the generator."""
+    discriminator_lr: float = 1e-3
+    """Adam's learning rate for the discriminator."""
+    b1: float = 0.0
+    """Decay rate of Adam's average of the gradient."""
+    b2: float = 0.99
+    """Decay rate of Adam's average of the squared gradient."""
+    r1: float = 0.5
+    """Weight gamma of the R1 penalty, gamma/2 |grad D|^2 on real images. 0: no penalty."""
+    ema_decay: float = 0.998
+    """Decay rate of the moving average of the generator's weights, which draws the samples."""
+    data: datasets.Config = dataclasses.field(default_factory=datasets.Config)
+    """The images to train on."""
+    parallel: Literal["shard", "jit", "pmap"] = "shard"
+    """shard: all devices, by sharded jit. pmap: all devices, by pmap. jit: one device."""
+    accumulate: int = 1
+    """Microbatches per batch: more of them need less memory, and the gradients stay the same."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Number format in the networks. Weights, statistics and losses stay float32."""
+    rematerialise: bool = False
+    """Compute activations again instead of keeping them: less memory, more time."""
+    log_every: int = 50
+    """Steps between two records of the metrics. They run as one compiled program."""
+    sample_every: int = 200
+    """Steps between two grids of samples."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints."""
+    keep_checkpoints: int = 3
+    """Number of checkpoints to keep. The newest stay."""
+    tensorboard: bool = False
+    """Write TensorBoard files too."""
+
+
+FREE = frozenset(
+    {
+        *("workdir", "data.dir", "data.source", "num_steps", "log_every", "sample_every"),
+        *("checkpoint_every", "keep_checkpoints", "tensorboard"),
+    }
+)
+"""Settings that may change when a run is resumed, because no step's result depends on them. The
+images' digest is recorded too, and must stay the same."""
+
+_DAMAGED = (AttributeError, LookupError, TypeError, ValueError, ArithmeticError)
+"""Exceptions that damaged settings may raise in `build`, because JSON checks no field's type."""
+
+
+def check(config: Config) -> None:
+    """Raises `UserError` for values that no run could use."""
+    counts = ["num_steps", "batch_size", "n_critic", "latent", "log_every", "sample_every"]
+    counts += ["checkpoint_every", "keep_checkpoints", "accumulate"]
+    counts += ["width"] if config.width is not None else []
+    cli.check_at_least(config, **dict.fromkeys(counts, 1), r1=0)
+    cli.check_seed(config)
+    cli.check_above_zero(config, "generator_lr", "discriminator_lr")
+    cli.check_below_one(config, "b1", "b2", "ema_decay")
+    for name in ("sample_every", "checkpoint_every"):
+        if (every := getattr(config, name)) % config.log_every:
+            multiple = f"a multiple of --log-every ({config.log_every})"
+            raise UserError(f"{cli.flag(name)} must be {multiple}, got {every}")
+    devices = parallel.num_devices(config.parallel)
+    try:
+        parallel.check_batch_size(config.batch_size, devices)
+    except UserError as error:
+        raise UserError(
+            f"--batch-size {config.batch_size}: {error} (--parallel jit); to resume a run of fewer "
+            "devices, hide the others from JAX, as with CUDA_VISIBLE_DEVICES"
+        ) from None
+    if (config.batch_size // devices) % config.accumulate:
+        raise UserError(
+            f"--accumulate must divide the {config.batch_size // devices} images of a batch that a "
+            f"device has, got {config.accumulate}"
+        )
+
+
+def check_dataset(config: Config, dataset: datasets.Dataset) -> None:
+    """Raises `UserError` for fewer images than a batch has."""
+    if config.batch_size > len(dataset.x):
+        raise UserError(
+            f"--batch-size {config.batch_size} is more than the {len(dataset.x)} images of "
+            f"{dataset.name} ({dataset.source}): make it smaller, or use more images"
+        )
+
+
+def networks(config: Config, shape: tuple[int, int, int]) -> GAN:
+    """Returns the networks for images [H, W, C]. Raises `UserError` if the model takes no such."""
+    options: dict[str, Any] = {} if config.width is None else {"width": config.width}
+    if config.model == "dcgan":
+        options["discriminator_norm"] = config.discriminator_norm
+    try:
+        return MODELS[config.model](shape, latent=config.latent, **options)
+    except ValueError as error:
+        raise UserError(f"--model {config.model}: {error}") from None
+
+
+def build(
+    config: Config, axis_name: str | None = None, shape: tuple[int, int, int] = (28, 28, 1)
+) -> tuple[GAN, TrainState, StepFn]:
+    """Returns the networks, the first state and the pure train step, for images [H, W, C]."""
+    gan = networks(config, shape)
+    if config.precision == "bfloat16":
+        gan = mixed_precision(gan)
+    if config.rematerialise:
+        gan = rematerialised(gan)
+    loss = losses.LOSSES[config.loss]
+    shared: dict[str, Any] = {"accumulate": config.accumulate, "axis_name": axis_name}
+    generator_tx = adam(config.generator_lr, b1=config.b1, b2=config.b2)
+    discriminator_tx = adam(config.discriminator_lr, b1=config.b1, b2=config.b2)
+
+    # The average follows the first updates closely, so early samples show progress.
+    ema_decay = rising_decay(config.ema_decay)
+
+    def begin(seed: Array) -> TrainState:
+        key = jax.random.key(seed)
+        return init(gan, generator_tx, discriminator_tx, key, Batch(jnp.zeros((2, *shape))))
+
+    seed = np.uint32(config.seed)
+    state = jax.jit(begin)(seed)
+    step = make_train_step(
+        make_discriminator_step(
+            gan,
+            loss,
+            discriminator_tx,
+            penalties=[(r1, config.r1 / 2)] if config.r1 else [],
+            **shared,
+        ),
+        make_generator_step(gan, loss, generator_tx, ema_decay=ema_decay, **shared),
+        n_critic=config.n_critic,
+    )
+    return gan, state, step
+
+
+def restore(run: Path) -> tuple[GAN, int, TrainState]:
+    """Returns the networks of a run, and step and state of its newest readable checkpoint.
+
+    Raises:
+      UserError: the folder is not that of a run of this command, or has no checkpoint.
+      CheckpointError: no checkpoint can be read.
+    """
+    settings = read_config(run)
+    if settings.get("experiment") != NAME:
+        raise UserError(
+            f"{run} is a run of {settings.get('experiment')}: only runs of gan-jax train, which is "
+            f"experiments.{NAME}, can be sampled"
+        )
+    try:
+        raw = settings["config"]
+        config = Config(**{**raw, "data": datasets.Config(**raw["data"])})
+        gan, template, _ = build(config, None, tuple(settings["data"]["shape"]))
+    except _DAMAGED as error:
+        raise UserError(
+            f"{run / 'config.json'} is not that of a run of this version ({error!r})"
+        ) from None
+    with closing(Checkpoints(run / "checkpoints", keep=None)) as checkpoints:
+        restored = checkpoints.restore(template)
+    if restored is None:
+        raise UserError(f"{run} has no checkpoint yet: let the run go on for a while")
+    return gan, *restored
+
+
+def main(config: Config) -> TrainState:
+    """Trains in `config.workdir`, or resumes there."""
+    from gan_jax.run import images
+
+    check(config)
+    if (size := config.data.size) is not None:  # before images are read
+        networks(config, (size, size, config.data.channels or 1))
+    dataset = datasets.load(config.data)
+    check_dataset(config, dataset)
+    folder = cli.open_run(NAME, config, free=FREE, data=images.describe(dataset))
+    gan, state, step = build(config, parallel.AXIS_NAMES[config.parallel], dataset.x.shape[1:])
+    return images.train(
+        gan,
+        state,
+        step,
+        dataset,
+        folder=folder,
+        num_steps=config.num_steps,
+        batch_size=config.batch_size,
+        n_critic=config.n_critic,
+        layout=config.parallel,
+        chunk_length=config.log_every,
+        sample_every=config.sample_every,
+        checkpoint_every=config.checkpoint_every,
+        keep_checkpoints=config.keep_checkpoints,
+        tensorboard=config.tensorboard,
+    )
+
+
+def command(prog: str | None = None, args: Sequence[str] | None = None) -> None:
+    """Runs `main` with the flags `args`, by default those of this process."""
+    cli.run(main, Config, __doc__ or "", prog=prog, args=args)
