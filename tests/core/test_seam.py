@@ -1,6 +1,6 @@
 """The seams of the contract: fake labels, terms with memory, the axis of a step, averages of G."""
 
-from functools import partial
+from functools import cache, partial
 
 import flax.linen as nn
 import jax
@@ -151,6 +151,19 @@ def test_lecam_remembers_d_on_fakes_with_the_fakes_labels():
         np.testing.assert_allclose(memory[name], output.logits.mean(), rtol=1e-5)
 
 
+@cache
+def metrics_with_drawn_labels(role, wrapper, **options):
+    def label(seen):
+        """A mean that another order of the labels would change."""
+        return seen.fake_label * seen.z[:, 0]
+
+    state = gan_jax.init(PLAIN, SGD, SGD, KEY, REAL)
+    step = getattr(gan_jax, f"make_{role}_step")(
+        PLAIN, losses.minimax, SGD, terms=[(label, 1.0)], fake_labels=fake_labels, **options
+    )
+    return jax.device_get(wrapper(step, donate=False)(state, REAL)[1])
+
+
 @pytest.mark.parametrize("role", ["generator", "discriminator"])
 @pytest.mark.parametrize(
     ("wrapper", "options"),
@@ -162,20 +175,8 @@ def test_lecam_remembers_d_on_fakes_with_the_fakes_labels():
     ],
 )
 def test_the_labels_drawn_do_not_depend_on_how_the_batch_is_split(role, wrapper, options):
-    def label(seen):
-        """A mean that another order of the labels would change."""
-        return seen.fake_label * seen.z[:, 0]
-
-    make = getattr(gan_jax, f"make_{role}_step")
-    state = gan_jax.init(PLAIN, SGD, SGD, KEY, REAL)
-
-    def run(wrapper, **options):
-        step = make(
-            PLAIN, losses.minimax, SGD, terms=[(label, 1.0)], fake_labels=fake_labels, **options
-        )
-        return jax.device_get(wrapper(step, donate=False)(state, REAL)[1])
-
-    expected, made = run(parallel.jit_step), run(wrapper, **options)
+    expected = metrics_with_drawn_labels(role, parallel.jit_step)
+    made = metrics_with_drawn_labels(role, wrapper, **options)
     assert abs(expected[f"{role}_label"]) > 1e-2
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5, rtol=1e-5), made, expected)
 
