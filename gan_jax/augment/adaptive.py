@@ -33,7 +33,7 @@ def adaptive(
 
     def init() -> dict[str, Array]:
         # The update before the first had nothing to say: at the target, p stays.
-        return {"p": jnp.zeros(()), "r_t": jnp.full((), target)}
+        return {"p": jnp.zeros(()), "r_t": jnp.full((), target, float)}
 
     def apply(key: Array, x: PyTree, memory: dict[str, Array], step: Array) -> PyTree:
         del step
