@@ -34,7 +34,7 @@ def adaptive(
 
     def init() -> dict[str, Array]:
         # No update precedes the first one. r_t starts at the target, so p does not change.
-        return {"p": jnp.zeros(()), "r_t": jnp.full((), target)}
+        return {"p": jnp.zeros(()), "r_t": jnp.full((), target, float)}
 
     def apply(key: Array, x: PyTree, memory: dict[str, Array], step: Array) -> PyTree:
         del step

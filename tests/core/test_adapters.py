@@ -137,12 +137,15 @@ def from_linen_params(library, params, own):
 
 
 @cache
+def compiled_init(library):
+    return jax.jit(partial(gan_jax.init, make_gan(library), TX, TX))
+
+
+@cache
 def start(library, seed=0):
     """A first state, with the parameters that Linen draws."""
-    state, linen = (
-        jax.jit(partial(gan_jax.init, make_gan(name), TX, TX))(jax.random.key(seed), Batch(X))
-        for name in (library, "linen")
-    )
+    key = jax.random.key(seed)
+    state, linen = (compiled_init(name)(key, Batch(X)) for name in (library, "linen"))
     for role in ("generator", "discriminator"):
         player = getattr(state, role)
         params = from_linen_params(library, getattr(linen, role).params, player.params)
@@ -170,8 +173,13 @@ def run(library, step, state):
 
 
 @cache
+def compiled_step(library):
+    return jax.jit(make_step(library))
+
+
+@cache
 def one_device(library, seed=0):
-    return run(library, jax.jit(make_step(library)), start(library, seed))
+    return run(library, compiled_step(library), start(library, seed))
 
 
 def arrays(tree):
@@ -195,10 +203,9 @@ def test_the_same_parameters_make_the_same_logits_and_gradients(library):
         )
         return jnp.mean(jnp.square(logits)), logits
 
+    differentiated = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)
     made, expected = (
-        jax.value_and_grad(loss, has_aux=True)(
-            (start(name).generator.params, start(name).discriminator.params), name
-        )
+        differentiated((start(name).generator.params, start(name).discriminator.params), name)
         for name in (library, "linen")
     )
     close(made[0], expected[0])

@@ -53,7 +53,7 @@ def test_every_core_is_a_device_unless_the_user_says_how_many_there_are(environm
     [
         ({}, 1),
         ({"NPROC": "3"}, 3),
-        ({"PJRT_NPROC": "3"}, 3),
+        pytest.param({"PJRT_NPROC": "3"}, 3, marks=pytest.mark.slow),
         ({"PJRT_NPROC": "3", "NPROC": "2"}, 3),
     ],
 )

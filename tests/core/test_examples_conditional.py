@@ -103,8 +103,17 @@ def test_the_steps_move_far(example):
         assert min(jax.tree.leaves(moves)) > 1e-3
 
 
-@each
-@pytest.mark.parametrize("layout", ["pmap", "shard"])
+@pytest.mark.parametrize(
+    ("example", "layout"),
+    [
+        *((example, "shard") for example in EXAMPLES),
+        (infogan, "pmap"),
+        (pix2pix, "pmap"),
+        pytest.param(acgan, "pmap", marks=pytest.mark.slow),
+        pytest.param(cyclegan, "pmap", marks=pytest.mark.slow),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
 def test_eight_devices_do_what_one_does(example, layout):
     assert jax.device_count() == 8
     step = step_of(example, axis_name=parallel.AXIS_NAMES[layout])

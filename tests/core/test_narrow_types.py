@@ -101,8 +101,17 @@ def test_the_convolution_of_two_types_is_linens(dtype, param_dtype):
     np.testing.assert_allclose(*np.float64((made, expected)), rtol=0.01, atol=1e-3)
 
 
-@pytest.mark.parametrize("x64", [False, True])
-@pytest.mark.parametrize("model", ["dcgan", "small_dcgan", "mlp"])
+@pytest.mark.parametrize(
+    ("model", "x64"),
+    [
+        ("dcgan", True),
+        ("small_dcgan", False),
+        ("mlp", True),
+        ("mlp", False),
+        pytest.param("dcgan", False, marks=pytest.mark.slow),
+        pytest.param("small_dcgan", True, marks=pytest.mark.slow),
+    ],
+)
 def test_models_train_on_images_of_every_type(model, x64):
     """The state keeps its types, as a loop needs; metrics are float32 at least."""
     make = {**MODELS, "small_dcgan": small_dcgan}[model]
@@ -199,8 +208,19 @@ def in_type(network, dtype):
     return Network(init, apply)
 
 
-@pytest.mark.parametrize("schedule", [lambda weight: weight, lazy], ids=["always", "lazy"])
-@pytest.mark.parametrize("dtype", NARROW)
+def always(weight):
+    return weight
+
+
+@pytest.mark.parametrize(
+    ("dtype", "schedule"),
+    [
+        ("float16", always),
+        ("bfloat16", lazy),
+        pytest.param("float16", lazy, marks=pytest.mark.slow),
+        pytest.param("bfloat16", always, marks=pytest.mark.slow),
+    ],
+)
 def test_every_loss_and_penalty_is_finite_on_narrow_batches(dtype, schedule):
     """Which loss is data of one program; the penalties are all there, each with its metric."""
     gan = mlp((6, 6, 1), latent=2, width=4, depth=1)

@@ -18,6 +18,8 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 
 SIZE = 3
 
+first_state = jax.jit(gan_jax.init, static_argnums=(0, 1, 2))
+
 
 def weigh(shape):
     """logit = w.x for examples of a shape, of w drawn by `init`: a linear D, for any channels."""
@@ -90,7 +92,7 @@ def test_a_prior_of_two_arrays():
         return params * noise + code[:, None], model_state
 
     gan, tx = GAN(Network(init, generate), weigh((2,)), prior), optax.sgd(0.1)
-    state = gan_jax.init(gan, tx, tx, jax.random.key(0), Batch(jnp.zeros((6, 2))))
+    state = first_state(gan, tx, tx, jax.random.key(0), Batch(jnp.zeros((6, 2))))
     key = jax.random.key(1)
     x = gan_jax.sample(gan, state, key, 5)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.split(key)[0], jnp.arange(5))
@@ -104,8 +106,8 @@ def test_a_prior_of_two_arrays():
     made, _ = packs.generator.apply(2.0, {}, (noise, code), train=True)
     np.testing.assert_allclose(made, 2 * noise + code[..., None], rtol=1e-6)
     batch = Batch(jnp.zeros((4, SIZE, 2)))
-    state = gan_jax.init(packs, tx, tx, jax.random.key(0), batch)
-    after, _ = gan_jax.make_generator_step(packs, losses.minimax, tx)(state, batch)
+    state = first_state(packs, tx, tx, jax.random.key(0), batch)
+    after, _ = jax.jit(gan_jax.make_generator_step(packs, losses.minimax, tx))(state, batch)
     assert after.generator.params != state.generator.params
 
 
@@ -113,10 +115,10 @@ def test_penalties_are_those_of_the_packed_discriminator():
     """Of a linear D: |w|^2 of all the pack's weights, and (|w| - 1)^2."""
     gan, tx = packed(linear((4, 4, 2)), SIZE), optax.sgd(0.1)
     batch = Batch(jax.random.normal(jax.random.key(1), (6, SIZE, 4, 4, 2)))
-    state = gan_jax.init(gan, tx, tx, jax.random.key(0), batch)
+    state = first_state(gan, tx, tx, jax.random.key(0), batch)
     pairs = [(penalties.r1, 1.0), (penalties.r2, 1.0), (penalties.gradient_penalty, 1.0)]
     step = gan_jax.make_discriminator_step(gan, losses.minimax, tx, penalties=pairs)
-    _, metrics = step(state, batch)
+    _, metrics = jax.jit(step)(state, batch)
     norm = np.linalg.norm(np.asarray(state.discriminator.params))
     for name, expected in (("r1", norm**2), ("r2", norm**2), ("gradient_penalty", (norm - 1) ** 2)):
         np.testing.assert_allclose(metrics[name], expected, rtol=1e-5)
@@ -127,7 +129,7 @@ def test_packs_of_one_are_the_gan_itself():
     x = jax.random.normal(jax.random.key(1), (1, 6, 2))
 
     def trained(gan, x):
-        state = gan_jax.init(gan, tx, tx, jax.random.key(0), Batch(x[0]))
+        state = first_state(gan, tx, tx, jax.random.key(0), Batch(x[0]))
         step = gan_jax.make_train_step(
             gan_jax.make_discriminator_step(gan, losses.non_saturating, tx),
             gan_jax.make_generator_step(gan, losses.non_saturating, tx),
@@ -144,7 +146,7 @@ def test_samples_are_drawn_one_by_one_from_what_packs_trained():
     gan, tx = mlp((2,), latent=2, width=4, depth=1, bounded=False), optax.sgd(0.1)
     packs = packed(gan, SIZE)
     ring = synthetic.ring()
-    state = gan_jax.init(packs, tx, tx, jax.random.key(0), Batch(jnp.zeros((4, SIZE, 2))))
+    state = first_state(packs, tx, tx, jax.random.key(0), Batch(jnp.zeros((4, SIZE, 2))))
     step = gan_jax.make_train_step(
         gan_jax.make_discriminator_step(packs, losses.minimax, tx),
         gan_jax.make_generator_step(packs, losses.minimax, tx),

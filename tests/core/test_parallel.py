@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from small_gans import BATCH, first_state, make_gan, make_step
+from small_gans import BATCH, ROLES, first_state, make_gan, make_step
 
 import gan_jax
 from gan_jax import Batch, parallel, penalties
@@ -108,10 +108,15 @@ def wrap(layout, kind):
     return lambda state, batch: compiled(jax.device_put(state, everywhere), batch)
 
 
+slow = partial(pytest.param, marks=pytest.mark.slow)
+
 LAYOUTS = [
-    *((kind, layout) for kind in AXIS_OF_EXAMPLES for layout in ("shard", "pmap", "shard_map")),
+    *((kind, layout) for kind in ROLES for layout in ("shard", "pmap", "shard_map")),
+    ("train", "shard"),
+    slow("train", "pmap"),
+    slow("train", "shard_map"),
     # What these add to the others does not depend on the kind of step.
-    ("discriminator", "shard_map, two axes"),
+    ("generator", "shard_map, two axes"),
     ("generator", "shard_map, unchecked"),
     ("generator", "vmap"),
 ]
@@ -135,14 +140,14 @@ def test_the_oracle_moves_far(kind):
             assert min(jax.tree.leaves(moves)) > 1e-3
 
 
-@pytest.mark.parametrize("kind", AXIS_OF_EXAMPLES)
+@pytest.mark.parametrize("kind", [slow("discriminator"), "generator", "train"])
 def test_a_scan_of_ten_steps_is_ten_steps(kind):
     state, metrics = jax.jit(partial(jax.lax.scan, build(kind)))(start(0), batches(kind))
     last = jax.tree.map(lambda leaf: leaf[-1], metrics)
     assert_close(on_host(state, last), one_device(kind)[0])
 
 
-@pytest.mark.parametrize("kind", AXIS_OF_EXAMPLES)
+@pytest.mark.parametrize("kind", [*ROLES, slow("train")])
 def test_an_ensemble_under_vmap_is_each_member_alone(kind):
     states = jax.vmap(start)(jnp.arange(3))
     step = jax.jit(jax.vmap(build(kind), in_axes=(0, None)))
@@ -189,11 +194,11 @@ def test_members_that_disagree_or_that_the_devices_do_not_divide_are_refused(sta
 @pytest.mark.parametrize(
     ("wrapper", "num"),
     [
-        (parallel.pmap_step, 1),
+        slow(parallel.pmap_step, 1),
         (parallel.pmap_step, 4),
         (parallel.shard_step, 1),
         (parallel.shard_step, 2),
-        (parallel.shard_step, 4),
+        slow(parallel.shard_step, 4),
     ],
 )
 def test_the_number_of_devices_does_not_matter(wrapper, num):

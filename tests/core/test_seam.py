@@ -1,6 +1,6 @@
 """The seams of the contract: fake labels, terms with memory, the axis of a step, averages of G."""
 
-from functools import partial
+from functools import cache, partial
 
 import flax.linen as nn
 import jax
@@ -20,6 +20,8 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 
 SGD, NUM = optax.sgd(0.1), 16
 KEY = jax.random.key(0)
+
+first_state = jax.jit(gan_jax.init, static_argnums=(0, 1, 2))
 
 
 # Networks that write down the labels they are shown: G in its samples, D in its logits
@@ -74,7 +76,7 @@ def seen_by(role, batch=REAL, key=KEY, **options):
     objective = getattr(gan_jax.algorithms, f"{role}_objective")(
         PLAIN, losses.minimax, terms=[(term, 1.0)], **options
     )
-    state = gan_jax.init(PLAIN, SGD, SGD, KEY, batch)
+    state = first_state(PLAIN, SGD, SGD, KEY, batch)
     players = [getattr(state, r) for r in ("generator", "discriminator")]
     mine, other = players if role == "generator" else players[::-1]
     objective(mine.params, mine, other, batch, key)
@@ -129,7 +131,7 @@ def test_drawn_labels_have_their_frequencies():
 def test_penalties_see_d_on_fakes_with_the_fakes_labels(penalty, expected):
     seen = seen_by("discriminator", fake_labels=fake_labels)
     real, fake, label = (np.asarray(a, float) for a in (seen.real, seen.fake, seen.fake_label))
-    state = gan_jax.init(PLAIN, SGD, SGD, KEY, REAL)
+    state = first_state(PLAIN, SGD, SGD, KEY, REAL)
     objective = gan_jax.algorithms.discriminator_objective(
         PLAIN, losses.minimax, [(penalty, 1.0)], fake_labels=fake_labels
     )
@@ -146,9 +148,22 @@ def test_lecam_remembers_d_on_fakes_with_the_fakes_labels():
     state = gan_jax.init(PLAIN, SGD, SGD, KEY, REAL, penalties=[(lecam(0.0), 0.1)])
     key = jax.random.fold_in(jax.random.fold_in(gan_jax.random.threefry(state.key), 0), 0)
     seen = seen_by("discriminator", key=key, fake_labels=fake_labels)
-    memory = step(state, REAL)[0].discriminator.memory["lecam"]
+    memory = jax.jit(step)(state, REAL)[0].discriminator.memory["lecam"]
     for name, output in (("real", seen.real_output), ("fake", seen.fake_output)):
         np.testing.assert_allclose(memory[name], output.logits.mean(), rtol=1e-5)
+
+
+@cache
+def metrics_with_drawn_labels(role, wrapper, **options):
+    def label(seen):
+        """A mean that another order of the labels would change."""
+        return seen.fake_label * seen.z[:, 0]
+
+    state = first_state(PLAIN, SGD, SGD, KEY, REAL)
+    step = getattr(gan_jax, f"make_{role}_step")(
+        PLAIN, losses.minimax, SGD, terms=[(label, 1.0)], fake_labels=fake_labels, **options
+    )
+    return jax.device_get(wrapper(step, donate=False)(state, REAL)[1])
 
 
 @pytest.mark.parametrize("role", ["generator", "discriminator"])
@@ -162,20 +177,8 @@ def test_lecam_remembers_d_on_fakes_with_the_fakes_labels():
     ],
 )
 def test_the_labels_drawn_do_not_depend_on_how_the_batch_is_split(role, wrapper, options):
-    def label(seen):
-        """A mean that another order of the labels would change."""
-        return seen.fake_label * seen.z[:, 0]
-
-    make = getattr(gan_jax, f"make_{role}_step")
-    state = gan_jax.init(PLAIN, SGD, SGD, KEY, REAL)
-
-    def run(wrapper, **options):
-        step = make(
-            PLAIN, losses.minimax, SGD, terms=[(label, 1.0)], fake_labels=fake_labels, **options
-        )
-        return jax.device_get(wrapper(step, donate=False)(state, REAL)[1])
-
-    expected, made = run(parallel.jit_step), run(wrapper, **options)
+    expected = metrics_with_drawn_labels(role, parallel.jit_step)
+    made = metrics_with_drawn_labels(role, wrapper, **options)
     assert abs(expected[f"{role}_label"]) > 1e-2
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5, rtol=1e-5), made, expected)
 
@@ -234,7 +237,7 @@ def test_terms_of_one_name_are_refused():
 
 
 def test_a_term_without_its_memory_is_refused():
-    state = gan_jax.init(PLAIN, SGD, SGD, KEY, REAL)
+    state = first_state(PLAIN, SGD, SGD, KEY, REAL)
     step = gan_jax.make_generator_step(PLAIN, losses.minimax, SGD, terms=[(last_mean(), 1.0)])
     with pytest.raises(ValueError, match="'last_mean' has no memory"):
         step(state, REAL)
@@ -373,7 +376,7 @@ class _Linen(nn.Module):
 def test_layers_of_one_shard_are_refused_under_a_mapped_axis(layer, message):
     gan = PLAIN._replace(discriminator=gan_jax.from_linen(_Linen(layer)))
     batch = REAL._replace(label=None)
-    state = gan_jax.init(gan, SGD, SGD, KEY, batch)
+    state = first_state(gan, SGD, SGD, KEY, batch)
 
     def step(axis_name):
         return gan_jax.make_discriminator_step(gan, losses.minimax, SGD, axis_name=axis_name)
@@ -397,7 +400,7 @@ def test_samples_are_drawn_with_averaged_running_statistics(ema):
     """Batch norm alone is G: its running statistics and their averages, by hand."""
     gan = GAN(gan_jax.from_linen(_Normed()), _discriminator(), priors.normal(2))
     batch, decay, still = REAL._replace(label=None), 0.75, optax.set_to_zero()
-    state = gan_jax.init(gan, still, still, KEY, batch)
+    state = first_state(gan, still, still, KEY, batch)
     step = jax.jit(gan_jax.make_generator_step(gan, losses.minimax, still, ema_decay=decay))
     running = {"mean": np.zeros(2), "var": np.ones(2)}
     averages = dict(running)

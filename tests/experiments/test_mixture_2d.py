@@ -137,7 +137,7 @@ def test_weights_fall_as_they_say():
     np.testing.assert_allclose(weights, [1.0, 1e-2, 1e-4, 1e-4], rtol=1e-4)
 
 
-def test_samples_are_in_units_of_the_spread():
+def test_samples_are_in_units_of_the_spread(quick_compile):
     recipe = dataclasses.replace(RECIPE, data="grid")
     distribution, unit = mixture_2d.data(recipe)
     game = mixture_2d.build(recipe, distribution)
@@ -148,7 +148,7 @@ def test_samples_are_in_units_of_the_spread():
     assert sample(game.gan, state, jax.random.key(1), 3).shape == (3, 2)
 
 
-def test_figures_are_means_over_draws():
+def test_figures_are_means_over_draws(quick_compile):
     """The figures of a perfect sampler agree with theory; one draw has too few samples for that."""
     recipe = dataclasses.replace(RECIPE, num_samples=400, draws=200)
     distribution, _ = mixture_2d.data(recipe)
@@ -165,7 +165,7 @@ def test_figures_are_means_over_draws():
     assert float(found["reverse_kl"]) == pytest.approx(expected, abs=4 * error)
 
 
-def test_a_mode_found_in_some_draws_counts_for_as_much():
+def test_a_mode_found_in_some_draws_counts_for_as_much(quick_compile):
     """The sampler has 7 modes, and the eighth in about half of the draws."""
     recipe = dataclasses.replace(RECIPE, num_samples=100, draws=50)
     distribution, _ = mixture_2d.data(recipe)

@@ -272,7 +272,10 @@ def test_a_loss_that_is_not_finite_is_caught_before_anything_is_saved(idx, tmp_p
     assert not any(path.is_dir() for path in settings.workdir.glob("checkpoints/*"))
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("signum", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+)
 def test_a_stopped_command_saves_and_the_same_one_resumes(
     signum, code, done, idx, tmp_path, monkeypatch, capsys
 ):
