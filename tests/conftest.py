@@ -1,7 +1,7 @@
 """Settings and fixtures of all tests: eight CPU devices, no silent rank promotion, a linear GAN.
 
-Most of the tests' time is compiling. XLA compiles twice as fast with the flags below, which JAX 0.11
-no longer knows. `XLA_FLAGS= pytest` tests the programs that users get.
+Most of the tests' time is compiling. XLA compiles twice as fast with the flags below, which exist
+in JAX 0.10 only. `XLA_FLAGS= pytest` tests the programs that users get.
 """
 
 import os
