@@ -8,11 +8,10 @@ from gan_jax._cpu.dense import dot_general
 
 
 class Dense(nn.Dense):
-    """`flax.linen.Dense`, faster on a CPU with two or three inputs or features.
+    """A `flax.linen.Dense` that is faster on a CPU for two or three inputs or features.
 
-    XLA's products on a CPU are fast for wide matrices only. The products of a layer with two or
-    three columns, and those of its gradients, take two to eight times as long as the same products
-    column by column.
+    On a CPU, XLA multiplies fast only by wide matrices. A matrix product with two or three columns
+    takes two to eight times as long as one product per column. The gradients are just as slow.
     """
 
     dot_general: Any = dot_general
