@@ -276,7 +276,7 @@ def test_when_none_can_be_read_all_are_left_and_it_says_what_next(copy):
         largest(copy / step).unlink()
     before = snapshot(copy.parent)
     for _ in range(2):
-        with pytest.raises(CheckpointError, match=r"2: .*1: .*left as they are.*To begin anew"):
+        with pytest.raises(CheckpointError, match=r"2: .*1: .*to begin anew.*not changed"):
             restore(copy)
         assert snapshot(copy.parent) == before
 
@@ -331,7 +331,7 @@ STRUCTURES = {
 
 
 def refused(folder, template):
-    """What is said of a checkpoint in a state of another structure; nothing is changed."""
+    """Returns the message about a checkpoint of another structure, which must not change."""
     before = snapshot(folder.parent)
     checkpoints = Checkpoints(folder)
     with pytest.raises(CheckpointError) as stop:
@@ -554,7 +554,7 @@ def test_a_name_that_cannot_be_used_is_refused_before_anything_is_written(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / temporary))
     (tmp_path / "[odd]").mkdir()
     with pytest.raises(
-        CheckpointError, match=r"because of '\[' ']' .*use a folder .*or set TMPDIR"
+        CheckpointError, match=r"because its path contains '\[' ']' .*use a folder .*or set TMPDIR"
     ):
         Checkpoints(tmp_path / "a[b]")
     assert not (tmp_path / "a[b]").exists()

@@ -140,7 +140,7 @@ def test_other_data_are_refused_with_the_source_that_has_them(tmp_path):
     """As when a run began without a network and there is one now."""
     settings = {**SETTINGS, "data": {"source": "embedded", "count": 5000}}
     visit(tmp_path, settings)
-    with pytest.raises(UserError, match=r"(?s)data.count: 5000 there.*data.source embedded takes"):
+    with pytest.raises(UserError, match=r"(?s)data.count: 5000 there.*data.source to embedded"):
         RunFolder(tmp_path, {**SETTINGS, "data": {"source": "tfds", "count": 60000}})
 
 
