@@ -197,7 +197,7 @@ class Checkpoints:
         if steps:
             why = "; ".join(f"{step}: {problem}" for step, problem in unreadable.items())
             raise CheckpointError(
-                f"none of the checkpoints in {self.folder} can be read ({why}). If the disk failed, "
+                f"none of the checkpoints in {self.folder} can be read ({why}). If the disk failed "
                 "try again. If another version wrote them, use that version. Otherwise restore a "
                 "backup, or move the folder away to begin anew. The checkpoints were not changed"
             )

@@ -65,8 +65,8 @@ class RunFolder:
             return found
         if self.path.exists() and not _is_blank(self.path):
             raise UserError(
-                f"{self.path} exists and is not a run's folder (it has no config.json): use another "
-                "folder, or delete its files yourself"
+                f"{self.path} exists and is not a run's folder (it has no config.json): use "
+                "another folder, or delete its files yourself"
             )
         return {}
 

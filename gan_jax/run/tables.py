@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table in Markdown; a row shorter than the header ends in empty cells."""
+    """Returns a table in Markdown. Rows shorter than the header are filled with empty cells."""
     width = len(header)
 
     def line(cells: Sequence[object]) -> str:
