@@ -131,7 +131,7 @@ def extragradient(tx: optax.GradientTransformation) -> optax.GradientTransformat
     tx = optax.with_extra_args_support(tx)
 
     def init(params: PyTree) -> ExtragradientState:
-        # A copy, because a caller may donate both the parameters and this state.
+        # Copied, because a caller may donate the parameters together with this state.
         anchor = jax.tree.map(jnp.copy, params)
         return ExtragradientState(jnp.zeros((), bool), anchor, tx.init(params))
 
@@ -193,7 +193,7 @@ def lookahead(
     tx = optax.with_extra_args_support(tx)
 
     def init(params: PyTree) -> LookaheadState:
-        # A copy, because a caller may donate both the parameters and this state.
+        # Copied, because a caller may donate the parameters together with this state.
         slow = jax.tree.map(jnp.copy, widened(params))
         return LookaheadState(jnp.zeros((), jnp.int32), slow, tx.init(params))
 

@@ -45,7 +45,7 @@ def _at_least_single(function: Callable[..., Array]) -> Callable[[Array, Array, 
 
 @_at_least_single
 def forward(x: Array, kernel: Array, geometry: Geometry) -> Array:
-    """Returns the same as `conv_native.forward`, to rounding."""
+    """Returns the same as `conv_native.forward`, up to rounding."""
     if _is_winograd(geometry, *kernel.shape[2:]):
         axes = _axes(x, geometry)
         taps = winograd.taps(_tile_kernel(kernel, geometry), axes)
@@ -59,7 +59,7 @@ def forward(x: Array, kernel: Array, geometry: Geometry) -> Array:
 
 @_at_least_single
 def input_gradient(g: Array, kernel: Array, geometry: Geometry) -> Array:
-    """Returns the same as `conv_native.input_gradient`, to rounding."""
+    """Returns the same as `conv_native.input_gradient`, up to rounding."""
     if _is_winograd(geometry, *kernel.shape[2:]):
         axes = _axes(g, geometry)
         taps = winograd.taps(_tile_kernel(kernel, geometry), axes)
@@ -73,7 +73,7 @@ def input_gradient(g: Array, kernel: Array, geometry: Geometry) -> Array:
 
 @_at_least_single
 def kernel_gradient(x: Array, g: Array, geometry: Geometry) -> Array:
-    """Returns the same as `conv_native.kernel_gradient`, to rounding."""
+    """Returns the same as `conv_native.kernel_gradient`, up to rounding."""
 
     # XLA computes g.T @ x twice as fast as x.T @ g.
     def product(x: Array, g: Array) -> Array:

@@ -161,7 +161,7 @@ def outputs(products: Factors, axes: Axes) -> Array:
 
 
 def outputs_transposed(g: Array, axes: Axes) -> Factors:
-    """Returns the transpose of `outputs` applied to g: the factors of the gradients."""
+    """Returns the transpose of `outputs` applied to g: [B, tiles down, tiles across, O] each."""
     return [_outputs_transposed(rows, 2, axes[1]) for rows in _outputs_transposed(g, 1, axes[0])]
 
 

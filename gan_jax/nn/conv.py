@@ -89,7 +89,7 @@ def _bilinear(name: str, native: Map, cpu: Map, *, by_example: bool) -> Primitiv
       name: name of the primitive in jaxprs.
       native: the map as a convolution.
       cpu: the map in the CPU form.
-      by_example: whether each example of the result depends on a single example of the first array.
+      by_example: whether the map handles each example of the first array separately.
     """
     primitive = Primitive(name)
 

@@ -27,10 +27,9 @@ class CheckpointError(RuntimeError):
 class Checkpoints:
     """The newest checkpoints of a run, in a folder with one sub-folder per step.
 
-    A checkpoint holds a copy of each array on the host. It can be restored on another number of
-    devices and with another layout. It also holds a digest of its contents, so damage is detected.
-    Each `Checkpoints` object reads its first checkpoint back. This finds unreadable storage early
-    in a run.
+    A checkpoint stores the whole value of each array, so it can be restored on another number of
+    devices and with another layout. A digest of the contents detects damage. Each `Checkpoints`
+    object reads its first checkpoint back, which finds unreadable storage early in a run.
 
     Args:
       folder: a local folder with any name. The first save creates it.
@@ -215,7 +214,7 @@ class Checkpoints:
             opened.close()
 
     def _try_load(self, step: int) -> tuple[list[Leaf], dict[str, np.ndarray], str]:
-        """Returns the saved leaves and arrays, and a message that is "" unless reading failed."""
+        """Returns the saved leaves, the saved arrays and an error message: "" on success."""
         try:
             return *self._load(step), ""
         except Exception as error:  # a damaged file causes exceptions of many types
