@@ -24,9 +24,10 @@ def adam(
 ) -> optax.GradientTransformation:
     """Returns Adam (Kingma and Ba 2015, algorithm 1), equal to `optax.adam` up to rounding.
 
-    An unrolled GAN can differentiate through it. If all gradients so far were 0, the derivative is
-    the exact value learning_rate / eps, where `optax.adam` without `eps_root` gives NaN. This value
-    is large, so an unrolled GAN needs an `eps` as large as the gradients that matter, such as 1e-4.
+    An unrolled GAN can differentiate through the updates. If all gradients so far were 0,
+    `optax.adam` without `eps_root` gives NaN, and this function gives the exact derivative,
+    learning_rate / eps. This derivative is large for a small `eps`, so an unrolled GAN should use
+    an `eps` of the size of its relevant gradients, such as 1e-4.
 
     Both means are kept in float32 or wider. Updates have the types of the gradients.
 
@@ -65,10 +66,7 @@ def adam(
 
 
 def check_decays(**decays: Any) -> None:
-    """Raises a ValueError with the name of the first decay outside [0, 1).
-
-    None, schedules and traced arrays are not checked.
-    """
+    """Raises a ValueError if a decay is outside [0, 1). Skips None, schedules and traced arrays."""
     for name, decay in decays.items():
         if decay is None or callable(decay) or isinstance(decay, jax.core.Tracer):
             continue
@@ -80,9 +78,8 @@ def check_decays(**decays: Any) -> None:
 def root(square: Array) -> Array:
     """Returns the square root of an array, with derivative 0 at 0.
 
-    The true derivative at 0 is infinite, and the chain rule gives NaN when it multiplies infinity
-    by 0. This happens in Adam, whose mean is 0 where its mean square is 0. It also happens for the
-    gradient of a norm at 0.
+    The true derivative at 0 is infinite. The chain rule then multiplies infinity by 0, which gives
+    NaN. Two examples are Adam, if its mean and its mean square are 0, and the gradient of a norm.
     """
     return jnp.sqrt(square)
 
@@ -112,14 +109,15 @@ class ExtragradientState(NamedTuple):
 def extragradient(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """Returns the extragradient method (Korpelevich 1976): it uses the gradient one step ahead.
 
-    Calls come in pairs. The first call applies tx's update, which moves the parameters to the
-    extrapolated point. The second call takes the gradients at that point, restores the parameters
-    from before the pair, and applies tx's update. Both calls advance tx's state, as in Gidel et al.
-    2019, algorithm 4. With Adam as tx this is their Extra-Adam.
+    One step of the method takes two calls. The first call applies tx's update, which moves the
+    parameters to the extrapolated point. The second call receives the gradients at that point. It
+    restores the parameters from before the first call and applies tx's update to them. Both calls
+    advance tx's state, as in Gidel et al. 2019, algorithm 4. With Adam as tx, the method is the
+    Extra-Adam of that paper.
 
-    Both players must extrapolate before either makes the second call, so two calls of
-    `algorithms.make_simultaneous_step` are one step of the method. A moving average of the weights
-    includes the extrapolated points.
+    Both players must make the first call before either makes the second. A step of
+    `algorithms.make_simultaneous_step` makes one call for each player, so two such steps are one
+    step of the method. A moving average of the weights includes the extrapolated points.
 
     Args:
       tx: any optimizer.
@@ -169,10 +167,10 @@ def lookahead(
     """Returns Lookahead-minimax (Chavdarova et al. 2021, algorithm 1) around an optimizer.
 
     Once in `every` updates, the parameters and the slow weights are both set to
-    slow + alpha (fast - slow). Here fast are the parameters after tx's update. Both players should
-    use it. If D makes n updates per update of G, then D needs n times the `every` of G. A lookahead
-    around a lookahead is the paper's nested lookahead. Unlike `optax.lookahead` it keeps the slow
-    weights in its state, so the parameters stay a single tree.
+    slow + alpha (fast - slow), where fast stands for the parameters after tx's update. Both players
+    should use lookahead. If D makes n updates per update of G, then D needs n times the `every` of
+    G. A lookahead around another one is the paper's nested lookahead. Unlike `optax.lookahead`,
+    this function keeps the slow weights in its state, so the parameters remain a single tree.
 
     Args:
       tx: any optimizer.

@@ -26,8 +26,8 @@ class Stream(enum.IntEnum):
     """Numbers that are folded into a key, one for each of its uses.
 
     The roles DISCRIMINATOR and GENERATOR are folded into the state's key first, followed by the
-    player's step count. The other numbers are folded into keys that may also receive a step count.
-    They are so large that no step count equals one of them.
+    player's step count. The other numbers are larger than any step count, because they are folded
+    into keys that step counts are folded into as well.
     """
 
     DISCRIMINATOR = 0
@@ -97,9 +97,10 @@ def keys_like(key: Array, tree: PyTree) -> PyTree:
 def threefry(key: Array) -> Array:
     """Returns the key converted to JAX's default implementation, threefry2x32.
 
-    The words of a key of another implementation are folded into a new key. This matters for rbg
-    and unsafe_rbg: under `jax.vmap` they do not draw the numbers that each key draws alone, so
-    draws would depend on how a batch is split. A key from `for_step` is returned unchanged.
+    A key of another implementation is converted by folding its words into a new key. Such a key
+    could not be used directly: with rbg and unsafe_rbg, draws under `jax.vmap` differ from those of
+    each key alone, so they would depend on how a batch is split. A key from `for_step` is returned
+    unchanged.
     """
     if jax.random.key_impl(key) in (_KIND, _OF_A_STEP):
         return key
@@ -112,9 +113,9 @@ def threefry(key: Array) -> Array:
 def for_step(key: Array, number: Array | int = 0, parts: int = 1) -> Array:
     """Returns the key for a step on a batch, or on microbatch `number` of `parts`.
 
-    The microbatch holds the examples `number`, `number + parts`, ... of the batch. The key splits,
-    folds and draws like `threefry(key)`. It also tells `per_example`, at any depth of a network,
-    which examples of the batch are present.
+    The microbatch holds the examples `number`, `number + parts`, ... of the batch. Splits, folds
+    and draws with the returned key equal those with `threefry(key)`. The returned key also holds
+    `number` and `parts`. `per_example` reads them, however deep in a network it is called.
 
     Raises:
       ValueError: `parts` is above 1 and the key already comes from `for_step`.

@@ -29,5 +29,5 @@ def only(*forms: str) -> AbstractContextManager[Any]:
 
 
 def uses(form: str) -> bool:
-    """Returns whether a form of `FORMS` is enabled."""
+    """Returns whether this form, one of `FORMS`, is enabled."""
     return form in _ENABLED.value

@@ -6,7 +6,7 @@ from gan_jax.types import Array
 
 
 def materialised(x: Array) -> Array:
-    """Returns x, unchanged to the bit, and makes XLA write it to memory first.
+    """Returns x unchanged, after making XLA write it to memory.
 
     XLA computes a cheap operation, even a transposition, again wherever its result is read.
     """

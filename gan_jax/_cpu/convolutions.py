@@ -26,7 +26,7 @@ from gan_jax.nn.conv_native import Geometry, Pair
 from gan_jax.types import Array
 
 _THICK = 32
-"""Fewest input and output features for Winograd: with fewer, its additions cost too much."""
+"""Minimum number of input and output features for Winograd, where it is faster than windows."""
 
 
 def _at_least_single(function: Callable[..., Array]) -> Callable[[Array, Array, Geometry], Array]:
@@ -83,7 +83,7 @@ def kernel_gradient(x: Array, g: Array, geometry: Geometry) -> Array:
         axes = _axes(x, geometry)
         factors = winograd.inputs(_pixels(x, geometry), axes)
         products = _each(product, factors, winograd.outputs_transposed(g, axes))
-        # Transposing the sums takes one operation; transposing the products takes one for each.
+        # The sums are transposed here, because transposing each product would take longer.
         tiles = winograd.taps_transposed(products, axes).swapaxes(2, 3)
         return _kernel_of_tiles(tiles, geometry)
     if _is_tiled(geometry):

@@ -1,15 +1,16 @@
 """Winograd's minimal filtering for convolutions with 2x2 windows and stride 1.
 
-The method trades multiplications for additions (Winograd 1980; Lavin and Gray 2016). Here a
-multiplication is a matrix product and an addition is cheap: each input x_k and each output y_k is
-a matrix with one row per position, and each kernel element w_k is a matrix [I, O].
-
-Along one axis the convolution is
+The method trades multiplications for additions (Winograd 1980; Lavin and Gray 2016). Along one axis
+the convolution is
 
     y_p = x_p w_0 + x_{p+1} w_1
 
-The outputs are cut into tiles of m. The direct formula takes 2 m products per tile; Winograd's
-takes m + 1. For m = 2 the three products q and the two outputs are
+The outputs are cut into tiles of m, and all tiles are computed at once. So x_k and y_k are matrices
+with one row per example and tile, and w_k is a matrix [I, O]. Each multiplication is a matrix
+product, which costs far more than an addition.
+
+The direct formula takes 2 m products. Winograd's takes m + 1. For m = 2 the three products q and
+the two outputs are
 
     q_0 = (x_0 - x_1) w_0    q_1 = x_1 (w_0 + w_1)    q_inf = (x_2 - x_1) w_1
     y_0 = q_0 + q_1          y_1 = q_1 + q_inf
@@ -19,7 +20,8 @@ the right factors from w. `outputs` computes y from the products q.
 
 The scheme for any m takes m distinct numbers a_j, listed in `_POINTS`. L_j is the polynomial of
 degree m - 1 that is 1 at a_j and 0 at the other points. P is the monic polynomial of degree m that
-is 0 at all points. L_j(x) stands for the polynomial with each power t^k replaced by the input x_k.
+is 0 at all points. L_j(x) and P(x) are these polynomials with the input x_k in place of each power
+t^k.
 
     q_j = L_j(x) (w_0 + a_j w_1)    q_inf = P(x) w_1
     y_p = sum_j a_j^p q_j, plus q_inf if p = m - 1
@@ -50,7 +52,7 @@ _SIZES = range(2, len(_POINTS) + 1)
 """The tile sizes m to choose from."""
 
 _ROWS = 256
-"""Fewest rows per factor for m above 2: with fewer, larger tiles cost more time than they save."""
+"""Minimum number of rows per factor for m above 2. With fewer rows, larger tiles are slower."""
 
 
 class _Coefficients(NamedTuple):
@@ -83,8 +85,8 @@ def _coefficients(m: int) -> _Coefficients:
 class Axis(NamedTuple):
     """The division of n outputs along one axis into tiles of m outputs.
 
-    If m does not divide n, the last tile is incomplete. An incomplete tile has no product q_inf,
-    because only the last output of a complete tile uses it.
+    If m does not divide n, the last tile is incomplete. An incomplete tile lacks its last output,
+    and needs no product q_inf, because only the last output of a tile uses q_inf.
     """
 
     n: int

@@ -6,13 +6,13 @@ A convolution is bilinear. The derivatives of each of these three maps are the o
     input_gradient(g, w)     g [B, h, w, O], w                -> [B, H, W, I]
     kernel_gradient(x, g)    x, g                             -> [kh, kw, I, O]
 
-The second map is the transposed convolution. This module makes the three maps JAX primitives, so
-every derivative is again one of the three: of any order, in forward and in reverse mode. They are
-lowered to convolutions on GPUs and TPUs, and to matrix products on a CPU.
+The second map is the transposed convolution. This module makes each map a JAX primitive. A
+derivative of any order, in forward or reverse mode, is therefore one of the three primitives. They
+are lowered to convolutions on GPUs and TPUs, and to matrix products on a CPU.
 
-Plain autodiff is slow on a CPU. It writes the kernel gradient of a transposed convolution as a
-convolution that XLA runs fifty times slower than the third map. In addition, XLA uses a slow memory
-layout for the third map inside a loop.
+Plain autodiff is slow on a CPU. Autodiff writes the kernel gradient of a transposed convolution as
+a convolution that XLA runs fifty times slower than the third map. In addition, XLA uses a slow
+memory layout for the third map inside a loop.
 """
 
 from collections.abc import Callable
@@ -59,7 +59,7 @@ def conv_transpose(x: Array, kernel: Array, *, strides: Pair, padding: Pair) -> 
 
     Args:
       x: [B, h, w, I].
-      kernel: [kh, kw, O, I], the kernel of the corresponding `conv`. The order differs from there.
+      kernel: [kh, kw, O, I], the kernel of the corresponding `conv`, so the features of x are last.
       strides: strides of the corresponding `conv`.
       padding: padding of the corresponding `conv`.
     """
@@ -83,7 +83,8 @@ Map = Callable[[Array, Array, Geometry], Array]
 def _bilinear(name: str, native: Map, cpu: Map, *, by_example: bool) -> Primitive:
     """Returns a primitive for a bilinear map of two arrays, without derivative rules.
 
-    The primitive has two parameters: `geometry`, and `tuned`, whether to use the CPU form on a CPU.
+    The primitive has two parameters: the `geometry`, and the flag `tuned`. If `tuned` is set, a CPU
+    uses the CPU form.
 
     Args:
       name: name of the primitive in jaxprs.

@@ -62,7 +62,7 @@ def input_gradient(g: Array, kernel: Array, geometry: Geometry) -> Array:
 def kernel_gradient(x: Array, g: Array, geometry: Geometry) -> Array:
     """Returns the gradient [kh, kw, I, O] of the kernel, given x [B, H, W, I] and g [B, h, w, O].
 
-    The operation is the one that autodiff produces, which GPU and TPU compilers recognise.
+    Autodiff produces the same operation, and GPU and TPU compilers recognise it.
     """
     return jax.lax.conv_general_dilated(
         x,

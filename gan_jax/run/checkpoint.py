@@ -33,8 +33,8 @@ class Checkpoints:
 
     Args:
       folder: a local folder with any name. The first save creates it.
-      keep: the number of newest checkpoints to keep. None opens the folder for reading only, for
-        example while a run writes to it: nothing is cleaned up, moved or deleted.
+      keep: the number of newest checkpoints to keep. None opens the folder for reading only, so
+        another process may be writing to it: nothing is cleaned up, moved or deleted.
 
     Raises:
       CheckpointError: Orbax reads the folder's path as a pattern or an address, and no link with a
@@ -83,12 +83,12 @@ class Checkpoints:
     @property
     def steps(self) -> list[int]:
         """The saved steps, in ascending order."""
-        # Orbax cannot list any checkpoint if the metadata of one are damaged.
+        # Orbax's own list of steps fails if the metadata of a single checkpoint are damaged.
         entries = self.folder.iterdir() if self.folder.is_dir() else ()
         return sorted(int(path.name) for path in entries if _STEP.fullmatch(path.name))
 
     def save(self, step: int, state: PyTree) -> None:
-        """Starts to save a state in the background. `wait` and the next `save` wait for its end.
+        """Starts to save a state in the background. The next `wait` or `save` waits for the end.
 
         Raises:
           CheckpointError: the folder already has this step or a later one, the folder cannot be
@@ -116,7 +116,7 @@ class Checkpoints:
         self._pending = step, pending
 
     def wait(self) -> None:
-        """Waits until the pending checkpoint is on disk. The first checkpoint is then read back.
+        """Waits until the pending checkpoint is on disk. Reads it back if it is the first one.
 
         Raises:
           CheckpointError: the checkpoint could not be saved or cannot be read back. Earlier
@@ -151,12 +151,12 @@ class Checkpoints:
     def restore(
         self, template: PyTree, announce: Callable[[str], None] = print
     ) -> tuple[int, PyTree] | None:
-        """Returns the newest readable checkpoint as (step, state), or None if the folder has none.
+        """Returns (step, state) of the newest readable checkpoint, or None if the folder is empty.
 
-        Newer checkpoints, which cannot be read, are announced and moved to `corrupt/` beside the
+        All newer checkpoints are unreadable. They are announced and moved to `corrupt/` beside the
         folder. Older checkpoints with unreadable metadata are moved too, because Orbax cannot save
-        next to them. If no checkpoint can be read, all stay in place: the disk or another version
-        may be the cause. They also stay if the template has another structure.
+        next to them. Nothing is moved if no checkpoint can be read, because the cause may be the
+        disk or another version. Nothing is moved if the template has another structure.
 
         Args:
           template: a state, or `jax.eval_shape` of one. Its tree structure, shapes and types must
@@ -290,7 +290,7 @@ def _hush() -> None:
 
 def _is_not_of_orbax(record: logging.LogRecord) -> bool:
     _, error, trace = record.exc_info or (None, None, None)
-    if "[tensorstore_spec=" in str(error):  # another read of the same checkpoint is reported
+    if "[tensorstore_spec=" in str(error):  # one failed read is reported; this is another one
         return False
     files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(trace)]
     (home,) = sys.modules["orbax.checkpoint"].__path__

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Adds the path to an OSError without a file name, such as one from writing to an open file."""
+    """Adds the path to an OSError that has none, such as one from a write to an open file."""
     try:
         yield
     except OSError as error:
@@ -22,8 +22,8 @@ def naming(path: Path) -> Iterator[None]:
 def whole(path: Path) -> Iterator[BinaryIO]:
     """Yields an empty file that replaces `path` when the block ends without an error.
 
-    Until then `path` does not change. A killed process may leave a file with the suffix `.tmp`
-    behind, which the next write overwrites.
+    Until then `path` does not change. A killed process may leave a file with the suffix `.tmp`,
+    which the next write overwrites.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:

@@ -25,8 +25,8 @@ _LOCK = ".lock"
 class RunFolder:
     """The files of one run: config, metrics, samples, checkpoints and summary.
 
-    A run resumes only with the settings that it began with. Files are written during a `visit`: a
-    session in which this process alone uses the folder.
+    A run resumes only with the settings that it began with. Files may be written only during a
+    session, which `visit` opens. A session locks the folder against other processes.
 
     Args:
       path: the folder, which need not exist yet.
@@ -72,7 +72,7 @@ class RunFolder:
 
     @contextmanager
     def visit(self) -> Iterator[None]:
-        """Returns a context for one session: it locks the folder and writes `config.json`.
+        """Returns a context for one session, with the folder locked and `config.json` written.
 
         The folder is created if it does not exist. A nested call has no effect.
 
@@ -108,7 +108,7 @@ class RunFolder:
     def metrics(self, announce: Callable[[str], None] = print) -> list[Record]:
         """Returns the records logged so far, in order. Each has a `step` and finite values.
 
-        Lines that cannot be read are left out, such as a line cut off by a crash.
+        Unreadable lines are left out, such as a line cut off by a crash.
 
         Args:
           announce: called with a message about each line that is left out.
@@ -168,9 +168,10 @@ class RunFolder:
         return found
 
     def once(self, work: Callable[[], Record]) -> Record:
-        """Returns the summary. If there is none, it calls `work` in a session and saves its result.
+        """Returns the summary if there is one. Otherwise calls `work` and saves its result as one.
 
-        The saved summary also has the time that `work` took, in seconds.
+        The call is made during a session. The summary also holds the duration of `work`, in
+        seconds.
         """
         if done := self.summary():
             return done
@@ -210,7 +211,7 @@ def read_config(path: Path) -> Record:
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Locks a folder against other commands, if its file system supports locks."""
-    # The fallback, a marker file, would remain after a command was killed.
+    # Filelock's fallback is a marker file, which would remain after a command was killed.
     lock = FileLock(path / _LOCK, fallback_to_soft=False)
     try:
         lock.acquire(blocking=False)
@@ -227,7 +228,7 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def _is_blank(path: Path) -> bool:
-    """Returns whether a folder is empty or holds only what an interrupted first session wrote."""
+    """Returns whether a folder is empty, apart from files of a first session that was cut short."""
     begun = {_LOCK, "config.json.tmp"}
     return path.is_dir() and all(entry.name in begun for entry in path.iterdir())
 
@@ -282,7 +283,7 @@ def _check_same(path: Path, old: Record, new: Record, free: frozenset[str]) -> N
 
 
 def _other_source(was: Record, now: Record) -> str:
-    """Returns advice for a run whose data came from another source, or "" for the same source."""
+    """Returns a hint if the two settings name different data sources, or "" otherwise."""
     source = was.get("data.source")
     if source == now.get("data.source"):
         return ""

@@ -58,7 +58,7 @@ class Progress:
             return
         now = time.monotonic()
         if self._first is None:
-            self._first = step, now  # the first record includes compilation, so it sets no pace
+            self._first = step, now  # the pace is measured from here: compilation came before
         if now - self._printed >= 10 or step == self._num_steps:
             self._printed = now
             done, seconds = step - self._first[0], now - self._first[1]
@@ -81,7 +81,7 @@ class Progress:
 def progress(
     start: int, num_steps: int, words: Callable[[Record], str] = in_words
 ) -> Iterator[Progress]:
-    """Yields a `Progress` and closes it afterwards. `words` turns a record into the text shown."""
+    """Yields a `Progress` and closes it afterwards. `words` returns the text for a record."""
     shown = Progress(start, num_steps, words)
     try:
         yield shown
@@ -99,9 +99,9 @@ def log(
 ) -> Hook:
     """Returns a hook that logs the mean of each metric over a chunk.
 
-    The record of an array metric, as in an ensemble, is the mean of its elements. The hook's finish
-    function raises `NonFinite` if a metric is not finite, and names the step, the metric and the
-    last good checkpoint.
+    An array metric, as in an ensemble, is logged as the mean of its elements. The finish function
+    of the hook raises `NonFinite` if a metric is not finite. The error names the step, the metric
+    and the last good checkpoint.
 
     Args:
       folder: run folder, which stores the record.
@@ -165,8 +165,8 @@ class Look(NamedTuple):
     """A result that is computed from the state and shown at certain steps, such as samples.
 
     Attributes:
-      every: the steps after which to compute it. It is also computed before the first step and
-        after the last.
+      every: the steps after which the result is computed. It is also computed before the first step
+        and after the last.
       see: a pure function of the state, compiled once.
       show: `(step, result) -> picture`, called on the host with the result of `see`. The picture is
         uint8 [H, W] or [H, W, C], which TensorBoard shows, or None.
@@ -210,7 +210,8 @@ def watch(
 def save(every: Every, checkpoints: Checkpoints) -> Hook:
     """Returns a hook that saves the state in the background, and also when a signal stops the run.
 
-    Its finish function raises `NonFinite`, and saves nothing, if the state is not finite.
+    If the state is not finite, the finish function of the hook saves nothing and raises
+    `NonFinite`.
     """
 
     def start(step: int, state: PyTree, metrics: Metrics) -> Finish:

@@ -2,8 +2,8 @@
 
 The loop trains any step `(state, batch) -> (state, metrics)`. Host and device work at the same
 time. After the loop has dispatched a chunk, each hook dispatches its own work to the device and
-returns a finish function. The loop dispatches the next chunk and then calls the finish functions,
-which may wait for results.
+returns a finish function. The loop then dispatches the next chunk. Only after that does it call the
+finish functions, which may wait for results.
 """
 
 import signal
@@ -35,8 +35,9 @@ class Work(NamedTuple):
 def make_chunk(step: Step, length: int) -> Step:
     """Returns a pure function that takes up to `length` steps.
 
-    One program serves every number of steps. `lax.scan` would need one program per number, and XLA
-    may compile them differently: the last bits would depend on where a run was interrupted.
+    The same compiled program takes any number of steps. `lax.scan` would need a program for each
+    number, and XLA would compile these differently. The last bits of the results would then depend
+    on the step at which a run was interrupted.
 
     Args:
       step: `(state, batch) -> (state, metrics)`.
@@ -44,7 +45,7 @@ def make_chunk(step: Step, length: int) -> Step:
 
     Returns:
       `(state, Work) -> (state, metrics)`. Each metric is [..., K], and only its first `num` values
-      are set. The attribute `batch_axis`, which `parallel` reads, is that of the step plus one.
+      are set. The function has an attribute `batch_axis` for `parallel`: the step's plus one.
     """
 
     def chunk(state: PyTree, work: Work) -> tuple[PyTree, Metrics]:
@@ -146,7 +147,7 @@ def run(
             for finish in unfinished:
                 try:
                     finish()
-                except BrokenPipeError:  # Python's form of SIGPIPE
+                except BrokenPipeError:  # Python raises it in place of SIGPIPE
                     received.append(signal.SIGPIPE)
 
         while step < num_steps:
@@ -173,9 +174,9 @@ def run(
 
 @contextmanager
 def signals() -> Iterator[list[int]]:
-    """Yields a list that receives the number of a stop signal; the process goes on.
+    """Yields a list. The first SIGINT or SIGTERM is appended to it and does not end the process.
 
-    The first signal restores the earlier handlers, so a second signal ends the process at once.
+    The first signal restores the earlier handlers, so a second one ends the process at once.
     """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():

@@ -33,10 +33,10 @@ def train(
     tensorboard: bool = False,
     announce: Callable[[str], None] = print,
 ) -> PyTree:
-    """Trains to step `num_steps` and returns the last state. Resumes from a checkpoint if possible.
+    """Trains to step `num_steps` and returns the last state.
 
-    An interrupted and resumed run gives the same bits as an uninterrupted one, in its checkpoints,
-    its records and the output of its looks.
+    Training resumes from the last checkpoint in the folder, if there is one. A resumed run equals
+    an uninterrupted run bit for bit in its checkpoints, its records and the output of its looks.
 
     Args:
       step: a pure function `(state, batch) -> (state, metrics)`, such as the `step` of an

@@ -554,7 +554,7 @@ def test_a_name_that_cannot_be_used_is_refused_before_anything_is_written(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / temporary))
     (tmp_path / "[odd]").mkdir()
     with pytest.raises(
-        CheckpointError, match=r"because its path contains '\[' ']' .*use a folder .*or set TMPDIR"
+        CheckpointError, match=r"because its path contains '\[' ']', .*use a folder .*or set TMPDIR"
     ):
         Checkpoints(tmp_path / "a[b]")
     assert not (tmp_path / "a[b]").exists()
