@@ -78,8 +78,8 @@ def check_decays(**decays: Any) -> None:
 def root(square: Array) -> Array:
     """Returns the square root of an array, with derivative 0 at 0.
 
-    The true derivative at 0 is infinite. The chain rule then multiplies infinity by 0, which gives
-    NaN. Two examples are Adam, if its mean and its mean square are 0, and the gradient of a norm.
+    The true derivative at 0 is infinite, and the chain rule may multiply it by 0, which gives NaN.
+    This happens in Adam if its mean and its mean square are 0, and in the gradient of a norm of 0.
     """
     return jnp.sqrt(square)
 

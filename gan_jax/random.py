@@ -143,7 +143,7 @@ def _hash(data: Array, counter: Array) -> tuple[Array, Array]:
     if _cpu.uses("keys"):
         return threefry_cpu.threefry((data[0], data[1]), counter)
     first, second = (jnp.broadcast_to(word, counter.shape) for word in (data[0], data[1]))
-    # Under `jax.vmap` the primitive needs a zero that is batched if the counter is.
+    # The zero is computed from the counter, because the primitive needs both batched alike.
     zero = counter ^ counter
     a, b = jax.extend.random.threefry2x32_p.bind(first, second, zero, counter)
     return a, b

@@ -8,7 +8,7 @@ from gan_jax._cpu.dense import dot_general
 
 
 class Dense(nn.Dense):
-    """A `flax.linen.Dense` that is faster on a CPU for two or three inputs or features.
+    """A `flax.linen.Dense` that is faster on a CPU if it has two or three inputs or features.
 
     XLA's matrix products are fast on a CPU only for wide matrices. With two or three columns, one
     product takes two to eight times as long as a separate product for each column. The products in

@@ -168,10 +168,9 @@ class RunFolder:
         return found
 
     def once(self, work: Callable[[], Record]) -> Record:
-        """Returns the summary if there is one. Otherwise calls `work` and saves its result as one.
+        """Returns the summary. If there is none, calls `work` in a session and saves a new summary.
 
-        The call is made during a session. The summary also holds the duration of `work`, in
-        seconds.
+        The new summary is the result of `work`, with the duration of the call in seconds.
         """
         if done := self.summary():
             return done

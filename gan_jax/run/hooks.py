@@ -26,7 +26,7 @@ class NonFinite(UserError):
 
 
 def in_words(record: Record) -> str:
-    """Returns the names and values of all metrics in a record, as one line for `Progress`."""
+    """Returns all metrics of a record as one line of names and values."""
     left_out = {"step", "seconds", "steps_per_second"}
     return " ".join(f"{k} {v:.3g}" for k, v in record.items() if k not in left_out)
 

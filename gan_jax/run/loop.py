@@ -2,8 +2,8 @@
 
 The loop trains any step `(state, batch) -> (state, metrics)`. Host and device work at the same
 time. After the loop has dispatched a chunk, each hook dispatches its own work to the device and
-returns a finish function. The loop then dispatches the next chunk. Only after that does it call the
-finish functions, which may wait for results.
+returns a finish function. The loop then dispatches the next chunk, and calls the finish functions
+last, because they may wait for results.
 """
 
 import signal
@@ -147,7 +147,7 @@ def run(
             for finish in unfinished:
                 try:
                     finish()
-                except BrokenPipeError:  # Python raises it in place of SIGPIPE
+                except BrokenPipeError:  # Python raises this error in place of SIGPIPE
                     received.append(signal.SIGPIPE)
 
         while step < num_steps:
