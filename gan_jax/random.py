@@ -97,10 +97,9 @@ def keys_like(key: Array, tree: PyTree) -> PyTree:
 def threefry(key: Array) -> Array:
     """Returns the key converted to JAX's default implementation, threefry2x32.
 
-    A key of another implementation is converted by folding its words into a new key. Such a key
-    could not be used directly: with rbg and unsafe_rbg, draws under `jax.vmap` differ from those of
-    each key alone, so they would depend on how a batch is split. A key from `for_step` is returned
-    unchanged.
+    A key of another implementation is converted by folding its words into a new key. The reason is
+    rbg and unsafe_rbg: `jax.vmap` changes their draws, so the draws would depend on how a batch is
+    split. A key from `for_step` is returned unchanged.
     """
     if jax.random.key_impl(key) in (_KIND, _OF_A_STEP):
         return key
@@ -143,7 +142,7 @@ def _hash(data: Array, counter: Array) -> tuple[Array, Array]:
     if _cpu.uses("keys"):
         return threefry_cpu.threefry((data[0], data[1]), counter)
     first, second = (jnp.broadcast_to(word, counter.shape) for word in (data[0], data[1]))
-    # The zero is computed from the counter, because the primitive needs both batched alike.
+    # Computed from the counter, because the primitive needs the same batching for both.
     zero = counter ^ counter
     a, b = jax.extend.random.threefry2x32_p.bind(first, second, zero, counter)
     return a, b
