@@ -1,4 +1,4 @@
-"""`shard_step` on a mesh of one's own, with a state that is split over the devices."""
+"""`shard_step` on a mesh of the user's own, with a state that is split over the devices."""
 
 from functools import cache, partial
 
@@ -28,15 +28,18 @@ def make_mesh(axis_type=AxisType.Auto):
 
 
 def layout(leaf, axis="model", size=2):
-    """The first axis of an array split, if the mesh divides it."""
+    """Returns the array with its first axis split, if the mesh divides it."""
     return P(axis) if leaf.ndim and leaf.shape[0] % size == 0 else P()
 
 
 def make_step():
-    """A train step of convolutions, batch norm, dropout and penalties; traced once."""
+    """Returns a train step with convolutions, batch norm, dropout and penalties.
+
+    It is traced once.
+    """
     gan = make_gan(norm=True)
     d_step, g_step = (make_small_step(role, gan) for role in ("discriminator", "generator"))
-    chex.clear_trace_counter()  # which counts by the function's place in the source
+    chex.clear_trace_counter()  # `assert_max_traces` counts by the function's place in the source
     return chex.assert_max_traces(gan_jax.make_train_step(d_step, g_step), n=1)
 
 
@@ -164,7 +167,7 @@ class _Compared(nn.Module):
 
 @pytest.mark.parametrize("discriminator", ["convolutions and noise", "minibatch statistics"])
 def test_explicit_axes_split_the_work_of_convolutions_noise_and_minibatch_statistics(discriminator):
-    """Without `shard_step`: the arguments alone say how the step is split."""
+    """No `shard_step` is used: the arguments alone determine how the step is split."""
     gan, pairs, noise = make_gan(norm=True), [(penalties.r1, 0.1)], None
     if discriminator == "minibatch statistics":
         gan, pairs = gan._replace(discriminator=gan_jax.from_linen(_Compared())), []
