@@ -1,4 +1,4 @@
-"""How time and memory grow, and what a run costs: what of it can be told in seconds."""
+"""The growth of time and memory, and the cost of a run, as far as a test of seconds can check."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from gan_jax.run.tables import markdown
 
 
 def test_a_chunk_is_compiled_once_for_its_memory_and_its_time(compiled, quick_compile):
-    """An ensemble, on one device: eight do not divide it. What it keeps is counted by hand."""
+    """An ensemble on one device, because eight do not divide it. Its memory is computed by hand."""
     setting = Setting(batch_size=4, width=2, images=8, ensemble=2)
     program = growth.compile_chunk(setting, steps=3)
     assert sum("ensembled" in name for name in compiled) == 1
@@ -36,7 +36,7 @@ def test_a_chunk_is_compiled_once_for_its_memory_and_its_time(compiled, quick_co
 
 
 def test_growth_is_told_by_medians_beside_proportion(tmp_path, monkeypatch, capsys):
-    """Seconds of a chunk of 10 steps: a first that does not count, and three that do."""
+    """Seconds of a chunk of 10 steps: the first is not counted, and three are."""
     seconds = {2: [9.0, 0.01, 0.03, 0.02], 8: [9.0, 0.06, 0.01, 0.04]}
 
     def fake(setting, steps):
@@ -115,7 +115,7 @@ def test_a_short_row_ends_in_empty_cells():
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux has /proc")
 def test_the_memory_of_a_process_is_that_of_the_other_account():
-    """`statm`, in pages: of a process that holds 64 MiB and has let go of as much."""
+    """`statm` in pages, for a process that holds 64 MiB and has freed as much."""
     code = "x, y = bytearray(2**26), bytearray(2**26); del y; print(flush=True); input()"
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
