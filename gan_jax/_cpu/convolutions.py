@@ -173,7 +173,7 @@ def _windows(x: Array, geometry: Geometry) -> Array:
 
 
 def _windows_transposed(windows: Array, geometry: Geometry) -> Array:
-    """Returns the transpose of `_windows` as [B, H, W, I]: tiles in several windows are summed."""
+    """Returns the transpose of `_windows`, [B, H, W, I]. Tiles in several windows are summed."""
     rows, columns = _tile_counts(geometry)
     parts = jnp.split(windows, len(_corners(geometry)), axis=3)
     tiles = reduce(

@@ -20,8 +20,7 @@ the right factors from w. `outputs` computes y from the products q.
 
 The scheme for any m takes m distinct numbers a_j, listed in `_POINTS`. L_j is the polynomial of
 degree m - 1 that is 1 at a_j and 0 at the other points. P is the monic polynomial of degree m that
-is 0 at all points. L_j(x) and P(x) are these polynomials with the input x_k in place of each power
-t^k.
+is 0 at all points. In L_j(x) and P(x) the input x_k replaces each power t^k.
 
     q_j = L_j(x) (w_0 + a_j w_1)    q_inf = P(x) w_1
     y_p = sum_j a_j^p q_j, plus q_inf if p = m - 1

@@ -1,7 +1,7 @@
 """Averages and sums in bfloat16 and float16 parameters, against float64 NumPy.
 
-Each test has its own error bound: a few units in the last place. The unit is that of the
-parameters' type where the result is cast to it, and that of float32 where the result is kept.
+Each test has its own error bound: a few units in the last place of the result's type. This is the
+parameters' type if the result is cast to it, and float32 otherwise.
 """
 
 import jax

@@ -99,7 +99,7 @@ def test_gradient_penalty_draws_its_points_uniformly():
 
 
 def test_dragan_is_taken_at_uniform_noise_of_uniform_size_around_the_data():
-    """x + a 0.5 std u. With 4000 numbers per example the largest u is 1 to 1 in 1000."""
+    """x + a 0.5 std u. With 4000 numbers per example the largest u is 1 to within 1/1000."""
     real = 3 + 2 * jax.random.normal(jax.random.key(0), (300, 4000))
     seen = []
 

@@ -289,7 +289,7 @@ class Linear(nn.Module):
 
 @pytest.mark.parametrize("train", [True, False])
 def test_gradients_are_those_of_equation_12(train):
-    """Returns the gradient of <c, x W / <v W, u>> in W, by differences with u and v frozen."""
+    """The gradient of <c, x W / <v W, u>> in W, by finite differences with u and v frozen."""
     with jax.enable_x64(True):
         network = spectral_norm(gan_jax.from_linen(Linear()))
         x, c = jax.random.normal(jax.random.key(1), (2, 5)), np.arange(6.0).reshape(2, 3)

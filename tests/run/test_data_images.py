@@ -16,7 +16,7 @@ from PIL import EpsImagePlugin, Image
 
 from gan_jax.run.datasets import DataError, images
 
-# Flat blocks of 8 by 8 pixels, which JPEG too stores almost exactly; all of them different, so that
+# Flat blocks of 8 by 8 pixels, because JPEG stores these almost exactly. All differ, so that
 # no two orientations look alike.
 GREY = np.array([[0, 60, 130], [190, 255, 90]], np.uint8)
 COLOUR = np.array(

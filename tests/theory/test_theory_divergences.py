@@ -78,7 +78,7 @@ def test_the_optimal_critic_is_the_derivative_of_f(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_conjugate_is_the_supremum(name):
-    """Returns sup over u of u t - f(u), by brute force over a fine grid of u."""
+    """The conjugate is the supremum over u of u t - f(u), by brute force over a fine grid."""
     u = np.geomspace(1e-5, 1e5, 400_001)
     t = np.asarray(F_DIVERGENCES[name].optimal_critic(jnp.log(jnp.geomspace(0.05, 20, 9))))
     if name == "total_variation":

@@ -112,7 +112,7 @@ def test_the_non_saturating_dirac_gan_circles_at_a_known_radius():
 
 
 def test_instance_noise_against_draws():
-    """Returns the mean of D's loss over a million draws of the noise."""
+    """The reference is the mean of D's loss over a million draws of the noise."""
     noise = np.random.default_rng(0).normal(size=(2, 1_000_000)) * 0.8
     theta, psi = 0.5, 1.2
     losses = np.logaddexp(0, psi * (theta + noise[0])) + np.logaddexp(0, -psi * noise[1])
@@ -158,7 +158,7 @@ def test_the_jacobian_of_players_with_many_parameters():
 
 
 def test_consensus_descends_the_fields_energy():
-    """Returns v - gamma/2 grad |v|^2, by finite differences."""
+    """The field is v - gamma/2 grad |v|^2, by finite differences."""
     point = np.array([0.4, -0.9])
 
     def energy(x):
