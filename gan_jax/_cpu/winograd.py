@@ -136,8 +136,8 @@ def inputs(pixels: Array, axes: Axes) -> Factors:
       pixels: [B, h + 1, r, w + 1, s, J], where r s J = I.
       axes: the tiles along height and width.
     """
-    # `together` materialises the result along the height. XLA would otherwise compute it, and the
-    # transposition, again for every factor.
+    # `together` materialises the result along the height. Otherwise XLA would compute this result
+    # and the transposition again for every factor.
     return [_inputs(together(rows), 2, axes[1]) for rows in _inputs(pixels, 1, axes[0])]
 
 

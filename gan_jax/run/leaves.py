@@ -76,7 +76,7 @@ def _wrap(data: Any, template: Any) -> Any:
 
 
 def like(template: Any, saved: np.ndarray | None) -> Any:
-    """Returns the saved array bit for bit. If the template is a key, it is wrapped as a key.
+    """Returns the saved array bit for bit. If the template is a key, the result is a key.
 
     An empty array is not saved, so `saved` is None and the template gives its shape and type.
     """

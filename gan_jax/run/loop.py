@@ -45,7 +45,7 @@ def make_chunk(step: Step, length: int) -> Step:
 
     Returns:
       `(state, Work) -> (state, metrics)`. Each metric is [..., K], and only its first `num` values
-      are set. The function has an attribute `batch_axis` for `parallel`: the step's plus one.
+      are set. The attribute `batch_axis` of the function, used by `parallel`, is the step's plus 1.
     """
 
     def chunk(state: PyTree, work: Work) -> tuple[PyTree, Metrics]:

@@ -401,7 +401,7 @@ def test_it_composes():
 def test_a_kernel_of_zeros_stays_one(train, dtype):
     """A zero kernel has a finite gradient.
 
-    The direction keeps length 1 for when the kernel grows.
+    The direction keeps length 1, so the kernel may grow later.
     """
     network, x = spectral_norm(gan_jax.from_linen(Linear())), jnp.ones((2, 5), dtype)
     params, model_state = jax.jit(network.init)(jax.random.key(0), x)
