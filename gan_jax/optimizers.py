@@ -1,8 +1,9 @@
-"""Optimizers as Optax has them: Adam in an order that suits a CPU, and what games want besides.
+"""Optax optimizers: Adam, and the game methods extragradient and lookahead.
 
-A game turns where a single loss would descend, and gradient descent turns outwards with it. What
-is here, and `optax.optimistic_gradient_descent` and `optax.optimistic_adam_v2`, turn inwards. Each
-wraps the optimizer of one player and keeps only arrays, so that every step takes it as it is.
+In a two-player game, plain gradient descent can rotate around the equilibrium and move away from
+it. `extragradient` and `lookahead` reduce this rotation, as `optax.optimistic_gradient_descent` and
+`optax.optimistic_adam_v2` do. Each wraps the optimizer of one player. Their states hold arrays
+only, so every training step accepts them.
 """
 
 from typing import Any, NamedTuple
@@ -21,21 +22,23 @@ from gan_jax.types import Array, PyTree
 def adam(
     learning_rate: optax.ScalarOrSchedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
 ) -> optax.GradientTransformation:
-    """Adam (Kingma and Ba 2015, algorithm 1): the updates of `optax.adam`, to rounding.
+    """Returns Adam (Kingma and Ba 2015, algorithm 1), equal to `optax.adam` up to rounding.
 
-    It may be differentiated through, as an unrolled GAN does: where all gradients so far were 0,
-    and `optax.adam` without `eps_root` gives NaN, the derivative is the exact learning_rate / eps.
-    That is large: for such use an `eps` of the size of the gradients that matter, say 1e-4.
+    An unrolled GAN can differentiate through the updates. If all gradients so far were 0,
+    `optax.adam` without `eps_root` gives NaN, and this function gives the exact derivative,
+    learning_rate / eps. This derivative is large for a small `eps`, so an unrolled GAN should use
+    an `eps` of the size of its relevant gradients, such as 1e-4.
 
-    Both means are kept in float32 at least. Updates have the types of the gradients.
+    Both means are kept in float32 or wider. Updates have the types of the gradients.
 
     Args:
-      learning_rate: above 0; or a schedule, a function of the number of updates made.
-      b1, b2: in [0, 1), the decay of the mean gradient and of the mean square.
-      eps: added to the root of the mean square.
+      learning_rate: a number above 0, or a schedule: a function of the number of updates made.
+      b1: decay of the mean gradient, in [0, 1).
+      b2: decay of the mean squared gradient, in [0, 1).
+      eps: added to the square root of the mean squared gradient.
 
     Raises:
-      ValueError: `b1` or `b2` out of range.
+      ValueError: `b1` or `b2` is out of range.
     """
     check_decays(b1=b1, b2=b2)
 
@@ -49,7 +52,7 @@ def adam(
         del params
         wide = widened(gradients)
         count = state.count + 1
-        # On a CPU, XLA would compute the means twice, for the state and for the update.
+        # On a CPU, XLA would compute each mean twice: for the state and for the update.
         once = materialised if _cpu.uses("adam") else lambda mean: mean
         mean = jax.tree.map(lambda m, g: once(b1 * m + (1 - b1) * g), state.mu, wide)
         square = jax.tree.map(lambda v, g: once(b2 * v + (1 - b2) * jnp.square(g)), state.nu, wide)
@@ -63,10 +66,7 @@ def adam(
 
 
 def check_decays(**decays: Any) -> None:
-    """Raises ValueError for a decay outside of [0, 1), by its name.
-
-    None and schedules pass, and so do traced arrays, whose values are not known yet.
-    """
+    """Raises a ValueError if a decay is outside [0, 1). Skips None, schedules and traced arrays."""
     for name, decay in decays.items():
         if decay is None or callable(decay) or isinstance(decay, jax.core.Tracer):
             continue
@@ -76,10 +76,10 @@ def check_decays(**decays: Any) -> None:
 
 @jax.custom_jvp
 def root(square: Array) -> Array:
-    """The square root of an array, its slope at 0 taken as 0.
+    """Returns the square root of an array, with derivative 0 at 0.
 
-    There the root's own is infinite, which makes NaN of a chain of derivatives that has a 0 next:
-    Adam's mean is 0 where its mean square is, and so is a weight's gradient where a norm is.
+    The true derivative at 0 is infinite, and the chain rule may multiply it by 0, which gives NaN.
+    This happens in Adam if its mean and its mean square are 0, and in the gradient of a norm of 0.
     """
     return jnp.sqrt(square)
 
@@ -93,7 +93,7 @@ def _root_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Arr
 
 
 class ExtragradientState(NamedTuple):
-    """Of `extragradient`.
+    """State of `extragradient`.
 
     Attributes:
       extrapolated: [] bool, whether the parameters are at the extrapolated point.
@@ -107,25 +107,29 @@ class ExtragradientState(NamedTuple):
 
 
 def extragradient(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Steps by the gradient a step ahead (Korpelevich 1976); of Adam, Extra-Adam.
+    """Returns the extragradient method (Korpelevich 1976): it uses the gradient one step ahead.
 
-    Calls come in pairs. The first is tx's update: it moves the parameters to the extrapolated
-    point. The second, given the gradients there, moves them to where the pair began plus tx's
-    update. Both advance tx's state, as in Gidel et al. 2019, algorithm 4. Both players extrapolate
-    before either steps: two calls of `algorithms.make_simultaneous_step` are one step of the
-    method. A moving average of the weights takes the extrapolated points in, too.
+    One step of the method takes two calls. The first call applies tx's update, which moves the
+    parameters to the extrapolated point. The second call receives the gradients at that point. It
+    restores the parameters from before the first call and applies tx's update to them. Both calls
+    advance tx's state, as in Gidel et al. 2019, algorithm 4. With Adam as tx, the method is the
+    Extra-Adam of that paper.
+
+    Both players must make the first call before either makes the second. A step of
+    `algorithms.make_simultaneous_step` makes one call for each player, so two such steps are one
+    step of the method. A moving average of the weights includes the extrapolated points.
 
     Args:
       tx: any optimizer.
 
     Returns:
-      An optimizer whose `update` needs the parameters. It hands further arguments, such as `value`
-      of `optax.polyak_sgd`, to tx.
+      An optimizer whose `update` needs the parameters. It passes extra arguments to tx, such as
+      `value` for `optax.polyak_sgd`.
     """
     tx = optax.with_extra_args_support(tx)
 
     def init(params: PyTree) -> ExtragradientState:
-        # A copy, for callers that donate what this returns.
+        # Copied, because a caller may donate the parameters together with this state.
         anchor = jax.tree.map(jnp.copy, params)
         return ExtragradientState(jnp.zeros((), bool), anchor, tx.init(params))
 
@@ -144,11 +148,11 @@ def extragradient(tx: optax.GradientTransformation) -> optax.GradientTransformat
 
 
 class LookaheadState(NamedTuple):
-    """Of `lookahead`.
+    """State of `lookahead`.
 
     Attributes:
-      made: [] int32, the updates since the fast weights last met the slow ones.
-      slow: the slow weights, in float32 at least; the parameters are the fast ones.
+      made: [] int32, the number of updates since the fast weights were last set to the slow ones.
+      slow: the slow weights, in float32 or wider. The parameters are the fast weights.
       inner: the state of the wrapped optimizer.
     """
 
@@ -160,24 +164,25 @@ class LookaheadState(NamedTuple):
 def lookahead(
     tx: optax.GradientTransformation, every: int, alpha: float = 0.5
 ) -> optax.GradientTransformationExtraArgs:
-    """Lookahead-minimax (Chavdarova et al. 2021, algorithm 1): steps back every so often.
+    """Returns Lookahead-minimax (Chavdarova et al. 2021, algorithm 1) around an optimizer.
 
-    Every `every`-th update the parameters and the slow weights both go to slow + alpha (fast -
-    slow), where fast are the parameters after tx's update. Give it to both players. If D makes n
-    updates for each of G's, its `every` is n times G's. Nested, it is the paper's nested lookahead.
-    Unlike `optax.lookahead` it needs no pair of parameters: the slow ones are in its state.
+    Once in `every` updates, the parameters and the slow weights are both set to
+    slow + alpha (fast - slow), where fast stands for the parameters after tx's update. Both players
+    should use lookahead. If D makes n updates per update of G, then D needs n times the `every` of
+    G. A lookahead around another one is the paper's nested lookahead. Unlike `optax.lookahead`,
+    this function keeps the slow weights in its state, so the parameters remain a single tree.
 
     Args:
       tx: any optimizer.
-      every: the k of the paper, at least 1.
-      alpha: in (0, 1]; 1 is tx itself.
+      every: number of updates between two interpolations, at least 1: the paper's k.
+      alpha: interpolation factor, in (0, 1]. With 1 the result is tx itself.
 
     Returns:
-      An optimizer whose `update` needs the parameters. It hands further arguments, such as `value`
-      of `optax.polyak_sgd`, to tx.
+      An optimizer whose `update` needs the parameters. It passes extra arguments to tx, such as
+      `value` for `optax.polyak_sgd`.
 
     Raises:
-      ValueError: `every` or `alpha` out of range.
+      ValueError: `every` or `alpha` is out of range.
     """
     if every < 1:
         raise ValueError(f"every must be at least 1, got {every}")
@@ -186,7 +191,7 @@ def lookahead(
     tx = optax.with_extra_args_support(tx)
 
     def init(params: PyTree) -> LookaheadState:
-        # A copy, for callers that donate what this returns.
+        # Copied, because a caller may donate the parameters together with this state.
         slow = jax.tree.map(jnp.copy, widened(params))
         return LookaheadState(jnp.zeros((), jnp.int32), slow, tx.init(params))
 

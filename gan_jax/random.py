@@ -1,7 +1,8 @@
-"""Keys for draws that do not depend on how a batch is split, over devices or into microbatches.
+"""Keys for random draws that stay the same however a batch is split.
 
-A step wraps its key in a PRNG implementation that also carries the microbatch's index. The random
-bits are those of JAX's default implementation.
+A batch may be split over devices or into microbatches. A step wraps its key in a PRNG
+implementation that also stores the index of the microbatch. The random bits are those of JAX's
+default implementation.
 """
 
 import enum
@@ -22,10 +23,11 @@ _KIND = "threefry2x32"
 
 
 class Stream(enum.IntEnum):
-    """What is folded into a key to separate one use of it from every other.
+    """Numbers that are folded into a key, one for each of its uses.
 
-    The roles are folded into the state's key, before the player's step. The large numbers are
-    folded where counts of steps are, which never reach them.
+    The roles DISCRIMINATOR and GENERATOR are folded into the state's key first, followed by the
+    player's step count. The other numbers are larger than any step count, because they are folded
+    into keys that step counts are folded into as well.
     """
 
     DISCRIMINATOR = 0
@@ -37,16 +39,15 @@ class Stream(enum.IntEnum):
 
 
 def per_example(key: Array, batch: PyTree) -> Array:
-    """One key for each example of a batch, folded from its index in the global batch.
+    """Returns one key for each example of a batch, folded from its index in the global batch.
 
     Args:
-      key: a single key of any implementation, the same on every shard; or one made by `for_step`.
-      batch: [B, ...] or a tree of such arrays, the examples on this shard, of this microbatch. The
-        keys are spread over the devices as it is; its values do not matter. Or B, where there is no
-        array to follow.
+      key: a single key of any implementation, the same on every shard. It may come from `for_step`.
+      batch: the examples of this shard and microbatch: an array [B, ...], a tree of such arrays, or
+        the number B. The keys get the sharding of the first array. Its values do not matter.
 
     Returns:
-      [B] keys. Over all shards and microbatches they are what one device would have drawn at once.
+      [B] keys. All shards and microbatches together get the keys of an unsplit batch on one device.
     """
     key = threefry(key)
     number, parts = 0, 1
@@ -62,15 +63,15 @@ def per_example(key: Array, batch: PyTree) -> Array:
 
 
 def draw(prior: Callable[[Array, int], PyTree], key: Array, batch: PyTree) -> PyTree:
-    """A draw [B, ...] for each example of a batch, each with its own key of `per_example`.
+    """Returns one draw for each example of a batch, [B, ...], with the keys of `per_example`.
 
     Args:
-      prior: `(key, num) -> [num, ...]`, any tree.
+      prior: `(key, num) -> [num, ...]`, an array or a tree of arrays.
       key: a single key, the same on every shard.
-      batch: [B, ...], or B where there is no array to follow.
+      batch: an array [B, ...], a tree of such arrays, or the number B.
 
     Raises:
-      ValueError: the prior returned anything but arrays [1, ...] for num = 1.
+      ValueError: for num = 1 the prior returned something other than arrays [1, ...].
     """
 
     def one(key: Array) -> PyTree:
@@ -79,7 +80,7 @@ def draw(prior: Callable[[Array, int], PyTree], key: Array, batch: PyTree) -> Py
         if not leaves or any(jnp.shape(leaf)[:1] != (1,) for leaf in leaves):
             raise ValueError(
                 f"prior(key, num=1) returned shapes {jax.tree.map(jnp.shape, drawn)}: return "
-                "arrays [num, ...], one row for each example"
+                "arrays [num, ...] with one row for each example"
             )
         return jax.tree.map(lambda leaf: leaf[0], drawn)
 
@@ -87,18 +88,18 @@ def draw(prior: Callable[[Array, int], PyTree], key: Array, batch: PyTree) -> Py
 
 
 def keys_like(key: Array, tree: PyTree) -> PyTree:
-    """One key for each leaf of a tree; for a single leaf the key itself."""
+    """Returns a tree with one key for each leaf. A single leaf gets the key itself."""
     leaves, structure = jax.tree.flatten(tree)
     keys = [key] if len(leaves) == 1 else list(jax.random.split(key, len(leaves)))
     return jax.tree.unflatten(structure, keys)
 
 
 def threefry(key: Array) -> Array:
-    """The key converted to JAX's default implementation, threefry2x32.
+    """Returns the key converted to JAX's default implementation, threefry2x32.
 
-    The words of a key of another implementation are folded into one key. The draws of rbg and
-    unsafe_rbg under `jax.vmap` are not those of each key alone, so they would depend on how a batch
-    is split. A key that `for_step` made is returned as it is.
+    A key of another implementation is converted by folding its words into a new key. The reason is
+    rbg and unsafe_rbg: `jax.vmap` changes their draws, so the draws would depend on how a batch is
+    split. A key from `for_step` is returned unchanged.
     """
     if jax.random.key_impl(key) in (_KIND, _OF_A_STEP):
         return key
@@ -109,22 +110,22 @@ def threefry(key: Array) -> Array:
 
 
 def for_step(key: Array, number: Array | int = 0, parts: int = 1) -> Array:
-    """The key of a step on a batch, or on microbatch `number` of `parts`.
+    """Returns the key for a step on a batch, or on microbatch `number` of `parts`.
 
     The microbatch holds the examples `number`, `number + parts`, ... of the batch. Splits, folds
-    and draws are those of `threefry(key)`, but `per_example`, however deep in a network, reads from
-    the key which examples it draws for.
+    and draws with the returned key equal those with `threefry(key)`. The returned key also holds
+    `number` and `parts`. `per_example` reads them, however deep in a network it is called.
 
     Raises:
-      ValueError: `parts` is above 1, and `for_step` made the key.
+      ValueError: `parts` is above 1 and the key already comes from `for_step`.
     """
     key = threefry(key)
     if jax.random.key_impl(key) == _OF_A_STEP:
         if parts == 1:
             return key
         raise ValueError(
-            f"this step divides its batch into {parts} microbatches, but the key comes from a step "
-            "that calls it: make a step that another step calls with accumulate=1"
+            f"this step divides its batch into {parts} microbatches, but another step calls it: "
+            "build the inner step with accumulate=1"
         )
     place = jnp.stack([jnp.asarray(n, jnp.uint32) for n in (number, parts)])
     return jax.random.wrap_key_data(
@@ -132,16 +133,17 @@ def for_step(key: Array, number: Array | int = 0, parts: int = 1) -> Array:
     )
 
 
-# The implementation of a step's keys: threefry's two words, the index of the microbatch and the
-# number of microbatches.
+# The PRNG implementation of `for_step`. The data of a key are four words: threefry's two words, the
+# index of the microbatch and the number of microbatches.
 
 
 def _hash(data: Array, counter: Array) -> tuple[Array, Array]:
-    """Threefry-2x32 of the counters (0, `counter`)."""
+    """Returns Threefry-2x32 of the counters (0, `counter`)."""
     if _cpu.uses("keys"):
         return threefry_cpu.threefry((data[0], data[1]), counter)
     first, second = (jnp.broadcast_to(word, counter.shape) for word in (data[0], data[1]))
-    zero = counter ^ counter  # batched under `jax.vmap` if the counter is, as the primitive needs
+    # Computed from the counter, because the primitive needs the same batching for both.
+    zero = counter ^ counter
     a, b = jax.extend.random.threefry2x32_p.bind(first, second, zero, counter)
     return a, b
 
@@ -153,7 +155,7 @@ def _counters(shape: tuple[int, ...]) -> Array:
 def _keys(words: tuple[Array, Array], data: Array) -> Array:
     first, second = words
     rest = [jnp.broadcast_to(word, first.shape) for word in data[2:]]
-    if has_explicit_axes(first):  # `stack` needs equal shardings there
+    if has_explicit_axes(first):  # `stack` then needs equal shardings
         rest = [word | first & np.uint32(0) for word in rest]
     return jnp.stack([first, second, *rest], axis=-1)
 

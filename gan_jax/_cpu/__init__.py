@@ -1,7 +1,7 @@
-"""Faster forms of what XLA compiles badly for a CPU. A GPU or a TPU never gets them.
+"""Faster forms of the operations that XLA compiles badly for a CPU.
 
-Only `nn`, `random` and `optimizers` ask for these forms. The results are those of the usual forms
-to rounding.
+Only `nn`, `random` and `optimizers` use these forms, and only on a CPU. Their results equal those
+of the usual forms up to rounding.
 """
 
 from contextlib import AbstractContextManager
@@ -11,13 +11,16 @@ import jax
 
 FORMS = ("convolutions", "dense", "keys", "adam")
 
-_ENABLED = jax.make_user_context(FORMS)  # a part of the keys of JAX's caches
+_ENABLED = jax.make_user_context(FORMS)  # a change makes JAX trace functions again
 
 
 def only(*forms: str) -> AbstractContextManager[Any]:
-    """Returns a context in which only the named forms are used; with no names, none is.
+    """Returns a context in which only the named forms are used. Without names, no form is used.
 
-    A function uses what is enabled when JAX traces it.
+    A function uses the forms that are enabled when JAX traces it.
+
+    Raises:
+      ValueError: a name is not in `FORMS`.
     """
     if unknown := set(forms) - set(FORMS):
         raise ValueError(f"forms must be among {FORMS}, got {sorted(unknown)}")
@@ -26,5 +29,5 @@ def only(*forms: str) -> AbstractContextManager[Any]:
 
 
 def uses(form: str) -> bool:
-    """Returns whether a form of `FORMS` is enabled."""
+    """Returns whether this form, one of `FORMS`, is enabled."""
     return form in _ENABLED.value

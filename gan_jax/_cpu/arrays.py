@@ -1,4 +1,4 @@
-"""A hint to XLA's compiler for CPUs."""
+"""Control over the arrays that XLA writes to memory on a CPU."""
 
 import jax.numpy as jnp
 
@@ -6,9 +6,9 @@ from gan_jax.types import Array
 
 
 def materialised(x: Array) -> Array:
-    """Returns x to the bit, and makes XLA write it to memory before anything reads it.
+    """Returns x unchanged, after making XLA write it to memory.
 
-    XLA computes what is cheap, a transposition too, again in each operation that reads it. It does
-    not repeat a division. (It removes `jax.lax.optimization_barrier`.)
+    XLA computes a cheap operation, even a transposition, again wherever its result is read.
     """
+    # XLA does not repeat a division. It removes `jax.lax.optimization_barrier`.
     return x / jnp.where(jnp.isnan(x), 2.0, 1.0).astype(x.dtype)

@@ -1,12 +1,15 @@
-"""The three maps of a strided convolution as matrix products: what a CPU is fast at.
+"""The three maps of a strided convolution as matrix products, which are fast on a CPU.
 
-Where the strides divide the window, as 2x2 divides 4x4, a window is made of whole *tiles* of
-stride x stride pixels, and the maps are those of an ordinary convolution over tiles: windows
-share tiles, not pixels. Two ways to write that one, chosen by shape:
+These forms apply if the strides divide the window, as 2x2 divides 4x4. The image is then cut into
+*tiles* of stride x stride pixels, and every window covers whole tiles. The strided convolution over
+pixels becomes a convolution with stride 1 over tiles. It is computed in one of two ways:
 
-*By windows.* Every window of tiles side by side in a matrix, times the kernel.
+*By windows.* A matrix holds the tiles of one window in each row, and is multiplied by the kernel.
 
-*By Winograd's minimal filtering*, where a window is 2x2 tiles: see `winograd`.
+*By Winograd's minimal filtering* (see `winograd`). It applies to windows of 2x2 tiles.
+
+All other convolutions are computed as in `conv_native`. `winograd` also has tiles, but those are
+groups of outputs.
 """
 
 import itertools
@@ -23,11 +26,14 @@ from gan_jax.nn.conv_native import Geometry, Pair
 from gan_jax.types import Array
 
 _THICK = 32
-"""Features on either side from which the products are worth Winograd's additions."""
+"""Minimum number of input and output features for Winograd, where it is faster than windows."""
 
 
 def _at_least_single(function: Callable[..., Array]) -> Callable[[Array, Array, Geometry], Array]:
-    """Half-precision arrays go through float32: a CPU has no faster way to multiply them."""
+    """Returns the function, computed in float32 for half-precision arrays.
+
+    A CPU has no faster way to multiply half-precision arrays.
+    """
 
     @wraps(function)
     def widened(x: Array, y: Array, geometry: Geometry) -> Array:
@@ -39,7 +45,7 @@ def _at_least_single(function: Callable[..., Array]) -> Callable[[Array, Array, 
 
 @_at_least_single
 def forward(x: Array, kernel: Array, geometry: Geometry) -> Array:
-    """As `conv_native.forward`."""
+    """Returns the same as `conv_native.forward`, up to rounding."""
     if _is_winograd(geometry, *kernel.shape[2:]):
         axes = _axes(x, geometry)
         taps = winograd.taps(_tile_kernel(kernel, geometry), axes)
@@ -53,7 +59,7 @@ def forward(x: Array, kernel: Array, geometry: Geometry) -> Array:
 
 @_at_least_single
 def input_gradient(g: Array, kernel: Array, geometry: Geometry) -> Array:
-    """As `conv_native.input_gradient`."""
+    """Returns the same as `conv_native.input_gradient`, up to rounding."""
     if _is_winograd(geometry, *kernel.shape[2:]):
         axes = _axes(g, geometry)
         taps = winograd.taps(_tile_kernel(kernel, geometry), axes)
@@ -67,11 +73,9 @@ def input_gradient(g: Array, kernel: Array, geometry: Geometry) -> Array:
 
 @_at_least_single
 def kernel_gradient(x: Array, g: Array, geometry: Geometry) -> Array:
-    """As `conv_native.kernel_gradient`.
+    """Returns the same as `conv_native.kernel_gradient`, up to rounding."""
 
-    With g on the left, transposed: XLA multiplies by a tall transposed x at half the speed.
-    """
-
+    # XLA computes g.T @ x twice as fast as x.T @ g.
     def product(x: Array, g: Array) -> Array:
         return g.reshape(-1, g.shape[-1]).T @ x.reshape(-1, x.shape[-1])
 
@@ -79,7 +83,7 @@ def kernel_gradient(x: Array, g: Array, geometry: Geometry) -> Array:
         axes = _axes(x, geometry)
         factors = winograd.inputs(_pixels(x, geometry), axes)
         products = _each(product, factors, winograd.outputs_transposed(g, axes))
-        # One transpose, of the sums: each of the products would be one more.
+        # The sums are transposed here, because transposing each product would take longer.
         tiles = winograd.taps_transposed(products, axes).swapaxes(2, 3)
         return _kernel_of_tiles(tiles, geometry)
     if _is_tiled(geometry):
@@ -112,19 +116,19 @@ def _each(
 
 
 def _tiling(geometry: Geometry) -> Pair:
-    """Tiles in a window."""
+    """Returns the number of tiles in a window, along height and width."""
     (kh, kw), (sh, sw) = geometry.window, geometry.strides
     return kh // sh, kw // sw
 
 
 def _tile_counts(geometry: Geometry) -> Pair:
-    """Rows and columns of the tiles that windows reach."""
+    """Returns the number of rows and columns of tiles that the windows cover."""
     (h, w), (mh, mw) = geometry.output, _tiling(geometry)
     return h + mh - 1, w + mw - 1
 
 
 def _pixels(x: Array, geometry: Geometry) -> Array:
-    """[B, H, W, I] -> [B, rows, stride, columns, stride, I]: those of each tile, not moved."""
+    """Returns [B, H, W, I] as [B, rows, stride, columns, stride, I], without a transposition."""
     (sh, sw), (rows, columns) = geometry.strides, _tile_counts(geometry)
     for axis, p, n in zip((1, 2), geometry.padding, (rows * sh, columns * sw), strict=True):
         x = place(x, axis, p, n)
@@ -132,12 +136,12 @@ def _pixels(x: Array, geometry: Geometry) -> Array:
 
 
 def _tiles(x: Array, geometry: Geometry) -> Array:
-    """[B, H, W, I] -> [B, rows, columns, stride * stride * I]."""
+    """Returns the tiles [B, rows, columns, stride * stride * I] of an image [B, H, W, I]."""
     return together(_pixels(x, geometry))
 
 
 def _tiles_transposed(tiles: Array, geometry: Geometry) -> Array:
-    """Back to pixels: [B, rows, columns, stride * stride * I] -> [B, H, W, I]."""
+    """Returns the image [B, H, W, I] of tiles [B, rows, columns, stride * stride * I]."""
     (sh, sw), (rows, columns) = geometry.strides, _tile_counts(geometry)
     x = tiles.reshape(-1, rows, columns, sh, sw, tiles.shape[3] // (sh * sw))
     x = x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, rows * sh, columns * sw, x.shape[5])
@@ -147,14 +151,14 @@ def _tiles_transposed(tiles: Array, geometry: Geometry) -> Array:
 
 
 def _tile_kernel(kernel: Array, geometry: Geometry) -> Array:
-    """[kh, kw, I, O] -> [tiles down, tiles across, stride * stride * I, O]."""
+    """Returns a kernel [kh, kw, I, O] as [tiles down, tiles across, stride * stride * I, O]."""
     (sh, sw), (mh, mw) = geometry.strides, _tiling(geometry)
     split = kernel.reshape(mh, sh, mw, sw, *kernel.shape[2:]).transpose(0, 2, 1, 3, 4, 5)
     return split.reshape(mh, mw, -1, kernel.shape[3])
 
 
 def _kernel_of_tiles(tiles: Array, geometry: Geometry) -> Array:
-    """[..., O], in the order of `_tile_kernel` -> [kh, kw, I, O]."""
+    """Returns the inverse of `_tile_kernel`: a kernel [kh, kw, I, O] from [..., O]."""
     split = tiles.reshape(*_tiling(geometry), *geometry.strides, -1, tiles.shape[-1])
     return split.transpose(0, 2, 1, 3, 4, 5).reshape(*geometry.window, -1, tiles.shape[-1])
 
@@ -163,13 +167,13 @@ def _kernel_of_tiles(tiles: Array, geometry: Geometry) -> Array:
 
 
 def _windows(x: Array, geometry: Geometry) -> Array:
-    """[B, H, W, I] -> [B, h, w, tiles * stride * stride * I]."""
+    """Returns the windows [B, h, w, tiles * stride * stride * I] of an image [B, H, W, I]."""
     tiles, (h, w) = _tiles(x, geometry), geometry.output
     return jnp.concatenate([tiles[:, i : i + h, j : j + w] for i, j in _corners(geometry)], axis=3)
 
 
 def _windows_transposed(windows: Array, geometry: Geometry) -> Array:
-    """Adds up the tiles that windows share: [B, h, w, tiles * s * s * I] -> [B, H, W, I]."""
+    """Returns the transpose of `_windows`, [B, H, W, I]. Tiles in several windows are summed."""
     rows, columns = _tile_counts(geometry)
     parts = jnp.split(windows, len(_corners(geometry)), axis=3)
     tiles = reduce(
@@ -183,6 +187,6 @@ def _windows_transposed(windows: Array, geometry: Geometry) -> Array:
 
 
 def _corners(geometry: Geometry) -> list[Pair]:
-    """Where each tile of a window lies in it."""
+    """Returns the row and column of each tile within a window."""
     mh, mw = _tiling(geometry)
     return list(itertools.product(range(mh), range(mw)))

@@ -1,4 +1,4 @@
-"""Products with two or three columns, which XLA computes slowly on a CPU."""
+"""Matrix products with two or three columns, which XLA computes slowly on a CPU."""
 
 from typing import Any
 
@@ -10,9 +10,10 @@ from gan_jax.types import Array
 
 
 def dot_general(x: Array, kernel: Array, dimensions: Any, **options: Any) -> Array:
-    """`jax.lax.dot_general`; on a CPU a kernel of 2 or 3 columns is multiplied column by column.
+    """Returns `jax.lax.dot_general(x, kernel, dimensions, **options)`.
 
-    With a kernel of 2 or 3 rows, the product of the gradient by x is computed row by row.
+    On a CPU, a kernel with 2 or 3 columns is multiplied column by column. For a kernel with 2 or 3
+    rows, the derivative with respect to x is computed row by row.
     """
 
     def whole(x: Array, kernel: Array) -> Array:

@@ -1,4 +1,4 @@
-"""The hash of JAX's default keys, as one fused operation."""
+"""The hash function of JAX's default keys, as one fused operation."""
 
 import numpy as np
 
@@ -6,17 +6,17 @@ from gan_jax.types import Array
 
 
 def threefry(key: tuple[Array, Array], counter: Array) -> tuple[Array, Array]:
-    """Threefry-2x32 of 20 rounds (Salmon et al. 2011) of the counters (0, `counter`).
+    """Returns Threefry-2x32 with 20 rounds (Salmon et al. 2011) of the counters (0, `counter`).
 
-    On GPUs and TPUs JAX lowers its own primitive to the same operations. On a CPU it lowers it to a
-    loop, which compiles faster and takes several times as long for a few numbers.
+    JAX's own primitive compiles to the same operations on GPUs and TPUs. On a CPU the primitive
+    compiles to a loop, which takes several times as long for a few numbers.
 
     Args:
       key: two words, uint32 [].
       counter: uint32, any shape.
 
     Returns:
-      Two arrays uint32 with the shape of `counter`.
+      Two uint32 arrays with the shape of `counter`.
     """
     words = *key, key[0] ^ key[1] ^ np.uint32(0x1BD11BDA)
     a, b = words[0], counter + words[1]

@@ -1,21 +1,33 @@
-"""Convolutions with 2x2 windows by fewer multiplications (Winograd 1980; Lavin and Gray 2016).
+"""Winograd's minimal filtering for convolutions with 2x2 windows and stride 1.
 
-Along one axis an output is y_p = x_p w_0 + x_{p+1} w_1, where x, w and y are matrices, so that it
-is the multiplications that cost. m outputs are taken together, from m + 1 inputs. With m
-numbers a_j, with L_j the polynomial that is 1 at a_j and 0 at the others, P that of degree m that
-is 0 at all, and x_k in the place of the k-th power,
+The method trades multiplications for additions (Winograd 1980; Lavin and Gray 2016). Along one axis
+the convolution is
 
-    m_j = L_j(x) (w_0 + a_j w_1)           m_inf = P(x) w_1
-    y_p = sum_j a_j^p m_j, and for the last one m_inf besides
+    y_p = x_p w_0 + x_{p+1} w_1
 
-which are m + 1 products for 2 m. For m = 2 and a = 0, 1 they are
+The outputs are cut into tiles of m, and all tiles are computed at once. So x_k and y_k are matrices
+with one row per example and tile, and w_k is a matrix [I, O]. Each multiplication is a matrix
+product, which costs far more than an addition.
 
-    m_0 = (x_0 - x_1) w_0    m_1 = x_1 (w_0 + w_1)    m_inf = (x_2 - x_1) w_1
-    y_0 = m_0 + m_1          y_1 = m_1 + m_inf
+The direct formula takes 2 m products. Winograd's takes m + 1. For m = 2 the three products q and
+the two outputs are
 
-Over both axes 25 products are left of 64 with m = 4, for three to six times the rounding error of
-the plain way: some 1e-6 of the result in single precision. The maps come with their transposes,
-which make the gradients.
+    q_0 = (x_0 - x_1) w_0    q_1 = x_1 (w_0 + w_1)    q_inf = (x_2 - x_1) w_1
+    y_0 = q_0 + q_1          y_1 = q_1 + q_inf
+
+Every such scheme has three linear maps. `inputs` computes the left factors from x. `taps` computes
+the right factors from w. `outputs` computes y from the products q.
+
+The scheme for any m takes m distinct numbers a_j, listed in `_POINTS`. L_j is the polynomial of
+degree m - 1 that is 1 at a_j and 0 at the other points. P is the monic polynomial of degree m that
+is 0 at all points. In L_j(x) and P(x) the input x_k replaces each power t^k.
+
+    q_j = L_j(x) (w_0 + a_j w_1)    q_inf = P(x) w_1
+    y_p = sum_j a_j^p q_j, plus q_inf if p = m - 1
+
+A convolution over height and width applies the scheme along both axes. With m = 4 it takes 25
+products instead of 64. Its rounding error is three to six times that of the direct formula: in
+float32 about 1e-6 of the result. The gradients use the transposes of the three maps.
 """
 
 import functools
@@ -31,23 +43,24 @@ from gan_jax._cpu.arrays import materialised
 from gan_jax.types import Array
 
 Factors = list[list[Array]]
-"""One side of the products, or these themselves: by that along the height, then the width."""
+"""Factors or products: the first index belongs to the height, the second to the width."""
 
 _POINTS = (0.0, 1.0, -1.0, 2.0)
 
 _SIZES = range(2, len(_POINTS) + 1)
+"""The tile sizes m to choose from."""
 
 _ROWS = 256
-"""Of a matrix of inputs, from which on larger tiles are worth their smaller products."""
+"""Minimum number of rows per factor for m above 2. With fewer rows, larger tiles are slower."""
 
 
 class _Coefficients(NamedTuple):
-    """What belongs to the products of m outputs.
+    """The coefficients of the three linear maps for one tile of m outputs.
 
     Attributes:
-      inputs: [m + 1, m + 1], a row for each product, a column for each input.
-      taps: [m + 1, 2].
-      outputs: [m, m + 1].
+      inputs: [m + 1, m + 1], one row per product, one column per input.
+      taps: [m + 1, 2], one row per product, one column per kernel element.
+      outputs: [m, m + 1], one row per output, one column per product.
     """
 
     inputs: np.ndarray
@@ -69,25 +82,28 @@ def _coefficients(m: int) -> _Coefficients:
 
 
 class Axis(NamedTuple):
-    """How n outputs along an axis are cut into tiles of m, of which the last may be longer than
-    what is left. Only whole ones have a last product."""
+    """The division of n outputs along one axis into tiles of m outputs.
+
+    If m does not divide n, the last tile is incomplete. An incomplete tile lacks its last output,
+    and needs no product q_inf, because only the last output of a tile uses q_inf.
+    """
 
     n: int
     m: int
 
     @property
     def tiles(self) -> int:
-        """How many."""
+        """The number of tiles."""
         return -(-self.n // self.m)
 
     @property
     def whole(self) -> int:
-        """How many of them are whole."""
+        """The number of complete tiles."""
         return self.n // self.m
 
     @property
     def products(self) -> int:
-        """Of all tiles."""
+        """The number of products of all tiles."""
         return self.m * self.tiles + self.whole
 
 
@@ -95,9 +111,10 @@ Axes = tuple[Axis, Axis]
 
 
 def axes_of(batch: int, rows: int, columns: int) -> Axes:
-    """The tiles with which the outputs take the fewest products, if these are not too small.
+    """Returns the tiles along height and width that need the fewest products.
 
-    More and smaller products are a longer program too, to compile, to load and to keep.
+    Sizes above 2 are considered only if each factor has at least `_ROWS` rows. Larger tiles also
+    make a longer program, which takes more time to compile and more memory.
     """
 
     def is_worth_it(m: int) -> bool:
@@ -111,37 +128,41 @@ def axes_of(batch: int, rows: int, columns: int) -> Axes:
 
 
 def inputs(pixels: Array, axes: Axes) -> Factors:
-    """The factors made of x, each [B, tiles down, tiles across, I].
+    """Returns the left factors, each [B, tiles down, tiles across, I].
 
-    An x[b, i, j] is a matrix, and has lain apart: `pixels` is [B, h + 1, r, w + 1, s, J], with
-    r s J = I. Its parts are brought together once half of the work is done, and written down, so
-    that neither that half nor the moving is done anew for each factor.
+    The input at position (i, j) is `pixels[:, i, :, j]`: its I numbers are not contiguous.
+
+    Args:
+      pixels: [B, h + 1, r, w + 1, s, J], where r s J = I.
+      axes: the tiles along height and width.
     """
+    # `together` materialises the result along the height. Otherwise XLA would compute this result
+    # and the transposition again for every factor.
     return [_inputs(together(rows), 2, axes[1]) for rows in _inputs(pixels, 1, axes[0])]
 
 
 def inputs_transposed(factors: Factors, axes: Axes) -> Array:
-    """The transpose of `inputs`, but that x [B, h + 1, w + 1, I] stays together."""
+    """Returns the transpose of `inputs` applied to factors, as contiguous [B, h + 1, w + 1, I]."""
     return _inputs_transposed([_inputs_transposed(row, 2, axes[1]) for row in factors], 1, axes[0])
 
 
 def taps(kernel: Array, axes: Axes) -> Factors:
-    """The factors made of a kernel [2, 2, ...], each [...]."""
+    """Returns the right factors of a kernel [2, 2, ...], each [...]."""
     return [_taps(row, axes[1]) for row in _taps(kernel, axes[0])]
 
 
 def taps_transposed(factors: Factors, axes: Axes) -> Array:
-    """The transpose of `taps`."""
+    """Returns the transpose of `taps` applied to factors: [2, 2, ...]."""
     return _taps_transposed([_taps_transposed(row, axes[1]) for row in factors], axes[0])
 
 
 def outputs(products: Factors, axes: Axes) -> Array:
-    """y [B, h, w, O] of the products, each [B, tiles down, tiles across, O]."""
+    """Returns y [B, h, w, O], given products of shape [B, tiles down, tiles across, O]."""
     return _outputs([_outputs(row, 2, axes[1]) for row in products], 1, axes[0])
 
 
 def outputs_transposed(g: Array, axes: Axes) -> Factors:
-    """The transpose of `outputs`."""
+    """Returns the transpose of `outputs` applied to g: [B, tiles down, tiles across, O] each."""
     return [_outputs_transposed(rows, 2, axes[1]) for rows in _outputs_transposed(g, 1, axes[0])]
 
 
@@ -191,7 +212,7 @@ def _outputs_transposed(g: Array, axis: int, along: Axis) -> list[Array]:
 
 
 def _sum(weights: np.ndarray, arrays: list[Array]) -> Array:
-    """The weighted sum, with no more operations than it needs."""
+    """Returns the weighted sum, without multiplications by 0, 1 or -1."""
     total = None
     for weight, array in zip(weights.tolist(), arrays, strict=True):
         if weight:
@@ -205,25 +226,25 @@ def _sum(weights: np.ndarray, arrays: list[Array]) -> Array:
 
 
 def _split(x: Array, axis: int, m: int) -> list[Array]:
-    """Every m-th slice from the first on, from the second on, and so forth."""
+    """Returns m arrays: array k holds the slices k, k + m, k + 2 m, ... along the axis."""
     return [jax.lax.slice_in_dim(x, k, x.shape[axis], m, axis=axis) for k in range(m)]
 
 
 def _weave(parts: list[Array], axis: int) -> Array:
-    """The inverse of `_split`."""
+    """Returns the inverse of `_split`: one array with the slices in their original order."""
     shape = list(parts[0].shape)
     shape[axis] *= len(parts)
     return jnp.stack(parts, axis + 1).reshape(shape)
 
 
 def place(x: Array, axis: int, start: int, length: int) -> Array:
-    """x as a part of `length` zeros along an axis, from `start` on, cut where it does not fit."""
+    """Returns x shifted by `start` along the axis, zero-padded and cropped to `length`."""
     margins = [(0, 0, 0)] * x.ndim
     margins[axis] = (start, length - start - x.shape[axis], 0)
     return jax.lax.pad(x, jnp.zeros((), x.dtype), margins)
 
 
 def together(pixels: Array) -> Array:
-    """[B, n, r, m, s, J] -> [B, n, m, r s J], written down."""
+    """Returns [B, n, r, m, s, J] as a materialised [B, n, m, r s J]."""
     x = materialised(pixels.transpose(0, 1, 3, 2, 4, 5))
     return x.reshape(*x.shape[:3], math.prod(x.shape[3:]))

@@ -1,16 +1,18 @@
-"""Strided 2-D convolutions whose every derivative is a fast convolution.
+"""Strided 2-D convolutions with fast derivatives of every order.
 
-A convolution is bilinear, and three maps are each other's derivatives:
+A convolution is bilinear. The derivatives of each of these three maps are the other two:
 
     forward(x, w)            x [B, H, W, I], w [kh, kw, I, O] -> [B, h, w, O]
     input_gradient(g, w)     g [B, h, w, O], w                -> [B, H, W, I]
     kernel_gradient(x, g)    x, g                             -> [kh, kw, I, O]
 
-The second is the transposed convolution. Autodiff writes the kernel gradient of a transposed
-convolution as a convolution that XLA runs fifty times slower on a CPU than the third map, and
-inside a loop XLA also keeps a slow layout for the third map. Here the three maps are primitives
-whose derivatives are each other, so that every derivative, of any order and in either mode, is one
-of the three. They are lowered to convolutions for GPUs and TPUs, and to matrix products for a CPU.
+The second map is the transposed convolution. This module makes each map a JAX primitive. A
+derivative of any order, in forward or reverse mode, is therefore one of the three primitives. They
+are lowered to convolutions on GPUs and TPUs, and to matrix products on a CPU.
+
+Plain autodiff is slow on a CPU. Autodiff writes the kernel gradient of a transposed convolution as
+a convolution that XLA runs fifty times slower than the third map. In addition, XLA uses a slow
+memory layout for the third map inside a loop.
 """
 
 from collections.abc import Callable
@@ -32,14 +34,15 @@ from gan_jax.types import Array
 
 
 def conv(x: Array, kernel: Array, *, strides: Pair, padding: Pair) -> Array:
-    """The convolution [B, H, W, I] -> [B, h, w, O], h = (H + 2 padding - kh) // stride + 1.
+    """Returns the convolution [B, h, w, O] of x, where h = (H + 2 padding - kh) // stride + 1.
 
     The result has the type that x and the kernel promote to, as in `flax.linen.Conv`.
 
     Args:
       x: [B, H, W, I].
       kernel: [kh, kw, I, O].
-      strides, padding: along height and width; zeros are added on both sides.
+      strides: pixels, along height and width.
+      padding: zeros added on each side, along height and width.
     """
     x, kernel = promote_dtype(x, kernel)
     size, window = (x.shape[1], x.shape[2]), (kernel.shape[0], kernel.shape[1])
@@ -48,15 +51,17 @@ def conv(x: Array, kernel: Array, *, strides: Pair, padding: Pair) -> Array:
 
 
 def conv_transpose(x: Array, kernel: Array, *, strides: Pair, padding: Pair) -> Array:
-    """The transposed convolution [B, h, w, I] -> [B, H, W, O], H = (h - 1) stride + kh - 2 padding.
+    """Returns the transposed convolution [B, H, W, O], where H = (h - 1) stride + kh - 2 padding.
 
-    It is the gradient of `conv` in its input, as in PyTorch's `ConvTranspose2d`. The result has the
-    type that x and the kernel promote to, as in `flax.linen.ConvTranspose`.
+    The transposed convolution is the gradient of `conv` with respect to x, as in PyTorch's
+    `ConvTranspose2d`. The result has the type that x and the kernel promote to, as in
+    `flax.linen.ConvTranspose`.
 
     Args:
       x: [B, h, w, I].
-      kernel: [kh, kw, O, I], note the order: the kernel of the convolution it transposes.
-      strides, padding: those of that convolution.
+      kernel: [kh, kw, O, I], the kernel of the corresponding `conv`, so the features of x are last.
+      strides: strides of the corresponding `conv`.
+      padding: padding of the corresponding `conv`.
     """
     x, kernel = promote_dtype(x, kernel)
     window = kernel.shape[0], kernel.shape[1]
@@ -76,15 +81,16 @@ Map = Callable[[Array, Array, Geometry], Array]
 
 
 def _bilinear(name: str, native: Map, cpu: Map, *, by_example: bool) -> Primitive:
-    """A primitive for a bilinear map of two arrays; its derivatives are set below.
+    """Returns a primitive for a bilinear map of two arrays, without derivative rules.
 
-    Its parameters are the `geometry` and `tuned`, whether a CPU uses its own form.
+    The primitive has two parameters: the `geometry`, and the flag `tuned`. If `tuned` is set, a CPU
+    uses the CPU form.
 
     Args:
       name: name of the primitive in jaxprs.
       native: the map as a convolution.
-      cpu: the map in the form for a CPU.
-      by_example: whether each example of the first array makes one example of the result.
+      cpu: the map in the CPU form.
+      by_example: whether the map handles each example of the first array separately.
     """
     primitive = Primitive(name)
 
@@ -105,9 +111,9 @@ def _bilinear(name: str, native: Map, cpu: Map, *, by_example: bool) -> Primitiv
         return x.update(shape=made.shape, dtype=made.dtype)
 
     def batch(arguments: Any, axes: Any, **parameters: Any) -> tuple[Array, int]:
-        """One call on a larger batch where that is possible.
+        """Returns the results of `jax.vmap`, from one call on a larger batch if possible.
 
-        Else a CPU computes the members one after the other, because each uses all cores.
+        Otherwise a CPU computes one member after another, because each member uses all cores.
         """
 
         def in_turn(*arguments: Array) -> Array:

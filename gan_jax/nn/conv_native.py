@@ -1,4 +1,4 @@
-"""The three maps of a strided convolution, as the convolutions that XLA's compilers know."""
+"""The three maps of a strided convolution, written as XLA convolutions."""
 
 from typing import NamedTuple
 
@@ -12,28 +12,28 @@ _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
 class Geometry(NamedTuple):
-    """Of a convolution x [B, H, W, I] -> [B, h, w, O]; all along height and width."""
+    """Sizes of a convolution x [B, H, W, I] -> [B, h, w, O], each along height and width."""
 
     size: Pair  # H, W
     window: Pair
     strides: Pair
-    padding: Pair  # zeros on both sides
+    padding: Pair  # zeros on each side
 
     @property
     def output(self) -> Pair:
-        """h, w."""
+        """The height and width of the result."""
         h, w = ((n + 2 * p - k) // s + 1 for n, k, s, p in zip(*self, strict=True))
         return h, w
 
     @property
     def unreached(self) -> Pair:
-        """The rows and columns at the end that no window reaches."""
+        """The number of rows and columns at the end that no window covers."""
         rows, columns = ((n + 2 * p - k) % s for n, k, s, p in zip(*self, strict=True))
         return rows, columns
 
 
 def forward(x: Array, kernel: Array, geometry: Geometry) -> Array:
-    """x [B, H, W, I], kernel [kh, kw, I, O] -> [B, h, w, O]."""
+    """Returns the convolution [B, h, w, O] of x [B, H, W, I] with a kernel [kh, kw, I, O]."""
     return jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -44,7 +44,10 @@ def forward(x: Array, kernel: Array, geometry: Geometry) -> Array:
 
 
 def input_gradient(g: Array, kernel: Array, geometry: Geometry) -> Array:
-    """g [B, h, w, O], kernel [kh, kw, I, O] -> [B, H, W, I]: the transposed convolution."""
+    """Returns the transposed convolution [B, H, W, I] of g [B, h, w, O].
+
+    The kernel is [kh, kw, I, O].
+    """
     edges = zip(geometry.window, geometry.padding, geometry.unreached, strict=True)
     return jax.lax.conv_general_dilated(
         g,
@@ -57,9 +60,9 @@ def input_gradient(g: Array, kernel: Array, geometry: Geometry) -> Array:
 
 
 def kernel_gradient(x: Array, g: Array, geometry: Geometry) -> Array:
-    """x [B, H, W, I], g [B, h, w, O] -> [kh, kw, I, O].
+    """Returns the gradient [kh, kw, I, O] of the kernel, given x [B, H, W, I] and g [B, h, w, O].
 
-    As autodiff writes it, the form that GPU and TPU compilers look for.
+    Autodiff produces the same operation, and GPU and TPU compilers recognise it.
     """
     return jax.lax.conv_general_dilated(
         x,
@@ -72,9 +75,9 @@ def kernel_gradient(x: Array, g: Array, geometry: Geometry) -> Array:
 
 
 def canonical_kernel_gradient(x: Array, g: Array, geometry: Geometry) -> Array:
-    """The same in canonical layout, batch and features exchanged by hand.
+    """Returns the same as `kernel_gradient`, with batch and features swapped explicitly.
 
-    XLA's CPU backend makes this rewrite itself, but not inside a loop.
+    XLA's CPU compiler makes this change itself, but not inside a loop.
     """
     kernel = jax.lax.conv_general_dilated(
         x.transpose(3, 1, 2, 0),

@@ -8,11 +8,11 @@ from gan_jax._cpu.dense import dot_general
 
 
 class Dense(nn.Dense):
-    """`flax.linen.Dense`, faster on a CPU with two or three inputs or features.
+    """A `flax.linen.Dense` that is faster on a CPU if it has two or three inputs or features.
 
-    XLA's products on a CPU are fast for wide matrices only. The products of a layer with two or
-    three columns, and those of its gradients, take two to eight times as long as the same products
-    column by column.
+    XLA's matrix products are fast on a CPU only for wide matrices. With two or three columns, one
+    product takes two to eight times as long as a separate product for each column. The products in
+    the gradients are as slow.
     """
 
     dot_general: Any = dot_general

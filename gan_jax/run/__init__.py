@@ -1,7 +1,7 @@
-"""The machine room: one loop for every training, its hooks, checkpoints, folder, data and pictures.
+"""Training runs: the training loop, hooks, checkpoints, run folders, data sets and plots.
 
-`train` runs any step `(state, batch) -> (state, metrics)`, such as that of an `Algorithm`, in a
-folder of its own from which it resumes exactly.
+`train` runs any step `(state, batch) -> (state, metrics)`, such as the step of an `Algorithm`. It
+keeps the run in a folder, from which the run resumes exactly.
 """
 
 from gan_jax.run.checkpoint import CheckpointError, Checkpoints

@@ -1,4 +1,4 @@
-"""Checkpoints of a whole state, verified when read. The only module that knows Orbax."""
+"""Checkpoints of a training state, verified when read. No other module uses Orbax."""
 
 import functools
 import logging
@@ -25,21 +25,20 @@ class CheckpointError(RuntimeError):
 
 
 class Checkpoints:
-    """The newest few states of a run, in a folder with one sub-folder for each step.
+    """The newest checkpoints of a run, in a folder with one sub-folder per step.
 
-    What is saved is the host's copy of each array, so that neither the number of devices nor the
-    layout of the run that reads need be those of the run that wrote. Each checkpoint carries a
-    digest of its contents: a damaged one is never taken for a good one. Each `Checkpoints` reads
-    its first checkpoint back, so that storage that cannot be read is noticed early in a run.
+    A checkpoint stores the whole value of each array, so it can be restored on another number of
+    devices and with another layout. A digest of the contents detects damage. Each `Checkpoints`
+    object reads its first checkpoint back, which finds unreadable storage early in a run.
 
     Args:
-      folder: a local folder of any name; the first save creates it.
-      keep: how many of the newest to keep. None: only to read, as beside a run that goes on:
-        nothing is cleaned up, moved or deleted.
+      folder: a local folder with any name. The first save creates it.
+      keep: the number of newest checkpoints to keep. None opens the folder for reading only, so
+        another process may be writing to it: nothing is cleaned up, moved or deleted.
 
     Raises:
-      CheckpointError: Orbax takes the folder's name for a pattern or an address, and no link with
-        a plain name can be made.
+      CheckpointError: Orbax reads the folder's path as a pattern or an address, and no link with a
+        plain path can be made.
     """
 
     def __init__(self, folder: Path, *, keep: int | None = 3) -> None:
@@ -50,7 +49,7 @@ class Checkpoints:
         self._was_read_back = False
 
     def _new_link(self) -> Path:
-        """A symbolic link to the folder, with a path that Orbax reads as a local folder."""
+        """Returns a symbolic link to the folder. Orbax reads the link's path as a local folder."""
         try:
             link = Path(tempfile.mkdtemp(prefix="gan_jax-")) / "checkpoints"
             weakref.finalize(self, shutil.rmtree, link.parent, ignore_errors=True)
@@ -62,14 +61,14 @@ class Checkpoints:
                 return link
             why = f"the folder for temporary files, {str(link.parent)!r}, has the same problem"
         raise CheckpointError(
-            f"checkpoints cannot be kept in {str(self.folder)!r} because of {_odd(self.folder)} in "
-            f"that path, and no link to it can be made ({why}): use a folder whose path has only "
-            "letters, digits, spaces and . , = + - _, or set TMPDIR to such a folder"
+            f"checkpoints cannot be saved in {str(self.folder)!r} because its path contains "
+            f"{_odd(self.folder)}, and no link to it can be made ({why}): use a folder whose path "
+            "has only letters, digits, spaces and . , = + - _, or set TMPDIR to such a folder"
         )
 
     @functools.cached_property
     def _checkpointer(self) -> Any:
-        # Orbax takes long to import: a new run has begun its training by then.
+        # Orbax takes long to import. Importing it here lets a new run begin its training first.
         from orbax.checkpoint import v1 as ocp
 
         _hush()
@@ -83,17 +82,17 @@ class Checkpoints:
 
     @property
     def steps(self) -> list[int]:
-        """The steps saved, in ascending order."""
-        # Orbax's own list fails as a whole if the metadata of one checkpoint are damaged.
+        """The saved steps, in ascending order."""
+        # Orbax's own list of steps fails if the metadata of a single checkpoint are damaged.
         entries = self.folder.iterdir() if self.folder.is_dir() else ()
         return sorted(int(path.name) for path in entries if _STEP.fullmatch(path.name))
 
     def save(self, step: int, state: PyTree) -> None:
-        """Begins to save a state and returns; `wait` or the next `save` waits for the end.
+        """Starts to save a state in the background. The next `wait` or `save` waits for the end.
 
         Raises:
-          CheckpointError: the folder already has this step or a later one, or cannot be written to;
-            or the save before this one failed, as for `wait`.
+          CheckpointError: the folder already has this step or a later one, the folder cannot be
+            written to, or the previous save failed.
           TypeError: a leaf of the state is not an array.
         """
         leaves, arrays = describe(state), to_host(state)
@@ -101,7 +100,7 @@ class Checkpoints:
         pending = None
         with self._saving():
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not self._address.is_dir():  # systems delete old temporary files
+            if not self._address.is_dir():  # the system may have deleted the temporary link
                 self._let_go()
                 self._address = self._new_link()
             if all(step > saved for saved in self.steps):
@@ -117,11 +116,11 @@ class Checkpoints:
         self._pending = step, pending
 
     def wait(self) -> None:
-        """Waits until the pending checkpoint is on disk and, if it is the first, was read back.
+        """Waits until the pending checkpoint is on disk. Reads it back if it is the first one.
 
         Raises:
-          CheckpointError: the checkpoint could not be saved, or cannot be read back. Earlier ones
-            remain.
+          CheckpointError: the checkpoint could not be saved or cannot be read back. Earlier
+            checkpoints remain.
         """
         if self._pending is None:
             return
@@ -132,8 +131,8 @@ class Checkpoints:
             *_, problem = self._try_load(step)
             if problem:
                 raise CheckpointError(
-                    f"checkpoint {step} was saved in {self.folder} and cannot be read back "
-                    f"({problem}): no run could resume from it. Use a folder on another disk"
+                    f"checkpoint {step} was saved in {self.folder} but cannot be read back "
+                    f"({problem}), so no run can resume from it: use a folder on another disk"
                 )
             self._was_read_back = True
 
@@ -141,35 +140,32 @@ class Checkpoints:
     def _saving(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # whatever a full or failing disk makes its writer raise
+        except Exception as error:  # a full or failing disk causes exceptions of many types
             with suppress(Exception):
                 self._let_go()  # raises the same error again
             raise CheckpointError(
                 f"a checkpoint could not be saved in {self.folder} ({self._first_line(error)}): "
-                "make room there; the same command resumes from the last one saved"
+                "make room there. The same command then resumes from the last checkpoint"
             ) from error
 
     def restore(
         self, template: PyTree, announce: Callable[[str], None] = print
     ) -> tuple[int, PyTree] | None:
-        """The newest state that can be read, with its step.
+        """Returns (step, state) of the newest readable checkpoint, or None if the folder is empty.
 
-        Checkpoints newer than that one are announced and moved to `corrupt/` beside the folder, and
-        so are older ones whose metadata cannot be read: Orbax would not save beside them. None is
-        moved if none can be read, as the disk or another version may be the cause, or if the state
-        has another structure than the template.
+        All newer checkpoints are unreadable. They are announced and moved to `corrupt/` beside the
+        folder. Older checkpoints with unreadable metadata are moved too, because Orbax cannot save
+        next to them. Nothing is moved if no checkpoint can be read, because the cause may be the
+        disk or another version. Nothing is moved if the template has another structure.
 
         Args:
-          template: a state, or `jax.eval_shape` of one, with the structure that was saved: arrays
-            of the same shapes and types in the same places.
-          announce: told of each checkpoint passed over, and why.
-
-        Returns:
-          None if nothing was ever saved here.
+          template: a state, or `jax.eval_shape` of one. Its tree structure, shapes and types must
+            be those of the saved state.
+          announce: called with a message about each unreadable checkpoint.
 
         Raises:
-          CheckpointError: no checkpoint can be read; or the newest readable one has another
-            structure (the message names the first array that differs).
+          CheckpointError: no checkpoint can be read, or the newest readable one has another
+            structure. The message then names the first array that differs.
           TypeError: a leaf of the template has no shape and type.
         """
         self.wait()
@@ -182,9 +178,9 @@ class Checkpoints:
                 continue
             if differs := difference(leaves, wanted):
                 raise CheckpointError(
-                    f"checkpoint {step} in {self.folder} is good, but the state to be restored has "
-                    f"another structure: {differs}. The checkpoint is left as it is: build the "
-                    "state with the networks and the optimizers that were saved"
+                    f"checkpoint {step} in {self.folder} is intact, but this run's state has "
+                    f"another structure: {differs}. Build the state with the networks and "
+                    "optimizers that were saved. The checkpoint was not changed"
                 )
             if self._keep is not None:
                 unreadable |= self._without_metadata(steps[: steps.index(step)])
@@ -200,14 +196,14 @@ class Checkpoints:
         if steps:
             why = "; ".join(f"{step}: {problem}" for step, problem in unreadable.items())
             raise CheckpointError(
-                f"none of the checkpoints in {self.folder} can be read ({why}). They are left as "
-                "they are: if the disk is at fault try again, if another version made them use "
-                "that one, else put back a good copy. To begin anew move the folder away"
+                f"none of the checkpoints in {self.folder} can be read ({why}). If the disk failed "
+                "try again. If another version wrote them, use that version. Otherwise restore a "
+                "backup, or move the folder away to begin anew. The checkpoints were not changed"
             )
         return None
 
     def close(self) -> None:
-        """Waits for the last save and lets go of the folder."""
+        """Waits for the last save and releases Orbax's resources."""
         try:
             self.wait()
         finally:
@@ -218,14 +214,14 @@ class Checkpoints:
             opened.close()
 
     def _try_load(self, step: int) -> tuple[list[Leaf], dict[str, np.ndarray], str]:
-        """The saved leaves and arrays, and what is wrong with them, "" if nothing is."""
+        """Returns the saved leaves, the saved arrays and an error message: "" on success."""
         try:
             return *self._load(step), ""
-        except Exception as error:  # whatever a damaged file makes its reader raise
+        except Exception as error:  # a damaged file causes exceptions of many types
             return [], {}, self._why(error)
 
     def _without_metadata(self, steps: list[int]) -> dict[int, str]:
-        """Those of the steps whose metadata cannot be read, and why."""
+        """Returns the steps with unreadable metadata, each with the reason."""
         found = dict[int, str]()
         for step in steps:
             try:
@@ -247,7 +243,7 @@ class Checkpoints:
         leaves = [Leaf(*leaf) for leaf in metadata.get("leaves", [])]
         arrays = ocp.load(self._address / str(step))
         if digest(leaves, arrays) != metadata.get("sha256"):
-            raise ValueError("its contents are not those that were saved")
+            raise ValueError("its contents differ from those that were saved")
         return leaves, arrays
 
     def _set_aside(self, step: int) -> str:
@@ -273,7 +269,7 @@ _CLOUD = re.compile(r"(gs|s3|az|hf)/")
 
 
 def _odd(folder: Path) -> str:
-    """The part of a path that makes Orbax read it as a pattern or an address."""
+    """Returns the part of a path that makes Orbax read it as a pattern or an address, or ""."""
     path = folder.relative_to(folder.anchor).as_posix() + "/"
     if cloud := _CLOUD.match(path):
         return repr(f"/{cloud[0]}")
@@ -285,16 +281,16 @@ def _is_plain(folder: Path) -> bool:
 
 
 def _hush() -> None:
-    """Silences what Orbax and its threads print about failures, which `CheckpointError` reports."""
+    """Silences Orbax's messages about failures, because `CheckpointError` reports them."""
     for name in ("absl", "asyncio"):
-        logging.getLogger(name).addFilter(_is_not_of_orbax)  # a second time has no effect
+        logging.getLogger(name).addFilter(_is_not_of_orbax)  # a second call has no effect
     if getattr(sys.unraisablehook, "func", None) is not _report_unraisable:
         sys.unraisablehook = functools.partial(_report_unraisable, sys.unraisablehook)
 
 
 def _is_not_of_orbax(record: logging.LogRecord) -> bool:
     _, error, trace = record.exc_info or (None, None, None)
-    if "[tensorstore_spec=" in str(error):  # of a read that failed beside the one that is reported
+    if "[tensorstore_spec=" in str(error):  # one failed read is reported; this is another one
         return False
     files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(trace)]
     (home,) = sys.modules["orbax.checkpoint"].__path__
@@ -302,6 +298,6 @@ def _is_not_of_orbax(record: logging.LogRecord) -> bool:
 
 
 def _report_unraisable(report: Callable[[Any], Any], unraisable: Any) -> None:
-    # When one write fails, Orbax closes the event loop that its other writes report to.
+    # If one write fails, Orbax closes the event loop that the other writes still use.
     if str(unraisable.exc_value) != "Event loop is closed":
         report(unraisable)

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writes: a file is written completely or not at all."""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Adds the path to an OSError that names no file, as those of a write to an open file do."""
+    """Adds the path to an OSError that has none, such as one from a write to an open file."""
     try:
         yield
     except OSError as error:
@@ -22,8 +22,8 @@ def naming(path: Path) -> Iterator[None]:
 def whole(path: Path) -> Iterator[BinaryIO]:
     """Yields an empty file that replaces `path` when the block ends without an error.
 
-    Until then `path` stays as it was. A killed process leaves at most a file `path` + `.tmp`, which
-    the next write of `path` overwrites.
+    Until then `path` does not change. A killed process may leave a file with the suffix `.tmp`,
+    which the next write overwrites.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -38,6 +38,6 @@ def whole(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file in UTF-8, whole or not at all."""
+    """Writes a text file in UTF-8 atomically."""
     with whole(path) as file:
         file.write(text.encode())

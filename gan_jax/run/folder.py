@@ -1,4 +1,4 @@
-"""The folder of one run: what it was asked to do, what came of it, and whether it may go on."""
+"""The folder of one run: its settings, its results and its lock."""
 
 import importlib.metadata
 import json
@@ -23,17 +23,19 @@ _LOCK = ".lock"
 
 
 class RunFolder:
-    """`config.json`, `metrics.jsonl`, `samples/`, `checkpoints/` and `summary.json` of one run.
+    """The files of one run: config, metrics, samples, checkpoints and summary.
 
-    A run goes on only with the settings that it began with. Nothing is written before a `visit`.
+    A run resumes only with the settings that it began with. Files may be written only during a
+    session, which `visit` opens. A session locks the folder against other processes.
 
     Args:
-      path: of the folder.
-      settings: all that decides the result, nested dictionaries; values JSON lacks become strings.
-      free: the dotted names of settings that may change from one visit to the next.
+      path: the folder, which need not exist yet.
+      settings: every setting that affects the result, as nested dictionaries. Values of types that
+        JSON lacks are stored as strings.
+      free: dotted names of the settings that may differ between sessions.
 
     Raises:
-      UserError: the folder holds other files than a run's, or a run with other settings.
+      UserError: the folder holds files that are not a run's, or a run with other settings.
     """
 
     def __init__(self, path: Path, settings: Record, free: frozenset[str] = frozenset()) -> None:
@@ -48,31 +50,35 @@ class RunFolder:
         self._metrics = self.path / "metrics.jsonl"
 
     def part(self, name: str) -> "RunFolder":
-        """The folder of one of several trainings of a run, below the run's own."""
+        """Returns the sub-folder `name`, for one of several trainings in the same run."""
         return RunFolder(self.path / name, self._settings, self._free)
 
     def _found(self) -> Record:
-        """The settings of the run that is there, if it may go on with ours; empty if none is."""
+        """Returns the settings of the run in the folder, or an empty dictionary if there is none.
+
+        Raises:
+          UserError: the run cannot resume with the settings of this object.
+        """
         if self._config.exists():
             found = read_config(self.path)
             _check_same(self.path, found, self._settings, self._free)
             return found
         if self.path.exists() and not _is_blank(self.path):
             raise UserError(
-                f"{self.path} exists and is not a run's folder (it has no config.json): choose "
-                "another, or empty it yourself"
+                f"{self.path} exists and is not a run's folder (it has no config.json): use "
+                "another folder, or delete its files yourself"
             )
         return {}
 
     @contextmanager
     def visit(self) -> Iterator[None]:
-        """Makes the folder, or notes the free settings of this visit, and keeps others out.
+        """Returns a context for one session, with the folder locked and `config.json` written.
 
-        A visit within a visit changes nothing.
+        The folder is created if it does not exist. A nested call has no effect.
 
         Raises:
-          UserError: another command is at work in the folder, or has been since it was looked at,
-            with other settings.
+          UserError: another command has locked the folder, or the folder now holds a run with other
+            settings.
         """
         if self._visited:
             yield
@@ -80,7 +86,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         with _alone(self.path):
             if self._found() != self._settings or not self._config.exists():
-                write_json(self._config, self._settings)  # first: else the rest is not a run's
+                write_json(self._config, self._settings)  # first, because it marks a run's folder
             self._visited = True
             try:
                 yield
@@ -88,11 +94,11 @@ class RunFolder:
                 self._visited = False
 
     def is_complete(self, step: int) -> bool:
-        """Whether a visit ended at this step and left its summary."""
+        """Returns whether a session ended at this step and wrote its summary."""
         return self.summary().get("step") == step
 
     def summary(self) -> Record:
-        """What `summarise` wrote; empty if it has not, or if the file is damaged."""
+        """Returns the contents of `summary.json`, or {} if the file is missing or damaged."""
         try:
             summary = json.loads((self.path / "summary.json").read_bytes())
         except (FileNotFoundError, ValueError, RecursionError):
@@ -100,11 +106,12 @@ class RunFolder:
         return summary if isinstance(summary, dict) else {}
 
     def metrics(self, announce: Callable[[str], None] = print) -> list[Record]:
-        """The records logged so far, in order: each has a `step`, and all its values are finite.
+        """Returns the records logged so far, in order. Each has a `step` and finite values.
+
+        Unreadable lines are left out, such as a line cut off by a crash.
 
         Args:
-          announce: called with a message about each line that is left out because it cannot be
-            read, such as one cut off by a crash.
+          announce: called with a message about each line that is left out.
         """
         if not self._metrics.exists():
             return []
@@ -116,16 +123,15 @@ class RunFolder:
                 records.append(_parse_record(line))
             except (ValueError, OverflowError, RecursionError) as error:
                 announce(
-                    f"line {number} of {self._metrics} cannot be read ({error}): it is left out"
+                    f"line {number} of {self._metrics} cannot be read ({error}) and is left out"
                 )
         return records
 
     def rewind(self, step: int, announce: Callable[[str], None] = print) -> list[Record]:
-        """Drops the records after `step`, which will be logged again, and returns the rest.
+        """Deletes the records after `step` and returns the others.
 
-        -1 drops all of them. So is a summary of a later step.
-
-        Records that cannot be read are announced, and dropped too.
+        Step -1 deletes all records. Records that cannot be read are announced and deleted. A
+        summary of a later step is deleted too.
         """
         kept = [record for record in self.metrics(announce) if record["step"] <= step]
         if self.summary().get("step", -1) > step:
@@ -134,18 +140,18 @@ class RunFolder:
         return kept
 
     def log(self, record: Record) -> None:
-        """Appends one record."""
+        """Appends one record to `metrics.jsonl`."""
         with naming(self._metrics), self._metrics.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
     def keep(self, step: int, arrays: dict[str, Any]) -> None:
-        """Writes named arrays seen at a step to `samples/`."""
+        """Writes named arrays of one step to a file in `samples/`."""
         self.samples.mkdir(exist_ok=True)
         with whole(self.samples / f"{step:07d}.npz") as file:
             np.savez(file, **arrays)
 
     def kept(self) -> list[tuple[int, dict[str, Any]]]:
-        """What `keep` wrote, by step, in order.
+        """Returns the arrays that `keep` wrote, as pairs (step, arrays) in ascending order.
 
         Raises:
           UserError: a file is damaged.
@@ -157,12 +163,15 @@ class RunFolder:
                     found.append((int(file.stem), dict(arrays)))
             except Exception as error:  # a damaged archive raises exceptions of many kinds
                 raise UserError(
-                    f"{file} is damaged ({error}): restore it, or begin anew in another folder"
+                    f"{file} is damaged ({error}): restore it, or start a run in a new folder"
                 ) from None
         return found
 
     def once(self, work: Callable[[], Record]) -> Record:
-        """The summary; where there is none, `work` is done during a visit and returns it."""
+        """Returns the summary. If there is none, calls `work` in a session and saves a new summary.
+
+        The new summary is the result of `work`, with the duration of the call in seconds.
+        """
         if done := self.summary():
             return done
         with self.visit():
@@ -171,7 +180,7 @@ class RunFolder:
             return self.summarise({**made, "wall_seconds": time.monotonic() - start})
 
     def summarise(self, summary: Record) -> Record:
-        """Writes `summary.json`, the versions and the devices at hand added: all it returns."""
+        """Writes `summary.json` and returns its contents: the summary, devices and versions."""
         names = ("gan-jax", "jax", "jaxlib", "flax", "optax", "numpy")
         devices = [f"{device.platform}:{device.device_kind}" for device in jax.devices()]
         versions = {name: importlib.metadata.version(name) for name in names}
@@ -181,7 +190,7 @@ class RunFolder:
 
 
 def read_config(path: Path) -> Record:
-    """The settings a run was made with.
+    """Returns the settings of a run.
 
     Raises:
       UserError: the folder holds no run, or its `config.json` is damaged.
@@ -200,17 +209,17 @@ def read_config(path: Path) -> Record:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Keeps other commands out of a folder, if its file system has locks."""
-    # Without locks, a file that says so would outlive a command that was killed.
+    """Locks a folder against other commands, if its file system supports locks."""
+    # Filelock's fallback is a marker file, which would remain after a command was killed.
     lock = FileLock(path / _LOCK, fallback_to_soft=False)
     try:
         lock.acquire(blocking=False)
     except Timeout:
         raise UserError(
-            f"another command is at work in {path}: wait until it is done, or choose another folder"
+            f"another command is at work in {path}: wait until it is done, or use another folder"
         ) from None
     except (OSError, NotImplementedError):
-        pass  # no locks here; what else may be wrong with the folder shows when it is written to
+        pass  # no locks on this file system; the first write reports any other problem
     try:
         yield
     finally:
@@ -218,18 +227,18 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def _is_blank(path: Path) -> bool:
-    """Whether a path is a folder with nothing in it but, at most, what a first visit began with."""
+    """Returns whether a folder is empty, apart from files of a first session that was cut short."""
     begun = {_LOCK, "config.json.tmp"}
     return path.is_dir() and all(entry.name in begun for entry in path.iterdir())
 
 
 def write_json(path: Path, value: Record) -> None:
-    """Writes a JSON file whole or not at all."""
+    """Writes a JSON file atomically."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def _parse_record(line: bytes) -> Record:
-    """The record in a line of `metrics.jsonl`: a step, and numbers that are finite.
+    """Returns the record in a line of `metrics.jsonl`: a step and finite numbers.
 
     Raises:
       ValueError, OverflowError, RecursionError: the line holds no such record.
@@ -273,8 +282,8 @@ def _check_same(path: Path, old: Record, new: Record, free: frozenset[str]) -> N
 
 
 def _other_source(was: Record, now: Record) -> str:
-    """What to say where other data were found than the last time, as when the network is back."""
+    """Returns a hint if the two settings name different data sources, or "" otherwise."""
     source = was.get("data.source")
     if source == now.get("data.source"):
         return ""
-    return f" (data.source {source} takes the data from where that run did.)"
+    return f" (Set data.source to {source} to use the data of that run.)"

@@ -1,4 +1,4 @@
-"""What is done between chunks: records, looks at the state, checkpoints."""
+"""Hooks that run between chunks of steps: log records, show samples, save checkpoints."""
 
 import sys
 import time
@@ -22,22 +22,22 @@ from gan_jax.types import Metrics, PyTree
 
 
 class NonFinite(UserError):
-    """Training left the finite numbers."""
+    """A metric or the state became NaN or infinite."""
 
 
 def in_words(record: Record) -> str:
-    """All metrics of a record by name, for `Progress` to show."""
+    """Returns all metrics of a record as one line of names and values."""
     left_out = {"step", "seconds", "steps_per_second"}
     return " ".join(f"{k} {v:.3g}" for k, v in record.items() if k not in left_out)
 
 
 def time_left(elapsed: float, done: int, left: int) -> str:
-    """The time that `left` items will take if `done` items took `elapsed` seconds: h:mm:ss."""
+    """Returns the time for `left` items, if `done` items took `elapsed` seconds, as h:mm:ss."""
     return tqdm.format_interval(elapsed * left / done)
 
 
 class Progress:
-    """A bar on a terminal, a line every ten seconds elsewhere."""
+    """A progress bar on a terminal; without a terminal, a printed line every ten seconds."""
 
     def __init__(
         self, start: int, num_steps: int, words: Callable[[Record], str] = in_words
@@ -58,7 +58,7 @@ class Progress:
             return
         now = time.monotonic()
         if self._first is None:
-            self._first = step, now  # what came before was compiling: no measure of what is left
+            self._first = step, now  # the pace is measured from here: compilation came before
         if now - self._printed >= 10 or step == self._num_steps:
             self._printed = now
             done, seconds = step - self._first[0], now - self._first[1]
@@ -73,7 +73,7 @@ class Progress:
         tqdm.write(message, file=sys.stdout if self._bar.disable else sys.stderr)
 
     def close(self) -> None:
-        """Leaves the terminal in order."""
+        """Closes the bar and restores the terminal."""
         self._bar.close()
 
 
@@ -81,7 +81,7 @@ class Progress:
 def progress(
     start: int, num_steps: int, words: Callable[[Record], str] = in_words
 ) -> Iterator[Progress]:
-    """A `Progress`, closed in the end; `words` says what of a record it shows."""
+    """Yields a `Progress` and closes it afterwards. `words` returns the text for a record."""
     shown = Progress(start, num_steps, words)
     try:
         yield shown
@@ -97,17 +97,18 @@ def log(
     before: float = 0.0,
     writer: Any = None,
 ) -> Hook:
-    """Records the mean of each metric over a chunk, and checks that all of them are finite.
+    """Returns a hook that logs the mean of each metric over a chunk.
 
-    A metric that is an array, as in an ensemble, is recorded as the mean of its elements.
+    An array metric, as in an ensemble, is logged as the mean of its elements. The finish function
+    of the hook raises `NonFinite` if a metric is not finite. The error names the step, the metric
+    and the last good checkpoint.
 
     Args:
-      folder, shown, writer: where the record goes; the writer is a tensorboardX `SummaryWriter`.
-      checkpoints: where the last good state is.
-      before: the seconds that earlier sessions of this run took.
-
-    Raises:
-      NonFinite: (when it finishes) naming the step and the metric, and the last good checkpoint.
+      folder: run folder, which stores the record.
+      shown: progress display, which shows the record.
+      checkpoints: checkpoints of the run, for the error message.
+      before: seconds of training in earlier sessions of this run.
+      writer: a tensorboardX `SummaryWriter`, or None.
     """
     began = time.monotonic()
     last = [began]
@@ -131,7 +132,7 @@ def log(
             if writer is not None:
                 for name in record.keys() - {"step", "seconds"}:
                     writer.add_scalar(name, record[name], step)
-            shown.update(step, record)  # last: it fails if stdout's reader is gone
+            shown.update(step, record)  # last, because it fails if stdout is a closed pipe
 
         return finish
 
@@ -153,21 +154,22 @@ def _check_finite(done: int, metrics: dict[str, np.ndarray], checkpoints: Checkp
 def _last(checkpoints: Checkpoints) -> str:
     checkpoints.wait()
     steps = checkpoints.steps
-    kept = f"The last good checkpoint is of step {steps[-1]}." if steps else "None was saved yet."
-    return (
-        f"{kept} Try a lower learning rate, a penalty on the discriminator, or another loss; "
-        "nothing bad was saved."
-    )
+    if steps:
+        kept = f"The last good checkpoint is of step {steps[-1]}."
+    else:
+        kept = "No checkpoint was saved yet."
+    return f"{kept} Try a lower learning rate, a penalty on the discriminator, or another loss."
 
 
 class Look(NamedTuple):
-    """Something of the state that is computed and shown from time to time.
+    """A result that is computed from the state and shown at certain steps, such as samples.
 
     Attributes:
-      every: when it is due; also before the first step and after the last.
+      every: the steps after which the result is computed. It is also computed before the first step
+        and after the last.
       see: a pure function of the state, compiled once.
-      show: `(step, made) -> picture`, called on the host with what `see` returned. A picture, uint8
-        [H, W] or [H, W, C], goes to TensorBoard too; None: there is none.
+      show: `(step, result) -> picture`, called on the host with the result of `see`. The picture is
+        uint8 [H, W] or [H, W, C], which TensorBoard shows, or None.
     """
 
     every: Every
@@ -181,12 +183,12 @@ def watch(
     *,
     writer: Any = None,
 ) -> Hook:
-    """Takes a look at the state.
+    """Returns a hook that computes and shows a `Look`.
 
     Args:
-      look: what to compute and how to show it.
-      move: moves a state to the device where the look is taken; by default it stays where it is.
-      writer: a tensorboardX `SummaryWriter`.
+      look: the functions to call and the steps when they are due.
+      move: moves a state to the device that computes `look.see`. The default does not move it.
+      writer: a tensorboardX `SummaryWriter`, or None.
     """
     see = jax.jit(look.see)
 
@@ -206,10 +208,10 @@ def watch(
 
 
 def save(every: Every, checkpoints: Checkpoints) -> Hook:
-    """Saves the state, if it is finite, while training goes on, and where the run is stopped.
+    """Returns a hook that saves the state in the background, and also when a signal stops the run.
 
-    Raises:
-      NonFinite: (when it finishes) some parameter or statistic is not finite.
+    If the state is not finite, the finish function of the hook saves nothing and raises
+    `NonFinite`.
     """
 
     def start(step: int, state: PyTree, metrics: Metrics) -> Finish:

@@ -1,4 +1,4 @@
-"""Functions of the arrays of a state: naming, describing, copying to the host, comparing."""
+"""Functions that name, describe, copy and compare the arrays of a state."""
 
 import hashlib
 import itertools
@@ -14,17 +14,17 @@ from gan_jax.types import PyTree
 
 
 def snapshot(state: PyTree) -> PyTree:
-    """A copy of a state in buffers of its own, which stays valid when the state is donated.
+    """Returns a copy of a state in new buffers, which stays valid when the state is donated.
 
-    It is made by transfers, because a program that copies would have to be compiled.
+    The copy uses device transfers, because a copying program would have to be compiled.
     """
-    # A key's data are copied as a plain array: for keys JAX may ignore `may_alias=False`.
+    # Keys are copied as plain arrays, because JAX may ignore `may_alias=False` for keys.
     copies = jax.device_put(jax.tree.map(_data, state), may_alias=False)
     return jax.tree.map(_wrap, copies, state)
 
 
 class Leaf(NamedTuple):
-    """An array of a state: its path in Python's syntax, its type and its shape."""
+    """Description of an array in a state: its path in Python syntax, its type and its shape."""
 
     path: str
     dtype: str
@@ -44,7 +44,7 @@ def _paths(tree: PyTree) -> list[tuple[str, Any]]:
 
 
 def describe(tree: PyTree) -> list[Leaf]:
-    """The path, type and shape of each array of a state, or of `jax.eval_shape` of one.
+    """Returns the path, type and shape of each array of a state or of `jax.eval_shape` of it.
 
     Raises:
       TypeError: a leaf is not an array.
@@ -56,7 +56,7 @@ def describe(tree: PyTree) -> list[Leaf]:
 
 
 def to_host(tree: PyTree) -> dict[str, np.ndarray]:
-    """Host copies of the arrays by path, without empty ones, which `describe` covers."""
+    """Returns host copies of all non-empty arrays, by path. `describe` covers the empty ones."""
     data = {path: _data(leaf) for path, leaf in _paths(tree)}
     return {path: np.array(leaf) for path, leaf in data.items() if leaf.size}
 
@@ -76,7 +76,10 @@ def _wrap(data: Any, template: Any) -> Any:
 
 
 def like(template: Any, saved: np.ndarray | None) -> Any:
-    """The saved array, bit for bit; as a key if the template is one."""
+    """Returns the saved array bit for bit. If the template is a key, the result is a key.
+
+    An empty array is not saved, so `saved` is None and the template gives its shape and type.
+    """
     if _is_key(template):
         blank = jnp.empty(template.shape, template.dtype)
         if saved is None:
@@ -85,11 +88,11 @@ def like(template: Any, saved: np.ndarray | None) -> Any:
     if saved is None:
         saved = np.empty(template.shape, template.dtype)
     array = jnp.asarray(saved)
-    return array if array.dtype == saved.dtype else saved  # 64 bits, which JAX would truncate
+    return array if array.dtype == saved.dtype else saved  # JAX may truncate 64 bits to 32
 
 
 def difference(there: Sequence[Leaf], here: Sequence[Leaf]) -> str:
-    """The first array in which two states differ, and how; "" if they agree."""
+    """Returns a description of the first array that differs between two states, or ""."""
     saved, wanted = {leaf.path: leaf for leaf in there}, {leaf.path: leaf for leaf in here}
     for old, new in itertools.zip_longest(there, here):
         only_old = old is not None and old.path not in wanted
@@ -108,7 +111,7 @@ def difference(there: Sequence[Leaf], here: Sequence[Leaf]) -> str:
 
 
 def digest(leaves: Sequence[Leaf], arrays: dict[str, np.ndarray]) -> str:
-    """The SHA-256 of a description and of the bits of its arrays."""
+    """Returns the SHA-256 of the descriptions and the bytes of all arrays."""
     sha = hashlib.sha256(json.dumps(leaves).encode())
     for leaf in leaves:
         if (array := arrays.get(leaf.path)) is not None:

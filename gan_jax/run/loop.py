@@ -1,9 +1,9 @@
-"""The loop: chunks of steps fused into one program, and what is done between them.
+"""The training loop: it runs steps in compiled chunks and calls hooks between chunks.
 
-It trains any step `(state, batch) -> (state, metrics)` on any batches. While the device works on a
-chunk, the host finishes the work of the last one: a hook starts on the device right after a chunk
-is dispatched and returns what is left to do on the host, which is done once the next chunk is under
-way.
+The loop trains any step `(state, batch) -> (state, metrics)`. Host and device work at the same
+time. After the loop has dispatched a chunk, each hook dispatches its own work to the device and
+returns a finish function. The loop then dispatches the next chunk, and calls the finish functions
+last, because they may wait for results.
 """
 
 import signal
@@ -24,8 +24,8 @@ class Work(NamedTuple):
     """The input of one chunk.
 
     Attributes:
-      batch: K batches for the step, every leaf [K, ...]; None for a step that draws its own data.
-      num: [] int32, how many of the K steps to take.
+      batch: K batches for the step, every leaf [K, ...]. None for a step that draws its own data.
+      num: [] int32, the number of steps to take, at most K.
     """
 
     batch: PyTree
@@ -33,22 +33,23 @@ class Work(NamedTuple):
 
 
 def make_chunk(step: Step, length: int) -> Step:
-    """Up to `length` steps as one pure program, whose length is data.
+    """Returns a pure function that takes up to `length` steps.
 
-    A `lax.scan` would be another program for every length, and XLA compiles a scan of one step
-    otherwise than one of two: the last bits would depend on where a run was interrupted.
+    The same compiled program takes any number of steps. `lax.scan` would need a program for each
+    number, and XLA would compile these differently. The last bits of the results would then depend
+    on the step at which a run was interrupted.
 
     Args:
       step: `(state, batch) -> (state, metrics)`.
-      length: K, the most steps in a chunk.
+      length: K, the maximum number of steps in a chunk.
 
     Returns:
-      `(state, Work) -> (state, metrics)`, each metric [..., K], the first `num` of K filled.
-      Its attribute `batch_axis` is the step's own plus one, for the wrappers of `parallel`.
+      `(state, Work) -> (state, metrics)`. Each metric is [..., K], and only its first `num` values
+      are set. The attribute `batch_axis` of the function, used by `parallel`, is the step's plus 1.
     """
 
     def chunk(state: PyTree, work: Work) -> tuple[PyTree, Metrics]:
-        traced = jax.jit(step, inline=True)  # once, for its metrics' shapes and for itself
+        traced = jax.jit(step, inline=True)  # the two uses below then trace the step only once
 
         def take(index: Array) -> PyTree:
             return jax.tree.map(lambda leaf: leaf[index], work.batch)
@@ -69,18 +70,18 @@ def make_chunk(step: Step, length: int) -> Step:
 Finish = Callable[[], None]
 
 Every = int | Collection[int] | None
-"""When something is due: every so many steps, after certain steps, or (None) after every chunk."""
+"""When a hook is due: every N steps (int), after the listed steps, or after every chunk (None)."""
 
 
 class Hook(NamedTuple):
-    """Something to do between chunks.
+    """A function that the loop calls between chunks.
 
     Attributes:
-      every: when it is due. A chunk ends wherever a hook is due.
-      start: `(step, state, metrics) -> finish`. `start` may only dispatch work to the device;
-        `finish`, called when the next chunk is under way, may wait for it. `state` is donated
-        to the next chunk: keep nothing of it. Each metric is [..., n], of the chunk's n steps.
-      when_stopped: whether it is also due where a signal ends the run early.
+      every: when the hook is due. A chunk ends at each step where a hook is due.
+      start: `(step, state, metrics) -> finish`. `start` may only dispatch work to the device and
+        must not keep `state`, which is donated to the next chunk. Each metric is [..., n] for the n
+        steps of the chunk. `finish()` is called after the next chunk is dispatched, and may wait.
+      when_stopped: whether the hook is also due when a signal ends the run early.
     """
 
     every: Every
@@ -88,7 +89,7 @@ class Hook(NamedTuple):
     when_stopped: bool = False
 
     def next(self, step: int) -> float:
-        """The first step above this one at which a chunk must end for the hook."""
+        """Returns the first step after `step` at which the hook is due."""
         if self.every is None:
             return float("inf")
         if isinstance(self.every, int):
@@ -96,16 +97,16 @@ class Hook(NamedTuple):
         return min((at for at in self.every if at > step), default=float("inf"))
 
     def is_due(self, step: int) -> bool:
-        """Whether to start it after a chunk that ends at this step."""
+        """Returns whether the hook is due after a chunk that ends at this step."""
         return self.every is None or self.next(step - 1) == step
 
 
 class Interrupted(Exception):
-    """A signal ended the run early, after the current chunk, with everything saved.
+    """A signal ended the run early. The current chunk was completed and the state was saved.
 
     Attributes:
-      signum: SIGINT, SIGTERM, or SIGPIPE if the reader of stdout is gone.
-      step: the last step that was done.
+      signum: SIGINT, SIGTERM, or SIGPIPE if the program that read stdout has ended.
+      step: the last completed step.
     """
 
     def __init__(self, signum: int, step: int) -> None:
@@ -123,19 +124,21 @@ def run(
     chunk_length: int,
     hooks: Sequence[Hook],
 ) -> PyTree:
-    """Trains from step `start` to `num_steps`.
+    """Trains from step `start` to step `num_steps` and returns the last state.
 
     Args:
-      chunk: a compiled `make_chunk`; it may consume the state it is given.
-      state: after `start` steps.
-      batches: step -> every leaf [K, ...], the data of the K = `chunk_length` steps from there.
-      start, num_steps: counted in calls of the step.
-      chunk_length: chunks end at its multiples, and where a hook is due.
-      hooks: started in order after each chunk that ends where they are due, and after the last.
+      chunk: the compiled result of `make_chunk`. It may donate its state.
+      state: the state after `start` steps.
+      batches: step -> the batches of the next K = `chunk_length` steps, every leaf [K, ...].
+      start: number of steps already taken.
+      num_steps: number of steps to reach.
+      chunk_length: maximum steps per chunk. A chunk also ends at each multiple of this number, and
+        at each step where a hook is due.
+      hooks: started in order after each chunk where they are due. All start after the last chunk.
 
     Raises:
-      Interrupted: SIGINT or SIGTERM came, or a hook wrote to stdout and its reader is gone. The
-        hooks that are due when a run is stopped have seen the last chunk.
+      Interrupted: SIGINT or SIGTERM came, or stdout is a closed pipe. Hooks with `when_stopped`
+        have finished for the last completed step.
     """
     step, stop, unfinished = start, False, list[Finish]()
     with signals() as received:
@@ -144,7 +147,7 @@ def run(
             for finish in unfinished:
                 try:
                     finish()
-                except BrokenPipeError:  # Python's form of SIGPIPE
+                except BrokenPipeError:  # Python raises this error in place of SIGPIPE
                     received.append(signal.SIGPIPE)
 
         while step < num_steps:
@@ -153,8 +156,8 @@ def run(
             state, metrics = chunk(state, Work(batches(step), np.int32(num)))
             step += num
             finish_all()
-            stop = bool(received)  # asked once: a signal during the hooks is for the next chunk
-            if num < chunk_length:  # not for nothing: a slice is a program of its own
+            stop = bool(received)  # read once: a signal during the hooks stops after the next chunk
+            if num < chunk_length:  # a full chunk needs no slice, which JAX would have to compile
                 metrics = {name: values[..., :num] for name, values in metrics.items()}
             unfinished = [
                 hook.start(step, state, metrics)
@@ -171,9 +174,9 @@ def run(
 
 @contextmanager
 def signals() -> Iterator[list[int]]:
-    """Yields a list to which a stop signal is appended, instead of ending the process.
+    """Yields a list. The first SIGINT or SIGTERM is appended to it and does not end the process.
 
-    The first signal restores the earlier handlers, so that a second one acts at once.
+    The first signal restores the earlier handlers, so a second one ends the process at once.
     """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""One session of a run: goes on from the last checkpoint in its folder, or begins there."""
+"""One session of a training run, which resumes from the last checkpoint in the run's folder."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
@@ -33,39 +33,39 @@ def train(
     tensorboard: bool = False,
     announce: Callable[[str], None] = print,
 ) -> PyTree:
-    """Trains to `num_steps`, from the last checkpoint in the folder if there is one.
+    """Trains to step `num_steps` and returns the last state.
 
-    A run that was interrupted and resumed is bit for bit the uninterrupted run: its checkpoints,
-    its records and whatever its looks write.
+    Training resumes from the last checkpoint in the folder, if there is one. A resumed run equals
+    an uninterrupted run bit for bit in its checkpoints, its records and the output of its looks.
 
     Args:
-      step: pure, `(state, batch) -> (state, metrics)`, such as the `step` of an `Algorithm`. Its
-        draws must depend on its state alone.
-      state: the first state, arrays only; it is donated. An ensemble has an axis of members in
-        front of each array.
-      batches: `step -> batch`, every leaf [chunk_length, ...]: the batches of the steps from there,
-        whatever was asked for before. None: `step` is given None, and draws its own data, as
-        `data.synthetic.feed` makes it do.
-      folder: where the run is kept.
-      num_steps: calls of the step.
-      chunk_length: steps in a compiled program, and between two records, at most.
-      checkpoint_every: when the state is saved, besides at the end and where a signal comes.
-      keep_checkpoints: how many of the newest to keep.
-      layout: of `parallel.AXIS_NAMES`; or "ensemble", to train many GANs on the same batches,
-        spread over as many devices as divide their number.
-      looks: what else is computed of the state, now and then.
-      words: what of a record is shown while training goes on.
+      step: a pure function `(state, batch) -> (state, metrics)`, such as the `step` of an
+        `Algorithm`. Its random draws must depend on the state alone.
+      state: the initial state, arrays only. It is donated. For an ensemble each array has a leading
+        axis of members.
+      batches: `step -> batches`, the batches of the next `chunk_length` steps, every leaf
+        [chunk_length, ...]. The result must not depend on earlier calls. None for a step that draws
+        its own data, such as a step made by `data.synthetic.feed`.
+      folder: the folder of the run.
+      num_steps: the number of calls of the step, earlier sessions included.
+      chunk_length: maximum number of steps in one compiled program, and between two records.
+      checkpoint_every: when to save the state. It is also saved at the end and after a signal.
+      keep_checkpoints: the number of newest checkpoints to keep.
+      layout: a name in `parallel.AXIS_NAMES`, or "ensemble". An ensemble trains many GANs on the
+        same batches. It uses the largest number of devices that divides the number of members.
+      looks: further results to compute from the state at certain steps, such as samples.
+      words: turns a record into the text of the progress display.
       tensorboard: whether to write event files to `tensorboard/` in the folder.
-      announce: where messages go.
+      announce: called with each message.
 
     Returns:
       The last state, on the host's first device.
 
     Raises:
-      UserError: another command is at work in the folder.
-      NonFinite: training left the finite numbers.
-      Interrupted: a signal ended the run early; it can be resumed.
-      CheckpointError: the state cannot be saved, or the folder has one of another structure.
+      UserError: another command uses the folder.
+      NonFinite: a metric or the state became NaN or infinite.
+      Interrupted: a signal ended the run early. The run can be resumed.
+      CheckpointError: the state cannot be saved, or it does not fit the checkpoint in the folder.
     """
     gathered = partial(jax.device_put, device=jax.devices()[0])
     with folder.visit(), ExitStack() as stack:
@@ -88,11 +88,11 @@ def train(
             state = parallel.place(layout, state)
         writer = None
         if tensorboard:
-            # The first step that is logged here.
             writer = _writer(folder.path, start + 1 if restored else 0)
             stack.enter_context(closing(writer))
         shown = stack.enter_context(hooks.progress(start, num_steps, words))
-        # Each look is taken on one device of an ensemble: on all, they would wait for each other.
+        # A look at an ensemble runs on one device, because several devices would wait for each
+        # other.
         move = {"move": gathered} if ensemble else {}
         watched = [hooks.watch(look, **move, writer=writer) for look in looks]
         if not restored:
@@ -119,24 +119,24 @@ def train(
                 Hook(None, lambda step, state, metrics: memory.release),
             ),
         )
-        with signals():  # almost done: the first signal is ignored
+        with signals():  # the run is almost done, so the first signal is ignored
             checkpoints.wait()
     return gathered(state)
 
 
 def seconds(records: Sequence[Record]) -> float:
-    """The seconds that training had taken at the last of these records."""
+    """Returns the training time up to the last record, in seconds."""
     return next((record["seconds"] for record in reversed(records) if "seconds" in record), 0.0)
 
 
 def _devices_of(ensemble: PyTree, devices: Sequence[jax.Device]) -> Sequence[jax.Device]:
-    """As many devices as there are to share the members evenly."""
+    """Returns as many of the devices as possible that share the members evenly."""
     members = len(jax.tree.leaves(ensemble)[0])
     return devices[: max(n for n in range(1, len(devices) + 1) if members % n == 0)]
 
 
 def _writer(path: Path, first: int) -> Any:
-    """A `SummaryWriter`; TensorBoard forgets what earlier sessions wrote from step `first` on."""
+    """Returns a `SummaryWriter`. TensorBoard drops earlier events from step `first` onwards."""
     from tensorboardX import SummaryWriter
 
     return SummaryWriter(str(path / "tensorboard"), purge_step=first)

@@ -1,4 +1,4 @@
-"""The analysis on paper of GPUs and TPUs: its formulas, and what is lowered for them."""
+"""The analysis of GPUs and TPUs: its formulas, and the operations that are lowered for them."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ TOY = Machine("toy", 100.0, 10.0, {4: 2.0, 8: 1.0}, 4, "")
 
 
 def test_a_ring_sends_each_share_round_twice_but_to_itself():
-    # 4 devices, 80 bytes: shares of 20 go 3 times round for the sums and 3 times for the results.
+    # 4 devices, 80 bytes: shares of 20 are sent 3 times for the sums and 3 times for the results.
     assert TOY.all_reduce_seconds(80, 4) == 2 * 3 * 20 / 2.0
     assert TOY.all_reduce_seconds(80, 8) == 2 * 7 * 10 / 1.0
     assert TOY.all_reduce_seconds(80, 1) == 0
@@ -25,7 +25,7 @@ def test_a_ring_sends_each_share_round_twice_but_to_itself():
 
 
 def touched(function, *arrays):
-    """(operations, bytes) of all products in a program, their arrays each touched once."""
+    """Returns (operations, bytes) of all products in a program. Each array is moved once."""
     flops = moved = 0
     for equation in jax.make_jaxpr(function)(*arrays).eqns:
         if equation.primitive.name == "dot_general":
@@ -38,7 +38,7 @@ def touched(function, *arrays):
 
 
 def test_operations_and_bytes_are_those_of_a_layer_by_brute_force():
-    """G one layer deep, D one layer deep: D's update and G's, product by product."""
+    """G and D have one layer each. The updates of D and G are counted product by product."""
     batch, latent, size = 8, 3, 5
     case = Case("flat", "mlp", (size,), latent, ())
     z, x = jnp.ones((batch, latent)), jnp.ones((batch, size))
@@ -86,7 +86,7 @@ def test_communication_hides_from_the_smallest_batch_that_takes_as_long(machine)
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_the_step_lowered_holds_what_the_architecture_needs_and_nothing_else(platform):
-    """No product more than the count has, so none of a CPU's; nothing of the host; all donated."""
+    """The step has only the counted products, no host call, and donates all buffers."""
     case = dataclasses.replace(CASES["dcgan28"], latent=3, widths=(4, 8))
     lowered = accelerators.lower(case, platform, batch_size=8)
     counts = {True: 0, False: 0}
@@ -97,8 +97,8 @@ def test_the_step_lowered_holds_what_the_architecture_needs_and_nothing_else(pla
     assert lowered.callbacks == 0
     assert len(set(lowered.donated.split(" of "))) == 1
     assert lowered.types == "f32, i1, i32, ui32"
-    # One for each array of gradients, metrics and running statistics, D's and G's, and batch
-    # norm's own: it is XLA that merges them, and `test_collectives` that counts what is left.
+    # One for each array of gradients, metrics and running statistics of D and G, and batch norm's
+    # own. XLA merges them, and `test_collectives` counts the result.
     assert lowered.all_reduces > (6 + 5 + 2) + (7 + 1 + 4)
     assert lowered.sharded
 

@@ -33,12 +33,12 @@ WIDTHS = {
 
 
 def tiny(name):
-    """A case with networks of a few features."""
+    """Returns a case with networks of a few features."""
     return dataclasses.replace(cases.CASES[name], latent=3, widths=WIDTHS.get(name, (3, 6)))
 
 
 def setting(case, contender="gan_jax"):
-    """What a worker builds a loop of the case from."""
+    """Returns the arguments from which a worker builds a loop of the case."""
     if case.on_ring:
         case = dataclasses.replace(case, latent=2)
     return Setting(contender, case, problem.make(case, BATCH, 0, DIGITS), fixed=False)
@@ -48,7 +48,7 @@ def setting(case, contender="gan_jax"):
 
 
 def counted(jaxpr):
-    """The multiply-adds of all products and convolutions that a program's text has."""
+    """Returns the multiply-adds of all products and convolutions in the text of a program."""
     total = 0
     for equation in jaxpr.eqns:
         inputs = [variable.aval for variable in equation.invars]
@@ -60,7 +60,7 @@ def counted(jaxpr):
             kernel = inputs[1].shape
             features = equation.params["dimension_numbers"].rhs_spec[0]
             products = math.prod(out.shape) * math.prod(kernel) // kernel[features]
-            # Multiplications by the zeros that an input is spread with are not counted.
+            # Multiplications by inserted zeros are not counted.
             total += products // math.prod(equation.params["lhs_dilation"])
         for value in equation.params.values():
             for inner in value if isinstance(value, tuple | list) else (value,):
@@ -86,7 +86,7 @@ def test_flops_are_those_of_a_plain_program(name):
     g_step = jax.make_jaxpr(jax_usual.generator_step)
     plain = case.n_critic * counted(d_step(generator, discriminator, x, z, key, case.r1).jaxpr)
     plain += counted(g_step(generator, discriminator, z, key).jaxpr)
-    if case.r1:  # the program's text has D's pass on the real batch once more, for the penalty
+    if case.r1:  # the program's text has D's pass on the real batch twice, because of the penalty
         forward = jax.make_jaxpr(jax_usual.forward)
         plain -= counted(forward(discriminator, discriminator.params, x, key).jaxpr)
     assert step_flops(case, BATCH) == 2 * plain
@@ -207,7 +207,7 @@ def test_processes_take_turns_and_the_wrong_are_left_out(tmp_path):
 
 
 def fake(name, *seconds, **known):
-    """A contender that made ten steps in each window of so many seconds."""
+    """Returns a contender that made ten steps in each window of this many seconds."""
     windows = [Window(10, s, 0.25) for s in seconds]
     return Timed(type("Named", (), {"name": name})(), windows=windows, **known)
 

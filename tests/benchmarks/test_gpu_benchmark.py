@@ -1,4 +1,4 @@
-"""The GPU's checks and measurements: their own arithmetic, and all of it small on a CPU."""
+"""The GPU's checks and measurements: their arithmetic, and all of them at a small size on a CPU."""
 
 import json
 import os
@@ -26,7 +26,7 @@ from gan_jax.penalties import PENALTIES
 def test_a_difference_is_relative_to_the_largest_number_of_its_leaf():
     ours, reference = {"a": np.array([100.0, 1.0])}, {"a": np.array([100.0, 2.0])}
     assert correct.difference(ours, reference) == (pytest.approx(0.01), "['a']")
-    # Below .01 it is relative to that.
+    # Below 0.01 the tolerance is relative to 0.01.
     tiny = correct.difference(np.array([2e-6]), np.array([1e-6]))
     assert tiny[0] == pytest.approx(1e-4)
 
@@ -143,7 +143,7 @@ def test_an_operation_is_traced_to_its_source():
 
 @pytest.mark.slow
 def test_all_parts_run_small(tmp_path):
-    """Everything in turn, as on a card; without PyTorch its columns say so."""
+    """Runs everything in turn, as on a GPU. Without PyTorch its columns say so."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu", "--small", "--out", str(tmp_path)],
         cwd=ROOT,

@@ -1,6 +1,6 @@
-"""Gradient accumulation: a batch in parts updates as the whole, from less memory.
+"""Gradient accumulation: microbatches give the update of the whole batch and need less memory.
 
-The networks hold what makes that hard: dropout, and a penalty that draws for each example.
+The networks have the difficult features: dropout, and a penalty that draws for each example.
 """
 
 import jax
@@ -60,7 +60,7 @@ def test_batch_norm_sees_its_part_only():
 
 
 def test_labels_go_with_their_images():
-    """D's logit is the label: were they mixed up with the images, the sum would differ."""
+    """D's logit is the label. If labels and images were mixed up, the sum would differ."""
     seen = []
 
     def init(key, x, label=None):
@@ -96,7 +96,7 @@ def test_parts_that_do_not_divide_are_refused():
 
 @pytest.mark.parametrize("x64", [False, True])
 def test_a_key_of_a_step_draws_as_the_key_it_was_made_of(x64):
-    """Splits, folds and draws, under vmap as well; only `per_example` knows the part."""
+    """Splits, folds and draws ignore the microbatch, also under vmap. `per_example` uses it."""
     key = jax.random.key(3)
     of_part = keys.for_step(key, 1, 4)
 
@@ -124,7 +124,7 @@ def test_a_key_of_a_step_draws_as_the_key_it_was_made_of(x64):
 
 @pytest.mark.parametrize("role", ROLES)
 def test_parts_need_less_memory(role):
-    """Of the compiled step: activations are those of an eighth of the batch."""
+    """The compiled step keeps the activations of one microbatch: an eighth of the batch."""
     gan, batch = make_deep_gan(), Batch(jnp.zeros((4096, 8, 8, 1)))
     state = jax.eval_shape(lambda: gan_jax.init(gan, TX, TX, jax.random.key(0), batch))
     maker = getattr(gan_jax, f"make_{role}_step")

@@ -1,7 +1,7 @@
 """Averages and sums in bfloat16 and float16 parameters, against float64 NumPy.
 
-Each has a bound of its own type: a few units in the last place of the parameters, where the result
-is cast to their type, and of float32 where it is kept.
+Each test has its own error bound: a few units in the last place of the result's type. This is the
+parameters' type if the result is cast to it, and float32 otherwise.
 """
 
 import jax
@@ -25,7 +25,7 @@ def unit(dtype):
 
 
 def shift(dtype):
-    """x = z + w, against logit = mean x: all in one type."""
+    """The generator x = z + w and the critic logit = mean x, in a single type."""
 
     def init(key, x, label=None):
         return {"w": jnp.zeros(2, dtype)}, {}
@@ -41,7 +41,7 @@ def shift(dtype):
 
 @pytest.mark.parametrize("dtype", TYPES)
 def test_the_moving_average_arrives(dtype):
-    """After 10,000 updates with decay .999 from 0 to weights of 1: 1 - .999^10000."""
+    """After 10,000 updates from 0 towards 1 with decay 0.999 the average is 1 - 0.999^10000."""
     gan, tx = shift(dtype), optax.set_to_zero()
     batch = Batch(jnp.zeros((4, 2), dtype))
     state = gan_jax.init(gan, tx, tx, jax.random.key(0), batch)
@@ -58,9 +58,11 @@ def test_the_moving_average_arrives(dtype):
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("axis_name", [None, "shards"])
 def test_gradients_of_many_parts_add_up(dtype, axis_name):
-    """The mean of 1,024 numbers near 1: added up in the type itself they stop at 256 (bfloat16).
+    """The mean of 1,024 numbers near 1. A sum in bfloat16 itself would stop at 256.
 
-    A batch in 128 parts on 8 shards, or in 1,024 on one. Also the loss and the norm."""
+    The batch has 128 microbatches on 8 shards, or 1,024 on one shard. The loss and the norm are
+    checked too.
+    """
     x = np.random.default_rng(0).uniform(0.5, 1.5, (1024, 1)).astype(dtype)
 
     def objective(params, player, opponent, batch, key):
@@ -89,7 +91,7 @@ def test_gradients_of_many_parts_add_up(dtype, axis_name):
 
 @pytest.mark.parametrize("dtype", TYPES)
 def test_the_norm_of_small_and_of_large_gradients(dtype):
-    """Their squares underflow and overflow in float16."""
+    """The squares of these values underflow and overflow in float16."""
     for size in (1e-4, 1e3):
         params = {"w": jnp.full((30, 40), size, dtype)}
         tx = optax.set_to_zero()
@@ -106,7 +108,7 @@ def test_the_norm_of_small_and_of_large_gradients(dtype):
 
 
 def adam_by_numpy(gradients, rate, b1, b2, eps):
-    """The sum of all updates, and the moments, in float64."""
+    """The sum of all updates and the moments, in float64."""
     m = v = total = np.zeros_like(gradients[0])
     for t, g in enumerate(gradients, start=1):
         m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
@@ -116,7 +118,7 @@ def adam_by_numpy(gradients, rate, b1, b2, eps):
 
 @pytest.mark.parametrize("dtype", TYPES)
 def test_moments_of_adam(dtype):
-    """Gradients of 1e-4, whose squares are below float16; b2 = .999, which rounds in bfloat16."""
+    """Gradients of 1e-4 have squares too small for float16. bfloat16 would round b2 = 0.999."""
     drawn = np.random.default_rng(1).normal(1e-4, 1e-4, (2000, 3)).astype(dtype)
     tx = optimizers.adam(1e-3)
     params = jnp.zeros(3, dtype)
@@ -137,7 +139,7 @@ def test_moments_of_adam(dtype):
 
 @pytest.mark.parametrize("dtype", TYPES)
 def test_slow_weights_of_lookahead(dtype):
-    """They go to weights of 1 by 1/1,000 of the way each time: 1 - .999^5000."""
+    """Each update moves the average by 1/1,000 of the distance to 1, giving 1 - 0.999^5000."""
 
     def to_one(updates, state, params):
         return jax.tree.map(lambda p: 1 - p, params), state
@@ -159,7 +161,7 @@ def test_slow_weights_of_lookahead(dtype):
 
 @pytest.mark.parametrize("dtype", TYPES)
 def test_extragradient_returns_to_where_the_pair_began(dtype):
-    """Updates of 1/3 at 3: the second lands on 3 - 1/3, rounded once or twice."""
+    """Two updates of 1/3 from 3: the second result is 3 - 1/3, rounded once or twice."""
     tx = optimizers.extragradient(optax.sgd(1.0))
     params = jnp.full(2, 3.0, dtype)
     state, gradient = tx.init(params), jnp.full(2, 1 / 3, dtype)

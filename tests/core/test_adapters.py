@@ -38,7 +38,7 @@ LABEL = jnp.arange(BATCH) % 3
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
-# One GAN three times: G with batch norm against a D without, under the same names.
+# The same GAN in three libraries: G has batch norm and D has none, with the same names.
 
 
 class LinenG(nn.Module):
@@ -113,7 +113,7 @@ def make_gan(library):
 
 
 def to_linen(library, params):
-    """The parameters, or gradients, of a network in Linen's layout."""
+    """Returns the parameters or gradients of a network in Linen's layout."""
     if library != "equinox":
         return params
     made = {}
@@ -125,7 +125,7 @@ def to_linen(library, params):
 
 
 def from_linen_params(library, params, own):
-    """Linen's parameters in the layout of a network's own: the inverse of `to_linen`."""
+    """Returns Linen's parameters in the layout of another library: the inverse of `to_linen`."""
     if library != "equinox":
         return jax.tree.map(jnp.copy, params)
     for name, layer in params.items():
@@ -154,19 +154,19 @@ def start(library, seed=0):
 
 
 def make_step(library, axis_name=None):
-    """A train step with R1, which raises if it is traced twice."""
+    """Returns a train step with R1 that raises if it is traced twice."""
     gan = make_gan(library)
     r1 = [(penalties.r1, 0.1)]
     step = gan_jax.make_train_step(
         gan_jax.make_discriminator_step(gan, non_saturating, TX, penalties=r1, axis_name=axis_name),
         gan_jax.make_generator_step(gan, non_saturating, TX, axis_name=axis_name),
     )
-    chex.clear_trace_counter()  # which counts by the function's place in the source
+    chex.clear_trace_counter()  # `once` counts by the function's place in the source
     return chex.assert_max_traces(step, n=1)
 
 
 def run(library, step, state):
-    """The state after three train steps."""
+    """Returns the state after three train steps."""
     for _ in range(3):
         state, _ = step(state, Batch(X[None]))
     return state
@@ -225,7 +225,7 @@ def test_three_train_steps_are_those_of_linen(library):
         assert min(jax.tree.leaves(moved)) > 1e-3
     close(to_linen(library, made.ema_params), expected.ema_params)
     statistics = expected.generator.model_state["batch_stats"]["norm"]
-    # Equinox counts the batches, too.
+    # Equinox also counts the batches.
     found = [leaf for leaf in jax.tree.leaves(made.generator.model_state) if leaf.ndim]
     close(found, [statistics["mean"], statistics["var"]])
 
@@ -258,7 +258,7 @@ def test_a_scan_of_members_is_each_member_alone(library):
 
 @pytest.mark.parametrize("library", ADAPTERS)
 def test_running_statistics_move_in_training_and_stay_in_evaluation(library):
-    """By hand: .9 of the old and .1 of the batch's."""
+    """The running statistics are 0.9 of the old value and 0.1 of the batch's."""
     network, state = make_gan(library).generator, start(library).generator
     _, trained = network.apply(state.params, state.model_state, Z, train=True)
     first = to_linen(library, state.params)["first"]
@@ -281,7 +281,7 @@ class NnxDropout(nnx.Module):
 
 
 class NnxCalled(nnx.Module):
-    """Draws from what it is called with, under other names for the mode."""
+    """The layer takes its key at the call and names its mode differently."""
 
     def __init__(self, rngs):
         pass
@@ -334,7 +334,7 @@ def test_equinox_draws_for_an_example_by_its_index():
 
 
 def over_devices(network):
-    """What the network returns in training on a batch split over a mapped axis."""
+    """Returns a network's outputs in training, on a batch split over a mapped axis and unsplit."""
     params, model_state = network.init(jax.random.key(1), X)
 
     def shard(x):
@@ -384,8 +384,8 @@ class EquinoxLabelled(eqx.Module):
 
     def __init__(self, key):
         self.embed = eqx.nn.Embedding(3, SIZE, key=key)
-        self.order = jax.random.permutation(key, SIZE)  # integers: kept, and not trained
-        self.double = lambda x: 2 * x  # another function each time
+        self.order = jax.random.permutation(key, SIZE)  # integers are kept but not trained
+        self.double = lambda x: 2 * x  # a different function each time
 
     def __call__(self, x, classes, *, training, inference):
         x = self.double(x)[self.order]

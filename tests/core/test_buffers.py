@@ -1,4 +1,4 @@
-"""A state may be donated although it holds an array twice."""
+"""A state that holds an array twice may still be donated."""
 
 from functools import partial
 
@@ -16,11 +16,11 @@ from gan_jax.buffers import unshared
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 SHARING = {"prodigy": optax.contrib.prodigy(), "dog": optax.contrib.dog(1.0)}
-"""Optimizers whose first state holds the parameters themselves."""
+"""Optimizers whose initial state holds the parameters themselves."""
 
 
 def pointers(tree):
-    """The address of every buffer, keys included."""
+    """Returns the address of every buffer, including those of keys."""
     leaves = [
         jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
         for leaf in jax.tree.leaves(tree)
@@ -90,7 +90,7 @@ def test_a_network_that_keeps_the_batch_does_not_give_it_away(linear_gan):
 
 
 def doubled():
-    """A state that holds one array twice."""
+    """Returns a state that holds one array twice."""
     a = jnp.arange(8.0)
     return {"a": a, "b": a, "c": jax.device_put(a, jax.devices()[0])}
 
@@ -106,7 +106,7 @@ WRAPPERS = {
 
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_every_wrapper_takes_a_state_that_holds_an_array_twice(name):
-    """At first, and when a later state is made to."""
+    """The array is duplicated in the first state, or in a later state."""
     step = WRAPPERS[name](lambda state, batch: (jax.tree.map(lambda x: x + 1, state), {}))
     state = doubled()
     for number in (1, 2, 3):
@@ -117,7 +117,7 @@ def test_every_wrapper_takes_a_state_that_holds_an_array_twice(name):
 
 
 def test_the_average_may_be_set_to_the_weights_between_two_steps(linear_gan):
-    """On a `TrainState`, which is not searched when it comes back as it was returned."""
+    """A `TrainState` is not searched if it comes back as the step returned it."""
     step = parallel.shard_step(make("generator", linear_gan), devices=jax.devices()[:2])
     tx = optax.sgd(0.1)
     state = gan_jax.init(linear_gan, tx, tx, jax.random.key(0), Batch(REAL))
@@ -132,7 +132,7 @@ def test_the_average_may_be_set_to_the_weights_between_two_steps(linear_gan):
 @pytest.mark.parametrize("name", ["jit", "shard", "shard on one"])
 @pytest.mark.parametrize("what", ["the key's data", "parameters"])
 def test_a_batch_may_hold_arrays_of_the_state_at_every_step(name, what, linear_gan):
-    """On a `TrainState`, which is not searched when it comes back as it was returned."""
+    """A `TrainState` is not searched if it comes back as the step returned it."""
 
     def update(state, batch):
         del batch

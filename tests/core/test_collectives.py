@@ -1,12 +1,11 @@
-"""What each layout adds to a step: collectives, counted in the programs that ran on 8 devices.
+"""The collectives that each layout adds to a step, counted in programs that ran on 8 devices.
 
-Counted in the optimised HLO, where XLA has put all-reduces that do not wait for each other into
-one. An instruction in the body of a loop counts as often as the loop is known to run; a program
-whose loop holds collectives and does not say how often it runs fails the test.
+They are counted in the optimised HLO, where XLA has merged independent all-reduces. An instruction
+in a loop counts once per known iteration. The test fails if a loop with collectives has an unknown
+number of iterations.
 
-The target is one all-reduce for each update of a player, its gradients, metrics and model state
-together. Batch norm's own come on top, as many as wait for each other: one for each layer and
-direction, whatever runs beside them.
+The target is one all-reduce for each update of a player. It covers gradients, metrics and model
+state. Batch norm adds one for each layer and direction, if they must wait for each other.
 """
 
 import re
@@ -24,12 +23,12 @@ from gan_jax import Batch, parallel
 from gan_jax.losses import non_saturating
 from gan_jax.models import MODELS
 
-BATCH = 24  # three on each device; no other size here is 24
+BATCH = 24  # three examples on each device; no other array here has size 24
 TX = optax.adam(1e-3)
 SHAPES = {"mlp": (6,), "dcgan": (28, 28, 1)}
 COLLECTIVES = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
 
-pytestmark = pytest.mark.usefixtures("quick_compile")  # of XLA's passes only LLVM's are left out
+pytestmark = pytest.mark.usefixtures("quick_compile")  # of XLA's passes, only LLVM's are skipped
 
 
 def make_gan(model):
@@ -47,7 +46,7 @@ def initialise(model):
 
 
 def build(model, kind, axis_name):
-    """(first state, pure step, the leading axes of its batch) of a kind named as in `EXPECTED`."""
+    """Returns (first state, pure step, leading axes of its batch) for a kind in `EXPECTED`."""
     gan = make_gan(model)
     d_step = gan_jax.make_discriminator_step(gan, non_saturating, TX, axis_name=axis_name)
     g_step = gan_jax.make_generator_step(gan, non_saturating, TX, axis_name=axis_name)
@@ -60,7 +59,7 @@ def build(model, kind, axis_name):
 
 @cache
 def programs(layout, model, kind):
-    """The optimised HLO of all that one call of a step loads."""
+    """Returns the optimised HLO of all programs that one call of a step loads."""
     state, step, leading = build(model, kind, parallel.AXIS_NAMES[layout])
     x = np.zeros((*leading, BATCH, *SHAPES[model.split()[0]]), np.float32)
     wrapped = parallel.make_step(layout, step, batch_axis=len(leading))
@@ -74,7 +73,7 @@ def programs(layout, model, kind):
 
 
 def collectives(program):
-    """Collective -> how often one execution of a program meets it."""
+    """Returns a map from each collective to its number of executions in one run of a program."""
     bodies, name = {}, ""
     for line in program.splitlines():
         if found := re.match(r"(ENTRY )?%?([\w.-]+) \(.*\{$", line):
@@ -124,22 +123,22 @@ ENTRY %main (p: f32[4]) -> f32[4] {
 
 
 EXPECTED = {
-    # pmap meets the target: in "1 + 2 + 2" one is the player's, the rest batch norm's: G's two
-    # layers forwards (and backwards, in G's step), D's layer forwards and backwards.
+    # pmap meets the target. In "1 + 2 + 2" the 1 is the player's, and the rest is batch norm's: two
+    # layers of G forwards (and backwards, in G's step), and D's layer forwards and backwards.
     ("pmap", "mlp", "discriminator"): 1,
     ("pmap", "mlp", "generator"): 1,
     ("pmap", "mlp", "train, n_critic = 1"): 1 + 1,
     ("pmap", "mlp", "train, n_critic = 3"): 3 * 1 + 1,
     ("pmap", "dcgan", "discriminator"): 1 + 2,
     ("pmap", "dcgan", "generator"): 1 + 2 + 2,
-    # Of a step of each, the two passes through G share one, which nothing before it holds up.
+    # In a train step the two passes through G share one all-reduce, because nothing delays it.
     ("pmap", "dcgan", "train, n_critic = 1"): (1 + 2) + (1 + 2 + 2) - 1,
     ("pmap", "dcgan", "train, n_critic = 3"): 3 * (1 + 2) + (1 + 2 + 2),
     ("pmap", "dcgan with norm", "discriminator"): 1 + 2 + 1 + 1,
     ("pmap", "dcgan with norm", "generator"): 1 + 2 + 1 + 1 + 2,
     ("pmap", "dcgan with norm", "train, n_critic = 3"): 3 * (1 + 4) + (1 + 6),
-    # shard: the same, but with batch norm in D one more in D's update, which the compiler keeps
-    # apart since it has written the same group of devices in two ways.
+    # shard gives the same counts, except with batch norm in D: D's update then has one more. The
+    # compiler keeps it apart, because it wrote the same group of devices in two ways.
     ("shard", "mlp", "discriminator"): 1,
     ("shard", "mlp", "generator"): 1,
     ("shard", "mlp", "train, n_critic = 1"): 1 + 1,
@@ -150,11 +149,11 @@ EXPECTED = {
     ("shard", "dcgan with norm", "discriminator"): 1 + 2 + 1 + 1 + 1,
     ("shard", "dcgan with norm", "generator"): 1 + 2 + 1 + 1 + 2,
     ("shard", "dcgan with norm", "train, n_critic = 3"): 3 * (1 + 5) + (1 + 6),
-    # One device has nobody to ask.
+    # A single device needs no collective.
     ("jit", "mlp", "train, n_critic = 3"): 0,
     ("jit", "dcgan with norm", "train, n_critic = 1"): 0,
 }
-"""(layout, model, kind of step) -> all-reduces of one step; there are no other collectives."""
+"""(layout, model, kind of step) -> all-reduces in one step. There are no other collectives."""
 
 
 QUICK = [

@@ -1,4 +1,4 @@
-"""Consistency against augmentations whose effect is known; the default ones by enumeration."""
+"""The consistency penalty with known augmentations, and the default ones by enumeration."""
 
 from functools import partial
 
@@ -20,7 +20,7 @@ def linear(x):
 
 
 def test_of_a_linear_critic_and_a_fixed_change():
-    """T doubles x: D(2x) - D(x) = w.x."""
+    """T doubles x, so D(2x) - D(x) = w.x."""
     double = {"augment": lambda key, x: 2 * x}
     key = jax.random.key(1)
     on_real, on_fake = (REAL @ W) ** 2, (FAKE @ W) ** 2
@@ -31,7 +31,7 @@ def test_of_a_linear_critic_and_a_fixed_change():
 
 
 def test_each_example_is_changed_by_a_draw_of_its_own():
-    """T adds a random number u, the critic is the number: the penalty is u^2."""
+    """T adds a random number u and the critic returns the number, so the penalty is u^2."""
     zeros = jnp.zeros((200, 1))
 
     def penalty(function, fake_matters=1.0):
@@ -46,10 +46,10 @@ def test_each_example_is_changed_by_a_draw_of_its_own():
     once = np.sqrt(penalty(real_consistency))
     assert len(np.unique(once)) == 200
     assert stats.kstest(once, "uniform").pvalue > 0.01
-    # Were a fake changed as its real one is, the sum would be twice a square.
+    # If real and fake were changed alike, the sum would be twice a square.
     both = penalty(consistency)
     assert np.mean(both) == pytest.approx(2 / 3, abs=0.1)
-    assert np.var(both) == pytest.approx(2 * 4 / 45, rel=0.4)  # 4 * 4 / 45 if they were
+    assert np.var(both) == pytest.approx(2 * 4 / 45, rel=0.4)  # 4 * 4 / 45 if alike
 
 
 def test_images_are_shifted_by_default_and_other_data_refused():
@@ -67,7 +67,7 @@ def test_images_are_shifted_by_default_and_other_data_refused():
 
 
 def windows(x, rows, columns):
-    """Every shift by up to `rows` and `columns`, edges mirrored, by slicing in NumPy."""
+    """Returns all shifts by up to `rows` and `columns` with mirrored edges, by slicing in NumPy."""
     padded = np.pad(x, [(rows, rows), (columns, columns), (0, 0)], mode="reflect")
     height, width = x.shape[:2]
     return [

@@ -1,4 +1,4 @@
-"""What the contract refuses: each message names the argument, what it is, and the remedy."""
+"""Errors for input that breaks the contract. Each names the argument, its value and the remedy."""
 
 from functools import partial
 
@@ -32,7 +32,7 @@ MADE = {
     "smoothed top_k": smoothed(top_k(minimax, 0.5)),
     "top_k smoothed": top_k(smoothed(minimax), 0.5),
 }
-"""All of the table, and one of each factory."""
+"""Returns every loss of the table and one of each factory."""
 
 FLOATS, COLUMN = jnp.ones(4), jnp.ones((4, 1))
 REFUSED = [
@@ -108,7 +108,7 @@ def test_penalties_refuse_other_samples_and_critics(name):
             jax.eval_shape(partial(called, name, critic), REAL, REAL, KEY)
 
 
-# What a user's own functions return
+# Results of a user's own functions
 
 TX = optax.sgd(0.1)
 GAN = mlp((3,), latent=2, width=4, depth=1)
@@ -128,13 +128,13 @@ def state():
 
 
 def start(penalties=()):
-    """Its shapes and types: nothing here is computed."""
+    """Only shapes and types: nothing is computed here."""
     make = partial(gan_jax.init, GAN, TX, TX, penalties=penalties)
     return jax.eval_shape(make, KEY, Batch(X))
 
 
 def changed_critic(change):
-    """The GAN whose D's logits are changed."""
+    """The GAN whose D gets different logits."""
     plain = GAN.discriminator
 
     def apply(*arguments, **options):
@@ -155,7 +155,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("change", "message"), WRONG)
 def test_the_steps_refuse_logits_losses_and_penalties_of_other_shapes(change, message, state):
-    if message != WRONG[0][1]:  # D may return a column: a map of one logit
+    if message != WRONG[0][1]:  # D may return a column, which is a map with one logit
         for step in steps(changed_critic(change)):
             with pytest.raises(AssertionError, match=f"the discriminator {message}"):
                 jax.eval_shape(step, state, Batch(X))
@@ -211,7 +211,7 @@ def test_numpy_batches_are_taken(state):
         jax.eval_shape(step, state, batch)
 
 
-# What a GAN is made of
+# Parts of a GAN
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_a_prior_that_does_not_draw_one_row_for_each_example_is_refused(prior):
 )
 @pytest.mark.parametrize("split", ["accumulate", "axis_name"])
 def test_linen_layers_that_see_a_part_of_a_batch_are_refused(layer, split):
-    """Dropout's mask would repeat; statistics would be one shard's. Microbatches have theirs."""
+    """The dropout mask would repeat, and the statistics would be those of one shard only."""
 
     class Judge(nn.Module):
         @nn.compact

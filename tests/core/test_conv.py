@@ -1,6 +1,6 @@
-"""The convolutions against loops, and their derivatives against what autodiff makes of XLA's own.
+"""The convolutions against loops, and their derivatives against autodiff of XLA's convolutions.
 
-In float64, where two right ways of computing agree to 1e-10.
+The tests use float64, where two correct computations agree to 1e-10.
 """
 
 from functools import partial
@@ -65,7 +65,7 @@ def cpu_maps(*arrays, shape):
 
 
 def operands(size, window):
-    """x [2, H, W, 3] and a kernel [kh, kw, 3, 4], which a transposed convolution reads from 4."""
+    """Returns x [2, H, W, 3] and a kernel [kh, kw, 3, 4]."""
     return draw((2, *size, 3), (*window, 3, 4))
 
 
@@ -84,7 +84,7 @@ def conv_by_loops(x, kernel, strides, padding):
 
 
 def conv_transpose_by_loops(x, kernel, strides, padding):
-    """Each x[b, i, j] adds its multiple of the kernel at (i s, j s); then the padding is cut."""
+    """Each x[b, i, j] adds its multiple of the kernel at (i s, j s). Then padding is removed."""
     (kh, kw), (h, w) = kernel.shape[:2], x.shape[1:3]
     y = np.zeros(
         (x.shape[0], (h - 1) * strides[0] + kh, (w - 1) * strides[1] + kw, kernel.shape[2])
@@ -118,7 +118,7 @@ NATIVE = {conv: native_conv, conv_transpose: native_conv_transpose}
 
 
 def arguments(function, geometry):
-    """(x, kernel) and the options of a call."""
+    """Returns (x, kernel) and the options of a call."""
     size, window, strides, padding = GEOMETRIES[geometry]
     x, kernel = operands(size, window)
     if function is conv_transpose:
@@ -135,7 +135,7 @@ def test_values_are_those_of_loops(function, geometry):
 
 
 def derivatives(function, inputs):
-    """First and second derivatives of sum(sin(f(x, w))), in both operands and both nestings."""
+    """First and second derivatives of sum(sin(f(x, w))), in both operands and in both nestings."""
     directions = draw(*(a.shape for a in inputs))
     gradient = jax.grad(lambda pair: jnp.sum(jnp.sin(function(*pair))))
     first = gradient(inputs)
@@ -161,9 +161,9 @@ def test_derivatives_to_second_order_are_those_of_xlas_own(function, geometry):
 
 
 def test_third_order_too():
-    """d/dt of the second derivative along the same line, sin's own being known: a polynomial.
+    """The third derivative of a known polynomial along a line.
 
-    f(t) = sum(conv(t x, t w)^2) = t^4 f(1), whose third derivative at 1 is 24 f(1).
+    f(t) = sum(conv(t x, t w)^2) = t^4 f(1), with third derivative 24 f(1) at t = 1.
     """
     inputs, options = arguments(conv_transpose, "halving")
 
@@ -176,7 +176,7 @@ def test_third_order_too():
 @pytest.mark.parametrize("function", [conv, conv_transpose])
 @pytest.mark.parametrize("axes", [(None, 0), (1, None), (0, 3)])
 def test_under_vmap_over_inputs_kernels_or_both(function, axes):
-    """Values and gradients, against one at a time."""
+    """Values and gradients under vmap equal those of one member at a time."""
     inputs, options = arguments(function, "remainder")
     stacked = [
         a if axis is None else jnp.stack([a, 2 * a + 1], axis)
@@ -200,7 +200,7 @@ def test_under_vmap_over_inputs_kernels_or_both(function, axes):
 
 @pytest.mark.parametrize("function", [conv, conv_transpose])
 def test_inside_scan_as_outside(function):
-    """Three steps of gradient descent on a kernel, in a compiled loop and one by one."""
+    """Three steps of gradient descent are the same in a compiled loop and one by one."""
     (x, kernel), options = arguments(function, "halving")
 
     def descend(w, scale):
@@ -218,7 +218,7 @@ def test_inside_scan_as_outside(function):
     jax.tree.map(close, scanned, (kernel, jnp.stack(losses)))
 
 
-@pytest.mark.parametrize("thick", [1, 5])  # by Winograd's filtering wherever it can be; nowhere
+@pytest.mark.parametrize("thick", [1, 5])  # with Winograd, without it
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_the_forms_for_the_cpu_equal_the_native_ones(geometry, thick, monkeypatch):
     monkeypatch.setattr(conv_cpu, "_THICK", thick)
@@ -234,9 +234,9 @@ def test_the_forms_for_the_cpu_equal_the_native_ones(geometry, thick, monkeypatc
 
 
 @pytest.mark.parametrize("rows", range(1, 10))
-@pytest.mark.parametrize("least", [1, 256])  # tiles of two, three and four, whole or not; of two
+@pytest.mark.parametrize("least", [1, 256])  # m = 2, 3 or 4; m = 2
 def test_filtering_tiles_every_number_of_outputs(rows, least, monkeypatch):
-    """`rows` by 17 - `rows`: all numbers to 16."""
+    """A product of `rows` by 17 - `rows` outputs: all sizes up to 16."""
     monkeypatch.setattr(conv_cpu, "_THICK", 1)
     monkeypatch.setattr(winograd, "_ROWS", least)
     size = 2 * rows, 2 * (17 - rows)
@@ -262,9 +262,11 @@ def test_all_three_ways_of_the_cpu_are_among_the_geometries(monkeypatch):
 
 @pytest.mark.parametrize(("batch", "products_of_one", "worse"), [(64, 81, 7), (63, 121, 2)])
 def test_filtering_multiplies_less_and_rounds_little(batch, products_of_one, worse):
-    """A layer of the 28-pixel DCGAN, of half the width, in float32: 81 products for 196, errors
-    against float64. Few examples make small matrices, for which it is 121, a shorter program and
-    rounding as without."""
+    """A layer of the 28-pixel DCGAN at half width, in float32, with errors against float64.
+
+    It takes 81 products instead of 196. With few examples the matrices are small, so it takes 121
+    products in a shorter program, with the rounding errors of the direct form.
+    """
     size, window, strides, padding = (14, 14), (4, 4), (2, 2), (1, 1)
     shape = conv_native.Geometry(size, window, strides, padding)
     x, kernel, g = draw((batch, *size, 32), (*window, 32, 64), (batch, 7, 7, 64))
@@ -296,7 +298,7 @@ def test_filtering_multiplies_less_and_rounds_little(batch, products_of_one, wor
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
 @pytest.mark.parametrize("function", [conv, conv_transpose])
 def test_only_the_cpu_is_given_matrix_products(platform, function):
-    """For a window that the strides divide: two maps of the three, and no convolution there."""
+    """If the strides divide the window, two of the three maps compile without any convolution."""
     (x, kernel), options = arguments(function, "halving")
     traced = jax.jit(jax.grad(lambda w: jnp.sum(jnp.sin(function(x, w, **options))))).trace(kernel)
     text = traced.lower(lowering_platforms=(platform,)).as_text()
@@ -316,9 +318,10 @@ def test_a_materialised_array_keeps_its_bits():
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="of the compiler for CPUs")
 def test_rows_of_tiles_are_written_down_before_their_sums_read_them():
-    """Or every sum moves the pixels of its tiles anew, one by one: a DCGAN step was 1.2 as long.
+    """The factors must not repeat the transposition of the pixels.
 
-    Of five rows of factors one is of whole tiles alone.
+    Otherwise a DCGAN step takes 1.2 times as long. One of five rows of factors comes from complete
+    tiles only.
     """
     x, kernel = (array.astype(jnp.float32) for array in draw((64, 14, 14, 64), (4, 4, 64, 128)))
     geometry = conv_native.Geometry((14, 14), (4, 4), (2, 2), (1, 1))

@@ -1,4 +1,4 @@
-"""What a CPU's cores are used for: devices, one thread, another library's products."""
+"""The use of CPU cores: devices, one thread, and the matrix products of another library."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ SETTINGS = ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS", "PJRT_NPROC", "NPROC")
 
 
 def printed(code, environment):
-    """What a new process prints that has of the settings those of the environment and no others."""
+    """Returns the words that a new process prints. Its `SETTINGS` come from `environment` only."""
     unset = {name: value for name, value in os.environ.items() if name not in SETTINGS}
     run = subprocess.run(
         [sys.executable, "-c", code],
@@ -79,7 +79,7 @@ def test_eigens_products_are_the_default_ones_to_rounding():
 
 
 def _program(form):
-    """A function of two arrays that uses a form, and its arguments."""
+    """Returns a function of two arrays that uses a form, and arguments for it."""
     x = jax.random.normal(jax.random.key(0), (2, 8, 8, 32))
     kernel = jax.random.normal(jax.random.key(1), (4, 4, 32, 32))
     if form == "convolutions":

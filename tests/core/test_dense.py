@@ -1,4 +1,4 @@
-"""The dense layer of few features against Linen's, at every order of differentiation."""
+"""The dense layer with few features against Linen's, for all orders of differentiation."""
 
 import flax.linen as nn
 import jax
@@ -12,17 +12,17 @@ INPUTS = jax.random.normal(jax.random.key(0), (6, 5))
 
 
 def loss_of(layer):
-    """params, x [6, 5] -> a scalar whose every derivative in both is its own."""
+    """params, x [6, 5] -> a scalar whose derivatives of every order in both arguments differ."""
     return lambda params, x: jnp.sum(jnp.sin(layer.apply(params, x)))
 
 
 def slope(loss):
-    """As R1: the square of the gradient in x, which its own gradient derives once more."""
+    """As in R1: the square of the gradient in x, which the gradient differentiates once more."""
     return lambda params, x: jnp.sum(jnp.square(jax.grad(loss, 1)(params, x)))
 
 
 def along(loss):
-    """Its change along one direction, by forward mode."""
+    """Returns the derivative along one direction, by forward mode."""
 
     def change(params, x):
         steps = jax.tree.map(jnp.cos, (params, x))
@@ -76,5 +76,5 @@ def test_only_a_cpu_takes_the_gradient_by_two_or_three_inputs_one_by_one(width, 
     layer, x = Dense(5), INPUTS[:, :width]
     traced = jax.jit(jax.grad(loss_of(layer), 1)).trace(layer.init(jax.random.key(3), x), x)
     products = traced.lower(lowering_platforms=(platform,)).as_text().count("dot_general")
-    # One more, forwards.
+    # One more derivative, in forward mode.
     assert products == 1 + (rows if platform == "cpu" else 1)

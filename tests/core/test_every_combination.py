@@ -1,7 +1,7 @@
-"""Every loss with every penalty with every model, under jit, vmap and pmap: 50 steps, finite.
+"""Every loss with every penalty and every model, under jit, vmap and pmap: 50 steps stay finite.
 
-Which loss and which penalty are data of one compiled program, chosen by `lax.switch`, so that a
-model and a layout cost one compilation for all their combinations.
+The loss and the penalty are inputs of one compiled program, which selects them with `lax.switch`.
+So each model and layout needs a single compilation for all combinations.
 """
 
 from functools import partial
@@ -40,7 +40,7 @@ def loss_of(index):
 
 
 def penalties_of(index):
-    """Those with a memory have a place of their own in the state; one of the others is chosen."""
+    """Terms with a memory have their own place in the state. One of the other terms is selected."""
     table = list(PENALTIES.values())
 
     def chosen(critic, real, fake, key):
@@ -60,7 +60,7 @@ def penalties_of(index):
 
 
 def train(model, axis_name, x, combination):
-    """The state after 50 steps, and the metrics of all of them."""
+    """Returns the state after 50 steps and the metrics of all of them."""
     loss, penalties = loss_of(combination[0]), penalties_of(combination[1])
     gan = MODELS[model](SHAPES[model], latent=3, **SMALL[model])
     options = {"axis_name": axis_name}
@@ -109,9 +109,9 @@ def test_all_train_to_finite_figures(model, layout, quick_compile):
     bad = [(names[k], name) for name, ok in finite.items() for k in np.flatnonzero(~ok)]
     assert not bad
     assert np.isfinite(params).all()
-    # Each is a game of its own, but what may be the same: f-GAN's Jensen-Shannon, which is minimax
-    # but for constants; the hinge loss, Wasserstein's while all logits are within 1; and the
-    # one-sided penalty, the two-sided one while all slopes are above 1.
+    # The combinations give different games, but three pairs may agree: f-GAN's Jensen-Shannon
+    # is minimax up to constants; hinge is Wasserstein's while all logits are within 1; and the
+    # one-sided penalty is the two-sided one while all slopes are above 1.
     same = {"f_js", "hinge", "one_sided_gradient_penalty"}
     other = [k for k, pair in enumerate(names) if not same & set(pair)]
     assert len(np.unique(params[other], axis=0)) == len(other)

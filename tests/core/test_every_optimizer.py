@@ -55,7 +55,7 @@ GIVEN = {
     "seed": 0,
     "weight_decay": 0.01,
 }
-"""What a factory is given for an argument of this name, if it has no default for it."""
+"""The value that a factory gets for an argument with this name and no default."""
 
 SPECIAL = {
     "chain": lambda: optax.chain(optax.clip(1.0), optax.adam(0.01)),
@@ -88,13 +88,13 @@ REFUSED = {
     "contrib.sophia": "obj_fn must be provided",
     "scale_by_sm3": _SCALARS,
 }
-"""Those that a step cannot serve, and what it says of them."""
+"""Optimizers that a step cannot use, and the error message for each."""
 
 QUICK = {"adam", "polyak_sgd", "lbfgs", "inject_hyperparams", "contrib.prodigy", "contrib.dog"}
 
 
 def factories():
-    """Name -> factory, of all public functions that say they return a transformation."""
+    """Returns name -> factory for all public functions documented to return a transformation."""
     found = {}
     for prefix, module in (("", optax), ("contrib.", optax.contrib)):
         for name, function in vars(module).items():
@@ -121,7 +121,7 @@ FACTORIES = factories() | dict.fromkeys(SPECIAL)
 
 
 def small_gan():
-    """D has a matrix, a vector and a scalar."""
+    """D has a matrix, a vector and a scalar as parameters."""
 
     def init(key, x, label=None):
         w = jax.random.normal(key, (2, 2))
@@ -138,7 +138,7 @@ def small_gan():
 
 
 def trained(tx, donate):
-    """D's parameters after three steps, all compiled in one program."""
+    """Returns D's parameters after three steps, compiled in one program."""
     gan, batch = small_gan(), Batch(jax.random.normal(jax.random.key(1), (4, 2)) + 1)
     state = gan_jax.init(gan, SGD, tx, jax.random.key(0), batch)
     step = gan_jax.make_discriminator_step(gan, losses.non_saturating, tx)

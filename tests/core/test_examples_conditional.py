@@ -1,4 +1,4 @@
-"""The conditional examples learn what their oracles measure, and train alike however they run."""
+"""The conditional examples reach their oracles, and train alike in every layout."""
 
 from functools import cache, partial
 
@@ -33,7 +33,7 @@ def test_infogan_shows_its_code():
 
 @pytest.mark.slow
 def test_pix2pix_fills_outlines_it_has_not_seen():
-    """A tenth of the error of the best image that does not depend on the outline, the median."""
+    """The error is a tenth of that of the best image that ignores the outline, the median."""
     x = pix2pix.batch(jax.random.key(3), 2000).x
     of_median = float(jnp.mean(jnp.abs(x - jnp.median(x, axis=0)[None])))
     assert 0.25 < of_median < 0.4
@@ -42,7 +42,7 @@ def test_pix2pix_fills_outlines_it_has_not_seen():
 
 @pytest.mark.slow
 def test_cyclegan_translates_both_ways():
-    """The identity has no error in a cycle, but it makes points of the wrong domain."""
+    """The identity has no cycle error, but it makes points of the wrong domain."""
     x = cyclegan.batch(jax.random.key(3), 1000).x
     of_identity = float(energy_test(x["a"], x["b"], jax.random.key(4)).distance)
     assert of_identity > 0.2
@@ -69,14 +69,14 @@ def batches(example):
 
 @cache
 def start(example):
-    """The states of two seeds."""
+    """Returns the states of two seeds."""
     first = jax.tree.map(lambda leaf: leaf[0, 0], batches(example))
     begin = jax.jit(partial(example.make(generator_tx=SGD, discriminator_tx=SGD).init, batch=first))
     return [begin(key) for key in jax.random.split(jax.random.key(0), 2)]
 
 
 def run(example, step, state):
-    """The state and the metrics after all batches, on the host."""
+    """Returns the state and the metrics after all batches, on the host."""
     for i in range(STEPS):
         state, metrics = step(state, jax.tree.map(lambda leaf, i=i: leaf[i], batches(example)))
     return jax.device_get((state.replace(key=jax.random.key_data(state.key)), metrics))
@@ -94,7 +94,7 @@ def assert_close(actual, expected):
 
 @each
 def test_the_steps_move_far(example):
-    """Far enough that a wrong scale or draw would show above 2e-5."""
+    """The parameters move so far that a wrong scale or draw would show above 2e-5."""
     for role in ("generator", "discriminator"):
         before, after = (
             getattr(s, role).params for s in (start(example)[0], on_one_device(example)[0][0])

@@ -23,7 +23,7 @@ ADAM = {
 
 
 def trained(example, num, size, *, seed=0, tx=None, **options):
-    """The algorithm of an example and its state after `num` steps on batches of `size`."""
+    """Returns an example's algorithm and its state after `num` steps on batches of `size`."""
     algorithm = example.make(ADAM[example] if tx is None else tx, **options)
     x = example.data(jax.random.key(10 + seed), num, 1, size)
     state = algorithm.init(jax.random.key(seed), Batch(x[0, 0]))
@@ -34,7 +34,7 @@ def trained(example, num, size, *, seed=0, tx=None, **options):
 
 
 def inversion(params):
-    """|E(G(z)) - z| and |G(E(x)) - x|, as shares of those of unrelated pairs; G(z) and x."""
+    """Returns |E(G(z)) - z| and |G(E(x)) - x| relative to unrelated pairs, and G(z) and x."""
     z, x = bigan.prior(jax.random.key(1), 1000), bigan.data(jax.random.key(2), 1000)
     generate = partial(bigan.G.apply, params["G"])
     encode = partial(bigan.E.apply, params["E"])
@@ -60,7 +60,7 @@ def test_bigans_encoder_inverts_its_generator(num, share, distance):
 
 
 def spread(params, num=100):
-    """The relative standard deviation over w of |dx/dw|, row by row of the whole Jacobian."""
+    """Returns the relative standard deviation over w of |dx/dw|, from the whole Jacobian."""
     w = path_length.mapping.apply(
         {"params": params["layers_0"]}, jax.random.normal(jax.random.key(1), (num, 8))
     )
@@ -81,7 +81,7 @@ def test_path_length_regularisation_evens_the_slope_of_the_synthesis(num, share)
 
 
 def test_each_layer_sees_the_style_of_its_side_of_the_cut():
-    """In training; in evaluation all see the first."""
+    """This holds in training. In evaluation all layers see the first style."""
     generator, num = style_mixing.Generator(), 200
     z = style_mixing.prior(jax.random.key(0), num)
     variables = generator.init(jax.random.key(1), z)
@@ -146,7 +146,7 @@ def test_a_step_keeps_the_types_of_the_state():
 
 
 def test_a_resumed_run_goes_on_with_the_same_feedback(tmp_path):
-    """Saved as arrays, loaded, and continued: to the bit what one run without a stop does."""
+    """A state saved as arrays, loaded and continued equals an uninterrupted run bit for bit."""
     algorithm = ada.make(ADAM[ada], rate=0.02)
     x = ada.data(jax.random.key(0), 40, 1, 64, examples=32)
     train = jax.jit(lambda state, x: jax.lax.scan(algorithm.step, state, Batch(x)))

@@ -1,4 +1,4 @@
-"""Optimizers for games: exact rates on the bilinear game, and their algorithms written out."""
+"""Optimizers for games: exact rates on the bilinear game, and their algorithms in NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -27,20 +27,20 @@ def players(tx, loss=losses.wasserstein):
 
 
 def at_once(tx, loss=losses.wasserstein, calls=1):
-    """`calls` simultaneous steps, as one."""
+    """Returns the state after `calls` simultaneous steps, compiled as one program."""
     return repeated(algorithms.make_simultaneous_step(*players(tx, loss)), calls)
 
 
 @pytest.mark.parametrize("eta", [0.5, 1.2])
 def test_extragradient_has_the_rate_of_the_bilinear_game(eta):
-    """1 - eta^2 +- i eta: it converges for eta < 1, which no plain step does."""
+    """The multipliers are 1 - eta^2 +- i eta. They converge for eta < 1; no plain step does."""
     tx = optimizers.extragradient(optax.sgd(eta))
     made = radius(at_once(tx, calls=2), start(0.0, 0.0, tx))
     np.testing.assert_allclose(made, np.sqrt(1 - eta**2 + eta**4), rtol=1e-12)
 
 
 def test_extragradient_draws_the_dirac_gan_in():
-    """By its derivative there, +-i/2 for +-i, and all the way from (1, 1)."""
+    """Checked by the derivative at the origin, +-i/2 for +-i, and by a long run from (1, 1)."""
     eta = 0.8
     tx = optimizers.extragradient(optax.sgd(eta))
     step = at_once(tx, losses.minimax, calls=2)
@@ -51,7 +51,7 @@ def test_extragradient_draws_the_dirac_gan_in():
 
 
 def extra_adam(gradient, point, rate, b1, b2, eps, num):
-    """Gidel et al. 2019, algorithm 4, in NumPy: the points after each call."""
+    """Returns the points after each call of Gidel et al. 2019, algorithm 4, in NumPy."""
     m, v, made = np.zeros(2), np.zeros(2), []
     for t in range(1, num + 1):
         began = point
@@ -64,7 +64,7 @@ def extra_adam(gradient, point, rate, b1, b2, eps, num):
 
 
 def dirac_gradient(point):
-    """Of both losses of the minimax game: L_G = -softplus(psi theta), L_D = softplus(...)."""
+    """Returns the gradients of L_G = -softplus(psi theta) and L_D = softplus(psi theta)."""
     theta, psi = point
     sigmoid = 1 / (1 + np.exp(-theta * psi))
     return np.array([-psi * sigmoid, theta * sigmoid])
@@ -83,9 +83,9 @@ def test_extra_adam_is_algorithm_4(adam):
 
 @pytest.mark.parametrize("eta", [0.3, 0.57, 0.585])
 def test_optimistic_descent_converges_below_one_over_root_three(eta):
-    """Its multipliers solve l^2 - (1 + 2 i eta) l + i eta = 0, and the same with -i."""
+    """The multipliers solve l^2 - (1 + 2 i eta) l + i eta = 0, and the same with -i."""
     tx = optax.optimistic_gradient_descent(eta)
-    # Its first step is a plain one: look at the second.
+    # The first step is a plain step, so the second one is checked.
     state, _ = at_once(tx)(start(0.0, 0.0, tx), DATA)
     made = radius(at_once(tx), state)
     roots = np.roots([1, -(1 + 2j * eta), 1j * eta])
@@ -106,10 +106,11 @@ def test_optimistic_adam_comes_to_rest_where_adam_does_not():
 @pytest.mark.parametrize("alternating", [False, True])
 @pytest.mark.parametrize(("every", "alpha"), [(1, 0.3), (5, 0.5)])
 def test_lookahead_has_the_rate_of_the_bilinear_game(alternating, every, alpha):
-    """1 - alpha + alpha l^k for each multiplier l of the step it wraps, if both step back at once.
+    """The multipliers are 1 - alpha + alpha l^k, for each multiplier l of the wrapped step.
 
-    In turns D steps back before G's last update, and the whole map is (1 - alpha) I + alpha M^k
-    with G's last update linear in where D went: written out with matrices below.
+    This holds if both players step back at once. In alternating steps D steps back before G's last
+    update. The whole map is then (1 - alpha) I + alpha M^k, with G's last update linear in D's new
+    position, as the matrices below show.
     """
     eta = 0.4
     tx = optimizers.lookahead(optax.sgd(eta), every, alpha)
@@ -131,7 +132,7 @@ def test_lookahead_has_the_rate_of_the_bilinear_game(alternating, every, alpha):
         whole[0] = alpha * whole[0] + (1 - alpha) * np.eye(2)[0]
         expected = np.linalg.eigvals(whole)
     made = multipliers(repeated(step, every), start(0.0, 0.0, tx))
-    moving = made[np.abs(made) > 1e-9]  # the slow weights are overwritten: multipliers of 0
+    moving = made[np.abs(made) > 1e-9]  # without those of the overwritten slow weights
     np.testing.assert_allclose(np.sort_complex(moving), np.sort_complex(expected), rtol=1e-10)
 
 
@@ -148,7 +149,7 @@ def test_lookahead_brings_in_what_turns_outwards_without_it():
 
 
 def test_lookahead_is_that_of_optax():
-    """On a descent of one player, whose fast parameters are those of `optax.lookahead`."""
+    """One player descends. Its parameters equal the fast parameters of `optax.lookahead`."""
     ours = optimizers.lookahead(optax.adam(0.1), 3, 0.4)
     theirs = optax.lookahead(optax.adam(0.1), 3, 0.4)
     params = jnp.array([1.0, -2.0, 0.5])
@@ -165,7 +166,7 @@ def test_lookahead_is_that_of_optax():
 
 @pytest.mark.parametrize("wrap", [optimizers.extragradient, lambda tx: optimizers.lookahead(tx, 2)])
 def test_a_donated_state_holds_no_array_twice(wrap):
-    """Nor after a step: what it keeps is kept, with the types of the parameters."""
+    """No array is held twice after a step either, and the parameters' types are kept."""
     with jax.enable_x64(False):
         tx = wrap(optax.sgd(0.1))
         params = {"w": jnp.ones(3, jnp.bfloat16), "b": jnp.ones(())}
@@ -179,12 +180,12 @@ def test_a_donated_state_holds_no_array_twice(wrap):
 
 @pytest.mark.parametrize("wrap", [optimizers.extragradient, lambda tx: optimizers.lookahead(tx, 2)])
 def test_what_the_wrapped_optimizer_is_told_reaches_it(wrap):
-    """Polyak's step of x^2 / 2 at 3: the value over the squared gradient, 1 / 2."""
+    """Polyak's step for x^2 / 2 at 3: the value divided by the squared gradient is 1 / 2."""
     params = jnp.array(3.0)
     for tx in (wrap(optax.polyak_sgd()), optax.chain(wrap(optax.polyak_sgd()), optax.identity())):
         updates, _ = tx.update(params, tx.init(params), params, value=params**2 / 2)
         np.testing.assert_allclose(updates, -3 / 2, rtol=1e-5)
-    plain = wrap(optax.sgd(0.1))  # which takes no value
+    plain = wrap(optax.sgd(0.1))  # this optimizer takes no value
     plain.update(params, plain.init(params), params, value=params)
 
 

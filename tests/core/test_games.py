@@ -28,16 +28,16 @@ def players(tx, loss=losses.minimax):
 
 
 def in_turns(discriminator_step, generator_step):
-    """The train step on one batch [B, ...]."""
+    """Returns the state after the train step on one batch [B, ...]."""
     step = gan_jax.make_train_step(discriminator_step, generator_step)
     return lambda state, batch: step(state, jax.tree.map(lambda leaf: leaf[None], batch))
 
 
-# At once
+# Simultaneous steps
 
 
 def test_at_once_the_dirac_gan_moves_outwards_at_the_known_rate():
-    """r^2 grows by 1 + h^2 f'(psi theta)^2, f' = sigmoid, each step (Mescheder et al. 2018)."""
+    """Each step multiplies r^2 by 1 + h^2 f'(psi theta)^2, f' = sigmoid (Mescheder et al. 2018)."""
     h = 0.3
     tx = optax.sgd(h)
     step, state = jax.jit(algorithms.make_simultaneous_step(*players(tx))), start(*POINT, tx)
@@ -50,7 +50,7 @@ def test_at_once_the_dirac_gan_moves_outwards_at_the_known_rate():
 
 
 def test_the_bilinear_game_at_once_and_in_turns():
-    """1 +- i eta against the unit circle."""
+    """Simultaneous steps have multipliers 1 +- i eta. Alternating steps stay on the unit circle."""
     tx = optax.sgd(0.4)
     steps, at_rest = players(tx, losses.wasserstein), start(0.0, 0.0, tx)
     made = np.sort_complex(multipliers(algorithms.make_simultaneous_step(*steps), at_rest))
@@ -59,7 +59,7 @@ def test_the_bilinear_game_at_once_and_in_turns():
 
 
 def test_at_once_neither_sees_the_others_move():
-    """Each player, its average and its metrics are those of its step alone."""
+    """Each player, its average and its metrics equal those of its own step."""
     steps, state = players(optax.sgd(0.1)), start(*POINT, optax.sgd(0.1))
     made, metrics = algorithms.make_simultaneous_step(*steps)(state, DATA)
     (after_d, of_d), (after_g, of_g) = (step(state, DATA) for step in steps)
@@ -72,7 +72,7 @@ def test_at_once_neither_sees_the_others_move():
         jax.tree.map(np.testing.assert_array_equal, new, expected)
 
 
-# By consensus
+# Consensus optimization
 
 
 def consensus(tx, own, other, loss=losses.minimax):
@@ -80,7 +80,10 @@ def consensus(tx, own, other, loss=losses.minimax):
 
 
 def test_consensus_has_the_eigenvalues_of_the_paper():
-    """-gamma/4 +- i/2 of the field: at once 1 + h of them, in turns of modulus 1 - h gamma/4."""
+    """The field has eigenvalues -gamma/4 +- i/2. Simultaneous multipliers are 1 + h times these.
+
+    Alternating multipliers have modulus 1 - h gamma/4.
+    """
     h, gamma = 0.2, 1.5
     tx = optax.sgd(h)
     steps, at_rest = consensus(tx, gamma, gamma), start(0.0, 0.0, tx)
@@ -94,7 +97,10 @@ def test_consensus_has_the_eigenvalues_of_the_paper():
 
 @pytest.mark.parametrize(("own", "other"), [(0.8, 0.8), (0.0, 0.6), (0.9, 0.0)])
 def test_consensus_follows_the_regularised_field(own, other):
-    """Away from rest; the field by hand, from v = (psi s, -theta s), s = sigmoid(theta psi)."""
+    """A point away from equilibrium.
+
+    The field is v = (psi s, -theta s) with s = sigmoid(theta psi).
+    """
     tx = optax.sgd(0.1)
     state, _ = algorithms.make_simultaneous_step(*consensus(tx, own, other))(
         start(*POINT, tx), DATA
@@ -102,7 +108,7 @@ def test_consensus_follows_the_regularised_field(own, other):
     theta, psi = POINT
     s = 1 / (1 + np.exp(-theta * psi))
     slope = s * (1 - s)
-    # Half the squared gradients: G's (psi s)^2 / 2 and D's (theta s)^2 / 2, in theta and psi.
+    # Half the squared gradients, in theta and psi: (psi s)^2 / 2 for G and (theta s)^2 / 2 for D.
     of_g = np.array([psi**2 * s * slope * psi, psi * s**2 + psi**2 * s * slope * theta])
     of_d = np.array([theta * s**2 + theta**2 * s * slope * psi, theta**2 * s * slope * theta])
     field = np.array([psi * s, -theta * s])
@@ -124,7 +130,7 @@ def test_the_gradients_own_norms_do_not_stop_the_turning():
 
 
 def test_consensus_of_networks_is_on_one_batch_and_one_noise(linear_gan):
-    """x = A z + b against w.x + c, Wasserstein: both losses and both gradients are of means."""
+    """x = A z + b and D(x) = w.x + c, Wasserstein: both losses and both gradients are means."""
     tx, weight, rate = optax.sgd(0.1), 0.7, 0.1
     batch = Batch(jax.random.normal(jax.random.key(1), (6, 2)))
     state = gan_jax.init(linear_gan, tx, tx, jax.random.key(0), batch)

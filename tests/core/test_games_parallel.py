@@ -1,4 +1,4 @@
-"""Steps for games on several devices: derivatives through means over devices."""
+"""Steps for games on several devices: derivatives through averages over devices."""
 
 import flax.linen as nn
 import jax
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 class Discriminator(nn.Module):
-    """With batch norm, for a model state."""
+    """Batch norm gives the networks a model state."""
 
     @nn.compact
     def __call__(self, x, *, train):
@@ -31,7 +31,7 @@ def with_batch_norm():
 
 
 def at_once(kind, axis_name=None):
-    """A step of both players, by consensus or with foresight."""
+    """Returns a step of both players, by consensus or with unrolling."""
     gan, tx, loss = with_batch_norm(), optax.sgd(0.2), losses.non_saturating
     if kind == "unrolled":
         of_d = gan_jax.make_discriminator_step(gan, loss, tx, axis_name=axis_name)
@@ -53,7 +53,7 @@ def wrapped(layout, step, devices):
     return jax.jit(jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=PartitionSpec()))
 
 
-# The derivative of a mean over devices is another in pmap than in shard_map.
+# The derivative of a mean over devices differs between pmap and shard_map.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "layouts"), [("consensus", ["shard_map"]), ("unrolled", ["shard_map", "pmap"])]

@@ -1,4 +1,4 @@
-"""Noise on what D sees, against closed forms: of a linear D, and of the Dirac-GAN."""
+"""Instance noise against closed forms of a linear D and of the Dirac-GAN."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ def small_gan():
 
 
 def noisy(scale, step=0):
-    """The noise e of logits <w, x + noise> of x [N, 2], as D's objective draws it: [N]."""
+    """Returns the noise e [N] in the logits <w, x + noise> of x [N, 2], as D's objective draws."""
     keys = jax.random.split(jax.random.key(9), NUM)
     augmentation = instance_noise(scale)
     memory = augmentation.init()
@@ -36,13 +36,13 @@ def noisy(scale, step=0):
 
 def test_noise_has_its_scale():
     made = noisy(0.2)
-    # Five standard errors of either.
+    # Five standard errors of each mean.
     np.testing.assert_allclose(made.mean(), 0, atol=5 / NUM**0.5)
     np.testing.assert_allclose(made.std(), 1, atol=5 / (2 * NUM) ** 0.5)
 
 
 def test_mixed_scales_are_uniform_on_a_share():
-    """E e^2 = share s^2 / 3 and E e^4 = 3 share s^4 / 5, of e = 5 scale N(0, 1), s = 5 highest."""
+    """E e^2 = share s^2 / 3 and E e^4 = 3 share s^4 / 5, e = 5 scale N(0, 1), s = 5 highest."""
     made, share = noisy(mixed_scales(0.4, share=0.3)), 0.3
     # x itself is rounded where there is no noise.
     np.testing.assert_allclose(
@@ -53,7 +53,10 @@ def test_mixed_scales_are_uniform_on_a_share():
 
 
 def test_the_real_and_the_fake_of_each_step_have_their_own_noise(linear_gan):
-    """Where both are 0, what D saw is the noise; the linear D keeps it in its model state."""
+    """Real and fake are both 0, so D sees the noise alone.
+
+    A linear D keeps it in its model state.
+    """
     tx, noise, batch = optax.sgd(0.0), instance_noise(0.2), Batch(jnp.zeros((1000, 2)))
     state = gan_jax.init(linear_gan, tx, tx, jax.random.key(0), batch, augmentation=noise)
     nothing = jax.tree.map(jnp.zeros_like, state.generator.params)
@@ -72,7 +75,10 @@ def test_the_real_and_the_fake_of_each_step_have_their_own_noise(linear_gan):
 
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_a_schedule_is_given_the_updates_of_the_discriminator(accumulate):
-    """However many passes an update makes. D's logit of a fake 0 is its noise, 5 scale."""
+    """The number of passes in an update does not matter.
+
+    D's logit of a fake 0 is its noise, 5 scale.
+    """
     gan, tx = dirac_gan(), optax.sgd(0.0)
     noise = instance_noise(lambda key, step: jnp.where(step < 2, 1.0, 0.0))
     batch = Batch(jnp.zeros((64, 1)))
@@ -88,9 +94,10 @@ def test_a_schedule_is_given_the_updates_of_the_discriminator(accumulate):
 
 
 def test_the_dirac_gan_has_the_eigenvalues_of_the_paper():
-    """-s^2/4 +- sqrt(s^4/16 - 1/4) of the field (Mescheder et al. 2018), by the library's losses.
+    """The field has eigenvalues -s^2/4 +- sqrt(s^4/16 - 1/4) (Mescheder et al. 2018).
 
-    The mean is over the noise of one batch, whose standard errors are .4 and .5 %.
+    The test uses the library's losses. The mean is over the noise of one batch, with standard
+    errors of 0.4 % and 0.5 %.
     """
     scale, h = 1.2, 0.1
     tx, noise = optax.sgd(h), instance_noise(scale)

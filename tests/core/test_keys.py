@@ -1,6 +1,6 @@
 """Keys of any implementation: the draws do not depend on how a batch is split.
 
-JAX's rbg and unsafe_rbg are the hard ones: under `jax.vmap` they do not draw as each key alone.
+JAX's rbg and unsafe_rbg are the difficult ones, because `jax.vmap` changes their draws.
 """
 
 from functools import partial
@@ -28,7 +28,7 @@ def start(key):
 
 
 def build(axis_name=None, accumulate=1):
-    """D's step, then G's: dropout in both."""
+    """D's step, then G's. Both networks use dropout."""
     gan = make_gan()
     d_step = make_step("discriminator", gan, axis_name, accumulate=accumulate, penalties=[])
     g_step = make_step("generator", gan, axis_name, accumulate=accumulate)
@@ -40,12 +40,12 @@ def build(axis_name=None, accumulate=1):
 
 
 def run(step, impl):
-    """The parameters after five steps of a state whose key is of an implementation."""
+    """Returns the parameters after five steps from a state with a key of an implementation."""
     words = jax.device_get(jax.random.key_data(jax.random.key(3, impl=impl)))
     state = start(jax.random.key(0)).replace(key=jax.random.key(3, impl=impl))
     for x in REAL:
         state, _ = step(state, Batch(x))
-    # The state's own key stays what it was.
+    # The state's own key does not change.
     assert jax.random.key_impl(state.key) == impl
     np.testing.assert_array_equal(jax.random.key_data(state.key), words)
     return jax.device_get((state.generator.params, state.discriminator.params))
@@ -70,7 +70,7 @@ def test_keys_of_every_implementation_draw_alike_however_the_batch_is_split(impl
 
 @pytest.mark.parametrize("impl", ["unsafe_rbg", pytest.param("rbg", marks=pytest.mark.slow)])
 def test_a_member_of_an_ensemble_draws_as_alone(impl):
-    """From `init` on, which under vmap is given keys of its own for each member."""
+    """Everything from `init` on runs under vmap, with one key for each member."""
     many = jax.random.split(jax.random.key(3, impl=impl), 3)
     step = make_step("generator", make_gan())
     states, _ = jax.jit(jax.vmap(step, in_axes=(0, None)))(jax.vmap(start)(many), Batch(REAL[0]))
@@ -118,7 +118,7 @@ def test_each_word_of_another_key_counts(impl):
 def test_the_microbatch_of_a_microbatch_is_refused():
     inner = make_step("discriminator", make_gan(), accumulate=2)
     step_key = keys.for_step(jax.random.key(0), 1, 2)
-    with pytest.raises(ValueError, match="the key comes from a step that calls it"):
+    with pytest.raises(ValueError, match="but another step calls it"):
         jax.eval_shape(inner, start(jax.random.key(0)).replace(key=step_key), Batch(REAL[0]))
 
 

@@ -1,4 +1,4 @@
-"""`shard_step` on a mesh of one's own, with a state that is split over the devices."""
+"""`shard_step` on a mesh of the user's own, with a state that is split over the devices."""
 
 from functools import cache, partial
 
@@ -28,7 +28,7 @@ def make_mesh(axis_type=AxisType.Auto):
 
 
 def layout(leaf, axis="model", size=2):
-    """The first axis of an array split, if the mesh divides it."""
+    """Returns the array with its first axis split, if the mesh divides it."""
     return P(axis) if leaf.ndim and leaf.shape[0] % size == 0 else P()
 
 

@@ -1,4 +1,4 @@
-"""A penalty with memory: LeCam's anchors by NumPy, and where a step keeps what is remembered."""
+"""LeCam's penalty, which has a memory: its anchors in NumPy, and the state that stores them."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ def make(gan, penalties, tx=SGD):
 
 
 def run(gan, penalties, num):
-    """What each of `num` updates of D saw and made of it: real, fake, w, c, metrics, memory."""
+    """Returns for each of `num` updates of D: real, fake, w, c, metrics and memory."""
     state, step, history = start(gan, penalties), make(gan, penalties), []
     for _ in range(num):
         params = state.discriminator.params
@@ -43,12 +43,12 @@ def run(gan, penalties, num):
 
 
 def test_anchors_are_moving_averages_of_the_mean_logits(linear_gan):
-    """Weighted means of the updates before, the latest by most: their weights are d^(n - 1 - i)."""
+    """The anchors are weighted means over earlier updates, with weights d^(n - 1 - i)."""
     history, _ = run(linear_gan, [(lecam(DECAY), WEIGHT)], 5)
     of_real, of_fake = [], []
     for n, (real, fake, params, metrics, _) in enumerate(history):
         logits = [x @ params["w"] + params["c"] for x in (real, fake)]
-        expected = 0.0  # of the first update, which has no anchors
+        expected = 0.0  # the first update has no anchors
         if n:
             weights = DECAY ** np.arange(n - 1, -1, -1.0)
             a_real, a_fake = (np.average(means, weights=weights) for means in (of_real, of_fake))
@@ -60,7 +60,7 @@ def test_anchors_are_moving_averages_of_the_mean_logits(linear_gan):
 
 
 def test_the_update_follows_the_penaltys_slope(linear_gan):
-    """The anchors are data: d/dc is 2 mean(D(x) - a_F) + 2 mean(D(G(z)) - a_R)."""
+    """The anchors are constants: d/dc is 2 mean(D(x) - a_F) + 2 mean(D(G(z)) - a_R)."""
     history, state = run(linear_gan, [(lecam(DECAY), WEIGHT)], 1)
     step = make(linear_gan, [(lecam(DECAY), WEIGHT)])
     plain = make(linear_gan, [])
@@ -77,7 +77,7 @@ def test_the_update_follows_the_penaltys_slope(linear_gan):
         RATE * WEIGHT * slope,
         rtol=1e-3,
     )
-    # A step without the penalty leaves what it remembers alone.
+    # A step without the penalty leaves its memory unchanged.
     assert jax.device_get(without.discriminator.memory) == {"lecam": memory}
 
 
@@ -96,7 +96,7 @@ def test_two_of_them_remember_apart(linear_gan):
     history, _ = run(linear_gan, [(slow, 0.1), (r1, 0.1), (fast, 0.1)], 2)
     *_, metrics, memory = history[-1]
     assert {"slow", "fast", "r1"} <= metrics.keys()
-    assert metrics["slow"] == metrics["fast"] > 0  # of one update, each remembers that one
+    assert metrics["slow"] == metrics["fast"] > 0  # the anchors come from one update, so both agree
     assert (memory["slow"]["weight"], memory["fast"]["weight"]) == (pytest.approx(0.19), 1.0)
 
 
@@ -140,7 +140,7 @@ def test_a_state_with_memory_can_be_donated(jit, linear_gan):
 
 
 def test_derivatives_pass_through_the_memory(linear_gan):
-    """d (the third update's penalty) / d (learning rate), against finite differences."""
+    """The derivative d (third update's penalty) / d (learning rate), against finite differences."""
     with jax.enable_x64(True):
         penalties = [(lecam(DECAY), WEIGHT)]
         batch = Batch(jnp.asarray(REAL, jnp.float64))

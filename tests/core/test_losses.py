@@ -1,4 +1,4 @@
-"""Losses against values and derivatives worked out by hand, and by formulas in NumPy."""
+"""Losses against values and derivatives computed by hand, and against formulas in NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,7 @@ def draw(num=50):
 
 
 def slopes(loss, real, fake):
-    """By jax.grad, those of `Oracle.slopes`."""
+    """The derivatives by jax.grad equal those of `Oracle.slopes`."""
     return [
         slope
         for player in loss
@@ -79,7 +79,7 @@ def test_values_by_the_formula(name):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_derivatives_in_the_logits_by_hand(name):
-    """-D for the saturating loss, -(1 - D) for the non-saturating one, and so on."""
+    """G's derivative is -D for the saturating loss, -(1 - D) for the non-saturating loss, etc."""
     real, fake = draw()
     expected = ORACLES[name].slopes(*np.float64((real, fake)))
     for made, slope in zip(slopes(LOSSES[name], real, fake), expected, strict=True):
@@ -101,7 +101,7 @@ def test_values_and_derivatives_are_finite_at_huge_logits(name, player):
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("player", PLAYERS)
 def test_each_example_is_its_own(name, player):
-    """[B] -> [B], and entry i depends on entry i alone, unless the loss says otherwise."""
+    """[B] -> [B]. Entry i depends on example i alone, unless the loss is listed above."""
     real, fake = jax.random.normal(jax.random.key(0), (2, 4))
     function = getattr(LOSSES[name], player)
     alone = jnp.concatenate([function(real[i : i + 1], fake[i : i + 1]) for i in range(4)])
@@ -114,7 +114,7 @@ def test_each_example_is_its_own(name, player):
 
 @pytest.mark.parametrize("name", CROSS_ENTROPIES)
 def test_smoothing_makes_the_real_label_uncertain(name):
-    """-t log D - (1 - t) log(1 - D) in place of -log D, on the logit that says "real"."""
+    """The loss for real is -t log D - (1 - t) log(1 - D) in place of -log D."""
     real, fake = draw()
     r, f = np.float64((real, fake))
     says_real = {"relativistic": r - f, "relativistic_average": r - f.mean()}.get(name, r)
@@ -169,7 +169,7 @@ def test_targets_out_of_range_are_refused(target):
     ],
 )
 def test_top_k_is_the_mean_over_the_best_fakes(name, share, num):
-    """And its derivatives are that mean's, of the fakes that NumPy finds the best."""
+    """The derivatives are those of the mean over the best fakes, which NumPy selects."""
     real, fake = draw(10)
     loss = top_k(LOSSES[name], share)
     best = np.argsort(fake)[-num:]
@@ -195,12 +195,12 @@ def test_shares_out_of_range_are_refused(share):
 
 
 class TestDiscreteExample:
-    """p = (.5, .3, .2) against q = (.2, .3, .5), whose optimal D is p / (p + q)."""
+    """p = (.5, .3, .2) against q = (.2, .3, .5). The optimal D is p / (p + q)."""
 
     p, q = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.3, 0.5])
 
     def expected_loss(self, logits):
-        """E of D's loss over independent x ~ p and G(z) ~ q."""
+        """The mean of D's loss over independent x ~ p and G(z) ~ q."""
         real, fake = jnp.repeat(logits, 3), jnp.tile(logits, 3)
         return jnp.sum(np.outer(self.p, self.q).ravel() * minimax.discriminator(real, fake))
 

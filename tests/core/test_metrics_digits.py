@@ -1,4 +1,4 @@
-"""The frozen digit classifier: what it knows, that it stays what it is, what it refuses."""
+"""The frozen digit classifier: its accuracy, its hash and its errors."""
 
 import hashlib
 import importlib.resources
@@ -13,14 +13,14 @@ from gan_jax.metrics.frechet import frechet_distance, statistics
 
 @pytest.fixture(scope="module")
 def embedded():
-    """All 5,000 embedded digits and their labels, as the package that carries them gives them."""
+    """Returns all 5,000 embedded digits and their labels, as their package gives them."""
     x, label = mnist_data()
     return x.astype(np.uint8).reshape(-1, 28, 28, 1), label
 
 
 @pytest.fixture(scope="module")
 def split(embedded):
-    """Held-out digits, their labels, and the digits the classifier was trained on."""
+    """Returns held-out digits, their labels, and the digits that the classifier was trained on."""
     x, label = embedded
     held_out, train = np.split(np.random.default_rng(0).permutation(5000), [1000])
     return x[held_out], label[held_out], x[np.sort(train)]
@@ -32,7 +32,7 @@ def content():
 
 
 def numpy_convolution(x, kernel, bias):
-    """5x5, stride 2, "SAME" on an even size (1 before, 2 after), by the definition; with a ReLU."""
+    """Returns a 5x5 convolution with stride 2, padding 1 before and 2 after, and a ReLU."""
     n, h, w, _ = x.shape
     padded = np.pad(x, ((0, 0), (1, 2), (1, 2), (0, 0)))
     out = np.empty((n, h // 2, w // 2, kernel.shape[-1]))

@@ -8,7 +8,7 @@ from gan_jax.metrics.frechet import frechet_distance, statistics
 
 
 def random_gaussian(rng: np.random.Generator, dim: int, rank: int):
-    """A mean [dim] and a covariance [dim, dim] of the given rank."""
+    """Returns a mean [dim] and a covariance [dim, dim] of the given rank."""
     factor = rng.normal(size=(dim, rank))
     return rng.normal(size=dim), factor @ factor.T
 
@@ -37,7 +37,7 @@ def test_agrees_with_scipy_sqrtm(dim):
 
 
 def test_singular_covariances_of_rank_one():
-    """For u u' and v v' the trace of the root is |u . v|."""
+    """For the covariances u u' and v v' the trace of the root is |u . v|."""
     rng = np.random.default_rng(3)
     u, v = rng.normal(size=(2, 20))
     distance = frechet_distance(np.zeros(20), np.outer(u, u), np.zeros(20), np.outer(v, v))
@@ -51,7 +51,7 @@ def test_singular_covariances_are_the_limit_of_regular_ones():
     root = scipy.linalg.sqrtm((s1 + ridge) @ (s2 + ridge)).real
     expected = np.sum((m1 - m2) ** 2) + np.trace(s1 + s2 - 2 * root)
     assert frechet_distance(m1, s1, m2, s2) == pytest.approx(expected, rel=1e-3)
-    # To a point mass the distance is the mean squared one: |m1 - m2|^2 + tr S1.
+    # The distance to a point mass is the mean squared distance: |m1 - m2|^2 + tr S1.
     zero = np.zeros((30, 30))
     assert frechet_distance(m1, s1, m2, zero) == pytest.approx(
         np.sum((m1 - m2) ** 2) + np.trace(s1)

@@ -1,4 +1,4 @@
-"""Mode coverage by hand, and of a perfect sampler."""
+"""Mode coverage, by hand and for a perfect sampler."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ MODES = jnp.array([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0]])
 
 
 def test_by_hand():
-    """Scale 1: the first mode has two near samples, the second one far one, the third none."""
+    """With scale 1, mode one has two near samples, mode two one far sample, and mode three none."""
     x = jnp.array([[0.0, 1.0], [2.9, -0.5], [1.5, 0.0], [7.5, 0.0]])
     made = mode_coverage(x[jnp.array([0, 2, 3])], MODES, 1.0)
     assert made.captured == 1
@@ -24,7 +24,7 @@ def test_by_hand():
     np.testing.assert_allclose(made.reverse_kl, expected, rtol=1e-5)
     np.testing.assert_allclose(made.width, np.sqrt((1 + 2.25) / 2 / 2), rtol=1e-6)
     assert mode_coverage(x, MODES, 1.0).captured == 2
-    # Scales of their own, within three of which are [0, 1] and [1.5, 0], two and three away.
+    # With these scales, [0, 1] and [1.5, 0] are two and three scales from their modes.
     made = mode_coverage(x, MODES, jnp.array([0.5, 0.1, 1.0]))
     assert made.captured == 1
     np.testing.assert_allclose(made.high_quality, 2 / 4, rtol=1e-6)
@@ -32,7 +32,7 @@ def test_by_hand():
 
 
 def test_a_sample_belongs_to_the_mode_that_is_nearest_in_its_own_deviations():
-    """1.2 of the first's, 8 of the second's, though the second's centre is nearer."""
+    """It is 1.2 deviations from the first mode, and 8 from the second, whose centre is nearer."""
     made = mode_coverage(
         jnp.array([[1.2, 0.0]]), jnp.array([[0.0, 0.0], [2.0, 0.0]]), np.array([1.0, 0.1])
     )
@@ -52,7 +52,10 @@ def test_samples_of_no_quality_capture_nothing():
 
 
 def test_a_perfect_sampler():
-    """98.89 % within three standard deviations, KL .0014 on average at 2,500 samples (theory)."""
+    """A share of 98.89 % lies within three standard deviations.
+
+    The mean KL at 2,500 samples is .0014.
+    """
     ring = synthetic.ring()
     keys = jax.random.split(jax.random.key(0), 40)
     measured = jax.vmap(
@@ -61,10 +64,10 @@ def test_a_perfect_sampler():
     assert (np.asarray(measured.captured) == 8).all()
     error = np.sqrt(0.9889 * 0.0111 / (40 * 2500))
     assert np.mean(measured.high_quality) == pytest.approx(1 - np.exp(-4.5), abs=4 * error)
-    # The radius of a Gaussian in the plane, cut off at 3, has a mean square of 2 - 9 / (e^4.5 - 1).
+    # A Gaussian radius in the plane, cut off at 3, has the mean square 2 - 9 / (e^4.5 - 1).
     expected = np.sqrt(1 - 4.5 / (np.exp(4.5) - 1))
     assert np.mean(measured.width) == pytest.approx(expected, abs=0.005)
-    # KL of a histogram of N over K equal modes: (K - 1) / 2N on average, chi-squared about it.
+    # The KL of a histogram of N over K equal modes has mean (K - 1) / 2N, with chi-squared spread.
     floor, error = 7 / 5000, np.sqrt(14) / 5000 / np.sqrt(40)
     assert np.mean(measured.reverse_kl) == pytest.approx(floor, abs=4 * error)
 
@@ -79,7 +82,10 @@ def test_classes_are_counted_as_numpy_and_scipy_count_them():
 
 @pytest.mark.parametrize(("num", "samples"), [(8, 2500), (1000, 26_000)])
 def test_what_a_perfect_sampler_is_to_expect(num, samples):
-    """Exactly: each class's count is binomial. To first order in 1 / N, and the second is known."""
+    """The exact value is a binomial sum.
+
+    The function is first order in 1 / N, and the second is known.
+    """
     count = np.arange(1, samples + 1)
     terms = count / samples * np.log(num * count / samples)
     exact = num * np.sum(scipy.stats.binom.pmf(count, samples, 1 / num) * terms)
@@ -143,7 +149,7 @@ def test_no_class_or_no_sample_has_no_expectation(num, samples):
 
 
 def test_points_of_few_bits_are_measured_in_float32():
-    """Sixteen is 256 times as far, squared, as one: 0 in bytes."""
+    """The squared distance from 16 is 256, which is 0 in bytes. From 1 it is 1."""
     x, modes = jnp.array([[0]], jnp.uint8), jnp.array([[16], [1]], jnp.uint8)
     made = mode_coverage(x, modes, 1.0)
     assert (made.captured, made.high_quality, made.width) == (1, 1, 1)

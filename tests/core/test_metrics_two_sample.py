@@ -1,4 +1,4 @@
-"""The energy distance against SciPy's and a closed form; the test's level and power."""
+"""The energy distance against SciPy and a closed form, and the test's level and power."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from gan_jax.metrics.two_sample import energy_test
 
 
 def test_on_the_line_it_is_scipys():
-    """SciPy gives the root of the distance on the line."""
+    """On a line, SciPy gives the root of the distance."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=60), rng.normal(0.5, 2.0, size=40)
     made = energy_test(jnp.array(x[:, None]), jnp.array(y[:, None]), jax.random.key(0))
@@ -20,15 +20,15 @@ def test_on_the_line_it_is_scipys():
 
 
 def test_two_points():
-    """All of x at one point, all of y at another, r apart: 2 r."""
+    """All of x is at one point and all of y at another, r apart: the distance is 2 r."""
     x, y = jnp.zeros((5, 3)), jnp.tile(jnp.array([[0.0, 3.0, 4.0]]), (7, 1))
     made = energy_test(x, y, jax.random.key(0))
     assert made.distance == pytest.approx(10.0, rel=1e-5)
-    assert made.p_value == pytest.approx(1 / 200, rel=0.05)  # hardly a permutation separates them
+    assert made.p_value == pytest.approx(1 / 200, rel=0.05)  # almost no permutation separates them
 
 
 def test_its_level_is_what_it_says_and_it_tells_shrunken_modes():
-    """100 pairs of samples of one Gaussian: p is uniform. One of .8 the width: p is small."""
+    """For 100 pairs of samples of one Gaussian, p is uniform. For 0.8 of the width, p is small."""
     keys = jax.random.split(jax.random.key(0), 100)
 
     @jax.jit
@@ -58,7 +58,7 @@ def test_of_bytes_it_is_that_of_the_numbers():
 )
 @pytest.mark.parametrize("offset", [0.0, 100.0])
 def test_distances_are_scipys_in_double_precision(n, m, dim, offset):
-    """Far from the origin too, where |x|^2 + |y|^2 - 2 x.y would lose all digits of small ones."""
+    """The result is also right far from the origin, where |x|^2 + |y|^2 - 2 x.y cancels."""
     rng = np.random.default_rng(0)
     x, y = (offset + rng.normal(size=(k, dim)).astype(np.float32) for k in (n, m))
     y[0] = x[0] + np.float32(1e-2)
@@ -67,7 +67,7 @@ def test_distances_are_scipys_in_double_precision(n, m, dim, offset):
 
 
 def test_its_memory_is_what_it_says():
-    """More dimensions cost copies of the samples alone, no array [N + M, N + M, D]."""
+    """More dimensions cost copies of the samples only, and no array [N + M, N + M, D]."""
 
     def scratch(dim):
         samples = jax.ShapeDtypeStruct((200, dim), jnp.float32)

@@ -1,4 +1,4 @@
-"""Models at their shapes, and their layers against batch norm and dropout worked out by hand."""
+"""Models at their shapes, and their layers against batch norm and dropout in NumPy."""
 
 from functools import partial
 
@@ -36,7 +36,7 @@ def test_every_model_has_a_case():
 
 
 def play(name, shape, scale=1.0):
-    """Three samples and their logits, all weights made `scale` times larger."""
+    """Returns three samples and their logits, with all weights multiplied by `scale`."""
     gan = build(name, shape)
     state = start(gan, shape, optax.sgd(0.1))
     generator, discriminator = jax.tree.map(
@@ -56,7 +56,7 @@ def test_samples_have_the_shape_of_the_data_and_logits_one_figure_each(name, sha
 
 @pytest.mark.parametrize("name", MODELS)
 def test_samples_fill_but_never_leave_their_range_and_logits_are_unbounded(name):
-    """With huge weights: x reaches the ends of [-1, 1], logits what no sigmoid could give."""
+    """With huge weights x reaches the ends of [-1, 1], and logits exceed the range of a sigmoid."""
     x, logits = jax.jit(lambda: play(name, (28, 28, 1), 1000.0))()
     assert x.min() >= -1
     assert x.max() <= 1
@@ -65,7 +65,7 @@ def test_samples_fill_but_never_leave_their_range_and_logits_are_unbounded(name)
 
 
 def one_of_the_losses(which):
-    """The loss of a traced number: one compilation serves all."""
+    """Returns the loss with the index `which`, a traced number, so one compilation serves all."""
 
     def player(field):
         def function(real, fake):
@@ -114,7 +114,7 @@ def count(params):
 
 
 def test_maxout_is_the_architecture_of_2014():
-    """G 100-1200-1200-784; D 784-(240 x 5)-(240 x 5)-1, weights and biases."""
+    """Weights and biases of G 100-1200-1200-784 and D 784-(240 x 5)-(240 x 5)-1."""
     shape = (28, 28, 1)
     state = jax.eval_shape(lambda: start(MODELS["maxout"](shape), shape, optax.sgd(0.1)))
     of_generator = (100 + 1) * 1200 + (1200 + 1) * 1200 + (1200 + 1) * 784
@@ -124,7 +124,7 @@ def test_maxout_is_the_architecture_of_2014():
 
 
 def test_dcgan_has_the_parameters_of_its_plan():
-    """64 pixels, 3 channels: the generator of Radford et al. with four levels from 4 x 4."""
+    """64 pixels and 3 channels: the generator of Radford et al. with four levels from 4 x 4."""
     shape, w = (64, 64, 3), 16
     gan = MODELS["dcgan"](shape, latent=10, width=w)
     state = jax.eval_shape(lambda: start(gan, shape, optax.sgd(0.1)))
@@ -139,7 +139,7 @@ def test_dcgan_has_the_parameters_of_its_plan():
 
 
 def test_batch_norm_over_eight_devices_is_that_of_the_whole_batch():
-    """Output and running statistics against NumPy's over all 16 examples."""
+    """Output and running statistics against NumPy over all 16 examples."""
     x = np.random.default_rng(0).normal(3, 2, (8, 2, 3, 3, 4)).astype(np.float32)
     layer = BatchNorm()
     variables = layer.init(jax.random.key(0), x[0], train=True)
@@ -197,8 +197,10 @@ def test_batch_norm_is_linens_and_so_are_its_derivatives(shape, train):
 
 
 def test_batch_norm_is_as_exact_as_linens_where_the_mean_is_ten_deviations():
-    """Output and gradient in single precision, against Linen's in double: errors in units of the
-    largest number."""
+    """Output and gradient in float32 against Linen in float64.
+
+    The errors are relative to the largest number.
+    """
     rng = np.random.default_rng(0)
     x, direction = rng.normal(10, 1, (64, 7, 7, 8)), rng.normal(size=(64, 7, 7, 8))
     params = {"scale": rng.uniform(0.5, 2, 8), "bias": rng.normal(size=8)}
@@ -248,7 +250,7 @@ def test_dropout_over_eight_devices_is_that_of_the_whole_batch():
 
 
 def test_dropout_keeps_the_mean_by_its_rate():
-    """Of 40,000 ones a quarter become 0, within 5 standard errors, and the rest 4/3."""
+    """A quarter of 40,000 ones become 0, within 5 standard errors. The others become 4/3."""
     y = drop(jnp.ones((200, 200)))
     np.testing.assert_allclose(np.unique(y), [0, 4 / 3], rtol=1e-6)
     np.testing.assert_allclose(np.mean(y == 0), 0.25, atol=5 * np.sqrt(0.25 * 0.75 / 40000))

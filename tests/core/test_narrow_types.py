@@ -1,4 +1,4 @@
-"""float16, bfloat16 and float64: layers beside Flax's, losses and accumulators beside float64."""
+"""float16, bfloat16 and float64: layers against Flax, losses and accumulators against float64."""
 
 from functools import partial
 from itertools import product
@@ -58,12 +58,12 @@ LAYERS = {
     "BatchNorm in training": (BatchNorm(), _Normalised()),
     "BatchNorm in evaluation": (BatchNorm(), _Normalised()),
 }
-"""Each layer of ours and the one of Linen whose place it takes."""
+"""Each layer of the library with the Linen layer that it replaces."""
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers_have_linens_types(name):
-    """Of first parameters, of results and of gradients, for every pair of types."""
+    """The types of initial parameters, results and gradients agree, for every pair of types."""
     options = {"train": "training" in name} if "BatchNorm" in name else {}
     with jax.enable_x64(True):
         for dtype, param_dtype in product(TYPES, TYPES):
@@ -74,7 +74,7 @@ def test_layers_have_linens_types(name):
 
 
 def types_of(layer, x, param_dtype, options):
-    """Of the first parameters; of the result and the gradients once these have another type."""
+    """Returns the types of initial parameters, and of results with parameters of another type."""
     variables = jax.eval_shape(lambda: layer.init(jax.random.key(1), jnp.zeros_like(x), **options))
     params, rest = variables["params"], {k: v for k, v in variables.items() if k != "params"}
 
@@ -113,7 +113,7 @@ def test_the_convolution_of_two_types_is_linens(dtype, param_dtype):
     ],
 )
 def test_models_train_on_images_of_every_type(model, x64):
-    """The state keeps its types, as a loop needs; metrics are float32 at least."""
+    """The state keeps its types, as a loop needs. Metrics are float32 or wider."""
     make = {**MODELS, "small_dcgan": small_dcgan}[model]
     gan, tx = make((28, 28, 1), latent=3, width=2), optax.sgd(1e-3)
     with jax.enable_x64(x64):
@@ -130,7 +130,7 @@ def test_models_train_on_images_of_every_type(model, x64):
 
 
 def test_x64_alone_changes_no_first_parameter():
-    """The initial weights of a float32 program with x64 enabled are those of one without."""
+    """A float32 program has the same initial weights with and without x64."""
     gan, x = MODELS["dcgan"]((28, 28, 1), latent=3, width=2), jnp.zeros((2, 28, 28, 1))
     plain = jax.jit(gan.discriminator.init)(jax.random.key(0), x)
     with jax.enable_x64(True):
@@ -153,7 +153,7 @@ def test_the_deviation_of_equal_examples_has_a_finite_slope(dtype):
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 300.0])
 def test_the_deviation_of_float16_features_is_that_of_float64(scale):
-    """Squares of these, or the 1e-8 under the root, overflow or vanish in float16."""
+    """Squares of these numbers, or the 1e-8 under the root, overflow or vanish in float16."""
     x = (scale * jax.random.normal(jax.random.key(0), (8, 5))).astype(jnp.float16)
     made = MinibatchStd().apply({}, x)[0, -1]
     expected = np.sqrt(np.var(np.float64(x), axis=0) + 1e-8).mean()
@@ -173,7 +173,7 @@ OF_SLOPE = {
 @pytest.mark.parametrize("dtype", NARROW)
 @pytest.mark.parametrize("name", OF_SLOPE)
 def test_the_slope_of_a_large_image_neither_overflows_nor_vanishes(name, dtype, slope):
-    """Of D(x) = slope * sum(x): its norm is 256 slope, its square beyond float16 or 0 in it."""
+    """D(x) = slope * sum(x) has a norm of 256 slope, with a square that float16 cannot hold."""
     real, fake = jnp.zeros((2, 2, 256, 256, 1), dtype)
 
     def critic(x):
@@ -196,7 +196,7 @@ def test_a_float16_kernel_of_zeros_stays_one_under_spectral_norm():
 
 
 def in_type(network, dtype):
-    """The network with parameters of that type, computing in it."""
+    """Returns the network with parameters of that type, which computes in that type."""
 
     def init(*arguments):
         params, model_state = network.init(*arguments)
@@ -222,7 +222,7 @@ def always(weight):
     ],
 )
 def test_every_loss_and_penalty_is_finite_on_narrow_batches(dtype, schedule):
-    """Which loss is data of one program; the penalties are all there, each with its metric."""
+    """One program computes every loss, selected by an input, and all penalties."""
     gan = mlp((6, 6, 1), latent=2, width=4, depth=1)
     gan = gan._replace(
         generator=in_type(gan.generator, dtype), discriminator=in_type(gan.discriminator, dtype)
@@ -255,7 +255,7 @@ def test_every_loss_and_penalty_is_finite_on_narrow_batches(dtype, schedule):
 
 
 def test_a_lazy_penalty_of_another_type_has_one_type():
-    """A user's penalty in float16, and in float64 beside float32 losses."""
+    """A user's penalty in float16, and in float64 with float32 losses."""
     gan, tx = mlp((3,), latent=2, width=4, depth=1), optax.sgd(0.1)
     for dtype in ("float16", "float64"):
         with jax.enable_x64(dtype == "float64"):
@@ -286,7 +286,7 @@ def running_by_numpy(xs):
 @pytest.mark.parametrize("how", ["parameters", "mixed_precision"])
 @pytest.mark.parametrize("dtype", NARROW)
 def test_running_statistics_are_those_of_float64(dtype, how):
-    """Of activations in the narrow type, over 200 batches, to float32's rounding."""
+    """Running statistics of 200 batches in the narrow type are exact to float32's rounding."""
     xs = 1.0 + 0.1 * jax.random.normal(jax.random.key(0), (200, 16, 2, 2, 3))
     xs = xs.astype(dtype)
     network = gan_jax.from_linen(BatchNorm())
@@ -309,7 +309,7 @@ def test_running_statistics_are_those_of_float64(dtype, how):
 
 @pytest.mark.parametrize("dtype", NARROW)
 def test_lecams_memory_is_that_of_float64(dtype):
-    """The moving average of logits in the narrow type, over 300 updates."""
+    """The moving average of logits in the narrow type over 300 updates."""
     penalty, decay = lecam(0.99), 0.99
     batches = (3 + jax.random.normal(jax.random.key(0), (300, 2, 4))).astype(dtype)
 

@@ -1,4 +1,4 @@
-"""Networks that compute otherwise: mixed precision, and activations made again for gradients."""
+"""Network wrappers: mixed precision, and activations recomputed for gradients."""
 
 from functools import partial
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 def equations(jaxpr):
-    """At any depth."""
+    """Yields every equation of a jaxpr, at any depth."""
     for eqn in jaxpr.eqns:
         yield eqn
         for inner in jaxprs_in_params(eqn.params):
@@ -60,7 +60,7 @@ def test_mixed_precision_multiplies_in_half_and_keeps_all_else_single(model):
         traced = jax.make_jaxpr(half)(state, batch)
         assert types_of_products(traced) == {"bfloat16"}
         if model == "maxout":
-            continue  # dropout and all, it is traced only: compiling takes long
+            continue  # maxout with dropout is only traced, because compiling takes long
         updated, metrics = jax.jit(half)(state, batch)
         for leaf in jax.tree.leaves((updated.replace(key=None), metrics)):
             assert leaf.dtype in (jnp.float32, jnp.int32)
@@ -73,7 +73,7 @@ def test_mixed_precision_multiplies_in_half_and_keeps_all_else_single(model):
 @pytest.mark.parametrize("by_keyword", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "int32"])
 def test_mixed_precision_lowers_floating_labels_and_every_noise(dtype, by_keyword):
-    """Of a network on a pytree, whose label is given either way; integers stay."""
+    """A network on a pytree, with its label passed either way. Integers keep their type."""
     seen = []
 
     def apply(params, model_state, x, label=None, *, train, key=None):
@@ -109,9 +109,9 @@ def test_rematerialised_networks_train_alike_from_less_memory(role):
 
 
 def test_rematerialisation_keeps_no_activations():
-    """What the pullback holds on to: parameters and the input, and nothing made on the way.
+    """The pullback holds only parameters and the input, and no intermediate results.
 
-    Not of a compiled program: XLA's compiler for CPUs finds the repetition and undoes it.
+    The test reads the traced program, because XLA's CPU compiler removes the recomputation.
     """
     gan = make_deep_gan()
     x = jnp.zeros((4096, 8, 8, 1))

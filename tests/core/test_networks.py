@@ -1,4 +1,4 @@
-"""`from_linen` against the module itself and against batch norm worked out by hand."""
+"""`from_linen` against the module itself, and against batch norm computed by hand."""
 
 import flax.linen as nn
 import jax
@@ -62,7 +62,7 @@ class Both(nn.Module):
 
 
 class Anything(nn.Module):
-    """What it is given it may hand on to a layer that does not want it."""
+    """A module that may pass its arguments on to a layer that does not use them."""
 
     @nn.compact
     def __call__(self, x, **arguments):
@@ -70,7 +70,7 @@ class Anything(nn.Module):
 
 
 class Conditional(nn.Module):
-    """A label by another name, beside an argument that is no label."""
+    """A module whose label has another name, beside an argument that is not a label."""
 
     @nn.compact
     def __call__(self, x, classes=None, *, train, scale=1.0):
@@ -94,7 +94,7 @@ class Conditional(nn.Module):
 )
 @pytest.mark.parametrize("train", [True, False])
 def test_a_module_is_called_with_the_arguments_it_takes(module, names, train):
-    """Equal to the module's own `apply`, called with those arguments by hand."""
+    """The result equals the module's own `apply` with the same arguments."""
     modes = dict.fromkeys(("train", "training", "is_training"), train)
     modes |= dict.fromkeys(("deterministic", "use_running_average"), not train)
     given = {k: v for k, v in {"label": LABEL, **modes}.items() if k in names}
@@ -205,7 +205,7 @@ class Normalised(nn.Module):
 
 
 def test_model_state_moves_in_training_and_stays_in_evaluation():
-    """Statistics by hand: .9 of the old and .1 of the batch's; every collection is kept."""
+    """The statistics are 0.9 of the old value and 0.1 of the batch's. All collections are kept."""
     network = from_linen(Normalised())
     params, start = network.init(jax.random.key(1), X)
     assert set(start) == {"batch_stats", "counters"}
@@ -226,7 +226,7 @@ def test_model_state_moves_in_training_and_stays_in_evaluation():
 
 
 def test_apply_is_pure():
-    """What goes in comes out unchanged, and a second call gives the same."""
+    """The inputs do not change, and a second call gives the same result."""
     network = from_linen(Normalised())
     params, model_state = network.init(jax.random.key(1), X)
     before = jax.tree.map(np.array, (params, model_state))
@@ -237,7 +237,7 @@ def test_apply_is_pure():
 
 
 def test_what_a_linen_module_sows_is_no_model_state():
-    """It would grow with each pass, so that the state of a step had another structure after it."""
+    """The collection grows with each pass, so each step would change the state's structure."""
 
     class Sowing(nn.Module):
         @nn.compact

@@ -1,4 +1,4 @@
-"""One bad batch, with `optax.apply_if_finite`: everything stays finite and training goes on."""
+"""One bad batch with `optax.apply_if_finite`: everything stays finite and training continues."""
 
 import flax.linen as nn
 import jax
@@ -40,7 +40,7 @@ def is_finite(tree):
 
 
 def steps(role, tx, **options):
-    """From a first state: after a good batch, then after a bad one, then after a good one again."""
+    """Returns the states after a good batch, then a bad one, then a good one."""
     batch = Batch(GOOD, LABEL)
     state = gan_jax.init(GAN_OF_NORMS, tx, tx, jax.random.key(0), batch, penalties=PENALTIES)
     if role == "discriminator":

@@ -1,4 +1,4 @@
-"""Adam against Optax's."""
+"""The library's Adam against Optax's Adam."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ START = {"w": jnp.linspace(-1.0, 2.0, 12).reshape(3, 4), "b": jnp.array([0.5, -3
 
 
 def descend(tx, num):
-    """The parameters after each step down a quartic with a gradient that is 0 in one place."""
+    """Returns the parameters after each step down a quartic with one gradient entry of 0."""
 
     def loss(params, step):
         w, b = params["w"], params["b"]

@@ -1,4 +1,4 @@
-"""What lets D see several samples: packs, by hand; the minibatch standard deviation, by NumPy."""
+"""Packed samples, by hand, and the minibatch standard deviation, in NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ first_state = jax.jit(gan_jax.init, static_argnums=(0, 1, 2))
 
 
 def weigh(shape):
-    """logit = w.x for examples of a shape, of w drawn by `init`: a linear D, for any channels."""
+    """Returns a linear D, logit = w.x with w drawn by `init`, for any number of channels."""
 
     def init(key, x, label=None):
         return jax.random.normal(key, x.shape[1:]), {}
@@ -34,7 +34,7 @@ def weigh(shape):
 
 
 def scale(shape):
-    """x = the features of z, times a parameter, plus the label if there is one."""
+    """x is the features of z times a parameter, plus the label if there is one."""
 
     def init(key, z, label=None):
         return jnp.float32(2.0), {}
@@ -52,7 +52,7 @@ def linear(shape):
 
 @pytest.mark.parametrize("shape", [(2,), (4, 4, 2)])
 def test_a_pack_by_hand(shape):
-    """G makes each sample of its own share of z; D is given the last axes joined."""
+    """G makes each sample from its own share of z. D gets the last axes joined."""
     gan = linear(shape)
     packs = packed(gan, SIZE)
     z = packs.prior(jax.random.key(0), 5)
@@ -70,7 +70,7 @@ def test_a_pack_by_hand(shape):
         np.testing.assert_allclose(x[i], samples, rtol=1e-6)
         joined = np.concatenate(samples, axis=-1)
         np.testing.assert_allclose(logits[i], np.sum(joined * w), rtol=1e-4)
-    # The order within a pack is told apart, that of packs is not.
+    # D distinguishes the order within a pack, and not the order of packs.
     turned, _ = packs.discriminator.apply(w, {}, x[:, ::-1], train=True)
     assert not np.allclose(turned, logits)
     moved, _ = packs.discriminator.apply(w, {}, x[::-1], train=True)
@@ -78,7 +78,7 @@ def test_a_pack_by_hand(shape):
 
 
 def test_a_prior_of_two_arrays():
-    """Noise and a code: each example, each pack, is given its own share of both."""
+    """The prior has noise and a code. Each example in a pack gets its own share of both."""
 
     def prior(key, num):
         noise, code = jax.random.split(key)
@@ -112,7 +112,7 @@ def test_a_prior_of_two_arrays():
 
 
 def test_penalties_are_those_of_the_packed_discriminator():
-    """Of a linear D: |w|^2 of all the pack's weights, and (|w| - 1)^2."""
+    """For a linear D, R1 is |w|^2 over the weights of the pack, and the penalty is (|w| - 1)^2."""
     gan, tx = packed(linear((4, 4, 2)), SIZE), optax.sgd(0.1)
     batch = Batch(jax.random.normal(jax.random.key(1), (6, SIZE, 4, 4, 2)))
     state = first_state(gan, tx, tx, jax.random.key(0), batch)
@@ -142,7 +142,7 @@ def test_packs_of_one_are_the_gan_itself():
 
 
 def test_samples_are_drawn_one_by_one_from_what_packs_trained():
-    """Fed with packs of fresh samples; the original GAN draws from the state."""
+    """The packs hold fresh samples. The original GAN also samples from the state."""
     gan, tx = mlp((2,), latent=2, width=4, depth=1, bounded=False), optax.sgd(0.1)
     packs = packed(gan, SIZE)
     ring = synthetic.ring()
@@ -200,7 +200,7 @@ def test_minibatch_std_has_a_gradient_where_nothing_varies():
 
 @pytest.mark.parametrize(("name", "shape"), [("mlp", (5,)), ("dcgan", (28, 28, 1))])
 def test_models_with_minibatch_std_judge_examples_by_their_batch(name, shape):
-    """The same example among copies of itself and among others; without it, no difference."""
+    """The layer changes nothing among copies of one example. Among others it changes the logits."""
     options = {"dcgan": {"discriminator_norm": False}, "mlp": {}}[name]
     x = jax.random.uniform(jax.random.key(1), (4, *shape), minval=-1.0)
     copies = jnp.broadcast_to(x[:1], x.shape)

@@ -1,6 +1,6 @@
-"""One pure step under every transformation and on any number of devices: one result.
+"""One pure step gives the same result under every transformation and on any number of devices.
 
-The networks hold what makes that hard: batch norm, dropout and penalties. The oracle is the
+The networks have the difficult features: batch norm, dropout and penalties. The oracle is the
 step compiled for one device.
 """
 
@@ -20,15 +20,15 @@ from gan_jax.errors import UserError
 
 NUM_STEPS, N_CRITIC = 10, 2
 AXIS_OF_EXAMPLES = {"discriminator": 0, "generator": 0, "train": 1}
-"""The kinds of step, and where their batches count examples."""
+"""The kinds of step, and the axis of each batch that counts examples."""
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 def build(kind, axis_name=None):
-    """A pure step of a kind, which raises if it is traced twice."""
+    """Returns a pure step of a kind, which raises if it is traced twice."""
     gan = make_gan(norm=True)
-    # Once is enough for the second penalty, which takes long to compile.
+    # The second penalty takes long to compile, so it is in one kind only.
     weighted = {"penalties": [(penalties.r1, 0.1)]} if kind == "train" else {}
     d_step = make_step("discriminator", gan, axis_name, **weighted)
     g_step = make_step("generator", gan, axis_name, ema_decay=0.5)
@@ -38,7 +38,7 @@ def build(kind, axis_name=None):
         "train": gan_jax.make_train_step(d_step, g_step, n_critic=N_CRITIC),
     }
 
-    chex.clear_trace_counter()  # which counts by the function's place in the source
+    chex.clear_trace_counter()  # `assert_max_traces` counts by the function's place in the source
     return chex.assert_max_traces(steps[kind], n=1)
 
 
@@ -54,7 +54,7 @@ def start(seed):
 
 
 def run(kind, wrapped, seed=0):
-    """The state and metrics after ten calls of a wrapped step, on the host."""
+    """Returns the state and metrics after ten calls of a wrapped step, on the host."""
     state = start(seed)
     for x in batches(kind).x:
         state, metrics = wrapped(state, Batch(x))
@@ -67,7 +67,7 @@ def on_host(state, metrics):
 
 @cache
 def one_device(kind):
-    """The oracle: three seeds on one device."""
+    """Returns the oracle: three seeds on one device."""
     step = parallel.jit_step(build(kind))
     return [run(kind, step, seed) for seed in range(3)]
 
@@ -77,12 +77,12 @@ def assert_close(actual, expected):
 
 
 def wrap(layout, kind):
-    """The step of a kind, on 8 devices."""
+    """Returns the step of a kind, on 8 devices."""
     axis = AXIS_OF_EXAMPLES[kind]
     if layout in parallel.AXIS_NAMES:
         step = build(kind, parallel.AXIS_NAMES[layout])
         return parallel.make_step(layout, step, batch_axis=axis)
-    if layout == "vmap":  # the batch split over a vmapped axis
+    if layout == "vmap":  # the batch is split over a vmapped axis
         step = jax.vmap(
             build(kind, "shards"), in_axes=(None, axis), out_axes=None, axis_name="shards"
         )
@@ -124,14 +124,14 @@ LAYOUTS = [
 
 @pytest.mark.parametrize(("kind", "layout"), LAYOUTS)
 def test_eight_devices_do_what_one_does_and_trace_the_step_once(kind, layout):
-    """The whole state and the metrics after ten steps, within 2e-5."""
+    """The whole state and the metrics after ten steps agree within 2e-5."""
     assert jax.device_count() == 8
     assert_close(run(kind, wrap(layout, kind)), one_device(kind)[0])
 
 
 @pytest.mark.parametrize("kind", AXIS_OF_EXAMPLES)
 def test_the_oracle_moves_far(kind):
-    """Far enough that a wrong scale, mask or statistic would show above 2e-5."""
+    """The parameters move so far that a wrong scale, mask or statistic would show above 2e-5."""
     state, _ = one_device(kind)[0]
     for role in ["discriminator", "generator"]:
         if kind in (role, "train"):
@@ -159,7 +159,7 @@ def test_an_ensemble_under_vmap_is_each_member_alone(kind):
 
 @pytest.mark.slow  # tests/core/test_sweep.py has a sweep over devices by default
 def test_an_ensemble_over_devices_is_each_member_alone():
-    """Two members on each of three devices; given one batch for all, then batches of their own."""
+    """Two members on each of three devices, with one batch for all, then with a batch for each."""
     states = jax.vmap(start)(jnp.arange(6) % 3)
     step = parallel.ensemble_step(build("train"), batch_axis=None, devices=jax.devices()[:3])
     *most, last = batches("train").x
@@ -207,7 +207,7 @@ def test_the_number_of_devices_does_not_matter(wrapper, num):
     assert_close(run("generator", wrapped), one_device("generator")[0])
 
 
-# What the wrappers promise
+# Promises of the wrappers
 
 
 WRAPPERS = [parallel.jit_step, parallel.pmap_step, parallel.shard_step]
@@ -252,12 +252,12 @@ def test_a_batch_the_devices_do_not_divide_is_refused_before_tracing(wrapper, sh
 
 @pytest.mark.parametrize("wrapper", WRAPPERS[1:])
 def test_a_train_steps_batch_is_split_over_its_examples(wrapper):
-    """Without being told, even where the devices would divide n_critic; a wrong axis is refused."""
+    """The step needs no hint, even if the devices divide n_critic. A wrong axis is refused."""
     step = gan_jax.make_train_step(toy_player, toy_player, n_critic=8)
     x = jnp.arange(8 * 16.0).reshape(8, 16, 1)
     state, metrics = wrapper(step, donate=False)(jnp.zeros(3), Batch(x))
     np.testing.assert_array_equal(state, np.full(3, 9.0))
-    # The examples of the last update, which each device of pmap has an eighth of.
+    # The examples of the last update. Each device of pmap has an eighth of them.
     shard = np.asarray(x)[-1, : 2 if wrapper is parallel.pmap_step else 16]
     np.testing.assert_array_equal(metrics["x"], shard)
     with pytest.raises(UserError, match=r"batch_axis=0, but .* \[n_critic, B, \.\.\.\].*give 1"):
@@ -279,7 +279,7 @@ def test_no_devices_are_refused(wrapper):
 
 
 def anywhere():
-    """Arrays of numbers as they may come: (a state's, a batch's)."""
+    """Arrays of numbers in several forms: (a state's, a batch's)."""
     mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
     over = NamedSharding(mesh, PartitionSpec("b"))
     last = jax.devices()[-1]
@@ -296,7 +296,7 @@ def anywhere():
 @pytest.mark.parametrize("wrapper", [*WRAPPERS[1:], parallel.ensemble_step])
 @pytest.mark.parametrize("kind", ["NumPy's", "another device's", "another mesh's"])
 def test_arguments_may_lie_anywhere_and_be_numbers(wrapper, kind):
-    """And be moved on from other devices of a wrapper before."""
+    """The state may lie on other devices than the wrapper's."""
 
     def step(state, batch):
         total = jnp.sum(batch["x"] * batch["scale"])
@@ -320,7 +320,7 @@ def test_arguments_may_lie_anywhere_and_be_numbers(wrapper, kind):
 
 @pytest.mark.parametrize("wrapper", WRAPPERS[1:])
 def test_each_device_works_on_its_own_eighth(wrapper):
-    """The examples are split in order; a leaf without that axis goes to every device whole."""
+    """The examples are split in order. A leaf without that axis goes to every device whole."""
     shapes = []
 
     def step(state, batch):
@@ -348,7 +348,7 @@ def test_shard_step_keeps_the_state_on_every_device():
 
 
 def test_on_one_device_shard_step_traces_nothing_anew():
-    """Of a function that was traced before, as by `init`, JAX keeps the trace for each mesh."""
+    """JAX keeps a trace for each mesh, so a function that `init` traced is traced again."""
     inner = jax.jit(chex.assert_max_traces(lambda x: jnp.sin(x) + 1.0, n=1))
 
     def step(state, batch):

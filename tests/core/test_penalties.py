@@ -1,6 +1,6 @@
 """Penalties against closed forms of linear and quadratic critics and of the Dirac-GAN.
 
-`test_consistency.py` and `test_lecam.py` have what these two kinds do beyond it.
+`test_consistency.py` and `test_lecam.py` test the further features of these two penalties.
 """
 
 from functools import partial
@@ -29,7 +29,7 @@ OF_SLOPE = {
     "one_sided_gradient_penalty": lambda norm: max(norm - 1, 0) ** 2,
     "dragan": lambda norm: (norm - 1) ** 2,
 }
-"""Each penalty on D's gradient, of a critic whose gradient has the same norm everywhere."""
+"""Each penalty on D's gradient, for a critic whose gradient has the same norm everywhere."""
 
 
 def draw(shape, num=3):
@@ -40,7 +40,7 @@ def draw(shape, num=3):
 @pytest.mark.parametrize("scale", [1.0, 0.01])
 @pytest.mark.parametrize("name", OF_SLOPE)
 def test_of_a_linear_critic(name, scale, shape):
-    """Of a steep one and of one whose slope is below 1."""
+    """One critic has a slope above 1, and one has a slope below 1."""
     real, fake, noise = draw(shape)
     weights = scale * noise[0]
     penalty = PENALTIES[name](
@@ -56,7 +56,7 @@ def test_every_penalty_is_here_or_in_a_file_of_its_own():
 
 @pytest.mark.parametrize(("penalty", "at"), [(r1, 0), (r2, 1)])
 def test_of_a_quadratic_critic(penalty, at):
-    """logit = x'Ax / 2 has gradient Ax, at the real samples for R1 and at the fakes for R2."""
+    """logit = x'Ax / 2 has gradient Ax. R1 takes it at real samples and R2 at fakes."""
     samples = draw((5, 3), 2)
     symmetric = np.array([[2.0, 1.0, 0.0], [1.0, -1.0, 0.5], [0.0, 0.5, 3.0]])
     made = penalty(lambda x: jnp.sum(x * (x @ symmetric), axis=1) / 2, *samples, jax.random.key(1))
@@ -66,7 +66,10 @@ def test_of_a_quadratic_critic(penalty, at):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_gradient_penalty_is_taken_on_the_segment_from_fake_to_real(shape):
-    """One share in [0, 1] for each example, all different, uniform as far as 5 draws can tell."""
+    """Each example has its own share in [0, 1].
+
+    The shares are uniform, as far as 5 draws can tell.
+    """
     real, fake = draw(shape, 2)
     seen = []
 
@@ -87,7 +90,7 @@ def test_gradient_penalty_is_taken_on_the_segment_from_fake_to_real(shape):
 
 
 def test_gradient_penalty_draws_its_points_uniformly():
-    """Real at 1 and fake at 0 on a line, critic x^2 / 2: the penalty is (share - 1)^2."""
+    """On a line with real 1, fake 0 and the critic x^2 / 2, the penalty is (share - 1)^2."""
     ones = jnp.ones((4000, 1))
     penalty = gradient_penalty(lambda x: jnp.square(x[:, 0]) / 2, ones, 0 * ones, jax.random.key(1))
     share = 1 - np.sqrt(penalty)
@@ -96,7 +99,7 @@ def test_gradient_penalty_draws_its_points_uniformly():
 
 
 def test_dragan_is_taken_at_uniform_noise_of_uniform_size_around_the_data():
-    """x + a 0.5 std u: with 4000 numbers in each example the largest u is 1 to 1 in 1000."""
+    """x + a 0.5 std u. With 4000 numbers per example the largest u is 1 to within 1/1000."""
     real = 3 + 2 * jax.random.normal(jax.random.key(0), (300, 4000))
     seen = []
 
@@ -118,7 +121,7 @@ def test_dragan_is_taken_at_uniform_noise_of_uniform_size_around_the_data():
 
 @pytest.mark.parametrize("name", OF_SLOPE)
 def test_finite_with_finite_gradient_where_the_critic_is_flat(name):
-    """At w = 0 the critic w.x has no slope; the square root's own derivative is infinite."""
+    """At w = 0 the critic w.x has slope 0, where the square root has an infinite derivative."""
     real, fake = draw((5, 3), 2)
 
     def mean(w):
@@ -141,7 +144,7 @@ ON_VECTORS = {
         *given, {"real": 0.2, "fake": -0.3, "weight": 0.5}
     )[0],
 }
-"""The penalties as functions of four arguments, for examples that are no images."""
+"""Returns the penalties as functions of four arguments, for examples that are not images."""
 
 
 @pytest.mark.parametrize("name", ON_VECTORS)
@@ -165,7 +168,7 @@ def test_gradient_in_the_critics_parameters_is_that_of_finite_differences(name):
 
 
 def dirac_gan(theta, psi):
-    """G is the point theta, D(x) = psi x (Mescheder et al. 2018)."""
+    """G is the point theta and D(x) = psi x (Mescheder et al. 2018)."""
 
     def generator(params, model_state, z, label=None, *, train, key=None):
         return jnp.full_like(z, 1.0) * params, model_state
@@ -197,7 +200,7 @@ def test_one_step_of_the_dirac_gan_in_closed_form(name):
 
 
 def test_r1_makes_the_dirac_gan_converge_and_without_it_it_does_not():
-    """The equilibrium is (0, 0); alternating steps from (1, 1), gamma = 1 against 0."""
+    """The equilibrium is (0, 0). Alternating steps start from (1, 1), with gamma = 1 or 0."""
     distance = {}
     for gamma in (0.0, 1.0):
         gan, tx, batch = dirac_gan(1.0, 1.0), optax.sgd(0.2), Batch(jnp.zeros((1, 1, 1)))

@@ -1,7 +1,7 @@
-"""Every loss and penalty that knows of other examples: however the batch is split, one result.
+"""Losses and penalties that compare examples: one result, however the batch is split.
 
-The oracle is the same step on one device and on the whole batch, in double precision: what is the
-same is the same to 1e-9. Plain SGD, since Adam hides gradients of a wrong scale.
+The oracle is the same step on one device and on the whole batch, in float64, so that equal results
+agree to 1e-9. The optimizer is plain SGD, because Adam hides gradients of a wrong scale.
 """
 
 from functools import cache, partial
@@ -30,7 +30,7 @@ def _in_double_precision():
 
 
 def player(shape_in, shape_out):
-    """One dense layer and a bend, without Flax."""
+    """One dense layer and a nonlinearity, without Flax."""
     size_in, size_out = (int(np.prod(shape)) for shape in (shape_in, shape_out))
 
     def init(key, x, label=None):
@@ -55,11 +55,11 @@ counted = WithMemory(
     lambda critic, real, fake, key, count: (critic(real) * (1 + count), count + 1),
     "counted",
 )
-"""Grows with each update."""
+"""A term that grows with each update."""
 
 
 def weighted(compare):
-    """One penalty of each kind: it draws for each example, compares, remembers; always or not."""
+    """Penalties of each kind: drawing for each example, comparing, with a memory; lazy or not."""
     pairs = [
         (penalties.one_sided_gradient_penalty, 0.1),
         (partial(penalties.consistency, augment=scaled), 0.1),
@@ -72,7 +72,7 @@ def weighted(compare):
 
 
 def build(axis_name=None, *, compare=True, accumulate=1):
-    """A train step and the first state; with or without what compares examples."""
+    """Returns a train step and the first state, with or without terms that compare examples."""
     loss = losses.relativistic_average() if compare else losses.relativistic
     of_generator = losses.top_k(loss, 0.3) if compare else loss
     shared = {"axis_name": axis_name, "accumulate": accumulate}
@@ -90,9 +90,9 @@ def build(axis_name=None, *, compare=True, accumulate=1):
 
 
 def run(step, state):
-    """The last state and each step's metrics, on the host."""
+    """Returns the last state and each step's metrics, on the host."""
     x = np.random.default_rng(0).normal(size=(NUM_STEPS, 1, *SHAPE))
-    # Examples of unlike sizes, sorted: a shard's own mean or deviation is far from the batch's.
+    # Examples of unequal sizes, sorted: a shard's own mean or deviation is far from the batch's.
     x = x * np.linspace(0.1, 2, SHAPE[0])[:, None, None, None]
     history = []
     for batch in x:
@@ -141,13 +141,13 @@ def test_eight_devices_do_what_one_does(layout):
 
 
 def test_a_batch_in_parts_is_the_batch():
-    """Where no example is compared with others; LeCam's memory included. On 8 devices."""
+    """No term compares examples. LeCam's memory is included. It runs on 8 devices."""
     step, state = build(parallel.AXIS_NAME, compare=False, accumulate=2)
     assert_close(run(parallel.pmap_step(step, batch_axis=1), state), one_device(compare=False))
 
 
 def test_the_oracle_moves_far():
-    """Far enough that a wrong mean, scale or draw would show above 1e-9."""
+    """The parameters move so far that a wrong mean, scale or draw would show above 1e-9."""
     state, history = one_device()
     for name in ("one_sided_gradient_penalty", "consistency", "lecam", "dragan"):
         assert max(metrics[name] for metrics in history) > 1e-2, name

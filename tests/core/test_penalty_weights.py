@@ -1,4 +1,4 @@
-"""Weights that are schedules, and what a lazy penalty does to the Dirac-GAN, by its linear map."""
+"""Weights that are schedules, and lazy penalties on the Dirac-GAN, by its linear map."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ THETA, PSI = 0.9, -0.4
 
 
 def discriminator_step(weight, penalty=r1):
-    """On the Dirac-GAN: the first state, its batch and D's step."""
+    """Returns the first state of the Dirac-GAN, its batch and D's step."""
     gan, state, batch = build(0.0, THETA, PSI)
     tx = optax.sgd(RATE)
     state = gan_jax.init(gan, tx, tx, state.key, batch)
@@ -34,7 +34,7 @@ def discriminator_step(weight, penalty=r1):
     return state, batch, step
 
 
-# What a weight may be
+# Forms of a weight
 
 
 WEIGHTS = {
@@ -51,7 +51,7 @@ WEIGHTS = {
 
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_each_update_has_the_schedules_weight(name):
-    """psi <- psi - h (theta sigmoid(psi theta) + weight 2 psi), R1 of D(x) = psi x being psi^2."""
+    """psi <- psi - h (theta sigmoid(psi theta) + weight 2 psi), as R1 of D(x) = psi x is psi^2."""
     weight, expected = WEIGHTS[name]
     state, batch, step = discriminator_step(weight)
     _, (path, metrics) = jax.jit(
@@ -71,7 +71,7 @@ def test_each_update_has_the_schedules_weight(name):
 
 
 def test_a_weight_may_be_traced():
-    """d psi / d weight = -h 2 psi after one update; and an ensemble with a weight for each."""
+    """d psi / d weight = -h 2 psi after one update. An ensemble has a weight for each member."""
 
     def updated(weight):
         state, batch, step = discriminator_step(weight)
@@ -87,7 +87,7 @@ def test_a_weight_may_be_traced():
 
 
 def test_where_the_schedule_is_0_nothing_is_computed():
-    """Neither at run time, nor does a penalty that is no number there spoil the gradient."""
+    """A skipped penalty costs no time, and a penalty that is not finite there does no harm."""
     calls = []
 
     def loud(critic, real, fake, key):
@@ -128,11 +128,11 @@ def test_every_below_1_is_refused(every):
         lazy(0.1, every)
 
 
-# What the kicks do: k train steps of the Dirac-GAN are, near (0, 0), a product of matrices
+# Lazy penalties: near (0, 0), k train steps of the Dirac-GAN are a product of matrices.
 
 
 def train_step(rate, weight, every, theta=0.0, psi=0.0):
-    """At a point: the first state, its batch and the train step with a lazy R1."""
+    """Returns the first state at a point, its batch and the train step with a lazy R1."""
     gan, state, batch = build(0.0, theta, psi)
     tx = optax.sgd(rate)
     state = gan_jax.init(gan, tx, tx, state.key, batch)
@@ -144,13 +144,13 @@ def train_step(rate, weight, every, theta=0.0, psi=0.0):
 
 
 def advance(state, batch, step, num):
-    """(theta, psi) after `num` train steps."""
+    """Returns (theta, psi) after `num` train steps."""
     state, _ = jax.jit(lambda s: jax.lax.scan(lambda s, _: step(s, batch), s, length=num))(state)
     return jnp.stack([state.generator.params, state.discriminator.params])
 
 
 def of_public_steps(rate, weight, every):
-    """d (theta, psi) after `every` train steps / d (theta, psi) before, at (0, 0): [2, 2]."""
+    """Returns the Jacobian [2, 2] of `every` train steps in (theta, psi), at (0, 0)."""
     state, batch, step = train_step(rate, weight, every)
 
     def period(point):
@@ -164,7 +164,7 @@ def of_public_steps(rate, weight, every):
 
 
 def of_theory(rate, weight, every):
-    """The same from theory's field: D's half-step and G's, once with the kick, else without."""
+    """Returns the same from theory's field: half-steps of D and G, once with the penalty."""
 
     def alternating(gamma):
         field = np.asarray(game_jacobian(dirac_gan("r1", gamma), 0.0, 0.0))
@@ -183,7 +183,10 @@ def radius(matrix):
 
 @pytest.mark.parametrize("every", [1, 2, 9, 11])
 def test_a_period_is_the_product_of_theorys_maps_and_has_the_docstrings_limit(every):
-    """Its determinant is 1 - 2 h k w: at h = 0.2 and w = 1/2 it converges for k < 10 only."""
+    """The determinant is 1 - 2 h k w.
+
+    With h = 0.2 and w = 1/2 the steps converge for k < 10 only.
+    """
     made = of_public_steps(0.2, 0.5, every)
     np.testing.assert_allclose(made, of_theory(0.2, 0.5, every), atol=1e-12)
     np.testing.assert_allclose(np.linalg.det(made), 1 - 2 * 0.2 * every * 0.5, atol=1e-12)
@@ -191,7 +194,7 @@ def test_a_period_is_the_product_of_theorys_maps_and_has_the_docstrings_limit(ev
 
 
 def test_lazy_by_little_converges_as_if_it_were_not():
-    """The rate of a step, from (1, 1) through 200 steps, and by the eigenvalues."""
+    """The rate of 400 steps from (1, 1) is that of the eigenvalues."""
     rates = {}
     for every in (1, 2, 4):
         end = np.hypot(*advance(*train_step(0.05, 0.25, every, 1.0, 1.0), 400))
@@ -205,22 +208,27 @@ def test_lazy_by_little_converges_as_if_it_were_not():
 
 
 def test_lazy_by_much_diverges_where_each_update_converges():
-    """h = 0.2, gamma = 1: every 16 updates, as of StyleGAN2, is beyond the limit of 10."""
+    """With h = 0.2 and gamma = 1 the limit is 10.
+
+    StyleGAN2's interval of 16 updates is above it.
+    """
     near = advance(*train_step(0.2, 0.5, 1, 0.01, 0.01), 320)
     far = advance(*train_step(0.2, 0.5, 16, 0.01, 0.01), 320)
     assert np.hypot(*near) < 1e-4
     assert np.hypot(*far) > 1
     period = of_theory(0.2, 0.5, 16)
     assert radius(period) > 1.5
-    # Near the equilibrium; the two eigenvalues, of opposite signs, are almost as large.
+    # Near the equilibrium the two eigenvalues have opposite signs and almost equal size.
     made = advance(*train_step(0.2, 0.5, 16, 1e-9, 1e-9), 160)
     expected = np.linalg.matrix_power(period, 10) @ [1e-9, 1e-9]
     np.testing.assert_allclose(made, expected, rtol=1e-6)
 
 
 def test_kicks_every_half_turn_damp_one_direction_only():
-    """Without R1 a step turns by phi, cos phi = 1 - h^2 / 8. At k phi = pi the period is minus
-    the kick: theta comes back with its sign changed for ever."""
+    """Without R1 a step turns by phi, with cos phi = 1 - h^2 / 8.
+
+    At k phi = pi the period is minus the kick, so theta changes its sign forever.
+    """
     every, weight = 8, 0.1
     rate = np.sqrt(8 * (1 - np.cos(np.pi / every)))
     kick = 1 - 2 * rate * every * weight

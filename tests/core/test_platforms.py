@@ -1,4 +1,4 @@
-"""The whole program lowers for a GPU and a TPU, on a machine that has neither."""
+"""The whole program lowers for a GPU and a TPU, on a machine without either."""
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,6 @@ def test_a_fused_chunk_lowers_for_every_platform(model):
     for platform in ("cpu", "cuda", "tpu"):
         lowered = traced.lower(lowering_platforms=(platform,)).as_text()
         assert "stablehlo.while" in lowered
-        # On a CPU convolutions are matrix products.
+        # On a CPU, convolutions are matrix products.
         expected = model == "dcgan" and platform != "cpu"
         assert ("stablehlo.convolution" in lowered) == expected

@@ -1,4 +1,4 @@
-"""The seams of the contract: fake labels, terms with memory, the axis of a step, averages of G."""
+"""The contract's extension points: fake labels, terms with memory, the axis of a step, averages."""
 
 from functools import cache, partial
 
@@ -24,7 +24,7 @@ KEY = jax.random.key(0)
 first_state = jax.jit(gan_jax.init, static_argnums=(0, 1, 2))
 
 
-# Networks that write down the labels they are shown: G in its samples, D in its logits
+# Networks that record the labels they get: G in its samples, D in its logits
 
 
 def _generator():
@@ -38,7 +38,7 @@ def _generator():
 
 
 def _discriminator():
-    """logit = w (1 + label) sum(x^2), whose slope in x is 2 w (1 + label) x."""
+    """logit = w (1 + label) sum(x^2), with slope 2 w (1 + label) x in x."""
 
     def apply(params, state, x, label=None, *, train, key=None):
         label = jnp.zeros(len(x)) if label is None else label.astype(x.dtype)
@@ -52,7 +52,7 @@ REAL = Batch(jax.random.normal(jax.random.key(1), (NUM, 2)), jnp.full(NUM, 7))
 
 
 def fake_labels(key, num):
-    """0, 1 or 2 with probabilities .2, .3 and .5."""
+    """Returns 0, 1 or 2 with probabilities .2, .3 and .5."""
     return jax.random.choice(key, 3, (num,), p=jnp.array([0.2, 0.3, 0.5]))
 
 
@@ -61,7 +61,7 @@ def nothing(seen):
 
 
 class Seen:
-    """A term that keeps what it was shown, called outside of `jit`."""
+    """A term that stores its arguments, called outside of `jit`."""
 
     __name__ = "seen"
 
@@ -71,7 +71,7 @@ class Seen:
 
 
 def seen_by(role, batch=REAL, key=KEY, **options):
-    """The pass that a term of a player is shown."""
+    """Returns the pass that a term of a player gets."""
     term = Seen()
     objective = getattr(gan_jax.algorithms, f"{role}_objective")(
         PLAIN, losses.minimax, terms=[(term, 1.0)], **options
@@ -88,7 +88,7 @@ def seen_by(role, batch=REAL, key=KEY, **options):
 
 @pytest.mark.parametrize("role", ["generator", "discriminator"])
 def test_fakes_have_the_real_labels_or_drawn_ones(role):
-    """G and D are given the same labels for each fake; D the real ones for the real samples."""
+    """G and D get the same labels for each fake. D gets the real labels for the real samples."""
     for options in ({}, {"fake_labels": fake_labels}):
         seen = seen_by(role, **options)
         np.testing.assert_array_equal(seen.real_label, REAL.label)
@@ -118,7 +118,7 @@ def test_drawn_labels_have_their_frequencies():
     [
         (r1, lambda real, fake, label: np.sum((2 * 8 * real) ** 2, axis=1)),
         (r2, lambda real, fake, label: np.sum((2 * (1 + label[:, None]) * fake) ** 2, axis=1)),
-        # T(x) = 2 x, so that D(T(x)) - D(x) = 3 D(x).
+        # T(x) = 2 x, so D(T(x)) - D(x) = 3 D(x).
         (
             partial(consistency, augment=lambda key, x: 2 * x),
             lambda real, fake, label: (
@@ -137,7 +137,7 @@ def test_penalties_see_d_on_fakes_with_the_fakes_labels(penalty, expected):
     )
     _, aux = objective(state.discriminator.params, state.discriminator, state.generator, REAL, KEY)
     name = getattr(penalty, "func", penalty).__name__
-    # The number of terms does not change what fakes are drawn.
+    # The number of terms does not change the draws of the fakes.
     np.testing.assert_allclose(aux.metrics[name], expected(real, fake, label).mean(), rtol=1e-4)
 
 
@@ -187,7 +187,7 @@ def test_the_labels_drawn_do_not_depend_on_how_the_batch_is_split(role, wrapper,
 
 
 def last_mean():
-    """The mean of z^2 over the batch of the update before, and a count."""
+    """The memory holds the mean of z^2 over the previous update's batch, and a count."""
     return WithMemory(
         lambda: {"mean": jnp.zeros(()), "count": jnp.zeros((), jnp.int32)},
         lambda seen, memory: (
@@ -247,7 +247,7 @@ def test_a_term_without_its_memory_is_refused():
 
 
 def test_the_path_length_of_a_linear_generator(linear_gan):
-    """x = A z + b has |J^T y| = |A^T y| everywhere; the second update's mean square is known."""
+    """x = A z + b has |J^T y| = |A^T y| everywhere, and the second mean square is known."""
     term = path_length(decay=0.9)
     scaled = jnp.array([[3.0, 0.0], [0.0, 3.0]])  # |A^T y| = 3 |y|
     x = jnp.zeros((4000, 2))
@@ -262,7 +262,7 @@ def test_the_path_length_of_a_linear_generator(linear_gan):
     state, metrics = step(state, Batch(x))
     assert metrics["generator_path_length"] == 0
     memory = state.generator.memory["path_length"]
-    mean = 3 * np.sqrt(np.pi / 2)  # of the Rayleigh distribution
+    mean = 3 * np.sqrt(np.pi / 2)  # the mean of the Rayleigh distribution
     assert memory["length"] / memory["weight"] == pytest.approx(mean, rel=0.03)
     average = float(memory["length"] / memory["weight"])
     state, metrics = step(state, Batch(x))
@@ -276,7 +276,7 @@ def test_the_path_length_of_a_linear_generator(linear_gan):
 
 
 def controlled(shares, *, rate=0.3, target=0.6):
-    """p after each update of D, where a share of the real logits is positive."""
+    """Returns p after each update of D, with a given share of positive real logits."""
     feedback = adaptive(lambda key, x, p: x, rate=rate, target=target)
     memory, ps = feedback.init(), []
     for share in shares:
@@ -288,19 +288,19 @@ def controlled(shares, *, rate=0.3, target=0.6):
 
 
 def test_p_follows_the_sign_of_the_excess_and_stays_within_its_range():
-    # r_t = 1, 1, 1, 1, 1, 0, 0, 0, 0, 0 decides about the update after.
+    # r_t = 1, 1, 1, 1, 1, 0, 0, 0, 0, 0. Each value affects the next update.
     ps = controlled([1.0] * 5 + [0.5] * 5)
     np.testing.assert_allclose(ps, [0, 0.3, 0.6, 0.9, 1.0, 1.0, 0.7, 0.4, 0.1, 0.0], atol=1e-6)
 
 
 def test_p_stays_at_the_target():
-    """However r_t is rounded: 0.6 is the mean of ten signs, or of means of halves."""
+    """r_t is the target of 0.6, as a mean of ten signs. Its rounding must not move p."""
     assert controlled([1.0, 0.8, 0.8, 0.8]) == pytest.approx([0.0, 0.3, 0.3, 0.3])
 
 
 @pytest.mark.parametrize("rounding", [-3, 1, 3])
 def test_r_t_near_its_target_does_not_depend_on_rounding(rounding):
-    """Devices and microbatches average r_t in parts, which rounds it in another way."""
+    """Devices and microbatches average r_t in parts, which changes its rounding."""
     feedback = adaptive(lambda key, x, p: x, rate=0.1, target=0.6)
     memory = {"p": jnp.full((), 0.5), "r_t": jnp.float32(0.6) + rounding * jnp.float32(2**-24)}
     assert feedback.update(memory, Output(jnp.ones(4)))["p"] == 0.5
@@ -341,7 +341,7 @@ def test_r_t_is_that_of_the_whole_batch(linear_gan, wrapper, options):
 
 
 def test_the_axis_is_a_part_of_jits_cache_key():
-    """One jitted function inside and outside of `split_over` gives both results."""
+    """One jitted function gives both results: inside and outside of `split_over`."""
     mean = jax.jit(batches.mean)
     x = jnp.arange(8.0).reshape(2, 4)
 
@@ -397,7 +397,7 @@ class _Normed(nn.Module):
 
 @pytest.mark.parametrize("ema", [True, False])
 def test_samples_are_drawn_with_averaged_running_statistics(ema):
-    """Batch norm alone is G: its running statistics and their averages, by hand."""
+    """G is batch norm alone. Its running statistics and their averages are computed by hand."""
     gan = GAN(gan_jax.from_linen(_Normed()), _discriminator(), priors.normal(2))
     batch, decay, still = REAL._replace(label=None), 0.75, optax.set_to_zero()
     state = first_state(gan, still, still, KEY, batch)

@@ -1,4 +1,4 @@
-"""Spectral normalisation against the singular values of the layers' explicit matrices."""
+"""Spectral normalisation against the singular values of explicit layer matrices."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -27,7 +27,7 @@ SHAPE = (8, 8, 1)
 
 
 class EveryLayer(nn.Module):
-    """All kinds there are, with sizes that change from each to the next."""
+    """A network with every kind of layer, where each layer changes the size."""
 
     @nn.compact
     def __call__(self, x):
@@ -39,7 +39,7 @@ class EveryLayer(nn.Module):
 
 
 def transposed(x, kernel):
-    """The transposed convolution as the transpose of the convolution's map."""
+    """Returns the transposed convolution as the transpose of the convolution's map."""
     shape = (x.shape[0], 2 * x.shape[1], 2 * x.shape[2], kernel.shape[2])
     pull = jax.linear_transpose(
         lambda y: convolution(y, kernel), jax.ShapeDtypeStruct(shape, x.dtype)
@@ -63,19 +63,21 @@ OF_LAYER = {
     ),
     "Dense_0": (lambda x, k: x @ k, (6 * 6 * 2,)),
 }
-"""The layers of `EveryLayer` by their names in Linen, which our layers share: what each computes,
-of inputs of which shape."""
+"""The layers of `EveryLayer` by name, each as a function with its input shape.
+
+The names are Linen's, which the library's layers share.
+"""
 
 
 def largest(function, kernel, shape):
-    """The largest singular value of the matrix of a linear map."""
+    """Returns the largest singular value of the matrix of a linear map."""
     units = jnp.eye(int(np.prod(shape))).reshape(-1, *shape)
     matrix = function(units, kernel).reshape(units.shape[0], -1)
     return np.linalg.svd(np.asarray(matrix, np.float64), compute_uv=False)[0]
 
 
 def handed_on(network, player, x, train):
-    """The parameters the network inside is applied to in a pass of either kind."""
+    """Returns the parameters that the inner network gets in a training or evaluation pass."""
     seen = []
 
     def apply(params, *arguments, **options):
@@ -90,7 +92,7 @@ def handed_on(network, player, x, train):
 
 
 def passed(network, params, model_state, x, num, label=None):
-    """The model state after training passes with fixed parameters."""
+    """Returns the model state after training passes with fixed parameters."""
 
     def one(model_state, _):
         return network.apply(params, model_state, x, label, train=True)[1], None
@@ -99,7 +101,7 @@ def passed(network, params, model_state, x, num, label=None):
 
 
 def trained(gan, shape, num, rate=2e-4, seed=0):
-    """D after `num` steps on one batch, and the batch."""
+    """Returns D after `num` steps on one batch, and the batch."""
     tx = optax.adam(rate, b1=0.5)
     batch = Batch(jax.random.uniform(jax.random.key(1), (8, *shape), minval=-1.0))
     step = gan_jax.make_discriminator_step(gan, losses.hinge, tx)
@@ -114,7 +116,7 @@ def trained(gan, shape, num, rate=2e-4, seed=0):
 
 @pytest.fixture(scope="module")
 def after_training():
-    """A D of every layer, its state after 100 steps and the batch."""
+    """Returns a D with every layer, its state after 100 steps and the batch."""
     discriminator = gan_jax.from_linen(EveryLayer())
     gan = mlp(SHAPE, latent=2, width=8)._replace(discriminator=discriminator)
     with compiled_in_a_hurry():
@@ -123,7 +125,7 @@ def after_training():
 
 @pytest.mark.parametrize("train", [True, False])
 def test_only_kernels_are_normalised_and_by_nearly_their_norms(after_training, train):
-    """Within 10 % after 100 steps of Adam at a rate of 1e-3, five times the usual one."""
+    """The estimate is within 10 % after 100 steps of Adam at 1e-3, five times the usual rate."""
     discriminator, player, batch = after_training
     normalised = handed_on(discriminator, player, batch.x, train)
     plain = player.params
@@ -140,7 +142,7 @@ def test_only_kernels_are_normalised_and_by_nearly_their_norms(after_training, t
 
 @pytest.mark.parametrize("iterations", [1, 5])
 def test_the_estimate_rises_to_the_norm_of_every_kind_of_layer(after_training, iterations):
-    """Over passes with fixed parameters, from random directions."""
+    """The estimate converges over passes with fixed parameters, from random directions."""
     discriminator, player, batch = after_training
     model_state = {
         **player.model_state,
@@ -170,7 +172,7 @@ def test_the_estimate_rises_to_the_norm_of_every_kind_of_layer(after_training, i
 
 
 def test_a_pass_makes_the_power_steps_of_numpy():
-    """Algorithm 1 by matrices in float64, in the first passes after a change of the kernel."""
+    """Algorithm 1 with matrices in float64, in the first passes after the kernel has changed."""
     network, x = spectral_norm(gan_jax.from_linen(Linear(6)), iterations=3), jnp.ones((2, 9))
     params, model_state = jax.jit(network.init)(jax.random.key(0), x)
     matrix = np.random.default_rng(0).normal(size=(9, 6))
@@ -187,7 +189,7 @@ def test_a_pass_makes_the_power_steps_of_numpy():
 
 
 def test_the_first_estimate_is_within_5_percent():
-    """For a random kernel, whose largest singular values lie close together."""
+    """A random kernel has largest singular values that lie close together."""
     network, x = spectral_norm(gan_jax.from_linen(Linear(256))), jnp.ones((2, 256))
     for seed in range(5):
         params, model_state = jax.jit(network.init)(jax.random.key(seed), x)
@@ -197,7 +199,10 @@ def test_the_first_estimate_is_within_5_percent():
 
 
 def test_the_network_is_1_lipschitz(after_training):
-    """To the accuracy of the estimates: leaky ReLUs are, so D's slope is at most their product."""
+    """D's slope is at most the product of the norms, to the accuracy of the estimates.
+
+    This holds because leaky ReLUs have slopes of at most 1.
+    """
     discriminator, player, batch = after_training
     normalised = handed_on(discriminator, player, batch.x, False)
     apply = spectral_norm(discriminator).apply
@@ -213,7 +218,7 @@ def test_the_network_is_1_lipschitz(after_training):
 
 @pytest.mark.slow
 def test_the_small_networks_of_mode_studies_are_normalised_whole():
-    """Their layers, too, have norm 1 after 200 passes, by the singular values of each."""
+    """The layers of these models have norm 1 after 200 passes, by their singular values."""
     gan = small_dcgan((28, 28, 3), latent=4, width=1, discriminator_norm=False)
     key = jax.random.key(0)
     for network, x, inner in (
@@ -235,7 +240,7 @@ def test_the_small_networks_of_mode_studies_are_normalised_whole():
 SMALL_LAYERS = {
     "Dense_0": lambda x, k: x @ k,
     "Halved_0": lambda x, k: convolution(x, k, 2, "SAME"),
-    # A convolution with the kernel turned round.
+    # A convolution with the flipped kernel.
     "Repainted_0": lambda x, k: convolution(x, k[::-1, ::-1].swapaxes(2, 3), 1, "SAME"),
 }
 
@@ -248,7 +253,7 @@ def test_only_training_moves_the_directions():
         y, after = jax.jit(partial(network.apply, train=train))(params, before, x)
         same = np.array_equal(after["directions"]["a"], before["directions"]["a"])
         assert same == (not train)
-    # A training pass and an evaluation pass with the direction that it leaves divide alike.
+    # A training pass and an evaluation pass after it divide by the same norm.
     z, _ = jax.jit(partial(network.apply, train=False))(params, after, x)
     np.testing.assert_allclose(y, z, rtol=1e-6)
 
@@ -262,7 +267,7 @@ DCGAN = ("dcgan", (28, 28, 1))
     ("name", "shape", "width"), [(*DCGAN, 4), (*DCGAN, 16), ("mlp", (6, 5, 3), 16)]
 )
 def test_models_have_layers_of_norm_near_1_in_the_midst_of_training(name, shape, width, num):
-    """With Adam at the usual rate of 2e-4: within 20 % in the first steps, within 8 % later."""
+    """With Adam at 2e-4 the estimate is within 20 % in the first steps, and within 8 % later."""
     options = {"dcgan": {"discriminator_norm": False}, "mlp": {}}[name]
     gan = MODELS[name](shape, latent=4, width=width, **options)
     player, batch = trained(spectrally_normalised(gan), shape, num, seed=num)
@@ -284,12 +289,12 @@ class Linear(nn.Module):
 
 @pytest.mark.parametrize("train", [True, False])
 def test_gradients_are_those_of_equation_12(train):
-    """Of <c, x W / <v W, u>> in W, by differences in NumPy with u and v frozen."""
+    """The gradient of <c, x W / <v W, u>> in W, by finite differences with u and v frozen."""
     with jax.enable_x64(True):
         network = spectral_norm(gan_jax.from_linen(Linear()))
         x, c = jax.random.normal(jax.random.key(1), (2, 5)), np.arange(6.0).reshape(2, 3)
         params, model_state = network.init(jax.random.key(0), x)
-        # The kernel has moved far from the one that the direction is for.
+        # The kernel has changed a lot since the direction was computed.
         params = {
             "a": {"kernel": jax.random.normal(jax.random.key(2), (5, 3)), "bias": jnp.ones(3)}
         }
@@ -326,7 +331,7 @@ def test_second_derivatives_are_those_of_equation_12():
 
         return jnp.sum(jnp.square(jax.grad(total)(x))) / 2
 
-    # With one feature sigma is |w|, so that the slope has length 1 whatever w.
+    # With one feature sigma is |w|, so the slope has length 1 for any w.
     np.testing.assert_allclose(slope(params)["a"]["kernel"], np.zeros((4, 1)), atol=1e-5)
 
 
@@ -334,7 +339,7 @@ SMALL = (3,)
 
 
 def small_step(change=lambda gan: gan, axis_name=None, **options):
-    """D's step of an MLP, with R1, and a state."""
+    """Returns D's step of an MLP with R1, and a state."""
     gan = change(spectrally_normalised(mlp(SMALL, latent=2, width=5, depth=1)))
     tx = optax.sgd(0.1)
     step = gan_jax.make_discriminator_step(
@@ -351,7 +356,10 @@ def small_step(change=lambda gan: gan, axis_name=None, **options):
 
 @pytest.mark.slow
 def test_it_composes():
-    """Devices and recomputation give the same step; parts, bfloat16 and vmap one like it."""
+    """Devices and recomputation give the same step.
+
+    Microbatches, bfloat16 and vmap give a similar one.
+    """
     step, state, batch = small_step()
     expected = jax.jit(step)(state, batch)
 
@@ -376,7 +384,7 @@ def test_it_composes():
         assert_like(jax.jit(sharded)(state, batch), 1e-5)
     assert_like(jax.jit(small_step(gan_jax.rematerialised)[0])(state, batch), 1e-5)
     in_parts = jax.jit(small_step(accumulate=2)[0])(state, batch)
-    assert_like(in_parts, 2e-2)  # the second part sees better norms than the first
+    assert_like(in_parts, 2e-2)  # the second microbatch sees better estimates than the first
     lowered = jax.jit(small_step(gan_jax.mixed_precision)[0])(state, batch)
     assert_like(lowered, 5e-2)
     assert {leaf.dtype for leaf in jax.tree.leaves(lowered[0].discriminator)} == {
@@ -391,7 +399,10 @@ def test_it_composes():
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("train", [True, False])
 def test_a_kernel_of_zeros_stays_one(train, dtype):
-    """Its gradient is finite, and the direction stays one of length 1 for when it grows."""
+    """A zero kernel has a finite gradient.
+
+    The direction keeps length 1, so the kernel may grow later.
+    """
     network, x = spectral_norm(gan_jax.from_linen(Linear())), jnp.ones((2, 5), dtype)
     params, model_state = jax.jit(network.init)(jax.random.key(0), x)
     zeros = jax.tree.map(lambda leaf: jnp.zeros_like(leaf, dtype), params)
@@ -413,7 +424,7 @@ def test_a_kernel_of_zeros_stays_one(train, dtype):
 
 @pytest.mark.parametrize("scale", [1e-9, 1e9])
 def test_small_and_large_kernels_are_normalised(scale):
-    """The squares of their norms would vanish or be large; the iteration takes none."""
+    """The squared norms would underflow or overflow, but the iteration does not compute them."""
     network, x = spectral_norm(gan_jax.from_linen(Linear())), jnp.ones((2, 9))
     params, model_state = jax.jit(network.init)(jax.random.key(0), x)
     kernel = np.random.default_rng(0).normal(size=(9, 3))
@@ -431,7 +442,7 @@ class Twice(nn.Module):
 
 
 class Embedded(nn.Module):
-    """A projection: the label's row times the features."""
+    """A projection: the dot product of the label's row and the features."""
 
     attends: bool = False
 
@@ -444,7 +455,7 @@ class Embedded(nn.Module):
 
 @pytest.mark.parametrize("attends", [False, True])
 def test_an_embedding_has_norm_1(attends):
-    """By the singular values of its matrix [V, F], whatever its scale."""
+    """The norm is a singular value of the matrix [V, F], at any scale."""
     network = gan_jax.from_linen(Embedded(attends))
     x, label = jnp.ones((2, 3)), jnp.array([1, 5])
     seen = []
@@ -521,7 +532,7 @@ CANNOT = {
     "a matrix": (Matrix(), VECTOR, "W"),
     "several in one": (Repeated(), VECTOR, "many/kernel"),
 }
-"""A module, the shape of an input, the parameters that are refused."""
+"""A module, the shape of an input, and the parameters that are refused."""
 
 CAN = {
     "LSTMCell": (Recurrent(nn.LSTMCell(2)), VECTOR),
@@ -537,7 +548,7 @@ CAN = {
         ]
     },
 }
-"""Networks whose every matrix is normalised."""
+"""Networks in which every matrix is normalised."""
 
 
 def start(module, shape):

@@ -1,4 +1,4 @@
-"""The first state, and the sampler that reads the last."""
+"""The first state, and the sampler, which reads the last state."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 
 @pytest.mark.parametrize("jit", [False, True])
 def test_no_two_arrays_of_the_first_state_share_a_buffer(jit, linear_gan):
-    """A shared one could not be donated."""
+    """A shared array could not be donated."""
     tx = optax.adam(1e-3)
 
     def make_state(key):
@@ -35,7 +35,7 @@ def test_no_two_arrays_of_the_first_state_share_a_buffer(jit, linear_gan):
 
 
 def test_init_reads_shapes_only(linear_gan):
-    """Other data of the same shape, the same state; another seed, another state."""
+    """Other data of the same shape give the same state. Another seed gives another state."""
     state, same = start(linear_gan), start(linear_gan, Batch(REAL + 5))
     assert_same(state.replace(key=0), same.replace(key=0))
     assert_same(state.ema_params, state.generator.params)
@@ -46,7 +46,7 @@ def test_init_reads_shapes_only(linear_gan):
 
 
 def test_the_first_state_has_no_weak_types(linear_gan):
-    """The first update returns none: a step would be compiled for either."""
+    """An update returns no weak types, so a state with them would be compiled separately."""
     slope = Network(
         lambda key, x, label=None: ({"slope": jnp.array(0.2)}, {"seen": jnp.array(0)}),
         lambda params, model_state, x, label=None, *, train, key=None: (x[:, 0], model_state),
@@ -70,7 +70,7 @@ def test_a_sample_depends_on_its_index_and_not_on_how_many(linear_gan):
 
 
 def test_samples_are_of_the_moving_average_unless_told_otherwise(linear_gan):
-    """With A = 0 the sample is b."""
+    """With A = 0 each sample is b."""
     state = start(linear_gan)
     generator = state.generator.replace(params={"A": jnp.zeros((2, 2)), "b": jnp.full(2, 1.0)})
     state = state.replace(
@@ -81,7 +81,7 @@ def test_samples_are_of_the_moving_average_unless_told_otherwise(linear_gan):
 
 
 def test_samples_are_made_in_evaluation_mode():
-    """`train` is False, and the running state is read, not the batch."""
+    """`train` is False, and the running statistics are read, not the batch's."""
 
     def apply(params, model_state, z, label=None, *, train, key=None):
         return jnp.full_like(z, 100.0) if train else model_state + 0 * z, model_state

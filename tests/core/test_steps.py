@@ -1,4 +1,4 @@
-"""The steps against updates written by hand in NumPy, and their laws."""
+"""The steps against updates written in NumPy, and general laws of a step."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from gan_jax.losses import LOSSES
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
-# One step, written by hand
+# One step, in NumPy
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -61,7 +61,7 @@ def test_generator_step_by_hand(name, linear_gan):
 
 
 def test_penalties_are_added_with_their_weights(linear_gan):
-    """Of a linear D, R1 is |w|^2: two steps differing by weight 3 differ by 3 h 2 w."""
+    """For a linear D, R1 is |w|^2: a weight of 3 changes the update by 3 h 2 w."""
     state = start(linear_gan)
     plain, without = make("discriminator", linear_gan)(state, Batch(REAL))
     options = {"penalties": [(penalties.r1, 3.0)]}
@@ -92,7 +92,7 @@ def test_a_step_moves_its_player_and_freezes_the_other(role, linear_gan):
 
 @pytest.mark.parametrize("role", ROLES)
 def test_a_step_is_a_function_of_its_arguments(role, linear_gan):
-    """Twice the same gives the same, and the state that went in is what it was."""
+    """Equal inputs give equal results, and the input state does not change."""
     state, step = start(linear_gan), make(role, linear_gan)
     before = jax.tree.map(np.array, state.replace(key=jax.random.key_data(state.key)))
     first, second = step(state, Batch(REAL)), step(state, Batch(REAL))
@@ -102,7 +102,7 @@ def test_a_step_is_a_function_of_its_arguments(role, linear_gan):
 
 
 def test_every_draw_of_noise_is_fresh(linear_gan):
-    """In two rounds of two D steps and a G step: over steps, roles, examples and seeds."""
+    """Two rounds of two D steps and a G step: draws differ by step, role, example and seed."""
     steps = {role: make(role, linear_gan, tx=optax.set_to_zero()) for role in ROLES}
     drawn = []
     for seed in (0, 1):
@@ -110,7 +110,7 @@ def test_every_draw_of_noise_is_fresh(linear_gan):
         for role in ["discriminator", "discriminator", "generator"] * 2:
             state, _ = steps[role](state, Batch(REAL))
             seen = getattr(state, role).model_state["last"]
-            if role == "discriminator":  # which saw A z + b
+            if role == "discriminator":  # D saw A z + b
                 params = state.generator.params
                 seen = np.linalg.solve(params["A"], (seen - params["b"][None]).T).T
             drawn.append(seen)
@@ -148,7 +148,7 @@ def test_metrics_names(linear_gan):
 
 @pytest.mark.parametrize("name", ["minimax", "non_saturating", "wasserstein", "relativistic"])
 def test_value_and_accuracies_are_those_of_d_whatever_the_loss(name, linear_gan):
-    """V = E[log D] + E[log(1 - D)] by NumPy, the bound (V + log 4) / 2."""
+    """V = E[log D] + E[log(1 - D)] in NumPy. The bound is (V + log 4) / 2."""
     state = start(linear_gan)
     after, metrics = make("discriminator", linear_gan, LOSSES[name])(state, Batch(REAL))
     seen, params = numpy_of((after.discriminator.model_state, state.discriminator.params))
@@ -194,7 +194,7 @@ def test_a_batch_without_one_minibatch_per_critic_step_is_refused(leading, linea
 
 @pytest.mark.parametrize("role", ROLES)
 def test_logits_in_a_column_train_as_the_vector_does(role, linear_gan):
-    """[B, 1] would broadcast against [B] to a wrong [B, B] without a word."""
+    """[B, 1] would broadcast against [B] to a wrong [B, B] without an error."""
     flat = linear_gan.discriminator
 
     def column(*arguments, **options):
@@ -212,7 +212,7 @@ def test_a_generator_of_another_shape_than_the_data_is_refused(linear_gan):
 
 
 def test_generate_draws_what_sample_draws_of_the_same_latents(linear_gan):
-    """x = A z + b, of the averages by default; the latents are those of `sample`'s key."""
+    """x = A z + b, of the averages by default. The latents come from the key given to `sample`."""
     state = start(linear_gan)
     state, _ = make("generator", linear_gan)(state, Batch(REAL))
     z = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)

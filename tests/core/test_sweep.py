@@ -1,4 +1,4 @@
-"""A sweep in one program: seeds, learning rates and penalty weights, each member as if alone."""
+"""A sweep in one program: over seeds, learning rates and penalty weights, members as if alone."""
 
 from functools import cache, partial
 from itertools import product
@@ -23,16 +23,18 @@ STEPS = 100
 
 @pytest.fixture(autouse=True)
 def _in_double_precision():
-    """In single precision two programs of the same mathematics part within 100 steps, by up to
-    1e-2: wherever rounding moves an example over the kink of a ReLU. (The rates are powers of two,
-    for Optax holds them in single precision.)"""
+    """Float64, because two float32 programs of the same step differ by 1e-2 after 100 steps.
+
+    Rounding then moves an example across the kink of a ReLU. The rates are powers of two, because
+    Optax stores them in float32.
+    """
     with jax.enable_x64(True):
         yield
 
 
 @cache
 def small_gan(width):
-    """That of the case "mixture" of benchmarks/cases.py, whose width is 128."""
+    """Returns the GAN of the case "mixture" in benchmarks/cases.py, which has width 128."""
     return mlp((2,), latent=2, width=width, depth=2, bounded=False, generator_slope=0.0)
 
 
@@ -53,13 +55,13 @@ def step_of(width, tx, weight):
 
 
 def batches(size):
-    """[STEPS, n_critic = 1, size, 2]."""
+    """Returns batches [STEPS, n_critic = 1, size, 2]."""
     x = synthetic.ring().sample(jax.random.key(7), STEPS * size)
     return Batch(x.reshape(STEPS, 1, size, 2))
 
 
 def in_one_program(width, size, settings, optimizer, devices):
-    """The states and the metrics of members of any (seed, rate, weight), in one compiled call."""
+    """Returns states and metrics of members with any (seed, rate, weight), in one compiled call."""
     tx = optax.inject_hyperparams(optimizer, static_args=("b1", "b2", "eps"))
 
     def member(seed, rate, weight):
@@ -67,7 +69,7 @@ def in_one_program(width, size, settings, optimizer, devices):
 
     def chunk(carry, batches):
         state, weight = carry
-        # The rate is the state's: the one given here is not read.
+        # The rate comes from the state. The one given here is not read.
         step = step_of(width, tx(learning_rate=0.0, b1=0.5), weight)
         state, metrics = jax.lax.scan(step, state, batches)
         return (state, weight), metrics
@@ -80,7 +82,7 @@ def in_one_program(width, size, settings, optimizer, devices):
 
 
 def alone(width, size, settings, optimizer):
-    """Each member as it would be trained on its own, its rate and weight plain numbers."""
+    """Returns each member trained alone, with its rate and weight as plain numbers."""
 
     @jax.jit
     def train(seed, rate, weight):
@@ -98,10 +100,10 @@ def parameters(states):
 def assert_each_as_alone(made, expected, tolerance=1e-6):
     close = partial(np.testing.assert_allclose, rtol=0, atol=tolerance)
     jax.tree.map(close, parameters(made[0]), parameters(expected[0]))
-    # The gradients' norms jump where a ReLU does, and the accuracies count.
+    # The gradient norms jump where a ReLU does, and accuracies are counts.
     for name in ("discriminator_loss", "generator_loss", "value"):
         close(made[1][name], expected[1][name])
-    # No two are alike: one given another's seed, rate or weight would be found out.
+    # All members differ, so an exchanged seed, rate or weight would be found.
     flat = np.stack(
         [
             np.concatenate([leaf[i].ravel() for leaf in jax.tree.leaves(parameters(expected[0]))])
@@ -114,7 +116,7 @@ def assert_each_as_alone(made, expected, tolerance=1e-6):
 
 @pytest.mark.parametrize("optimizer", [adam, pytest.param(optax.adam, marks=pytest.mark.slow)])
 def test_seeds_rates_and_weights_in_one_program_over_devices(optimizer, compiled):
-    """Two of each, so eight members, on four devices; 100 steps."""
+    """Two of each give eight members on four devices, for 100 steps."""
     settings = [*product([0, 1], [2**-10, 2**-8], [0.0, 0.5])]
     expected = alone(8, 16, settings, optimizer)
     compiled.clear()
@@ -134,6 +136,6 @@ def test_seeds_rates_and_weights_in_one_program_over_devices(optimizer, compiled
 )
 @pytest.mark.parametrize("devices", [1, 8])
 def test_sixteen_of_the_benchmarks_size(settings, devices):
-    """MLPs of 128-128 on batches of 64: 100 steps."""
+    """MLPs of 128-128 on batches of 64, for 100 steps."""
     made = in_one_program(128, 64, settings, adam, devices)
     assert_each_as_alone(made, alone(128, 64, settings, adam))

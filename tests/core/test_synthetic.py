@@ -1,4 +1,4 @@
-"""Distributions with a known density: their draws against it, and training on them."""
+"""Distributions with a known density: their samples against the density, and training on them."""
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def test_the_density_of_a_mixture_is_scipys():
     ],
 )
 def test_draws_follow_the_distribution(distribution, cdf):
-    """Kolmogorov and Smirnov's test of 20,000 draws; the density integrates to one."""
+    """The Kolmogorov-Smirnov test of 20,000 draws. The density integrates to one."""
     x = distribution.sample(jax.random.key(0), 20_000)
     assert x.shape == (20_000, 1)
     assert stats.kstest(np.asarray(x[:, 0]), cdf).pvalue > 1e-3
@@ -58,7 +58,7 @@ def test_outside_a_uniform_there_is_nothing():
 
 
 def test_a_ring_has_as_many_modes_as_it_says():
-    """An endpoint counted twice would make it seven."""
+    """If an endpoint counted twice, there would be seven."""
     ring = synthetic.ring(8, radius=2.0, scale=0.1)
     distances = np.linalg.norm(ring.modes[:, None] - ring.modes[None], axis=2)
     assert np.sort(distances, axis=1)[:, 1].min() == pytest.approx(4 * np.sin(np.pi / 8))
@@ -75,8 +75,10 @@ def test_a_ring_has_as_many_modes_as_it_says():
 
 @pytest.mark.parametrize("name", synthetic.DISTRIBUTIONS)
 def test_draws_in_the_plane_follow_the_density(name):
-    """The share of draws in each of 24 x 24 cells against the density's mass there, one in all
-    (to .1 %: the midpoint rule)."""
+    """The share of draws in each of 24 x 24 cells against the cell's mass.
+
+    The masses sum to one within 0.1 %, by the midpoint rule.
+    """
     distribution = synthetic.DISTRIBUTIONS[name]()
     reach = {"grid": 4.5, "two_moons": 2.4}.get(name, 2.1)
     cells, nodes = 24, 20  # nodes: in a cell's side; their spacing is below the scale
@@ -98,7 +100,7 @@ def test_draws_in_the_plane_follow_the_density(name):
 
 
 def test_the_density_about_a_curve_is_the_integral_of_the_noise():
-    """Adaptive quadrature along a spiral's two arms, at points on it, near it and off it."""
+    """The density by adaptive quadrature along the spiral's arms, at points on, near and off it."""
     spiral, scale = synthetic.spiral(arms=2, turns=1.0, scale=0.1), 0.1
 
     def arm(radius, number):
@@ -155,7 +157,7 @@ def test_modes_of_the_lattice_and_of_rings_of_rings():
 
 
 def echo(gan, tx, key):
-    """A step that does nothing but count, and reports the real batch it was given."""
+    """A step that only counts, and reports the real batch that it receives."""
 
     def step(state, batch):
         player = state.discriminator
@@ -171,11 +173,11 @@ def test_each_step_is_fed_fresh_draws_by_its_number(linear_gan):
     x = np.asarray(history["x"])
     assert x.shape == (4, 2, 3, 2)
     assert len(np.unique(x.reshape(-1, 2), axis=0)) == 24
-    # Half of the way, then the other half: the same draws.
+    # Half of the steps, then the other half, draw the same.
     middle, first = jax.lax.scan(fed, state, length=2)
     _, second = jax.lax.scan(fed, middle, length=2)
     np.testing.assert_array_equal(np.concatenate([first["x"], second["x"]]), x)
-    # Another seed draws otherwise.
+    # Another seed draws differently.
     other, _ = echo(linear_gan, optax.sgd(0.1), jax.random.key(1))
     assert (np.asarray(jax.lax.scan(fed, other, length=4)[1]["x"]) != x).all()
 

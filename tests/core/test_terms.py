@@ -1,4 +1,4 @@
-"""Terms of a player's loss against values computed by hand, and what D may return."""
+"""Terms of a player's loss against values computed by hand, and the outputs that D may have."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 def seen(**given):
-    """A pass that holds what is given and nothing else: a term that read more would fail."""
+    """A pass with only the given fields. A term that read more would fail."""
     return Pass(**dict.fromkeys(Pass._fields) | given)
 
 
@@ -39,7 +39,7 @@ CLASS_LOGITS = {
     ],
 )
 def test_classification(options, expected):
-    """Real and fake each have labels of their own."""
+    """Real and fake samples each have their own labels."""
     passed = seen(
         real_output=output(kind=CLASS_LOGITS["real"]),
         fake_output=output(kind=CLASS_LOGITS["fake"]),
@@ -94,7 +94,7 @@ def test_information_refuses_another_posterior_and_a_missing_head():
 
 
 def test_reconstruction():
-    """The mean over all numbers of an example, of one array or of a tree."""
+    """The mean over all numbers of an example, for an array and for a tree."""
     real, fake = jnp.zeros((2, 2, 2, 1)), jnp.array([[1.0, -1, 2, 0], [0, 0, 0, -8]])
     fake = fake.reshape(2, 2, 2, 1)
     np.testing.assert_allclose(terms.reconstruction(seen(real=real, fake=fake)), [1.0, 2.0])
@@ -114,7 +114,7 @@ def test_reconstruction_of_narrow_floats_does_not_overflow():
 
 
 def test_mode_seeking():
-    """G(z) = 2 z + label moves each number by twice what z moves by: the ratio is 1/2."""
+    """G(z) = 2 z + label moves each number by twice the change of z, so the ratio is 1/2."""
     z = jnp.array([[1.0, 2.0], [-3.0, 5.0], [0.5, 0.0]])
     label = jnp.array([0.0, 1.0, 2.0])
 
@@ -130,7 +130,10 @@ def test_mode_seeking():
 
 
 def test_mode_seeking_takes_latents_of_integers_too():
-    """The second draw has the same noise and code 3: of three numbers one moves, by 2 or not."""
+    """The second draw has the same noise and the code 3.
+
+    One of three numbers moves, by 2 or by 0.
+    """
     z = {"noise": jnp.ones((2, 2)), "code": jnp.array([1, 3])}
 
     def prior(key, num):
@@ -144,14 +147,14 @@ def test_mode_seeking_takes_latents_of_integers_too():
     np.testing.assert_allclose(made, [(2 / 3) / 8, 0.0], rtol=1e-4)
 
 
-# What D may return
+# Outputs that D may have
 
 TX = optax.sgd(0.1)
 BATCH = Batch(jax.random.normal(jax.random.key(1), (6, 2)))
 
 
 def with_output(gan, change):
-    """The GAN whose D returns what `change` makes of its logits [B]."""
+    """Returns the GAN with a D that returns `change` of its logits [B]."""
     plain = gan.discriminator
 
     def apply(*arguments, **options):
@@ -162,7 +165,7 @@ def with_output(gan, change):
 
 
 def trained(gan, loss, steps=5, **options):
-    """The state and the metrics after steps, all compiled as one program."""
+    """Returns the state and the metrics after steps, all compiled as one program."""
     algorithm = gan_jax.adversarial(gan, loss, generator_tx=TX, discriminator_tx=TX, **options)
     batch = jax.tree.map(lambda leaf: leaf[None], BATCH)
 
@@ -184,7 +187,7 @@ def test_an_output_is_its_logits_bit_for_bit(linear_gan, loss):
 
 @pytest.mark.parametrize("loss", [non_saturating, least_squares, relativistic])
 def test_a_map_counts_number_by_number(linear_gan, loss):
-    """Against a loss of [B] logits that computes those of the map itself, and takes their mean."""
+    """The oracle is a loss of [B] logits that computes the map's losses and averages them."""
     shifts = jnp.array([[0.0, 1.0, -2.0], [0.5, -0.5, 3.0]])
 
     def as_map(y):
@@ -208,7 +211,7 @@ def test_a_map_counts_number_by_number(linear_gan, loss):
 
 
 def test_penalties_see_the_mean_of_a_map(linear_gan):
-    """R1 of a map whose mean is 3 logit: nine times |w|^2."""
+    """R1 of a map with the mean 3 logit is nine times |w|^2."""
     gan = with_output(linear_gan, lambda y: jnp.stack([y, 5 * y], axis=1))
     _, metrics = trained(gan, non_saturating, 1, penalties=[(gan_jax.penalties.r1, 0.0)])
     state = gan_jax.init(gan, TX, TX, jax.random.key(0), BATCH)

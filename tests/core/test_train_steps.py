@@ -1,4 +1,4 @@
-"""Algorithm 1 and the moving average: many steps, and whole trainings."""
+"""Algorithm 1 and the moving average: many steps, and complete trainings."""
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ def test_an_ema_decay_out_of_range_is_refused(linear_gan, decay):
 
 
 def test_ema_decay_may_be_a_schedule_of_the_updates_made(linear_gan):
-    """n / (n + 1) makes it the plain mean of all parameters since the first update."""
+    """The decay n / (n + 1) gives the mean of all parameters since the first update."""
     step = jax.jit(make("generator", linear_gan, ema_decay=lambda n: n / (n + 1.0)))
     state, history = start(linear_gan), []
     for _ in range(4):
@@ -49,7 +49,7 @@ def test_ema_decay_may_be_a_schedule_of_the_updates_made(linear_gan):
 
 @pytest.mark.parametrize("n_critic", [1, 3])
 def test_train_step_is_n_discriminator_steps_then_one_generator_step(n_critic, linear_gan):
-    """Each D step on a minibatch of its own, in order; G's step and the metrics on the last."""
+    """Each D step gets its own minibatch, in order. G's step and the metrics use the last one."""
     discriminator_step = make("discriminator", linear_gan, penalties=[(penalties.r1, 0.5)])
     generator_step = make("generator", linear_gan)
     x = jax.random.normal(jax.random.key(1), (n_critic, 6, 2))
@@ -69,7 +69,7 @@ def test_train_step_is_n_discriminator_steps_then_one_generator_step(n_critic, l
 
 
 def test_labels_reach_both_networks_and_the_sampler(linear_gan):
-    """Conditional players that add the label to their input, so that it shows in what they see."""
+    """Conditional players that add the label to their input, so the test can see it."""
 
     def conditional(network):
         def apply(params, model_state, x, label=None, *, train, key=None):
@@ -87,7 +87,7 @@ def test_labels_reach_both_networks_and_the_sampler(linear_gan):
     state = start(gan, batch)
     columns = np.stack([label, label], axis=1)
 
-    # The penalty's critic is conditional too: without the label it could not be applied.
+    # The penalty's critic is conditional too, and it could not be applied without the label.
     options = {"penalties": [(penalties.r1, 1.0)]}
     after, _ = make("discriminator", gan, **options)(state, batch)
     seen = after.discriminator.model_state
@@ -116,9 +116,10 @@ def test_another_number_of_labels_than_samples_is_refused(num, label, message, l
 
 
 def test_the_default_average_soon_forgets_the_start(linear_gan):
-    """After 50 updates by 1 each time the start, at -1000, has no share in it: by NumPy.
+    """After 50 updates by 1 each, the start at -1000 has no weight, by NumPy.
 
-    The decay is (1 + n) / (10 + n), so that the average lags by a tenth of the updates made."""
+    The decay is (1 + n) / (10 + n), so the average lags by a tenth of the updates.
+    """
     constant = optax.GradientTransformation(
         lambda params: (), lambda g, state, params: (jax.tree.map(jnp.ones_like, g), state)
     )
@@ -145,11 +146,11 @@ def test_a_highest_decay_out_of_range_is_refused():
             gan_jax.rising_decay(highest)
 
 
-# Whole trainings
+# Complete trainings
 
 
 def test_samples_of_a_short_run_are_those_of_the_generator():
-    """b goes from 0 to near 3 in 300 steps: with a constant decay of .999 its average is at 0.5."""
+    """b goes from 0 to near 3 in 300 steps. With a constant decay of .999 its average is at 0.5."""
     train_step, state, data = mean_of_a_gaussian()
     state, _ = jax.jit(lambda s: jax.lax.scan(train_step, s, Batch(data[:300])))(state)
     made = float(state.generator.params)
@@ -158,9 +159,9 @@ def test_samples_of_a_short_run_are_those_of_the_generator():
 
 
 def mean_of_a_gaussian(**options):
-    """G(z) = z + b against logit = w x + c on N(3, 1), with R1. No Flax.
+    """G(z) = z + b and logit = w x + c on N(3, 1), with R1 and without Flax.
 
-    The train step, its first state, and 600 batches.
+    Returns the train step, its first state, and 600 batches.
     """
 
     def generator(params, model_state, z, label=None, *, train, key=None):
@@ -195,7 +196,7 @@ def test_a_bare_pair_of_functions_learns_the_mean_of_a_gaussian():
 
 
 def test_gradients_flow_through_whole_train_steps(linear_gan):
-    """d (G's loss after two train steps) / d (each learning rate), against finite differences."""
+    """The derivative of G's loss after two steps in each rate, against finite differences."""
     with jax.enable_x64(True):
         x = jax.random.normal(jax.random.key(1), (2, 2, 6, 2), jnp.float64)
         gan = linear_gan._replace(

@@ -1,4 +1,4 @@
-"""Unrolled GANs: gradients through D's steps, against finite differences and the bilinear game."""
+"""Unrolled GANs: gradients through D's steps, by finite differences and on the bilinear game."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def _double_precision():
 
 
 def of_the_dirac_gan(tx, loss=losses.minimax):
-    """D's step."""
+    """Returns D's step."""
     return gan_jax.make_discriminator_step(dirac_gan(), loss, tx)
 
 
@@ -33,7 +33,7 @@ def unrolled(tx, discriminator_tx, unroll, loss=losses.minimax, **options):
 
 
 def adam_in_numpy(rate, b1, b2, eps):
-    """Updates of a number by the gradients it is given, one after the other."""
+    """Returns a number after updates by given gradients, one after the other."""
     m = v = count = 0
 
     def update(gradient):
@@ -49,11 +49,11 @@ OF_D = {
     "sgd": (optax.sgd(0.3), lambda: lambda gradient: -0.3 * gradient),
     "adam": (optimizers.adam(0.3, **ADAM), lambda: adam_in_numpy(0.3, **ADAM)),
 }
-"""D's optimizer, and a fresh one in NumPy."""
+"""D's optimizer, and a function that makes its counterpart in NumPy."""
 
 
 def answered(theta, psi, name, unroll):
-    """G's loss under the D that has answered, in NumPy."""
+    """Returns G's loss with the D that has responded, in NumPy."""
     update = OF_D[name][1]()
     for _ in range(unroll):
         psi = psi + update(theta / (1 + np.exp(-psi * theta)))
@@ -63,7 +63,7 @@ def answered(theta, psi, name, unroll):
 @pytest.mark.parametrize("point", [(0.7, -1.5), (0.0, 0.4)])
 @pytest.mark.parametrize("name", OF_D)
 def test_unrolled_gradients_are_those_of_finite_differences(name, point):
-    """At theta = 0 D's gradient is 0, where the root in Adam has an infinite slope of its own."""
+    """At theta = 0 D's gradient is 0, where the root in Adam has an infinite derivative."""
     theta, psi = point
     discriminator_tx, unroll = OF_D[name][0], 3
     step = unrolled(optax.sgd(1.0), discriminator_tx, unroll, accumulate=2)
@@ -75,31 +75,31 @@ def test_unrolled_gradients_are_those_of_finite_differences(name, point):
         theta - where(after)[0], (up - down) / (2 * h), rtol=1e-3 if theta == 0 else 1e-7
     )
     np.testing.assert_allclose(metrics["generator_loss"], answered(theta, psi, name, unroll))
-    # What D would do it has not done.
+    # D itself has not changed.
     jax.tree.map(np.testing.assert_array_equal, after.discriminator, state.discriminator)
 
 
 @pytest.mark.parametrize("unroll", [1, 4])
 def test_unrolling_calms_the_bilinear_game(unroll):
-    """psi_k = psi - k eta theta, so that G descends -theta psi + k eta theta^2."""
+    """psi_k = psi - k eta theta, so G descends -theta psi + k eta theta^2."""
     eta = 0.2
     tx = optax.sgd(eta)
     steps = of_the_dirac_gan(tx, losses.wasserstein), unrolled(tx, tx, unroll, losses.wasserstein)
     made = multipliers(algorithms.make_simultaneous_step(*steps), start(0.0, 0.0, tx))
     expected = np.linalg.eigvals([[1 - 2 * unroll * eta**2, eta], [-eta, 1]])
     np.testing.assert_allclose(np.sort_complex(made), np.sort_complex(expected), rtol=1e-10)
-    # Determinant: 1 + eta^2 - 2 k eta^2, below 1 from the first step on.
+    # The determinant is 1 + eta^2 - 2 k eta^2, which is below 1 from one step on.
     assert np.abs(made).max() < 1
 
 
 @pytest.fixture(scope="module")
 def networks():
-    """An MLP on points of the plane, D's Adam, a batch and a state."""
+    """Returns an MLP on points of the plane, D's Adam, a batch and a state."""
     with jax.enable_x64(True):
         gan, tx = mlp((2,), latent=2, width=5, depth=1), optimizers.adam(0.05, eps=1e-3)
         batch = Batch(jax.random.normal(jax.random.key(1), (8, 2)))
         state = gan_jax.init(gan, optax.sgd(1.0), tx, jax.random.key(0), batch)
-        # Flax's initializers are in single precision.
+        # Flax's initializers use float32.
         return (
             gan,
             tx,
@@ -129,7 +129,7 @@ def of_networks(networks, unroll, axis_name=None):
 
 
 def test_unrolled_gradients_of_networks_in_a_random_direction(networks):
-    """The loss a step reports is what its gradient is of: differences of one against the other."""
+    """The gradient is that of the loss a step reports, by finite differences."""
     _, _, batch, state = networks
     step = jax.jit(of_networks(networks, 2))
     keys = iter(jax.random.split(jax.random.key(5), 10))

@@ -1,4 +1,4 @@
-"""The norm that an update reports of its gradient."""
+"""The gradient norm that an update reports."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ SHAPES = {
 
 
 def norm_of(params):
-    """Of the gradient of half the sum of squares, which is the parameters themselves."""
+    """Returns the reported norm for half the sum of squares: its gradient is the parameters."""
 
     def objective(params, player, opponent, batch, key):
         del player, opponent, batch, key
@@ -47,7 +47,7 @@ def test_it_is_that_of_all_leaves_whatever_their_shapes(params):
 
 @pytest.mark.parametrize("factor", [0, 1])
 def test_a_feature_without_gradient_does_not_spoil_its_derivative(params, factor):
-    """The norm's gradient is the direction; a step may be differentiated, metrics and all."""
+    """The derivative of the norm is the direction. A step with metrics may be differentiated."""
     params = jax.tree.map(lambda leaf: factor * leaf, params)
     params["kernel"] = params["kernel"].at[:, 2].set(0)
     made = jax.jit(jax.grad(norm_of))(params)
@@ -59,8 +59,7 @@ def test_a_feature_without_gradient_does_not_spoil_its_derivative(params, factor
 
 
 def test_the_optimizer_is_given_the_whole_loss(linear_gan):
-    """With the penalties, averaged over parts and over shards: what D's loss is, times -1, is the
-    update."""
+    """The update is D's loss times -1, with penalties, averaged over microbatches and shards."""
 
     def by_value(updates, state, params=None, *, value, grad, **others):
         assert not others

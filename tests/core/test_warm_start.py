@@ -1,4 +1,4 @@
-"""A state with parameters of one's own."""
+"""A first state with the user's own parameters."""
 
 import jax
 import jax.numpy as jnp

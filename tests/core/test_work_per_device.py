@@ -1,6 +1,6 @@
-"""The work of one device: an eighth of the batch's on eight devices, however the step is sharded.
+"""The work per device: an eighth of the batch on eight devices, for any kind of sharding.
 
-Counted by the compiler, in floating-point operations of the program that each device runs.
+The compiler counts the floating-point operations of the program that each device runs.
 """
 
 from functools import cache, partial
@@ -22,7 +22,7 @@ from gan_jax.models import MODELS
 SIZE, NUM = (6,), 256
 TX = optax.sgd(0.1)
 KINDS = {"discriminator": 0, "generator": 0, "train": 1}
-"""The kinds of step, and where their batches count examples."""
+"""The kinds of step, and the axis of each batch that counts examples."""
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 slow = partial(pytest.param, marks=pytest.mark.slow)
@@ -63,14 +63,14 @@ def mesh(axis_type, names=("devices",), shape=(8,)):
 
 
 def sharded(kind, gan, mesh, augmentation=None):
-    """The state on every device of a mesh, and a batch split over them."""
+    """Returns the state on every device of a mesh, and a batch split over the devices."""
     of_batch = PartitionSpec(*[None] * KINDS[kind], mesh.axis_names)
     x = jax.device_put(batch(kind), NamedSharding(mesh, of_batch))
     return jax.device_put(start(gan, augmentation), NamedSharding(mesh, PartitionSpec())), Batch(x)
 
 
 def compiled(way, kind, gan=MLP, pairs=(), augmentation=None):
-    """A step compiled as a user would who has sharded its arguments; and these."""
+    """Returns a step compiled by a user who has sharded its arguments, and the arguments."""
     step = jax.jit(build(kind, gan, pairs, augmentation))
     if way == "one device":
         arguments = start(gan, augmentation), Batch(batch(kind))
@@ -143,7 +143,7 @@ def test_what_draws_for_each_example_does_so_where_the_example_is(
 
 
 def loaded_by(call):
-    """The flops of the programs that a call loads, together."""
+    """Returns the flops of all programs that a call loads."""
     client = jax.devices()[0].client
     before = client.live_executables()
     made = call()
@@ -171,7 +171,7 @@ def test_shard_step_splits_the_work_of_a_step_that_draws_its_own_data():
 
 
 def test_an_ensemble_shards_nothing_but_its_members():
-    """A batch of each member stays on its device, whatever the draws follow."""
+    """The batch of each member stays on its device, whatever array the draws follow."""
     states = jax.vmap(lambda _: start(MLP))(jnp.arange(8))
     step = parallel.ensemble_step(build("generator", MLP), batch_axis=None, donate=False)
     text = jax.jit(step).lower(states, Batch(batch("generator"))).compile().as_text()

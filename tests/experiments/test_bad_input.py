@@ -245,7 +245,7 @@ def test_checkpoints_that_cannot_be_read(message, tmp_path, idx):
     empty.mkdir(parents=True)
     said = message(mnist, *flags(config(tmp_path / "run", idx)))
     assert "can be read" in said
-    assert "To begin anew move the folder away" in said
+    assert "move the folder away to begin anew" in said
     assert empty.exists()
 
 

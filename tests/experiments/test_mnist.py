@@ -265,7 +265,8 @@ def test_a_state_that_is_not_finite_stops_the_run_unsaved(idx, tmp_path, monkeyp
 def test_a_loss_that_is_not_finite_is_caught_before_anything_is_saved(idx, tmp_path):
     settings = config(tmp_path / "run", idx, discriminator_lr=1e30, loss="least_squares")
     with pytest.raises(
-        NonFinite, match=r"generator_loss not finite at step 1\. None was saved yet\..*lower"
+        NonFinite,
+        match=r"generator_loss not finite at step 1\. No checkpoint was saved yet\..*lower",
     ):
         mnist.main(settings)
     assert settings.workdir.is_dir()

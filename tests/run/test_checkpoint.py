@@ -1,4 +1,4 @@
-"""Checkpoints: exact, few, verified, and never in the way."""
+"""Checkpoints: exact, few, verified, and tolerant of failures."""
 
 import errno
 import gc
@@ -45,7 +45,7 @@ def save(folder, *seeds, keep=3):
 
 
 def restore(folder, keep=3):
-    """(step or None, the bits, what was announced)."""
+    """Returns (step or None, the bits, the messages)."""
     said = []
     checkpoints = Checkpoints(folder, keep=keep)
     try:
@@ -81,7 +81,7 @@ def test_a_state_comes_back_as_it_went(tmp_path):
 
 
 def odd_bits(dtype, *shape):
-    """Every pattern of bits that fits, NaNs and -0 among them."""
+    """Returns every pattern of bits that fits, NaNs and -0 among them."""
     dtype = np.dtype(dtype)
     size = int(np.prod(shape)) * dtype.itemsize
     return np.arange(size, dtype=np.uint32).astype(np.uint8).view(dtype).reshape(shape)
@@ -177,7 +177,7 @@ def test_an_empty_folder_has_nothing(tmp_path):
 
 
 def test_a_new_run_does_not_wait_for_orbax(tmp_path):
-    """In an interpreter of its own: it is imported for the first state to save, or to read."""
+    """In a new interpreter, Orbax is imported for the first save or restore."""
     code = (
         "import pathlib, sys\n"
         "from gan_jax.run import session\n"
@@ -209,7 +209,7 @@ def flip(path):
 
 
 def rename_key(step):
-    """One bit of a name that Orbax requires: h for l."""
+    """Changes one bit of a name that Orbax requires: h becomes l."""
     file = step / "_CHECKPOINT_METADATA"
     file.write_bytes(file.read_bytes().replace(b"item_handlers", b"item_handhers"))
 
@@ -247,7 +247,7 @@ def test_a_damaged_newest_is_set_aside_for_the_one_before(copy, damage):
 
 def test_an_older_one_with_damaged_metadata_does_not_stop_a_run(copy):
     rename_key(copy / "1")
-    assert restore(copy, keep=None) == (2, digest(make_state(2)), [])  # a reader needs the newest
+    assert restore(copy, keep=None) == (2, digest(make_state(2)), [])  # a reader needs only this
     step, bits, (line,) = restore(copy)
     assert (step, bits) == (2, digest(make_state(2)))
     assert line.startswith("checkpoint 1 cannot be read (")
@@ -276,7 +276,7 @@ def test_when_none_can_be_read_all_are_left_and_it_says_what_next(copy):
         largest(copy / step).unlink()
     before = snapshot(copy.parent)
     for _ in range(2):
-        with pytest.raises(CheckpointError, match=r"2: .*1: .*left as they are.*To begin anew"):
+        with pytest.raises(CheckpointError, match=r"2: .*1: .*to begin anew.*not changed"):
             restore(copy)
         assert snapshot(copy.parent) == before
 
@@ -331,7 +331,7 @@ STRUCTURES = {
 
 
 def refused(folder, template):
-    """What is said of a checkpoint in a state of another structure; nothing is changed."""
+    """Returns the message about a checkpoint of another structure, which must not change."""
     before = snapshot(folder.parent)
     checkpoints = Checkpoints(folder)
     with pytest.raises(CheckpointError) as stop:
@@ -410,7 +410,7 @@ def test_no_thread_is_left(tmp_path):
     before = set(threading.enumerate())
     save(tmp_path / "checkpoints", 1, 2, 3)
     for thread in set(threading.enumerate()) - before:
-        thread.join(timeout=60)  # Orbax tells its last one to end, and does not wait for that
+        thread.join(timeout=60)  # Orbax tells its last thread to end, and does not wait for it
     assert set(threading.enumerate()) <= before
 
 
@@ -418,7 +418,7 @@ def test_no_thread_is_left(tmp_path):
 def test_a_save_that_fails_says_so_and_the_next_one_works(folder, tmp_path):
     checkpoints = Checkpoints(tmp_path / folder)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, hard))  # like a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, hard))  # as on a full disk
     try:
         checkpoints.save(1, make_state(1))
         with pytest.raises(
@@ -427,7 +427,7 @@ def test_a_save_that_fails_says_so_and_the_next_one_works(folder, tmp_path):
             checkpoints.wait()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "gan_jax-" not in str(stop.value)  # the link it may have been written through
+    assert "gan_jax-" not in str(stop.value)  # the temporary link's name
     assert checkpoints.steps == []
     checkpoints.save(1, make_state(1))
     checkpoints.close()
@@ -435,7 +435,7 @@ def test_a_save_that_fails_says_so_and_the_next_one_works(folder, tmp_path):
 
 
 def test_of_a_save_that_fails_nothing_else_is_printed(tmp_path):
-    """In an interpreter of its own: Orbax and its threads write to the standard error."""
+    """In a new interpreter, because Orbax and its threads write to the standard error."""
     code = (
         "import pathlib, resource, sys, jax.numpy as jnp\n"
         "from gan_jax.run.checkpoint import CheckpointError, Checkpoints\n"
@@ -489,7 +489,7 @@ def test_the_first_save_is_read_back_and_no_other(tmp_path, monkeypatch):
 def test_what_cannot_be_read_back_is_known_at_the_next_save(tmp_path):
     folder = tmp_path / "checkpoints"
     checkpoints = Checkpoints(folder)
-    for step in (1, 2):  # until one can be
+    for step in (1, 2):  # until one can be read back
         checkpoints.save(step, make_state(step))
         checkpoints._pending[1].result()
         flip(largest(folder / str(step)))
@@ -554,7 +554,7 @@ def test_a_name_that_cannot_be_used_is_refused_before_anything_is_written(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / temporary))
     (tmp_path / "[odd]").mkdir()
     with pytest.raises(
-        CheckpointError, match=r"because of '\[' ']' .*use a folder .*or set TMPDIR"
+        CheckpointError, match=r"because its path contains '\[' ']', .*use a folder .*or set TMPDIR"
     ):
         Checkpoints(tmp_path / "a[b]")
     assert not (tmp_path / "a[b]").exists()

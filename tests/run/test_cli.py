@@ -44,7 +44,7 @@ def test_compilations_are_kept_in_the_users_cache_folder(monkeypatch, tmp_path):
 def test_a_user_without_a_home_folder_keeps_no_compilations(monkeypatch):
     for name in ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 2)  # no user has this number
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 2)  # a number that no user has
     jax.config.update("jax_compilation_cache_dir", None)
     cli.keep_compilations()
     assert jax.config.values["jax_compilation_cache_dir"] is None
@@ -68,7 +68,7 @@ def test_what_is_quickly_compiled_is_kept_too_unless_told_otherwise(monkeypatch,
         monkeypatch.delenv(variable, raising=False)
         if value is not None:
             monkeypatch.setenv(variable, value)
-    jax.config.update(name, float(chosen or 1.0))  # as JAX reads its variable at the start
+    jax.config.update(name, float(chosen or 1.0))  # JAX reads its variable at the start
     cli.keep_compilations()
     assert jax.config.values[name] == float(chosen or 0)
 
@@ -122,7 +122,7 @@ def test_progress_tells_the_time_that_a_bar_would(seconds_a_step, monkeypatch, c
         for step in (0, 10):
             shown.update(step, dict.fromkeys(names, 0.5))
             clock[0] += 10 * seconds_a_step
-            shown._printed = -1e9  # due, however little time has passed
+            shown._printed = -1e9  # due, whatever time has passed
         shown.update(20, dict.fromkeys(names, 0.5))
     printed = capsys.readouterr().out
     if not seconds_a_step:

@@ -112,7 +112,7 @@ def test_without_the_extra_it_says_what_to_install(name, package):
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_while_jax_is_imported_ends_it_with_a_message(signum, code, tmp_path):
     (tmp_path / "jax.py").write_text("import time\nprint('there', flush=True)\ntime.sleep(600)\n")
-    # Tests may run where SIGINT is ignored.
+    # Tests may run with SIGINT ignored.
     heed = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {SCRIPT}"
     with subprocess.Popen(
         [sys.executable, "-c", heed, "train"],
@@ -176,8 +176,8 @@ def test_a_run_of_one_door_is_resumed_and_sampled_by_the_other(tmp_path, monkeyp
 
 @pytest.mark.slow
 def test_a_wheel_trains_and_samples_outside_the_checkout(tmp_path):
-    """The environment is new; first it has no dependency, then those of this environment."""
-    source = tmp_path / "source"  # a build leaves files beside what it builds
+    """The environment is new. It has no dependency first, and then those of this environment."""
+    source = tmp_path / "source"  # a build leaves files beside its sources
     for package in ("gan_jax", "experiments"):
         copytree(ROOT / package, source / package)
     for file in ("gan_jax_command.py", "pyproject.toml", "README.md", "LICENSE"):

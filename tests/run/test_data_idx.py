@@ -138,7 +138,7 @@ def test_a_link_that_leads_nowhere_is_an_error(tmp_path, kind, source):
 
 @pytest.mark.parametrize("end", ["", ".gz"])
 def test_changes_of_one_byte(tmp_path, end):
-    """Loaded, or an error that names the file; compressed, only where no pixel depends on it."""
+    """The file loads, or an error names it. A compressed file loads only with unchanged pixels."""
     write(tmp_path, pack(X), None, "-", end)
     (path,) = tmp_path.glob("train-images*")
     whole = path.read_bytes()

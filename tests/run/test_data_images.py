@@ -16,7 +16,7 @@ from PIL import EpsImagePlugin, Image
 
 from gan_jax.run.datasets import DataError, images
 
-# Flat blocks of 8 by 8 pixels, which JPEG too stores almost exactly; all of them different, so that
+# Flat blocks of 8 by 8 pixels, because JPEG stores these almost exactly. All differ, so that
 # no two orientations look alike.
 GREY = np.array([[0, 60, 130], [190, 255, 90]], np.uint8)
 COLOUR = np.array(
@@ -51,9 +51,9 @@ def decode(content: bytes, channels: int = 3) -> np.ndarray:
 
 
 def check(content: bytes, colour: np.ndarray, alpha: np.ndarray, tolerance: float) -> None:
-    """Compares both readings of a file with the colour [H, W, 3] and alpha [H, W] it shows.
+    """Compares both readings of a file with the colour [H, W, 3] and alpha [H, W] that it shows.
 
-    Grey is that of the rounded colours: half a level more.
+    The grey level is that of the rounded colours, so half a level more is allowed.
     """
     expected = on_white(colour, alpha)
     assert decode(content).shape == expected.shape
@@ -66,7 +66,7 @@ def of_cmyk(x: np.ndarray) -> np.ndarray:
 
 
 def of_ycbcr(x: np.ndarray) -> np.ndarray:
-    """The JFIF standard's conversion."""
+    """The conversion of the JFIF standard."""
     y, cb, cr = np.moveaxis(x.astype(float), -1, 0) - np.array([0, 128, 128])[:, None, None]
     rgb = [y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb]
     return np.stack(rgb, axis=-1).clip(0, 255)
@@ -86,7 +86,7 @@ PREMULTIPLIED = np.minimum(FOUR, ALPHA[..., None])
 BITS = GREY > 100
 DEEP = (GREY.astype(np.uint16) << 8) + 77
 
-# Mode of the image: its samples, and the colour and alpha that they mean.
+# Mode of the image -> its samples, and their colour and alpha.
 MODES: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {
     "1": (BITS, grey_as_colour(BITS * 255), OPAQUE),
     "L": (GREY, grey_as_colour(GREY), OPAQUE),
@@ -107,8 +107,8 @@ MODES: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {
     "I;16": (DEEP, grey_as_colour(GREY), OPAQUE),
     "I;16B": (DEEP.byteswap(), grey_as_colour(GREY), OPAQUE),
 }
-# What Pillow stores in each format; it refuses the rest (La, I;16L, ...), or converts them its own
-# way before it writes them (I, F, LAB).
+# Modes that Pillow stores in each format. It refuses the rest (La, I;16L, ...), or converts them
+# before it writes them (I, F, LAB).
 WRITTEN = {
     "PNG": ("1", "L", "P", "RGB", "RGBA", "LA", "I;16", "I;16B"),
     "JPEG": ("1", "L", "RGB", "RGBX", "CMYK", "YCbCr"),
@@ -120,7 +120,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 100, "subsampling": 0},
     "WEBP": {"lossless": True},
 }
-# Levels of 255. Pillow rounds in each conversion, and JPEG's own is between integers too.
+# Tolerances in 1/255. Each of Pillow's conversions rounds, and JPEG's own conversion rounds too.
 TOLERANCE = {"PNG": 1, "JPEG": 3, "WEBP": 2, "GIF": 1, "BMP": 1}
 ORIENTED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda x: x,
@@ -155,7 +155,7 @@ def encode(image: Image.Image, form: str, **options: Any) -> bytes:
 )
 def test_every_mode_and_orientation(form, mode):
     samples, colour, alpha = MODES[mode]
-    if form == "GIF":  # transparent or not, and nothing between
+    if form == "GIF":  # transparent or opaque, and nothing between
         samples, alpha = samples.copy(), np.where(alpha == 0, 0, 255)
         if mode in ("LA", "RGBA"):
             samples[..., -1] = alpha
@@ -176,7 +176,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(depth: int, kind: int, samples: np.ndarray, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG by hand: samples [H, W] or [H, W, C] in [0, 2^depth), and chunks before the pixels."""
+    """Returns a PNG made by hand: samples [H, W] or [H, W, C] in [0, 2^depth), and extra chunks."""
     height, width = samples.shape[:2]
     bits = samples.reshape(height, -1, 1) >> np.arange(depth)[::-1] & 1
     rows = np.packbits(bits.reshape(height, -1).astype(bool), axis=1)
@@ -219,7 +219,7 @@ def test_every_kind_of_png_with_and_without_transparency(kind, depth):
 
 
 def test_transparent_colours_of_16_bits_differ_from_their_neighbours():
-    """Two colours with the same upper 8 bits, one of which is transparent."""
+    """Two colours with the same upper 8 bits, only one of which is transparent."""
     for kind, key in ((0, [0x1234]), (2, [0x1234, 0x5678, 0x9ABC])):
         samples = np.array([[key, [*key[:-1], key[-1] + 1]]])
         content = png(16, kind, samples, (b"tRNS", struct.pack(f">{len(key)}H", *key)))
@@ -236,7 +236,7 @@ def test_whether_a_file_stores_colour(tmp_path, kind, colour, depth):
 
 
 def test_bmp_with_alpha():
-    """The BMP is made by hand: a header of version 4 with a mask for alpha, rows bottom up."""
+    """The BMP is made by hand: a version 4 header with a mask for alpha, and rows bottom up."""
     masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
     info = struct.pack("<IiiHHIIiiII", 108, 3, 2, 1, 32, 3, 24, 0, 0, 0, 0) + masks + bytes(52)
     pixels = FOUR[::-1][..., [2, 1, 0, 3]].tobytes()
@@ -300,7 +300,7 @@ def test_500_changes_of_one_byte(tmp_path, form):
 
 
 def test_too_many_pixels_and_nearly_too_many(monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000)  # Pillow warns above it, raises at twice
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000)  # Pillow raises above 2,000
     for form in ("PNG", "JPEG", "GIF", "BMP", "WEBP"):
         assert decode(encode(Image.new("L", (40, 40)), form)).shape == (40, 40, 3)
         with pytest.raises(DataError, match=r"^it cannot .*\(2500 pixels\) exceeds limit of 2000"):
@@ -375,13 +375,13 @@ OTHERS |= {"SGI": "RGB", "DDS": "RGB", "DIB": "RGB", "MSP": "1", "XBM": "1", "SP
 
 @pytest.mark.parametrize("form", OTHERS)
 def test_other_formats_are_refused_whatever_the_name(tmp_path, monkeypatch, form):
-    """Nor is Ghostscript started, which Pillow does to read EPS."""
+    """Ghostscript is not started either, although Pillow uses it to read EPS."""
     program = tmp_path / "bin" / "gs"
     program.parent.mkdir()
     program.write_text(f"#!/bin/sh\ntouch '{tmp_path}/started'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(program.parent), prepend=":")
-    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None, raising=False)  # found before
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None, raising=False)  # found earlier
     path = tmp_path / "a.png"
     path.write_bytes(encode(Image.new(OTHERS[form], (32, 32)), form))
     message = r"cannot be read as an image \(its content is damaged or none of PNG, JPEG, BMP, "

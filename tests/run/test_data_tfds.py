@@ -36,7 +36,7 @@ def default_dir(tmp_path, monkeypatch):
 
 @pytest.fixture
 def mirror(tmp_path, monkeypatch):
-    """The host answers, and its files are local ones."""
+    """Simulates a host that answers with local files."""
     import tensorflow_datasets as tfds
 
     folder = tmp_path / "mirror"
@@ -126,7 +126,7 @@ def test_own_builder_round_trip(tmp_path, mirror, monkeypatch, read_at_once):
     assert (data.name, data.source) == ("mnist", "tfds")
     assert "downloading" in said[0]
 
-    shutil.rmtree(mirror)  # the second time it is prepared
+    shutil.rmtree(mirror)  # the data set is prepared a second time
     again = load(config, announce=said.append)
     assert again.sha256 == data.sha256
     assert len(said) == 1
@@ -141,7 +141,7 @@ def test_data_in_the_default_folder_are_found(tmp_path, mirror, default_dir):
 
 
 def test_prepares_and_reads_without_tensorflow_or_warnings(tmp_path, mirror):
-    """Importing TensorFlow fails in the process of this test, even if it is installed."""
+    """Makes the import of TensorFlow fail in this process, even if TensorFlow is installed."""
     script = f"""
 import importlib.util, sys
 from pathlib import Path
@@ -332,7 +332,7 @@ def test_a_host_answers_or_the_reason_is_given(monkeypatch):
 def test_a_silent_host_costs_seconds_only(monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(prepare, "TIMEOUT", 0.2)
-    with socket.create_server(("127.0.0.1", 0)) as server:  # accepts, and never says a word
+    with socket.create_server(("127.0.0.1", 0)) as server:  # never answers
         start = time.monotonic()
         reason = prepare._silence(f"http://127.0.0.1:{server.getsockname()[1]}/")
         assert time.monotonic() - start < 30  # a busy machine; TFDS itself retries for minutes

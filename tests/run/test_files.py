@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writes of files."""
 
 import resource
 
@@ -41,7 +41,7 @@ def test_a_disk_that_is_full_names_the_file(tmp_path):
     folder = RunFolder(tmp_path / "run", {})
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with folder.visit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # like a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # as on a full disk
         try:
             with pytest.raises(OSError, match=r"too large: '.*a\.txt'"):
                 write_text(tmp_path / "a.txt", "x" * 1000)

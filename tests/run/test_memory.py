@@ -1,4 +1,4 @@
-"""The C library returns freed memory: ten buffers below one that stays, in a fresh process."""
+"""The C library returns freed memory: ten buffers below one that stays, in a new process."""
 
 import subprocess
 import sys
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def kept(first="", last=""):
-    """MiB of eighty that a process still has when they are freed."""
+    """Returns the MiB, of eighty, that a process still holds after they were freed."""
     command = [sys.executable, "-c", SCRIPT, first, last]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 

@@ -1,4 +1,4 @@
-"""Pictures."""
+"""Plots and image grids."""
 
 import io
 
@@ -26,7 +26,7 @@ def test_a_grid_shows_each_image_in_its_cell(channels):
     for i, image in enumerate(images):
         row, column = divmod(i, 3)
         np.testing.assert_array_equal(small[row * 4 :, column * 6 :][:4, :6], image)
-    assert not small[4:, 12:].any()  # the cell left over
+    assert not small[4:, 12:].any()  # the unused cell
 
 
 @pytest.mark.parametrize(("num", "columns"), [(1, 1), (4, 2), (10, 4), (64, 8)])
@@ -36,7 +36,7 @@ def test_a_grid_is_as_square_as_its_number_allows(num, columns):
 
 
 def drawn(images):
-    """The images that a grid of one row shows: [N, H, W, C]."""
+    """Returns the images [N, H, W, C] that a grid of one row shows."""
     num, height, width, channels = images.shape
     row = np.asarray(plots.grid(images, columns=num, height=1))
     return row.reshape(height, num, width, channels).swapaxes(0, 1)
@@ -51,7 +51,8 @@ def test_a_grid_of_floats_shows_the_bytes_they_stand_for():
         dequantize(levels).astype(jnp.float16),
     ):
         np.testing.assert_array_equal(drawn(floats), levels)
-    # By hand: -1 is black, 1 white, 0 between 127 and 128 (to the even one), rounding is cut off.
+    # By hand: -1 is black, 1 is white, and 0 is 127.5, which rounds to 128. Values outside are
+    # clipped.
     x = jnp.array([-1.0, 1.0, 0.0, 1.0001, -1.0001, 0.5]).reshape(1, 2, 3, 1)
     assert drawn(x).ravel().tolist() == [0, 255, 128, 255, 0, 191]
     assert drawn(x.astype(jnp.bfloat16)).ravel().tolist() == [0, 255, 128, 255, 0, 191]
@@ -209,7 +210,7 @@ DAMAGES = {
     "other size": other_size,
     "another format": lambda whole: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 10\n",
 }
-"""Name -> the bytes of a grid -> those of a damaged one."""
+"""Name -> a function from the bytes of a grid to those of a damaged one."""
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

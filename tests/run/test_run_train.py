@@ -1,4 +1,4 @@
-"""`gan_jax.run.train` on steps, batches and metrics of other kinds than a GAN of images has."""
+"""`gan_jax.run.train` with steps, batches and metrics that are not a GAN's of images."""
 
 import ast
 import json
@@ -17,11 +17,11 @@ import gan_jax.run
 from gan_jax.run import Interrupted, Look, NonFinite, RunFolder, cli, train
 
 LENGTH = 4
-"""Steps in a chunk."""
+"""Number of steps in a chunk."""
 
 
 def step(state, batch):
-    """A walk: the batch is a dictionary, one metric is a vector, none is a GAN's."""
+    """A random walk: the batch is a dictionary, one metric is a vector, and nothing is a GAN's."""
     key = jax.random.fold_in(state["key"], state["count"])
     moved = batch["far"] * jax.random.normal(key, state["place"].shape) + batch["drift"].sum()
     place = state["place"] + moved
@@ -42,7 +42,7 @@ def batches(first):
 
 
 def walk(path, num_steps=17, looks=(), **options):
-    """The last state of a walk in a folder."""
+    """Returns the last state of a walk in a folder."""
     folder = RunFolder(path, {"walk": 1})
     options = {"layout": "jit", "checkpoint_every": 7, **options}
     options = {"state": begin(), "batches": batches, "chunk_length": LENGTH, **options}
@@ -61,7 +61,7 @@ def test_any_step_trains_on_any_batches_with_any_metrics(tmp_path, capsys):
         history.append(metrics)
     made = walk(path)
     np.testing.assert_allclose(made["place"], state["place"], rtol=1e-5)
-    ends = [0, 4, 7, 8, 12, 14, 16, 17]  # chunks, and what is saved every seven steps
+    ends = [0, 4, 7, 8, 12, 14, 16, 17]  # chunks, and checkpoints every seven steps
     found = records(path)
     assert [record["step"] for record in found] == ends[1:]
     for begun, record in zip(ends, found, strict=False):
@@ -74,7 +74,7 @@ def test_any_step_trains_on_any_batches_with_any_metrics(tmp_path, capsys):
 
 @pytest.mark.parametrize("layout", ["jit", "shard", "ensemble"])
 def test_a_run_resumes_exactly_in_every_layout(layout, tmp_path):
-    """Looks and checkpoints at steps of their own; the run is stopped at 13, after a look."""
+    """Looks and checkpoints have their own steps. The run is stopped at 13, after a look."""
 
     def go(path):
         folder, state = RunFolder(path, {"walk": 1}), begin()
@@ -117,7 +117,7 @@ def test_a_step_may_draw_its_own_data(tmp_path):
 
 
 def test_a_look_may_return_the_state_itself(tmp_path):
-    """The next chunk is given the state's buffers to overwrite."""
+    """The next chunk overwrites the buffers of the state."""
     seen = []
     look = Look(2, lambda state: state["place"], lambda step, made: seen.append(made))
     made = walk(tmp_path / "run", looks=[look])
@@ -145,7 +145,7 @@ def test_a_longer_run_goes_on_and_a_complete_one_is_left_alone(tmp_path):
 
 
 def test_a_stop_before_the_first_checkpoint_begins_anew_without_a_trace(tmp_path):
-    """What looks recorded at the start is recorded once."""
+    """Records of looks at the start are written once."""
     folder = RunFolder(tmp_path / "run", {"walk": 1})
 
     def show(step, made):
@@ -170,7 +170,7 @@ def test_another_command_in_the_folder_is_refused(tmp_path):
 
 
 def test_messages_of_the_library_name_no_flags():
-    """Strings of `gan_jax/run`, except the command line's. Sources of data have flags too."""
+    """Checks the strings in `gan_jax/run`, except those of the command line and data sources."""
     for file in set(Path(gan_jax.run.__file__).parent.glob("*.py")) - {Path(cli.__file__)}:
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):

@@ -1,4 +1,4 @@
-"""The folder of a run: what it refuses, and what it remembers."""
+"""The folder of a run: the input that it refuses, and the results that it keeps."""
 
 import contextlib
 import errno
@@ -22,7 +22,7 @@ def changed(**config):
 
 
 def visit(*arguments):
-    """A run's folder, visited once."""
+    """Opens one session in a run's folder and returns the folder."""
     folder = RunFolder(*arguments)
     with folder.visit():
         return folder
@@ -137,15 +137,15 @@ def test_a_file_system_without_locks_is_no_obstacle(folder, monkeypatch, error):
 
 
 def test_other_data_are_refused_with_the_source_that_has_them(tmp_path):
-    """As when a run began without a network and there is one now."""
+    """A run may begin without a network, and resume with one."""
     settings = {**SETTINGS, "data": {"source": "embedded", "count": 5000}}
     visit(tmp_path, settings)
-    with pytest.raises(UserError, match=r"(?s)data.count: 5000 there.*data.source embedded takes"):
+    with pytest.raises(UserError, match=r"(?s)data.count: 5000 there.*data.source to embedded"):
         RunFolder(tmp_path, {**SETTINGS, "data": {"source": "tfds", "count": 60000}})
 
 
 def test_what_came_in_between_is_not_overwritten(tmp_path):
-    """Two commands may find a folder empty; the second comes upon the first one's run."""
+    """Two commands may find an empty folder. The second one then finds the first one's run."""
     first, second = RunFolder(tmp_path, SETTINGS), RunFolder(tmp_path, changed(lr=0.2))
     with first.visit():
         pass
@@ -215,7 +215,7 @@ RECORDS = [
 
 
 def flips(good):
-    """The bytes with one changed, for each position: a bit, the top bit, a line's end, a NUL."""
+    """Yields the bytes with one changed at each position: a bit, the top bit, a line end, a NUL."""
     for position, byte in enumerate(good):
         for other in {byte ^ 1, byte ^ 0x80, 10, 0} - {byte}:
             yield position, good[:position] + bytes([other]) + good[position + 1 :]
@@ -223,13 +223,13 @@ def flips(good):
 
 @pytest.fixture
 def unsynced(monkeypatch):
-    """Leaves the disk in peace where a file is written a thousand times."""
+    """Disables fsync, because the tests write a file a thousand times."""
     monkeypatch.setattr("gan_jax.run.files.os.fsync", lambda descriptor: None)
 
 
 @pytest.mark.usefixtures("unsynced")
 def test_a_flipped_byte_costs_no_more_than_its_records(folder):
-    """Any byte: the lines that it is not in come back as they were, and what is said names it."""
+    """Any byte may be damaged. All other lines are read, and the message names the damaged line."""
     metrics = folder.path / "metrics.jsonl"
     for record in RECORDS:
         folder.log(record)
@@ -251,7 +251,7 @@ def test_a_flipped_byte_costs_no_more_than_its_records(folder):
             assert said
             assert all(f"of {metrics} cannot be read" in line for line in said)
         said.clear()
-        assert folder.rewind(100, said.append) == kept  # it has been mended
+        assert folder.rewind(100, said.append) == kept  # the file has been repaired
         assert said == []
     assert dropped > len(good) / 2
 

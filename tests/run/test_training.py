@@ -1,4 +1,4 @@
-"""The loop: fused chunks, hooks between them, signals."""
+"""The loop: compiled chunks, hooks between them, signals."""
 
 import itertools
 import os
@@ -29,7 +29,7 @@ AS_USERS = {"xla_cpu_use_fusion_emitters": True}
 
 
 class Game:
-    """A state, the train step, `STEPS` stacks of images and the chunk of that length."""
+    """Returns a state, the train step, `STEPS` stacks of images and the chunk of that length."""
 
     def __init__(self, model, tx):
         shape = {"dcgan": (28, 28, 1), "mlp": (8, 8, 1)}[model]
@@ -46,7 +46,7 @@ class Game:
         self.chunk = jax.jit(make_chunk(on_bytes(self.step), STEPS), compiler_options=AS_USERS)
 
     def train(self, chunk, length, *ends):
-        """(players, metrics) by chunks that end there, of a program for chunks of `length`."""
+        """Returns (players, metrics) after chunks that end there, by a program for `length`."""
         state, history = self.state, []
         for begin, end in itertools.pairwise((0, *ends)):
             padded = np.resize(self.images[begin:end], (length, *self.images.shape[1:]))
@@ -75,7 +75,7 @@ def test_a_chunk_is_its_steps_one_by_one(mlp):
 
 @pytest.mark.parametrize("model", ["mlp", pytest.param("dcgan", marks=pytest.mark.slow)])
 def test_bits_do_not_depend_on_where_chunks_end(model, mlp):
-    """Neither on how many of a program's steps are taken nor on how many it was made for."""
+    """The result depends neither on the steps taken per call nor on the program's maximum."""
     game = mlp if model == "mlp" else Game(model, optax.adam(1e-2))
     whole = game.train(game.chunk, 4, 4)
     assert not np.array_equal(*whole[1]["value"][:2])
@@ -103,7 +103,7 @@ def test_short_chunks_at_both_ends_of_a_run_compile_nothing_new(mlp):
 
 
 def test_the_step_is_traced_once_for_a_chunk(mlp):
-    """Twice would be a tenth of the time to the first step."""
+    """Compiling twice would add a tenth to the time before the first step."""
     step = chex.assert_max_traces(lambda state, batch: mlp.step(state, batch), n=1)
     jax.jit(make_chunk(on_bytes(step), STEPS)).trace(
         mlp.state, Work(Batch(mlp.images), np.int32(STEPS))
@@ -115,7 +115,7 @@ LENGTH = 2
 
 
 class Recorder:
-    """A chunk and hooks that do nothing but note what is called. The state counts steps."""
+    """A chunk and hooks that only record the calls. The state counts steps."""
 
     def __init__(self):
         self.events = []
@@ -165,7 +165,7 @@ def test_chunks_end_at_multiples_of_their_length_wherever_they_begin():
 
 
 def test_chunks_also_end_where_a_hook_is_due():
-    """Every three steps, and after the steps 1 and 6; a hook without a schedule cuts none."""
+    """The hooks are due every three steps, and after the steps 1 and 6. Others cut no chunk."""
     recorder = Recorder()
     recorder.run(recorder.hook("a", 3), recorder.hook("b", (1, 6)), recorder.hook("c", None))
     chunks = [event for event in recorder.events if event.startswith("chunk")]
@@ -231,7 +231,7 @@ def test_a_signal_in_the_last_chunk_changes_nothing():
 
 @pytest.fixture
 def pythons_own_handler():
-    """Of SIGINT, whatever a library or a test before may have put in its place."""
+    """Installs Python's handler of SIGINT for a test, and restores the handler from before."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -241,7 +241,7 @@ def test_a_second_signal_acts_at_once(pythons_own_handler):
     recorder, before = Recorder(), signals()
 
     def twice(step):
-        # To this thread: two for the process may reach Python as one.
+        # The signals go to this thread, because two for the process may arrive as one.
         signal.pthread_kill(threading.get_ident(), signal.SIGINT)
         signal.pthread_kill(threading.get_ident(), signal.SIGINT)
 

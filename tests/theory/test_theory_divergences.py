@@ -1,4 +1,4 @@
-"""Divergences against scipy, closed forms of Gaussians, enumeration, and their own definitions."""
+"""Divergences against SciPy, closed forms of Gaussians, enumeration and their definitions."""
 
 from functools import partial
 
@@ -37,7 +37,7 @@ F = {
     "gan": lambda u: special.xlogy(u, u) - (u + 1) * np.log(u + 1),
     "total_variation": lambda u: np.abs(u - 1) / 2,
 }
-"""f as in Nowozin et al. 2016, table 6."""
+"""Returns f as in Nowozin et al. 2016, table 6."""
 
 AT_ZERO = {"kl": 0, "reverse_kl": np.inf, "pearson": 1, "neyman": np.inf, "gan": 0}
 AT_ZERO |= {"squared_hellinger": 1, "js": LOG_2, "total_variation": 0.5}
@@ -78,7 +78,7 @@ def test_the_optimal_critic_is_the_derivative_of_f(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_conjugate_is_the_supremum(name):
-    """sup over u of u t - f(u), by brute force over a fine grid of u."""
+    """The conjugate is the supremum over u of u t - f(u), by brute force over a fine grid."""
     u = np.geomspace(1e-5, 1e5, 400_001)
     t = np.asarray(F_DIVERGENCES[name].optimal_critic(jnp.log(jnp.geomspace(0.05, 20, 9))))
     if name == "total_variation":
@@ -93,7 +93,7 @@ BEYOND |= {"gan": 0.1, "total_variation": 0.6}
 
 @pytest.mark.parametrize("name", sorted(BEYOND))
 def test_outside_its_domain_the_conjugate_is_infinite(name):
-    """There u t - f(u) grows without bound; the gradient is no NaN."""
+    """u t - f(u) grows without bound there, and the gradient is not NaN."""
     t = BEYOND[name]
     assert 1e9 * t - F[name](1e9) > 1e7
     conjugate = F_DIVERGENCES[name].conjugate
@@ -118,7 +118,7 @@ OUTPUT = {
     "js": np.log,
     "gan": np.log,
 }
-"""The network's output v that the activation turns into T*, by hand."""
+"""Returns the network output v that the activation maps to T*, by hand."""
 
 
 @pytest.mark.parametrize("name", sorted(OUTPUT))
@@ -130,7 +130,7 @@ def test_the_activation_reaches_the_optimal_critic(name):
 
 
 def densities(m=1.0, s=1.0, num=4001):
-    """p = N(0, 1) and q = N(m, s^2) on a grid that holds all of both."""
+    """p = N(0, 1) and q = N(m, s^2) on a grid that covers both."""
     x, weights = interval(-40.0, 45.0, num)
     return stats.norm.logpdf(x), stats.norm.logpdf(x, m, s), weights
 
@@ -148,7 +148,7 @@ CLOSED = {
 
 @pytest.mark.parametrize("name", sorted(CLOSED))
 def test_of_two_gaussians_in_closed_form(name):
-    # The kink of |p - q| costs total variation its fast convergence.
+    # Total variation converges more slowly, because |p - q| has a kink.
     tolerance = 1e-4 if name == "total_variation" else 1e-9
     made = f_divergence(name, *densities(M))
     np.testing.assert_allclose(made, CLOSED[name], rtol=tolerance)
@@ -179,7 +179,7 @@ def test_js_of_gaussians_by_an_adaptive_integrator(m, jsd):
 
 
 def by_enumeration(name, p, q):
-    """The definition, node by node, with the limits where one of the two is zero."""
+    """Returns the definition node by node, with the limits where one of the two is zero."""
     total = 0.0
     for a, b in zip(p, q, strict=True):
         if b > 0:
@@ -232,7 +232,7 @@ def test_disjoint_supports_are_exact_in_single_precision():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_are_finite_where_the_other_is_zero(name):
-    """In log q where q > 0, beside nodes where p, q or both are zero."""
+    """The derivative in log q where q > 0, with nodes where p, q or both are zero."""
     p, q = WITH_ZEROS["each misses one"]
     log_p, log_q = logs(p, q)
     gradient = jax.grad(lambda x: f_divergence(name, log_p, log_q.at[1:3].add(x), jnp.ones(4)))(
@@ -252,7 +252,7 @@ def test_gradients_are_finite_where_the_other_is_zero(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_far_apart_in_single_precision_nothing_is_nan(name):
-    """N(0, 1) against N(20, 1): ratios to e^200 and beyond what float32 holds."""
+    """N(0, 1) against N(20, 1): ratios up to e^200 and beyond the range of float32."""
     x, weights = interval(-15.0, 35.0, 4001)
     log_p, log_q = (jnp.float32(stats.norm.logpdf(x, m)) for m in (0, 20))
     made = f_divergence(name, log_p, log_q, weights.astype(jnp.float32))
@@ -263,7 +263,7 @@ def test_far_apart_in_single_precision_nothing_is_nan(name):
 
 @pytest.mark.parametrize("precision", [jnp.float32, jnp.float64])
 def test_a_mass_too_small_for_a_number_is_not_zero(precision):
-    """Where q is 0 and p is e^-1000: KL(p, q) is infinite, and not NaN."""
+    """At q = 0 and p = e^-1000, KL(p, q) is infinite and not NaN."""
     log_p, log_q = jnp.array([[-1000.0, 0.0], [-jnp.inf, 0.0]], precision)
     ones = jnp.ones(2, precision)
     assert kl_divergence(log_p, log_q, ones) == np.inf
@@ -290,7 +290,7 @@ def test_hellingers_bound_is_tight_where_p_is_zero():
     np.testing.assert_allclose(bound, 2 - np.sqrt(2), rtol=1e-12)
 
 
-# Random distributions, some of whose nodes may be zero.
+# Random distributions, in which some nodes may be zero.
 masses = st.lists(st.one_of(st.just(0.0), st.floats(1e-3, 1.0)), min_size=5, max_size=5)
 vectors = masses.filter(lambda m: sum(m) > 0).map(lambda m: np.array(m) / np.sum(m))
 positive = st.lists(st.floats(1e-3, 1.0), min_size=5, max_size=5).map(
@@ -301,7 +301,7 @@ quick = settings(max_examples=60, deadline=None)
 
 
 def compiled(function, *vectors):
-    """function(log p, log q, ...) of probability vectors, in double precision."""
+    """Returns function(log p, log q, ...) of probability vectors, in float64."""
     p, q, *rest = vectors
     with jax.enable_x64(True), np.errstate(divide="ignore"):
         return jax.device_get(function(np.log(p), np.log(q), *rest))
@@ -329,7 +329,7 @@ def _criterion(log_p, log_q):
 @quick
 @given(vectors, vectors)
 def test_the_criterion_is_minus_log_4_only_at_equality(p, q):
-    """Pinsker's inequality puts a floor under the gap: 2 JSD >= TV^2."""
+    """Pinsker's inequality bounds the gap from below: 2 JSD >= TV^2."""
     made, at_equality = compiled(_criterion, p, q)
     total_variation = np.abs(p - q).sum() / 2
     assert made + LOG_4 >= total_variation**2 - 1e-14
@@ -353,7 +353,7 @@ def test_no_discriminator_is_worth_more_than_the_optimal_one(p, q, logit):
 
 @partial(jax.jit, static_argnums=3)
 def _bounds(log_p, log_q, output, name):
-    """D_f, the bound at T*, the bound at g(output), and how far that is from T*."""
+    """Returns D_f, the bound at T*, the bound at g(output), and the distance of that from T*."""
     divergence, ones = F_DIVERGENCES[name], jnp.ones(5)
     optimal = divergence.optimal_critic(optimal_logit(log_p, log_q))
     critic = divergence.activation(output)
@@ -366,7 +366,7 @@ def _bounds(log_p, log_q, output, name):
 @quick
 @given(p=positive, q=positive, output=critics)
 def test_the_bound_is_tight_at_the_optimal_critic_and_nowhere_else(name, p, q, output):
-    """At p = q, the kink of total variation's f, other critics are as good."""
+    """At p = q, total variation's f has a kink, so other critics are as good."""
     exact, at_optimum, elsewhere, distance = compiled(_bounds, p, q, output, name)
     np.testing.assert_allclose(at_optimum, exact, rtol=1e-9, atol=1e-12)
     assert elsewhere <= exact + 1e-12

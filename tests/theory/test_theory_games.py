@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 def trajectory(update, start, num_steps):
-    """[num_steps + 1, 2]: theta and psi from the start on."""
+    """Returns [num_steps + 1, 2]: theta and psi, from the start on."""
     _, path = jax.lax.scan(lambda point, _: (update(point), point), start, length=num_steps + 1)
     return np.stack(path, axis=1)
 
@@ -49,7 +49,7 @@ STRENGTHS = [0.3, 1.0, 2.5]  # of R1 these turn, are critical, and do not turn
 
 
 def by_hand(name, g):
-    """The eigenvalues of the reference page, gamma or sigma = g, written out once more."""
+    """Returns the eigenvalues of the reference page for gamma or sigma = g."""
     root = np.emath.sqrt
     centre, spread = {
         "minimax": (0, 0.5j),
@@ -69,7 +69,7 @@ SMOOTH = [name for name in DIRAC_GANS if name != "wgan_gp"]
 @pytest.mark.parametrize("strength", STRENGTHS)
 @pytest.mark.parametrize("name", SMOOTH)
 def test_the_eigenvalues_of_the_dirac_gan(name, strength):
-    """Of the closed form, of theory's own game, and of the library's losses and penalties."""
+    """The closed form, theory's own game and the library's losses have the same eigenvalues."""
     expected = by_hand(name, strength)
     np.testing.assert_allclose(dirac_eigenvalues(name, strength), expected, atol=1e-12)
     config = experiment.Config(gamma=strength, sigma=strength)
@@ -87,7 +87,7 @@ def test_the_librarys_field_is_that_of_theory_everywhere(name):
 
 
 def test_the_librarys_field_with_instance_noise_is_nearly_that_of_theory():
-    """Three nodes stand for the noise there, thirty-one here."""
+    """The library's game uses three nodes for the noise, and theory uses thirty-one."""
     game = experiment.library_game("instance_noise", experiment.Config(sigma=0.5))
     for theta, psi in np.random.default_rng(0).uniform(-1, 1, size=(5, 2)):
         made = vector_field(game, jnp.array(theta), jnp.array(psi))
@@ -97,7 +97,7 @@ def test_the_librarys_field_with_instance_noise_is_nearly_that_of_theory():
 
 @pytest.mark.parametrize(("theta", "psi"), [(0.7, -1.5), (-0.2, 0.3)])
 def test_the_field_of_the_paper(theta, psi):
-    """v = (-psi' f'(psi' theta), theta f'(psi' theta)) in the paper's psi' = -psi."""
+    """The paper has v = (-psi' f'(psi' theta), theta f'(psi' theta)) with psi' = -psi."""
     slope = special.expit(-(-psi * theta))
     expected = [psi * slope, -theta * slope]
     made = vector_field(dirac_gan("minimax"), jnp.array(theta), jnp.array(psi))
@@ -105,14 +105,14 @@ def test_the_field_of_the_paper(theta, psi):
 
 
 def test_the_non_saturating_dirac_gan_circles_at_a_known_radius():
-    """Inwards r^4 / 8 and outwards h r^2 / 4, averaged over a turn, are equal at r^2 = 2 h."""
+    """Over a turn, the inward r^4 / 8 and the outward h r^2 / 4 are equal at r^2 = 2 h."""
     game = experiment.library_game("non_saturating", experiment.Config())
     path = trajectory(simultaneous(game, 0.05), (np.array(1.0), np.array(0.0)), 20_000)
     np.testing.assert_allclose(np.mean(np.sum(path[-5000:] ** 2, axis=1)), 0.1, rtol=0.02)
 
 
 def test_instance_noise_against_draws():
-    """E over noise of D's loss, by a million draws."""
+    """The reference is the mean of D's loss over a million draws of the noise."""
     noise = np.random.default_rng(0).normal(size=(2, 1_000_000)) * 0.8
     theta, psi = 0.5, 1.2
     losses = np.logaddexp(0, psi * (theta + noise[0])) + np.logaddexp(0, -psi * noise[1])
@@ -147,7 +147,7 @@ def test_verdicts(values, verdict):
 
 
 def test_the_jacobian_of_players_with_many_parameters():
-    """L_G = a.M b + |a|^2/2, L_D = -a.M b: the Jacobian in blocks, by hand; pytrees welcome."""
+    """L_G = a.M b + |a|^2/2 and L_D = -a.M b: the Jacobian in blocks, by hand, also for pytrees."""
     m = np.random.default_rng(0).normal(size=(3, 2))
     game = (
         lambda a, b: a["w"] @ m @ jnp.stack(b) + jnp.sum(a["w"] ** 2) / 2,
@@ -158,7 +158,7 @@ def test_the_jacobian_of_players_with_many_parameters():
 
 
 def test_consensus_descends_the_fields_energy():
-    """v - gamma/2 grad |v|^2, by finite differences."""
+    """The field is v - gamma/2 grad |v|^2, by finite differences."""
     point = np.array([0.4, -0.9])
 
     def energy(x):
@@ -171,7 +171,7 @@ def test_consensus_descends_the_fields_energy():
 
 
 class TestBilinear:
-    """min max x y."""
+    """The game min max x y."""
 
     @pytest.mark.parametrize("eta", [0.1, 0.5, 0.9])
     def test_radii(self, eta):
@@ -195,7 +195,7 @@ class TestBilinear:
         assert (spectral_radius(optimistic(bilinear, eta), (ORIGIN, ORIGIN)) < 1) == below
 
     def test_the_radius_is_the_rate_of_the_iterates(self):
-        """The distance after 60 extragradient steps from (1, 0); the radius to the 60th."""
+        """After 60 extragradient steps from (1, 0) the distance is the radius to the power 60."""
         point, eta = (jnp.ones(()), jnp.zeros(())), 0.4
         step = extragradient(bilinear, eta)
         for _ in range(60):
@@ -204,7 +204,7 @@ class TestBilinear:
 
 
 def test_the_proximal_step_solves_its_equation():
-    """w' = w + eta v(w') on a game that is not linear."""
+    """w' = w + eta v(w') on a nonlinear game."""
     game, start = dirac_gan("minimax"), (jnp.array(1.3), jnp.array(-0.8))
     end = proximal(game, 0.5)(start)
     field = vector_field(game, *end)
@@ -212,7 +212,7 @@ def test_the_proximal_step_solves_its_equation():
 
 
 class TestPublicSteps:
-    """The steps a user imports, with SGD, on the Dirac-GAN."""
+    """The public steps with SGD, on the Dirac-GAN."""
 
     RATE = 0.1
 
@@ -232,7 +232,7 @@ class TestPublicSteps:
         return np.array([state.generator.params, state.discriminator.params])
 
     def test_simultaneous_euler_grows_the_square_of_the_radius_by_the_known_factor(self):
-        """r^2 <- r^2 (1 + h^2 f'(psi theta)^2), exactly, at each of twenty steps."""
+        """r^2 <- r^2 (1 + h^2 f'(psi theta)^2) holds exactly in each of twenty steps."""
         state, batch, d_step, g_step = self.steps()
         for _ in range(20):
             theta, psi = before = self.point(state)
@@ -245,7 +245,7 @@ class TestPublicSteps:
 
     @pytest.mark.parametrize("name", sorted(experiment.METHODS.keys() - {"consensus"}))
     def test_the_train_step_alternates_as_theory_does(self, name):
-        """Fifty steps of Algorithm 1, k = 1, against theory's map of the library's game."""
+        """Fifty steps of Algorithm 1 with k = 1, against theory's map of the library's game."""
         method, config = experiment.METHODS[name], experiment.Config(gamma=0.7)
         penalties = [(method.penalty, config.gamma / 2)] if method.penalty else []
         sigma = config.sigma if method.noisy else 0.0

@@ -1,6 +1,6 @@
-"""The losses that train, held against the theory: by quadrature, and on samples.
+"""The library's losses against the theory, by quadrature and on samples.
 
-p = N(0, 1) is the data, q = N(theta, 1) the generator's, so logit D* = -theta x + theta^2 / 2.
+p = N(0, 1) is the data and q = N(theta, 1) the generator's, so logit D* = -theta x + theta^2 / 2.
 """
 
 import jax
@@ -61,7 +61,7 @@ def test_the_criterion_is_minus_ds_loss_at_the_optimal_logit(theta):
 
 
 def generator_slope(loss, theta):
-    """d/dtheta of E_z[loss(logit D*(theta + z))], D* held where it is, by 61 nodes for z."""
+    """Returns d/dtheta of E_z[loss(logit D*(theta + z))] with D* fixed, by 61 nodes for z."""
     z, weights = standard_normal(61)
 
     def mean(moved):
@@ -73,7 +73,7 @@ def generator_slope(loss, theta):
 
 @pytest.mark.parametrize("theta", THETAS)
 def test_the_gradients_of_the_generators_losses(theta):
-    """Goodfellow et al. 2014 and Arjovsky and Bottou 2017, theorem 2.5; they sum to theta."""
+    """Goodfellow et al. 2014, and Arjovsky and Bottou 2017, theorem 2.5. The two sum to theta."""
     saturating = generator_slope(losses.minimax, theta)
     non_saturating = generator_slope(losses.non_saturating, theta)
     step = 1e-5
@@ -85,7 +85,7 @@ def test_the_gradients_of_the_generators_losses(theta):
 
 
 def library_game(loss, x):
-    """The library's objectives for G(z) = theta + z and logit = a x + b, on the real samples x."""
+    """Returns the library's objectives for G(z) = theta + z, logit = a x + b and real samples x."""
 
     def generate(params, model_state, z, label=None, *, train, key=None):
         return params + z, model_state
@@ -101,7 +101,7 @@ def library_game(loss, x):
 
 @pytest.mark.parametrize("theta", THETAS)
 def test_on_samples_through_the_librarys_own_objectives(theta):
-    """200,000 draws: V within four standard errors, and G's gradient of either loss."""
+    """With 200,000 draws, V and G's gradient of either loss are within four standard errors."""
     num = 200_000
     x = jax.random.normal(jax.random.key(2), (num, 1))
     optimal = jnp.array([-theta, theta**2 / 2])
@@ -114,13 +114,13 @@ def test_on_samples_through_the_librarys_own_objectives(theta):
 
     for loss in (losses.minimax, losses.non_saturating):
         g_loss, _ = library_game(loss, x)
-        # Its integrand is -theta times a number in (0, 1), whose deviation is at most 1/2.
+        # The integrand is -theta times a number in (0, 1), whose deviation is at most 1/2.
         made = jax.grad(g_loss)(theta, optimal)
         assert abs(made - generator_slope(loss, theta)) < 4 * theta / 2 / np.sqrt(num)
 
 
 def output(name, log_ratio):
-    """The network's output whose critic is T*, by hand (Nowozin et al. 2016, table 2)."""
+    """Returns the network output with the critic T*, by hand (Nowozin et al. 2016, table 2)."""
     return {
         "kl": 1 + log_ratio,
         "reverse_kl": log_ratio,
@@ -134,7 +134,7 @@ def output(name, log_ratio):
 
 
 def discriminator_mean(loss, at_real, at_fake, log_p, log_q, weights):
-    """E over independent x ~ p, G(z) ~ q of a loss that is a sum of two sides, at nodes."""
+    """Returns E over independent x ~ p, G(z) ~ q of a loss that is a sum of two sides, at nodes."""
     origin = jnp.zeros_like(at_real)
     constant = loss.discriminator(origin, origin)
     real = expectation(log_p, loss.discriminator(at_real, origin), weights)
@@ -148,7 +148,7 @@ def test_the_f_gan_losses_give_their_divergence_at_the_optimal_critic(name):
     v = output(name, log_p - log_q)
     loss = losses.f_divergence(name)
     made = -discriminator_mean(loss, v, v, log_p, log_q, weights)
-    # Densities on the grid sum to 1 but for rounding, and so does the constant's share.
+    # Densities on the grid sum to 1 up to rounding, and so does the constant's share.
     expected = theory.f_divergence(name, log_p, log_q, weights)
     np.testing.assert_allclose(made, expected, rtol=1e-9, atol=1e-9)
 
@@ -165,7 +165,7 @@ def test_no_other_output_gives_more(name):
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"total_variation"}))
 def test_the_generator_descends_the_divergence(name):
-    """At T*, held fixed, the slope of G's loss is that of D_f itself (by finite differences)."""
+    """With T* fixed, the slope of G's loss is that of D_f itself, by finite differences."""
     theta, step = 0.8, 1e-5
     z, z_weights = standard_normal(61)
     loss = losses.f_divergence(name)

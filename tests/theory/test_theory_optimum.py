@@ -1,4 +1,4 @@
-"""V, D* and C against fractions, an adaptive integrator, and a brute-force search over D."""
+"""V, D* and C against fractions, an adaptive integrator and a brute-force search over D."""
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,10 @@ def test_the_logit_between_two_gaussians_is_a_line(m):
 
 
 def test_each_node_has_its_best_d_among_all():
-    """p log D + q log(1 - D) by a fine grid of D; its curvature is -p / D^2 - q / (1 - D)^2."""
+    """The best D maximises p log D + q log(1 - D) over a fine grid of D.
+
+    The curvature of this function is -p / D^2 - q / (1 - D)^2.
+    """
     d = np.linspace(0, 1, 100_001)[1:-1]
     worth = special.xlogy(P[:, None], d) + special.xlogy(Q[:, None], 1 - d)
     found = d[np.argmax(worth, axis=1)]
@@ -67,7 +70,7 @@ def test_an_undecided_discriminator_has_value_minus_log_4():
 
 
 def test_zeros_are_exact():
-    """D* is 1, 0 and, where there is nothing, 1/2; a D that is sure and wrong is worth -inf."""
+    """D* is 1, 0, and 1/2 where both densities are 0. A certain and wrong D has the value -inf."""
     log_p, log_q = jnp.log(jnp.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]))
     ones = jnp.ones(3)
     np.testing.assert_array_equal(optimal_discriminator(log_p, log_q), [1.0, 0.0, 0.5])

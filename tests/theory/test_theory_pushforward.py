@@ -1,4 +1,4 @@
-"""Densities of generated samples against scipy's, against histograms, and against their own sum."""
+"""Densities of generated samples against SciPy, against histograms, and against their own sum."""
 
 import jax
 import jax.numpy as jnp
@@ -32,14 +32,14 @@ def test_an_affine_generator_makes_a_gaussian(dim):
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_the_absolute_value_of_the_slope_counts(sign):
-    """exp(-z) falls: without the absolute value the seeds' formula has a negative density."""
+    """exp(-z) decreases, so without the absolute value its density would be negative."""
     z = jnp.linspace(-2.0, 2.0, 9)[:, None]
     made = pushforward_log_prob(lambda z: jnp.exp(sign * z), z, normal_log_prob)
     np.testing.assert_allclose(made, stats.lognorm.logpdf(np.exp(sign * z[:, 0]), 1.0), rtol=1e-9)
 
 
 def test_a_rotation_in_polar_terms_has_the_determinant_not_the_trace():
-    """(r, phi) -> (r cos, r sin): |det| = r, so that r / (2 pi) becomes uniform on a half disc."""
+    """(r, phi) -> (r cos, r sin) has |det| = r, so r / (2 pi) becomes uniform on a half disc."""
     z = jnp.array([[0.5, 0.1], [1.5, 2.0], [0.1, 3.0]])
 
     def log_prior(z):
@@ -64,17 +64,17 @@ def test_the_prior_may_take_one_point_or_many():
 
 
 def test_expectations_need_no_inverse():
-    """E over z of h(G(z)) is E over p_g of h, for a G that folds: by two different integrals."""
+    """E over z of h(G(z)) equals E over p_g of h, for a G that folds, by two integrals."""
     z, weights = interval(-9.0, 9.0, 4001)
     over_z = jnp.sum(weights * jnp.exp(normal_log_prob(z[:, None])) * jnp.cos(fold(z)))
-    top = fold(-np.sqrt(4 / 3))  # at +-top the density is infinite, as the inverse of a root
+    top = fold(-np.sqrt(4 / 3))  # at +-top the density is infinite, like the inverse of a root
 
     def over(x, dx):
         return jnp.sum(dx * jnp.exp(branches(fold, x)) * jnp.cos(x))
 
-    t = (jnp.arange(400) + 0.5) * jnp.pi / 400  # x = top cos t takes the infinity away,
+    t = (jnp.arange(400) + 0.5) * jnp.pi / 400  # x = top cos t removes the infinity,
     inner = over(top * jnp.cos(t), jnp.pi / 400 * top * jnp.sin(t))
-    s, ds = interval(1e-6, 12.0, 4001)  # and so does x = +-(top + s^2), both alike
+    s, ds = interval(1e-6, 12.0, 4001)  # and so does x = +-(top + s^2)
     outer = over(top + s**2, 4 * s * ds)
     np.testing.assert_allclose(inner + outer, over_z, atol=1e-5)
 
@@ -99,7 +99,7 @@ def test_the_square_of_a_gaussian_is_chi_squared():
 
 def test_three_branches_against_a_histogram():
     samples = fold(np.random.default_rng(0).normal(size=1_000_000))
-    edges = np.linspace(-0.7, 0.7, 8)  # three z lead to each x in here; G folds at +-.77
+    edges = np.linspace(-0.7, 0.7, 8)  # each x here has three z, as G folds at +-.77
     share = np.histogram(samples, edges)[0] / len(samples)
     x = np.linspace(edges[:-1], edges[1:], 101)  # [101, 7]
     density = np.exp(branches(fold, x.ravel())).reshape(x.shape)
@@ -116,7 +116,7 @@ def test_an_invertible_generator_has_one_branch():
 
 @pytest.mark.parametrize("double", [True, False])
 def test_at_the_nodes_of_the_grid_each_branch_counts_once(double):
-    """x = G(z) of the grid's own z, where the sign of G(z) - x is a matter of rounding."""
+    """x = G(z) at the grid's own z, where rounding decides the sign of G(z) - x."""
     with jax.enable_x64(double):
         z = jnp.linspace(-4.0, 4.0, 161)[:, None]
 
