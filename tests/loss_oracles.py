@@ -25,7 +25,7 @@ def softplus(t):
 
 
 def of_pairs(discriminator, generator, slopes):
-    """Of a loss whose G reads the fakes alone."""
+    """A loss whose G reads the fakes alone."""
     return Oracle(
         lambda r, f: (discriminator(r, f), generator(f)),
         lambda r, f: (*(d + 0 * r for d in slopes(r, f)[:2]), 0 * r, slopes(r, f)[2] + 0 * f),
@@ -111,4 +111,4 @@ ORACLES = {
         (lambda v: np.tanh(v) / 2, lambda v: 1 / (2 * np.cosh(v) ** 2)), (lambda t: t, one)
     ),
 }
-"""Of every loss in `losses.LOSSES`."""
+"""The oracle of every loss in `losses.LOSSES`."""

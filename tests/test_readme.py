@@ -1,4 +1,4 @@
-"""What the README shows a reader to type."""
+"""The code, commands and links in the README."""
 
 import dataclasses
 import re

@@ -1,8 +1,4 @@
-<<<<<<< HEAD:tests/benchmarks/test_loop.py
 """The benchmark of the loop, and the measurement of memory."""
-=======
-"""The growth of time and memory, and the cost of a run, as far as a test of seconds can check."""
->>>>>>> prose2:tests/benchmarks/test_growth.py
 
 import json
 import os
@@ -18,50 +14,6 @@ from gan_jax.errors import UserError
 from gan_jax.run.tables import markdown
 
 
-<<<<<<< HEAD:tests/benchmarks/test_loop.py
-=======
-def test_a_chunk_is_compiled_once_for_its_memory_and_its_time(compiled, quick_compile):
-    """An ensemble on one device, because eight do not divide it. Its memory is computed by hand."""
-    setting = Setting(batch_size=4, width=2, images=8, ensemble=2)
-    program = growth.compile_chunk(setting, steps=3)
-    assert sum("ensembled" in name for name in compiled) == 1
-    compiled.clear()
-    assert all(program.run() > 0 for _ in range(2))
-    assert compiled == []
-
-    def weights(*widths):
-        return sum((before + 1) * after for before, after in pairwise(widths))
-
-    pixels = 28 * 28
-    floats = 4 * weights(32, 2, 2, pixels) + 3 * weights(pixels, 2, 2, 1)  # Adam's two, G's mean
-    scalars, key = 2 + 2, 2  # the players' counts and their Adams'
-    member = 4 * (floats + scalars + key) + 3 * 4 * pixels
-    assert program.kept == 2 * member + 4 + 8 * pixels  # with the number of steps, and the data
-
-
-def test_growth_is_told_by_medians_beside_proportion(tmp_path, monkeypatch, capsys):
-    """Seconds of a chunk of 10 steps: the first is not counted, and three are."""
-    seconds = {2: [9.0, 0.01, 0.03, 0.02], 8: [9.0, 0.06, 0.01, 0.04]}
-
-    def fake(setting, steps):
-        left = iter(seconds[setting.n_critic])
-        return Program(lambda: next(left), temporary=setting.n_critic * 2**20, kept=2**19)
-
-    monkeypatch.setattr(growth, "compile_chunk", fake)
-    monkeypatch.setattr(growth, "RANGES", {"n_critic": (2, 8)})
-    out = tmp_path / "new" / "folder" / "growth.json"
-    found = growth.main(growth.Config(rounds=3, steps=10, out=out))
-    assert json.loads(out.read_text()) == found
-    assert capsys.readouterr().out.splitlines() == [
-        "| n_critic | ms/step | of proportional growth | temporary MiB | state and data MiB |",
-        "|---|---|---|---|---|",
-        "| 2 | 2 | 1.00 | 2 | 0.5 |",
-        "| 8 | 4 | 0.50 | 8 | 0.5 |",
-        "",
-    ]
-
-
->>>>>>> prose2:tests/benchmarks/test_growth.py
 def test_what_a_run_costs_is_told_by_medians(tmp_path, monkeypatch, capsys):
     figures = {
         "start": {"cold": {"median": 8.0}, "warm": {"median": 2.5}},

@@ -160,7 +160,7 @@ QUICK = [
     *(f"mlp {kind}" for kind in ("discriminator", "generator", "train, n_critic = 3")),
     "dcgan with norm train, n_critic = 3",
 ]
-"""What is counted every time: a DCGAN takes long to compile, and the last holds all of it."""
+"""The cases of the default run: a DCGAN takes long to compile, and the last holds all of it."""
 
 
 @pytest.mark.parametrize(
