@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from gan_jax import priors
 from gan_jax.networks.linen import from_linen
-from gan_jax.nn import Dropout, MinibatchStd
+from gan_jax.nn import Dense, Dropout, MinibatchStd
 from gan_jax.types import GAN, Array
 
 Shape = tuple[int, ...]
@@ -71,8 +71,8 @@ class _Generator(nn.Module):
     @nn.compact
     def __call__(self, z: Array) -> Array:
         for _ in range(self.depth):
-            z = nn.leaky_relu(nn.Dense(self.width)(z), self.slope)
-        x = nn.Dense(math.prod(self.shape))(z)
+            z = nn.leaky_relu(Dense(self.width)(z), self.slope)
+        x = Dense(math.prod(self.shape))(z)
         return (jnp.tanh(x) if self.bounded else x).reshape(-1, *self.shape)
 
 
@@ -85,10 +85,10 @@ class _Discriminator(nn.Module):
     def __call__(self, x: Array) -> Array:
         x = x.reshape(x.shape[0], -1)
         for _ in range(self.depth):
-            x = nn.leaky_relu(nn.Dense(self.width)(x), 0.2)
+            x = nn.leaky_relu(Dense(self.width)(x), 0.2)
         if self.minibatch_std:
             x = MinibatchStd()(x)
-        return nn.Dense(1)(x)[:, 0]
+        return Dense(1)(x)[:, 0]
 
 
 class _ReluGenerator(nn.Module):
