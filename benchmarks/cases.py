@@ -142,9 +142,6 @@ EVERY = ("gan_jax", "gan_jax_plain", "torch_eager", "torch_tuned", "torch_compil
 """The contenders of most cases. gan_jax comes first because the others are checked against it.
 `gan_jax_plain` is this library without its forms for CPUs."""
 
-WITHOUT = tuple(f"gan_jax_without_{form}" for form in ("convolutions", "dense", "keys", "adam"))
-"""This library without one of its forms for CPUs, timed only where --contenders names it."""
-
 WITH_ENSEMBLE = ("gan_jax", "gan_jax_1_core", "gan_jax_16", *EVERY[1:])
 """The contenders of small networks, which include one CPU core and sixteen GANs in one program."""
 

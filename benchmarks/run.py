@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import problem
-from benchmarks.cases import CASES, WITHOUT, Case
+from benchmarks.cases import CASES, Case
 from benchmarks.driver import Timed, Worker, attempt, check, interleave
 from benchmarks.report import Result, machine_facts
 from gan_jax.errors import UserError
@@ -41,7 +41,6 @@ MODULES = {
     "gan_jax_1_core": "jax_library",
     "gan_jax_16": "jax_library",
     "gan_jax_shard": "jax_library",
-    **dict.fromkeys(WITHOUT, "jax_library"),
     "torch_eager": "torch_variants",
     "torch_tuned": "torch_variants",
     "torch_compile": "torch_variants",
@@ -50,7 +49,6 @@ MODULES = {
 """The module of `benchmarks.workers` for each contender."""
 
 CONTENDERS = tuple(name for name in MODULES if name not in MACHINE)
-DEFAULT = tuple(name for name in CONTENDERS if name not in WITHOUT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +56,7 @@ class Config:
     """The cases and contenders to time, and the amount of time."""
 
     cases: tuple[str, ...] = tuple(CASES)
-    contenders: tuple[str, ...] = DEFAULT  # gan_jax is always included as the reference
+    contenders: tuple[str, ...] = CONTENDERS  # gan_jax is always included as the reference
     rounds: int = 7  # number of windows per contender
     seconds: float = 4.0  # seconds per window
     torch_python: Path = Path(sys.executable)  # a Python executable with torch
@@ -109,8 +107,7 @@ def validate(config: Config) -> None:
 
 def contenders(config: Config, case: Case) -> list[str]:
     """Returns the requested contenders of a case and the reference."""
-    every = (*case.contenders, *WITHOUT)
-    return [name for name in every if name in {*config.contenders, REFERENCE}]
+    return [name for name in case.contenders if name in {*config.contenders, REFERENCE}]
 
 
 def time_case(

@@ -31,7 +31,7 @@ def test_the_table_is_read():
 
 
 def find(name):
-    """The object that a dotted name below gan_jax stands for; AttributeError or ImportError if nothing."""
+    """The object with a dotted name below gan_jax. AttributeError or ImportError: there is none."""
     module, _, attribute = name.rpartition(".")
     home = importlib.import_module(f"gan_jax.{module}" if module else "gan_jax")
     return getattr(home, attribute)

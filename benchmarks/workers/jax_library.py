@@ -53,7 +53,7 @@ def build(setting: Setting) -> Loop:
     length = 1 if setting.fixed else 100 if case.on_ring else 50 if long else 20
     if setting.contender == "gan_jax_1_core":
         parallel.use_one_core()
-    elif not _is_usual(setting):
+    elif ensemble > 1 or setting.contender == "gan_jax_shard":
         parallel.use_every_core()
     gan, tx = _gan(case), adam(cases.LEARNING_RATE, b1=cases.BETA_1, b2=cases.BETA_2)
     if setting.precision == "bfloat16":
@@ -93,16 +93,11 @@ def build(setting: Setting) -> Loop:
     return loop
 
 
-def _is_usual(setting: Setting) -> bool:
-    """Returns whether the contender trains one GAN on one device with all cores."""
-    return setting.contender in ("gan_jax", "gan_jax_plain", *cases.WITHOUT)
-
-
 def _forms(contender: str) -> tuple[str, ...]:
     """Returns the forms for CPUs that a contender uses."""
-    if contender == "gan_jax_plain":
+    if contender in ("gan_jax_plain", "none"):
         return ()
-    return tuple(form for form in _cpu.FORMS if contender != f"gan_jax_without_{form}")
+    return tuple(form for form in _cpu.FORMS if contender != f"all but {form}")
 
 
 def _ensemble(setting: Setting) -> int:
@@ -182,9 +177,8 @@ def _options(setting: Setting) -> tuple[Options, ...]:
     On a CPU they choose the library for matrix products, as `torch_tuned` chooses its number of
     threads.
     """
-    if not _is_usual(setting) or setting.fixed or jax.default_backend() != "cpu":
-        return (None,)
-    return (None, parallel.EIGEN)
+    usual = setting.contender in ("gan_jax", "gan_jax_plain") and not setting.fixed
+    return (None, parallel.EIGEN) if usual and jax.default_backend() == "cpu" else (None,)
 
 
 def _fastest(advances: list[Advance], state: TrainState, length: int) -> Advance:

@@ -19,7 +19,6 @@ from benchmarks.flops import step_flops
 from benchmarks.report import Result
 from benchmarks.workers import jax_library, jax_usual
 from benchmarks.workers.protocol import Setting, check
-from gan_jax import _cpu
 from gan_jax.errors import UserError
 
 BATCH = 4
@@ -255,13 +254,6 @@ def test_a_setting_that_cannot_be_is_refused(change, message, tmp_path):
     with pytest.raises(UserError, match=message):
         run.main(dataclasses.replace(run.Config(out=tmp_path / "out"), **change))
     assert not (tmp_path / "out").exists()
-
-
-def test_each_form_for_cpus_has_a_contender_without_it():
-    assert tuple(f"gan_jax_without_{form}" for form in _cpu.FORMS) == cases.WITHOUT
-    for name in cases.WITHOUT:
-        assert name in run.contenders(run.Config(contenders=(name,)), tiny("dcgan28"))
-        assert name not in run.contenders(run.Config(), tiny("dcgan28"))
 
 
 def test_the_reference_is_always_timed():
