@@ -35,6 +35,7 @@ from experiments import mnist
 from gan_jax import parallel
 from gan_jax.data.pipeline import make_batches, on_bytes
 from gan_jax.errors import UserError
+from gan_jax.models import ModelName
 from gan_jax.run import cli, hooks, images
 from gan_jax.run import datasets as data
 from gan_jax.run.checkpoint import Checkpoints
@@ -57,7 +58,7 @@ class Config:
     steps: int = 1000  # steps in a window
     memory_steps: int = 3000  # steps of the run for the memory measurement
     settled: int = 200  # steps of that run before memory is recorded
-    model: Literal["dcgan", "mlp", "maxout"] = mnist.Config.model  # model of the experiment
+    model: ModelName = mnist.Config.model  # model of the experiment
     width: int | None = mnist.Config.width  # width of the experiment
     batch_size: int = mnist.Config.batch_size  # batch size of the experiment
     source: Literal["embedded", "auto", "tfds"] = "embedded"  # source of the digits

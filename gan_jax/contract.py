@@ -5,6 +5,7 @@ raises chex's AssertionError, whose message names the argument, the value and th
 """
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -77,6 +78,22 @@ def check_weighted(pairs: Any, name: str) -> None:
                 f"{name} must be pairs of a function and its weight, such as "
                 f"[(gan_jax.penalties.r1, 0.5)], got {_kind(pair)} among them"
             )
+        if callable(pair[0]):
+            _check_parameters(pair[0], name)
+
+
+def _check_parameters(function: Callable[..., Any], name: str) -> None:
+    """Raises TypeError if a penalty or a term cannot be called with its arguments."""
+    given = ("critic", "real", "fake", "key") if name == "penalties" else ("seen",)
+    try:
+        inspect.signature(function).bind(*given)
+    except TypeError:
+        raise TypeError(
+            f"{name} holds {_kind(function)}, which cannot be called with ({', '.join(given)}). "
+            f"If it returns the function to use, call it: {_kind(function)}()"
+        ) from None
+    except ValueError:  # a callable without a signature
+        pass
 
 
 def _kind(value: Any) -> str:

@@ -14,7 +14,7 @@ logits are floating, of rank 1 and of equal shape.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -271,24 +271,6 @@ _F_DIVERGENCES: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Arra
 }
 """g(v) and f*(g(v)), simplified by hand so that neither takes the log of a number rounded to 0."""
 
-LossName: TypeAlias = Literal[
-    "minimax",
-    "non_saturating",
-    "least_squares",
-    "hinge",
-    "wasserstein",
-    "relativistic",
-    "relativistic_average",
-    "f_kl",
-    "f_reverse_kl",
-    "f_pearson",
-    "f_neyman",
-    "f_squared_hellinger",
-    "f_js",
-    "f_total_variation",
-]
-"""The keys of `LOSSES`, for settings that choose a loss."""
-
 LOSSES: dict[str, AdversarialLoss] = {
     "minimax": minimax,
     "non_saturating": non_saturating,
@@ -301,3 +283,9 @@ LOSSES: dict[str, AdversarialLoss] = {
     **{f"f_{name}": f_divergence(name) for name in _F_DIVERGENCES if name != "gan"},
 }
 """All losses by name. Factories are called with their default arguments."""
+
+if TYPE_CHECKING:
+    LossName: TypeAlias = str
+else:
+    LossName = Literal[tuple(LOSSES)]
+"""The type of a setting that chooses a loss: one of the keys of `LOSSES`."""

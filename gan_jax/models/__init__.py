@@ -1,6 +1,7 @@
 """GANs ready to train. Each function returns a `GAN` for the shape of one example."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from gan_jax.models import dcgan, mlp
 from gan_jax.types import GAN
@@ -12,4 +13,10 @@ MODELS: dict[str, Callable[..., GAN]] = {
 }
 """All models by name, each a function `(shape, *, latent, width)`."""
 
-__all__ = ["MODELS", "dcgan", "mlp"]
+if TYPE_CHECKING:
+    ModelName: TypeAlias = str
+else:
+    ModelName = Literal[tuple(MODELS)]
+"""The type of a setting that chooses a model: one of the keys of `MODELS`."""
+
+__all__ = ["MODELS", "ModelName", "dcgan", "mlp"]

@@ -4,11 +4,18 @@
 keeps the run in a folder, from which the run resumes exactly.
 """
 
-from gan_jax.run.checkpoint import CheckpointError, Checkpoints
-from gan_jax.run.folder import RunFolder
-from gan_jax.run.hooks import Look, NonFinite
-from gan_jax.run.loop import Hook, Interrupted, Work, make_chunk
-from gan_jax.run.session import train
+try:
+    from gan_jax.run.checkpoint import CheckpointError, Checkpoints
+    from gan_jax.run.folder import RunFolder
+    from gan_jax.run.hooks import Look, NonFinite
+    from gan_jax.run.loop import Hook, Interrupted, Work, make_chunk
+    from gan_jax.run.session import train
+except ModuleNotFoundError as error:
+    if not error.name or error.name.split(".")[0] == "gan_jax":
+        raise
+    raise ModuleNotFoundError(
+        f"gan_jax.run needs {error.name}: pip install 'gan-jax[experiments]'", name=error.name
+    ) from None
 
 __all__ = [
     "CheckpointError",

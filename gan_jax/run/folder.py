@@ -38,9 +38,14 @@ class RunFolder:
       UserError: the folder holds files that are not a run's, or a run with other settings.
     """
 
-    def __init__(self, path: Path, settings: Record, free: frozenset[str] = frozenset()) -> None:
-        self.path = path.absolute()
-        self._settings = json.loads(json.dumps(settings, default=str))
+    def __init__(
+        self,
+        path: Path | str,
+        settings: Record | None = None,
+        free: frozenset[str] = frozenset(),
+    ) -> None:
+        self.path = Path(path).absolute()
+        self._settings = json.loads(json.dumps(settings or {}, default=str))
         self._free = free
         self._visited = False
         self._config = self.path / "config.json"

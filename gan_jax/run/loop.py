@@ -6,10 +6,11 @@ returns a finish function. The loop then dispatches the next chunk, and calls th
 last, because they may wait for results.
 """
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import jax
@@ -101,6 +102,9 @@ class Hook(NamedTuple):
         return self.every is None or self.next(step - 1) == step
 
 
+_NOTICE = b"\nstopping after the current chunk of steps; a second signal stops at once\n"
+
+
 class Interrupted(Exception):
     """A signal ended the run early. The current chunk was completed and the state was saved.
 
@@ -141,7 +145,7 @@ def run(
         have finished for the last completed step.
     """
     step, stop, unfinished = start, False, list[Finish]()
-    with signals() as received:
+    with signals(_NOTICE) as received:
 
         def finish_all() -> None:
             for finish in unfinished:
@@ -173,10 +177,13 @@ def run(
 
 
 @contextmanager
-def signals() -> Iterator[list[int]]:
+def signals(notice: bytes = b"") -> Iterator[list[int]]:
     """Yields a list. The first SIGINT or SIGTERM is appended to it and does not end the process.
 
     The first signal restores the earlier handlers, so a second one ends the process at once.
+
+    Args:
+      notice: the text written to stderr when a signal arrives.
     """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -186,6 +193,8 @@ def signals() -> Iterator[list[int]]:
     def receive(signum: int, _: object) -> None:
         received.append(signum)
         restore()
+        with suppress(OSError):  # stderr may be closed
+            os.write(2, notice)
 
     previous = {
         number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)

@@ -22,7 +22,7 @@ def train(
     state: PyTree,
     batches: Callable[[int], PyTree] | None = None,
     *,
-    folder: RunFolder,
+    folder: RunFolder | Path | str,
     num_steps: int,
     chunk_length: int = 50,
     checkpoint_every: Every = 500,
@@ -46,7 +46,7 @@ def train(
       batches: `step -> batches`, the batches of the next `chunk_length` steps, every leaf
         [chunk_length, ...]. The result must not depend on earlier calls. None for a step that draws
         its own data, such as a step made by `data.synthetic.feed`.
-      folder: the folder of the run.
+      folder: the folder of the run, or its path.
       num_steps: the number of calls of the step, earlier sessions included.
       chunk_length: maximum number of steps in one compiled program, and between two records.
       checkpoint_every: when to save the state. It is also saved at the end and after a signal.
@@ -68,6 +68,7 @@ def train(
       CheckpointError: the state cannot be saved, or it does not fit the checkpoint in the folder.
     """
     gathered = partial(jax.device_put, device=jax.devices()[0])
+    folder = folder if isinstance(folder, RunFolder) else RunFolder(folder)
     with folder.visit(), ExitStack() as stack:
         checkpoints = stack.enter_context(
             closing(Checkpoints(folder.checkpoints, keep=keep_checkpoints))

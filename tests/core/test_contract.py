@@ -13,7 +13,7 @@ import gan_jax
 from gan_jax import AdversarialLoss, Batch, Network
 from gan_jax.losses import LOSSES, f_divergence, minimax, relativistic_average, smoothed, top_k
 from gan_jax.models.mlp import mlp
-from gan_jax.penalties import PENALTIES, lazy, r1
+from gan_jax.penalties import PENALTIES, lazy, lecam, r1
 from gan_jax.types import WithMemory
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -228,6 +228,8 @@ def test_numpy_batches_are_taken(state):
         ({"penalties": (r1, 0.1)}, "penalties must be pairs .*got r1"),
         ({"penalties": [("r1", 0.1)]}, "penalties must be pairs .*got tuple"),
         ({"generator_terms": [r1]}, "terms must be pairs .*got r1"),
+        ({"penalties": [(lecam, 0.1)]}, r"penalties holds lecam, .*\(critic, real.*call it: lecam"),
+        ({"generator_terms": [(r1, 0.1)]}, r"terms holds r1, which cannot be called with \(seen\)"),
     ],
 )
 def test_what_is_not_a_part_of_a_gan_is_named(change, message):

@@ -68,6 +68,7 @@ def test_a_signal_from_outside_saves_and_says_how_to_resume(signum, code, run, w
     step = int(said.split(f"stopped by {signum.name} at step ")[1].split(",")[0])
     assert said.rstrip().endswith("saved. The same command resumes.")
     assert "Traceback" not in said
+    assert "stopping after the current chunk" in said
     assert step == final(settings)[0] < 400
     assert f"resuming from step {step}" in run(settings)
     assert final(settings) == end

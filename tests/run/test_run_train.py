@@ -5,6 +5,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -159,6 +161,19 @@ def test_a_stop_before_the_first_checkpoint_begins_anew_without_a_trace(tmp_path
         walk(tmp_path / "run", looks=[look])
     walk(tmp_path / "run", looks=[look])
     assert [r["step"] for r in records(tmp_path / "run") if "seen" in r] == [0, 5, 10, 15, 17]
+
+
+def test_a_folder_may_be_given_by_its_path(tmp_path):
+    for folder in (tmp_path / "path", str(tmp_path / "text")):
+        train(step, begin(), batches, folder=folder, num_steps=4, chunk_length=4, layout="jit")
+        assert [record["step"] for record in records(Path(folder))] == [4]
+
+
+def test_a_missing_package_is_named_with_the_remedy():
+    code = "import sys; sys.modules['filelock'] = None; import gan_jax.run"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    message = "ModuleNotFoundError: gan_jax.run needs filelock: pip install 'gan-jax[experiments]'"
+    assert run.stderr.splitlines()[-1] == message
 
 
 def test_another_command_in_the_folder_is_refused(tmp_path):

@@ -28,7 +28,7 @@ from gan_jax import (
 )
 from gan_jax.algorithms.player import rising_decay
 from gan_jax.errors import UserError
-from gan_jax.models import MODELS
+from gan_jax.models import MODELS, ModelName
 from gan_jax.optimizers import adam
 from gan_jax.penalties import r1
 from gan_jax.run import cli, datasets
@@ -56,7 +56,7 @@ class Config:
     """Seed of the weights, the noise and the order of the images."""
     loss: losses.LossName = "non_saturating"
     """Loss that the two networks minimise."""
-    model: Literal["dcgan", "mlp", "maxout"] = "dcgan"
+    model: ModelName = "dcgan"
     """Architecture of the two networks. maxout is that of the 2014 paper."""
     width: int | None = None
     """Features per hidden layer (dcgan: of the one nearest to the image). None: the model's own."""
@@ -156,7 +156,8 @@ def networks(config: Config, shape: tuple[int, int, int]) -> GAN:
     try:
         return MODELS[config.model](shape, latent=config.latent, **options)
     except ValueError as error:
-        raise UserError(f"--model {config.model}: {error}") from None
+        remedy = "--data.size resizes images, and --model mlp takes any size"
+        raise UserError(f"--model {config.model}: {error} ({remedy})") from None
 
 
 def build(
