@@ -33,7 +33,7 @@ from gan_jax.run.folder import write_json
 
 REFERENCE = "gan_jax"
 MACHINE = ("gemm_jax", "gemm_torch", "copy")
-"""The measurements of the machine, in windows an eighth as long."""
+"""The measurements of the machine. Their windows are an eighth as long as the others."""
 
 MODULES = {
     "gan_jax": "jax_library",
@@ -166,7 +166,7 @@ class _Clock:
 
 
 def _without_torch(config: Config) -> str | None:
-    """Returns why PyTorch's contenders cannot be timed, or None. It prints the reason."""
+    """Returns the reason why PyTorch cannot be timed, or None. Prints the reason."""
     probe = [str(config.torch_python), "-c", "import torch"]
     wanted = any("torch" in name for name in config.contenders)
     if not wanted or not subprocess.run(probe, capture_output=True).returncode:
@@ -187,7 +187,7 @@ def _start(
     no_torch: str | None,
     **request: Any,
 ) -> dict[str, Timed]:
-    """Returns worker processes with these names. They end with the stack."""
+    """Returns worker processes with these names. They end when the stack is closed."""
     started = {}
     for name in names:
         of_torch = "torch" in name

@@ -6,10 +6,11 @@ written by `python -m benchmarks.quality --export digits.npz`, and saves samples
 have its own virtual environment.
 
 It follows the tutorial (N. Inkawhich, "DCGAN Tutorial", pytorch.org). Weights are drawn from N(0,
-0.02^2). Adam has a rate of 2e-4 and betas (0.5, 0.999), and the loss is binary cross-entropy. D
-makes a real pass and a fake pass, and then G makes a step on the same fakes. Samples use the
-statistics of their own batch. Only the ends of the two networks differ, for 28x28x1 instead of
-64x64x3 images.
+0.02^2). Adam has a rate of 2e-4 and betas (0.5, 0.999). The loss is binary cross-entropy. D makes
+one pass on real images and one on fakes, and then G makes a step on the same fakes. The batch norm
+of samples uses the statistics of their own batch. The first and the last layers differ from the
+tutorial, because the images are 28x28x1 instead of 64x64x3. A second file, `*_running.npz`, has
+samples that use the running statistics.
 """
 
 import dataclasses

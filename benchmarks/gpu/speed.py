@@ -97,7 +97,7 @@ class _Limited(Worker):
 class _Crew:
     """One process for each kind of contender.
 
-    It is started on first use, and again if it has ended.
+    A process is started on first use, and started again if it has ended.
     """
 
     def __init__(self, sheet: Sheet, folder: Path) -> None:
