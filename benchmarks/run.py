@@ -65,7 +65,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    """Times everything. After each case it prints the table and writes all results so far."""
+    """Times all cases. After each case, prints its table and writes all results so far."""
     validate(config)
     no_torch = _without_torch(config)
     plan = [(CASES[name], size) for name in config.cases for size in CASES[name].batch_sizes]

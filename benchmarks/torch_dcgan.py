@@ -70,7 +70,7 @@ def discriminator(width: int) -> nn.Sequential:
 def initialise(module: nn.Module) -> None:
     """Draws the tutorial's initial weights.
 
-    Convolutions are N(0, 0.02^2), batch-norm scales N(1, 0.02^2) and offsets 0.
+    Kernels are drawn from N(0, 0.02^2), and scales of batch norm from N(1, 0.02^2). Offsets are 0.
     """
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, 0.02)

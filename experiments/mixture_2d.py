@@ -86,7 +86,7 @@ def check(config: Config) -> None:
 
 
 def data(recipe: Recipe) -> tuple[Distribution, float]:
-    """Returns the distribution in units of its root mean square, and the size of that unit."""
+    """Returns the distribution scaled to a root mean square of 1, and the original value."""
     return standardised(DISTRIBUTIONS[recipe.data]())
 
 

@@ -172,7 +172,7 @@ def _work(config: Config, folder: RunFolder) -> Record:
 
 
 def _one(settings: Recipe, path: Path) -> Record:
-    """Returns the metrics and samples of one training, from its folder if it is finished."""
+    """Returns the metrics and samples of one training. Trains only if its folder has no result."""
     folder = RunFolder(path, {"recipe": dataclasses.asdict(settings)})
     if (done := folder.summary()) and not _is_whole(done):
         print(f"{path / 'summary.json'} is damaged and will be made again", flush=True)

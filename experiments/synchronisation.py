@@ -55,7 +55,7 @@ class Config:
     learning_rate: float = 1e-3
     """Adam's learning rate for both players."""
     r1: float = 0.1
-    """gamma of R1, gamma / 2 |grad D|^2. Without R1, training with one update of G circles."""
+    """Weight gamma of the penalty R1, gamma / 2 |grad D|^2. Without R1, balanced players circle."""
 
 
 RADIUS, SCALE = 1.0, 0.05

@@ -48,7 +48,7 @@ _LONGEST = 100.0
 
 
 class Effort(NamedTuple):
-    """The amount of measurement.
+    """Settings for how much is measured.
 
     Attributes:
       rounds, seconds: number of windows per contender, and their length in seconds.
