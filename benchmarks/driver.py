@@ -220,7 +220,7 @@ def calibrate(worker: Worker, seconds: float) -> int:
 def interleave(
     entries: Sequence[tuple[Timed, float]], rounds: int, announce: Callable[[int, Timed], None]
 ) -> None:
-    """Times all contenders in turns (A B C ... A B C ...), one window of each in each round.
+    """Times all contenders in turns. Each round has one window of every contender.
 
     Args:
       entries: contenders, each with the seconds of its windows.

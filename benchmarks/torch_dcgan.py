@@ -80,7 +80,7 @@ def initialise(module: nn.Module) -> None:
 
 
 def train(config: Config, images: np.ndarray) -> tuple[nn.Sequential, float]:
-    """Trains on images uint8 [N, 28, 28, 1]. Returns the generator and the training images/s."""
+    """Trains on images uint8 [N, 28, 28, 1]. Returns the generator and the speed in images/s."""
     real_images = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
     net_g, net_d = generator(config.latent, config.width), discriminator(config.width)
     net_g.apply(initialise)

@@ -1,8 +1,9 @@
 """Trains the digit classifier whose features define the Fréchet distance.
 
-`python -m benchmarks.train_digit_classifier --out gan_jax/metrics/digits.npz` wrote the weights of
-the package. After a new training, copy the printed SHA-256 to `gan_jax.metrics.digits`. Distances
-measured with the old weights cannot be compared with distances measured with the new weights.
+`python -m benchmarks.train_digit_classifier --out gan_jax/metrics/digits.npz` wrote the weights
+that are in the package. After a new training, copy the printed SHA-256 to `gan_jax.metrics.digits`.
+Distances measured with the old weights cannot be compared with distances measured with the new
+weights.
 
 The training set has only 4,000 digits. Overfitting is reduced by small elastic distortions (Simard
 et al. 2003), shifts, rotations, scalings and dropout.
