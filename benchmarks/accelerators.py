@@ -6,13 +6,14 @@ two takes longer. They also show the smallest number of images per device for wh
 takes no longer than the step. The last table describes the library's own step, lowered for the GPU
 and TPU compilers.
 
-Bytes are counted as follows. A layer's forward pass, input gradient and kernel gradient each touch
-the same three arrays once: two are read and one is written. They are the input, the kernel and the
-output. Elementwise operations, including batch norm, are assumed to be fused and free. Adam reads
-the gradient, the parameters and two moments, and writes the last three: seven arrays. G's moving
-average is also read and written: nine arrays for G. Parameters, gradients and moments are float32.
+Bytes are counted as follows. The forward pass of a layer reads the input and the kernel, and writes
+the output. The input gradient and the kernel gradient also read two arrays and write one, with the
+same three shapes. Elementwise operations, including batch norm, are assumed to be fused and free.
+Adam reads four arrays: the gradient, the parameters and two moments. It writes the parameters and
+the moments, so an update touches seven arrays. For G, reading and writing the moving average makes
+nine. Parameters, gradients and moments are float32.
 No program that runs layer by layer moves fewer bytes, so the rates are upper bounds. Launch
-overhead and latency are ignored. Above about 10,000 steps/s they dominate.
+overhead and latency are ignored. They dominate above about 10,000 steps/s.
 """
 
 import itertools
@@ -45,11 +46,10 @@ class Machine(NamedTuple):
     """A device and its links, with published figures.
 
     Attributes:
-      name: the machine, the type of activations and, if it differs, the type of products.
+      name: the machine and the type of activations. The type of products is named if it differs.
       peak: rate of products, in operations/s.
       memory: bandwidth, in bytes/s.
-      links: number of devices -> bytes/s that each device sends in a ring of up to that many
-        devices.
+      links: bytes/s that each device sends in a ring, for each largest number of devices.
       activation: bytes per activation.
       source: source of these figures.
     """
@@ -109,7 +109,7 @@ DEVICES = (8, 64, 256)
 def passes(case: Case) -> Iterator[tuple[Placed, int]]:
     """Yields each layer with a matrix product and its number of products per step.
 
-    The products are those counted by `benchmarks.flops` without R1: forward, kernel gradient and
+    The products are those that `benchmarks.flops` counts without R1: forward, kernel gradient and
     input gradient.
     """
     for role, layers in case.players().items():

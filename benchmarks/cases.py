@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 LEARNING_RATE, BETA_1, BETA_2 = 2e-4, 0.5, 0.999
-"""Adam's settings for both players in every case. Its epsilon is 1e-8."""
+"""Adam's settings for both players in every case. Epsilon is 1e-8."""
 
 NUM_MODES, RADIUS, SCALE = 8, 1.0, 0.01
 """The mixture of Gaussians on a ring."""
@@ -140,14 +140,13 @@ def parameter_shapes(placed: Placed) -> dict[str, Shape]:
 
 EVERY = ("gan_jax", "gan_jax_plain", "torch_eager", "torch_tuned", "torch_compile", "jax_usual")
 """The contenders of most cases. gan_jax comes first because the others are checked against it.
-`gan_jax_plain` is this library without its forms for CPUs."""
+`gan_jax_plain` is this library without its special forms for CPUs."""
 
 WITH_ENSEMBLE = ("gan_jax", "gan_jax_1_core", "gan_jax_16", *EVERY[1:])
-"""The contenders of small networks, which include one CPU core and sixteen GANs in one program."""
+"""The contenders of small networks. One of them uses one core, and one trains sixteen GANs."""
 
 _ON_DEVICES = ("gan_jax", "gan_jax_shard", *EVERY[1:])
-"""The contenders of convolutional networks, which include a batch split over one device per
-core."""
+"""The contenders of convolutional networks. One of them splits a batch over one device per core."""
 
 _PENALISED = ("gan_jax", "gan_jax_plain", "gan_jax_shard", "torch_tuned", "jax_usual")
 """The contenders with R1. torch.compile has no second derivatives, and the tutorial has no
@@ -165,13 +164,12 @@ class Case:
       model: "mlp", "maxout" or "dcgan".
       shape: shape of one example, (2,) for the ring or [H, W, C].
       latent: number of dimensions of z. z is normal, or uniform with unit variance for maxout.
-      widths: numbers of features of D's hidden layers, from x to the logit. G's are reversed, and
-        for maxout also 5 times as large.
+      widths: numbers of features of D's hidden layers, from x to the logit. G has the same numbers
+        in reverse order. For maxout they are also 5 times as large.
       slope: slope of the leaky ReLUs. 0 makes them ReLUs.
-      norm: whether a DCGAN's D has batch norm. Without it its convolutions have biases.
+      norm: whether a DCGAN's D has batch norm. Without batch norm, D's convolutions have biases.
       r1: the weight gamma / 2 of the penalty E |grad D|^2 on real samples.
-      n_critic: number of updates of D for each update of G, each with fresh z and fresh real
-        samples.
+      n_critic: number of updates of D for each update of G. Each uses fresh z and real samples.
       dropout: whether dropout is on. It is off when losses are compared.
       batch_sizes: the batch sizes to time.
       contenders: the contenders to time.

@@ -20,21 +20,21 @@ TOLERANCES: dict[str, tuple[float, ...]] = {
 }
 """Largest allowed relative deviation of a loss from the reference, for each of the checked steps.
 
-D's first losses precede any update and differ only by rounding. Adam's first update changes every
-weight by the learning rate in the direction of the gradient's sign. Where a gradient is nearly
-zero, rounding decides this sign, and later steps start from such weights. The penalty depends least
-on these signs, so its tolerance is tight. This matters because an error in the weight of the
-penalty shows only in the penalty after so few steps.
+D's first losses are computed before any update and differ only by rounding. Adam's first update
+changes every weight by the learning rate in the direction of the gradient's sign. Where a gradient
+is nearly zero, rounding decides this sign, and later steps start from such weights. The penalty
+depends least on these signs, so its tolerance is tight. A tight tolerance is needed to find a wrong
+weight of the penalty: after so few steps, it changes only the penalty itself.
 """
 
 SETTLE = 0.1
-"""Seconds between windows. A library's threads spin for a while after their work."""
+"""Pause between windows in seconds. A library's threads stay busy for a while after their work."""
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 class WorkerError(Exception):
-    """A failed request. The message is that of the worker."""
+    """A failed request, with the worker's message."""
 
 
 class Window(NamedTuple):
@@ -149,7 +149,7 @@ def attempt(timed: Timed, action: Callable[..., None], *arguments: Any) -> None:
 
 
 def check(contenders: dict[str, Timed], reference: str) -> None:
-    """Runs the same few steps in each contender, and excludes those with losses unlike the
+    """Runs the same few steps in each contender. Excludes contenders whose losses differ from the
     reference."""
 
     def losses(timed: Timed) -> None:
@@ -171,7 +171,7 @@ def check(contenders: dict[str, Timed], reference: str) -> None:
 
 
 def compare_losses(losses: list[Losses], wanted: list[Losses]) -> tuple[float, str | None]:
-    """Returns the largest relative deviation and a description of the first one above its
+    """Returns the largest relative deviation, and a description of the first deviation above its
     tolerance."""
     largest, problem = 0.0, None
     for step, (theirs, ours) in enumerate(zip(losses, wanted, strict=True)):
@@ -220,7 +220,7 @@ def calibrate(worker: Worker, seconds: float) -> int:
 def interleave(
     entries: Sequence[tuple[Timed, float]], rounds: int, announce: Callable[[int, Timed], None]
 ) -> None:
-    """Times all contenders in turns (A B C ... A B C ...), one window of each in each round.
+    """Times all contenders in turns. Each round has one window of every contender.
 
     Args:
       entries: contenders, each with the seconds of its windows.

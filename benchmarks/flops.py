@@ -14,7 +14,7 @@ forward pass, M for the kernel gradient and M for the input gradient. A step nee
     G's update:   G and D forward, D's input gradients, G's kernel gradients, and G's input
                   gradients of all layers except the first.
 
-The count belongs to the problem and not to a library, so additional work does not count as speed.
+The count is the same for all libraries. A library that does additional work is not credited for it.
 Fast convolutions need fewer multiplications than direct ones, so the share of peak computed from
 this count may exceed the real utilisation.
 """

@@ -1,8 +1,9 @@
-"""Measures each of the library's forms for CPUs: `python -m benchmarks.forms`.
+"""Measures how much time each special form for CPUs saves: `python -m benchmarks.forms`.
 
-One process compiles the training step with all forms of `gan_jax._cpu.FORMS`, with all but one, and
-with none. It times these programs in turns. The table shows the median of each round's ratio to the
-step with all forms, and its quartiles. Nothing else should be running.
+The forms are those of `gan_jax._cpu.FORMS`. One process compiles the training step with all forms,
+with all but one, and with none. It times these programs in turns, one window each per round. A
+ratio is the time of a program divided by that of the program with all forms, in the same round. The
+table shows the median and the quartiles of the ratios. Nothing else should be running.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from gan_jax.run import cli, datasets
 from gan_jax.run.tables import markdown
 
 _USED = {"mlp": ("dense", "keys", "adam"), "dcgan": ("convolutions", "keys", "adam")}
-"""The forms that the steps of a model use."""
+"""The forms that have an effect on a step, for each model."""
 
 
 @dataclasses.dataclass(frozen=True)

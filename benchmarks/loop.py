@@ -1,4 +1,4 @@
-"""The cost of a run besides its steps: `python -m benchmarks.loop`.
+"""The cost of a run in addition to its training steps: `python -m benchmarks.loop`.
 
 It makes three measurements of `experiments.mnist` with default settings:
 
@@ -6,7 +6,7 @@ It makes three measurements of `experiments.mnist` with default settings:
             and with the cache of the previous run
   overhead  steps through the loop with its records, grids and checkpoints, compared with direct
             calls of the same compiled chunks, in turns in one process
-  memory    the slope and the peak of the resident set of the running command
+  memory    the growth over time and the peak of the resident memory of the running command
 
 Times are medians. Run nothing else at the same time.
 """
@@ -57,7 +57,7 @@ class Config:
     rounds: int = 5  # pairs of windows, one with hooks and one without
     steps: int = 1000  # steps in a window
     memory_steps: int = 3000  # steps of the run for the memory measurement
-    settled: int = 200  # steps of that run before memory is recorded
+    settled: int = 200  # steps of the memory run before memory is recorded
     model: ModelName = mnist.Config.model  # model of the experiment
     width: int | None = mnist.Config.width  # width of the experiment
     batch_size: int = mnist.Config.batch_size  # batch size of the experiment
@@ -112,10 +112,10 @@ def measure_start(config: Config, folder: Path) -> Figures:
 
 
 def measure_memory(config: Config, folder: Path) -> Figures:
-    """Returns the resident set of a run in MiB.
+    """Returns the resident memory of a run in MiB.
 
-    The results are the peak of a run that compiles and, for a run with a full cache, its peak, its
-    settled median and its slope.
+    The results are the peak of a run that compiles its programs and, for a run with a full cache,
+    the peak, the median of the later steps and the growth over time.
     """
     _, cold = _watch(config, folder, "cold", config.settled + 1)
     samples, peak = _watch(config, folder, "warm", config.memory_steps)
@@ -135,7 +135,7 @@ def measure_memory(config: Config, folder: Path) -> Figures:
 def _watch(
     config: Config, folder: Path, name: str, num_steps: int
 ) -> tuple[list[tuple[int, float]], float]:
-    """Returns the resident set of a run in MiB by its last recorded step, and its peak."""
+    """Returns (last recorded step, resident memory in MiB) over time, and the peak in MiB."""
     workdir, samples, peak = folder / name, list[tuple[int, float]](), 0.0
     with _command(config, workdir, folder / "cache", num_steps=num_steps) as process:
         while process.poll() is None:

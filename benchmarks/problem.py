@@ -1,4 +1,4 @@
-"""The inputs given to all contenders of a case: weights, images, and one fixed batch of real and
+"""The inputs given to all contenders of a case: weights, images, one fixed real batch and one fixed
 z."""
 
 import dataclasses
@@ -96,8 +96,8 @@ def make(case: Case, batch_size: int, seed: int, digits: NDArray[np.uint8]) -> P
 
 
 def _draw(placed: Placed, rng: np.random.Generator) -> Weights:
-    """Returns kernels that keep a signal's size. Other parameters get values that reveal
-    mistakes."""
+    """Returns kernels that keep the size of a signal. Biases and scales are random, because the
+    usual values 0 and 1 would hide mistakes."""
     weights = {}
     for name, shape in parameter_shapes(placed).items():
         if name == "kernel":

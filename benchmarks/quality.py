@@ -1,4 +1,4 @@
-"""Compares the distance of generated digits to held-out digits with that of real digits.
+"""Measures the Fréchet distance of generated digits, and of real ones, to held-out digits.
 
 `python -m benchmarks.quality ours=samples.npz pytorch=torch_seed0.npz ...` prints a row for real
 training digits, one for an untrained generator and one for each file. A file is an npz with `x`

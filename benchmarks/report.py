@@ -39,7 +39,7 @@ class Result:
 
     @property
     def gemm_gflops(self) -> float:
-        """Returns the machine's rate of matrix products in GFLOP/s, by the faster library."""
+        """Returns the machine's rate of matrix products in GFLOP/s, with the faster library."""
         rates = [self._machine_rate(name) for name in ("gemm_jax", "gemm_torch")]
         return max((rate for rate in rates if rate is not None), default=math.nan)
 
@@ -107,8 +107,8 @@ class Result:
         )
 
     def _ratio(self, timed: Timed) -> str:
-        """Returns the median of the ratio over rounds, so a slow phase of the machine affects both
-        sides."""
+        """Returns the median of the ratios of the rounds. A slow phase of the machine affects both
+        speeds of a ratio."""
         baseline = self.contenders.get(BASELINE)
         if baseline is None or baseline.unavailable is not None:
             return ""

@@ -33,7 +33,7 @@ from gan_jax.run.folder import write_json
 
 REFERENCE = "gan_jax"
 MACHINE = ("gemm_jax", "gemm_torch", "copy")
-"""The measurements of the machine, in windows an eighth as long."""
+"""The measurements of the machine. Their windows are an eighth as long as the others."""
 
 MODULES = {
     "gan_jax": "jax_library",
@@ -65,7 +65,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    """Times everything. After each case it prints the table and writes all results so far."""
+    """Times all cases. After each case, prints its table and writes all results so far."""
     validate(config)
     no_torch = _without_torch(config)
     plan = [(CASES[name], size) for name in config.cases for size in CASES[name].batch_sizes]
@@ -166,7 +166,7 @@ class _Clock:
 
 
 def _without_torch(config: Config) -> str | None:
-    """Returns why PyTorch's contenders cannot be timed, or None. It prints the reason."""
+    """Returns the reason why PyTorch cannot be timed, or None. Prints the reason."""
     probe = [str(config.torch_python), "-c", "import torch"]
     wanted = any("torch" in name for name in config.contenders)
     if not wanted or not subprocess.run(probe, capture_output=True).returncode:
@@ -187,7 +187,7 @@ def _start(
     no_torch: str | None,
     **request: Any,
 ) -> dict[str, Timed]:
-    """Returns worker processes with these names. They end with the stack."""
+    """Returns worker processes with these names. They end when the stack is closed."""
     started = {}
     for name in names:
         of_torch = "torch" in name

@@ -6,10 +6,11 @@ written by `python -m benchmarks.quality --export digits.npz`, and saves samples
 have its own virtual environment.
 
 It follows the tutorial (N. Inkawhich, "DCGAN Tutorial", pytorch.org). Weights are drawn from N(0,
-0.02^2). Adam has a rate of 2e-4 and betas (0.5, 0.999), and the loss is binary cross-entropy. D
-makes a real pass and a fake pass, and then G makes a step on the same fakes. Samples use the
-statistics of their own batch. Only the ends of the two networks differ, for 28x28x1 instead of
-64x64x3 images.
+0.02^2). Adam has a rate of 2e-4 and betas (0.5, 0.999). The loss is binary cross-entropy. D makes
+one pass on real images and one on fakes, and then G makes a step on the same fakes. The batch norm
+of samples uses the statistics of their own batch. The first and the last layers differ from the
+tutorial, because the images are 28x28x1 instead of 64x64x3. A second file, `*_running.npz`, has
+samples that use the running statistics.
 """
 
 import dataclasses
@@ -69,7 +70,7 @@ def discriminator(width: int) -> nn.Sequential:
 def initialise(module: nn.Module) -> None:
     """Draws the tutorial's initial weights.
 
-    Convolutions are N(0, 0.02^2), batch-norm scales N(1, 0.02^2) and offsets 0.
+    Kernels are drawn from N(0, 0.02^2), and scales of batch norm from N(1, 0.02^2). Offsets are 0.
     """
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
@@ -79,7 +80,7 @@ def initialise(module: nn.Module) -> None:
 
 
 def train(config: Config, images: np.ndarray) -> tuple[nn.Sequential, float]:
-    """Trains on images uint8 [N, 28, 28, 1]. Returns the generator and the training images/s."""
+    """Trains on images uint8 [N, 28, 28, 1]. Returns the generator and the speed in images/s."""
     real_images = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
     net_g, net_d = generator(config.latent, config.width), discriminator(config.width)
     net_g.apply(initialise)

@@ -1,9 +1,9 @@
-"""The memory of the default MNIST run's work in PyTorch: `python -m benchmarks.torch_memory`.
+"""The memory that PyTorch needs for the default MNIST run: `python -m benchmarks.torch_memory`.
 
 The networks, batch size and optimizer are the defaults of `experiments.mnist`. R1, the average of
 G's weights and gradient norms are included. Records, grids and checkpoints are written at the same
-steps as there. The code is typical PyTorch code. It needs torch, numpy and pillow, but nothing of
-the library, so PyTorch can have its own virtual environment. It runs only on Linux.
+steps as by the experiment. The code is typical PyTorch code. It needs torch, numpy and pillow, but
+nothing of the library, so PyTorch can have its own virtual environment. It runs only on Linux.
 """
 
 import copy
@@ -54,9 +54,10 @@ def watch(samples: list[float]) -> None:
 
 
 def main(folder: Path) -> None:
-    """Trains, and prints the settled medians of the resident set and its peak.
+    """Trains, and prints the peak and two medians of the resident memory.
 
-    One median covers all times, and the other the times between two steps.
+    The first median is over all times, and the second over the times between two steps. Both leave
+    out the start of the run.
     """
     torch.manual_seed(0)
     imported = process_memory()["VmRSS"] / MIB

@@ -1,11 +1,12 @@
 """Trains the digit classifier whose features define the Fréchet distance.
 
-`python -m benchmarks.train_digit_classifier --out gan_jax/metrics/digits.npz` wrote the weights of
-the package. After a new training, copy the printed SHA-256 to `gan_jax.metrics.digits`. Distances
-measured before then belong to another extractor.
+`python -m benchmarks.train_digit_classifier --out gan_jax/metrics/digits.npz` wrote the weights
+that are in the package. After a new training, copy the printed SHA-256 to `gan_jax.metrics.digits`.
+Distances measured with the old weights cannot be compared with distances measured with the new
+weights.
 
-The training set of 4,000 digits is small. Small elastic distortions (Simard et al. 2003), shifts,
-rotations, scalings and dropout compensate for that.
+The training set has only 4,000 digits. Overfitting is reduced by small elastic distortions (Simard
+et al. 2003), shifts, rotations, scalings and dropout.
 """
 
 import dataclasses
@@ -47,7 +48,7 @@ class Config:
 
 
 def init(key: Array) -> Weights:
-    """Returns He-normal weights and zero biases in float32. All features start active."""
+    """Returns He-normal weights and zero biases in float32."""
     shapes = {
         "conv1": (5, 5, 1, 16),
         "conv2": (5, 5, 16, 32),

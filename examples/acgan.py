@@ -46,7 +46,7 @@ def batch(key: jax.Array, num: int) -> Batch:
 
 
 def main(seed: int = 0, steps: int = 2000) -> float:
-    """Returns the share of fakes whose nearest centre is that of their class."""
+    """Returns the share of fakes that are nearest to the centre of their class."""
     algorithm, key, label = make(), jax.random.key(seed), jnp.arange(4096) % 8
     train = partial(jax.lax.scan, feed(algorithm.step, batch, (1, 128)), length=steps)
     state, _ = jax.jit(train)(jax.jit(algorithm.init)(key, batch(key, 128)))

@@ -1,8 +1,8 @@
 """ADA: the augmentation of D's inputs grows until D no longer overfits (Karras et al. 2020, section
 3).
 
-D memorises a small data set: r_t, the mean sign of its logits on real samples, rises to 1. While
-r_t is above 0.6, the probability p of the augmentation rises. With fresh examples p stays at 0.
+r_t is the mean sign of D's logits on real samples. If D memorises a small data set, r_t rises to 1.
+While r_t is above 0.6, the probability p of augmentation rises. With fresh examples p stays at 0.
 """
 
 from functools import partial
@@ -32,8 +32,8 @@ def make(tx, rate=2e-3, **options) -> Algorithm:
 
 
 def data(key, *shape, examples=None):
-    """Returns samples [..., 16] of a normal distribution, or of a fixed set of `examples` of
-    them."""
+    """Returns samples [..., 16] of a normal distribution. With `examples`, they are drawn from a
+    fixed set of this size."""
     if examples is None:
         return jax.random.normal(key, (*shape, 16))
     return jax.random.choice(key, data(jax.random.key(examples), examples), shape)

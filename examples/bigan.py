@@ -1,6 +1,6 @@
 """BiGAN: an encoder E learns to invert G (Donahue et al. 2017; Dumoulin et al. 2017).
 
-D distinguishes pairs (x, E(x)) from pairs (G(z), z). G and E are one player with a custom
+D distinguishes pairs (x, E(x)) from pairs (G(z), z). G and E together are one player, with a custom
 objective.
 """
 

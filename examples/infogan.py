@@ -1,4 +1,4 @@
-"""InfoGAN: D recovers a code from G's input, so the samples reveal the code (Chen et al. 2016)."""
+"""InfoGAN: D predicts a part of G's input, the code, from the samples (Chen et al. 2016)."""
 
 from functools import partial
 

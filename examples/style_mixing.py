@@ -1,7 +1,7 @@
 """StyleGAN's mixing regularisation: two latents per image (Karras et al. 2019, section 3.1).
 
-The first latent styles the layers before a random cut, and the second latent the other layers. The
-prior draws both latents and the cut as a tree.
+The layers of G are cut at a random place. The first latent styles the layers before this cut, and
+the second latent styles the others. The prior returns both latents and the cut as one tree.
 """
 
 from functools import partial

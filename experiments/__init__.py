@@ -1,4 +1,4 @@
-"""Commands of a checkout, `python -m experiments.NAME`."""
+"""Experiments. In a checkout, `python -m experiments.NAME` runs one of them."""
 
 import sys
 

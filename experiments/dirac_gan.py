@@ -1,10 +1,10 @@
-"""The Dirac-GAN, and what makes it converge (Mescheder, Geiger and Nowozin 2018).
+"""Dirac-GAN: which training methods converge (Mescheder, Geiger and Nowozin 2018).
 
-The smallest GAN has two scalars: the data are at 0, the generator is at theta, and
-D(x) = sigmoid(psi x). For each of the library's losses and penalties, this experiment compares the
-eigenvalues of the game's Jacobian at the equilibrium (0, 0) with their closed forms, and draws the
-trajectories. It writes trajectories.png, radii.png and summary.json to --workdir. The same command
-resumes a run that was stopped.
+This GAN has only two parameters, theta and psi. All data are at 0, the generator's samples are at
+theta, and D(x) = sigmoid(psi x). The experiment uses each of the library's losses and penalties. It
+compares the eigenvalues of the game's Jacobian at the equilibrium (0, 0) with their closed forms,
+and draws the paths of theta and psi in training. It writes trajectories.png, radii.png and
+summary.json to --workdir. The same command resumes a run that was stopped.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from gan_jax.types import AdversarialLoss, Metrics, Penalty
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The start, the step size and the strength of each regulariser."""
+    """Settings of the start, the steps and the regularisers."""
 
     workdir: Path = Path("runs/dirac_gan")
     """Folder of the run."""
@@ -45,7 +45,7 @@ class Config:
     psi: float = 1.0
     """Initial slope of the discriminator."""
     gamma: float = 1.0
-    """Weight of R1, R2 and WGAN-GP (gamma/2 times each) and of consensus optimisation."""
+    """Weight of consensus optimisation. The weight of R1, R2 and WGAN-GP is half of gamma."""
     sigma: float = 1.0
     """Standard deviation of the instance noise."""
 
@@ -54,8 +54,8 @@ class Method(NamedTuple):
     """One way to train the Dirac-GAN.
 
     Attributes:
-      title: shown in the pictures.
-      loss, penalty: the library's own.
+      title: the name in the pictures.
+      loss, penalty: functions of the library.
       noisy: whether instance noise is added.
       consensus: whether consensus optimisation is used.
       converges: whether the method converges in general, by table 1 of the paper.
@@ -86,12 +86,13 @@ UPDATES: dict[str, Callable[[Losses, float], Update]] = {
 }
 
 NOISE = np.sqrt(3.0) * np.array([-1.0, 0.0, 0.0, 0.0, 0.0, 1.0])
-"""Gauss-Hermite quadrature as a batch of six: three nodes with weights 1/6, 2/3 and 1/6. The mean
-over this batch is the mean over N(0, 1), exact for polynomials up to the fifth degree."""
+"""Three-point Gauss-Hermite quadrature as a batch of six values. The weights 1/6, 2/3 and 1/6 are
+the shares of the three points: they occur once, four times and once. For polynomials up to the
+fifth degree, the mean over this batch is exactly the mean over N(0, 1)."""
 
 
 def build(sigma: float, theta: float, psi: float) -> tuple[GAN, TrainState, Batch]:
-    """Returns the GAN of two scalars, its state and its data, with noise of deviation `sigma`."""
+    """Returns the GAN, its state and its data. `sigma` is the standard deviation of the noise."""
     noise = sigma * jnp.asarray(NOISE)[:, None]
     gan = GAN(
         bare(jnp.asarray(theta, float), lambda theta, z: theta + noise[: len(z)]),
@@ -104,7 +105,7 @@ def build(sigma: float, theta: float, psi: float) -> tuple[GAN, TrainState, Batc
 
 
 def library_game(name: str, config: Config) -> Losses:
-    """Returns the losses of both players as functions of theta and psi, by the library's code."""
+    """Returns the library's losses of D and G as functions of theta and psi."""
     method = METHODS[name]
     gan, state, batch = build(config.sigma if method.noisy else 0.0, config.theta, config.psi)
     weighted = [(method.penalty, config.gamma / 2)] if method.penalty else []
@@ -115,7 +116,7 @@ def library_game(name: str, config: Config) -> Losses:
 def trajectories(
     updates: dict[str, Update], config: Config, folder: RunFolder
 ) -> dict[str, np.ndarray]:
-    """Returns theta and psi at every step of each update: arrays [num_steps + 1, 2]."""
+    """Returns the path of (theta, psi) for each method: arrays [num_steps + 1, 2]."""
 
     def step(points: dict[str, Players], _: None) -> tuple[dict[str, Players], Metrics]:
         points = {name: update(points[name]) for name, update in updates.items()}
@@ -140,7 +141,7 @@ def trajectories(
 
 
 def check(config: Config) -> None:
-    """Raises `UserError` for values that no run could use."""
+    """Raises `UserError` for an invalid setting."""
     cli.check_at_least(config, num_steps=1, gamma=0, sigma=0)
     cli.check_above_zero(config, "step_size")
     if not 0 < np.hypot(config.theta, config.psi) < float("inf"):
@@ -182,7 +183,7 @@ def _work(config: Config, folder: RunFolder) -> Record:
 
 
 def _linear(name: str, game: Losses, config: Config) -> Record:
-    """Returns the eigenvalues at the equilibrium, by the library's losses and in closed form."""
+    """Returns the eigenvalues at the equilibrium, from the library's losses and in closed form."""
     if name == "wgan_gp":  # the field jumps where psi changes sign
         return {"eigenvalues": None, "closed_form": None, "verdict": "no Jacobian"}
     found = theory.game_eigenvalues(game, jnp.zeros(()), jnp.zeros(()))

@@ -1,11 +1,11 @@
-"""Goodfellow et al. 2014, figure 1, with exact densities: a GAN learns a Gaussian on the line.
+"""A GAN learns a Gaussian on the line, with exact densities (Goodfellow et al. 2014, figure 1).
 
-The generator's density p_g, the optimal discriminator D* and JSD(p, p_g) are computed, not
-estimated, and training is compared with the theory: proposition 1 (D follows D*), theorem 1 (V ends
-at -log 4) and proposition 2 (p_g becomes p). Each --n-critic is a training of its own: 1 is
-plain Algorithm 1, and a larger number keeps D near D*, as proposition 2 assumes. The experiment
-writes demonstration.png, curves.png, samples/ (one frame for each recorded moment),
-n_critic_*.gif and .png, and summary.json to --workdir; trainings/ has the checkpoints. The same
+The experiment computes the generator's density p_g, the optimal discriminator D* and JSD(p, p_g)
+without sampling. It compares training with proposition 1 (D follows D*), theorem 1 (V ends at
+-log 4) and proposition 2 (p_g becomes p). Each number in --n-critic gives a separate training. The
+number 1 is plain Algorithm 1. Larger numbers keep D near D*, as proposition 2 assumes. The
+experiment writes demonstration.png, curves.png, samples/ (one picture for each measurement),
+n_critic_*.gif, n_critic_*.png, summary.json and trainings/ (checkpoints) to --workdir. The same
 command resumes a run that was stopped.
 """
 
@@ -36,18 +36,18 @@ from gan_jax.types import Array, Metrics, Network, PyTree
 
 DATA = synthetic.gaussian(1.0, 0.5)
 PRIOR = synthetic.gaussian()
-"""The paper's z is uniform. Then G(z) is bounded, and p_g of a small smooth G misses p's tails,
-where each unit of missing mass costs log(2) / 2 of JSD."""
+"""Prior of z. The paper has a uniform z. With a uniform z, G(z) is bounded, so p_g of a small
+smooth G has no mass in the tails of p. Each unit of missing mass adds log(2) / 2 to the JSD."""
 
 NODES, WEIGHTS = interval(-5.0, 7.0, 601)
 """Quadrature over x, up to 12 standard deviations from the mean of the data."""
 LATENTS, LATENT_WEIGHTS = interval(-8.0, 8.0, 161)
 """Quadrature over z."""
 SEARCHED = interval(-8.05, 8.05, 162)[0][:, None]
-"""[M, 1] ends of the intervals in which z of a given x is searched; `LATENTS` lie inside."""
+"""[M, 1] ends of the intervals in which G(z) = x is solved for z. `LATENTS` are inside them."""
 LOG_2 = plots.LOG_4 / 2
 ARROWS = jnp.array([[NormalDist().inv_cdf((i + 0.5) / 25)] for i in range(25)])
-"""[25, 1] latents, each the middle of a 25th of the prior's mass."""
+"""[25, 1] quantiles of the prior: the k-th is at the probability (k - 1/2) / 25."""
 LIMITS = (-2.5, 3.5)
 """Range of x and z in the pictures."""
 PANELS = ("(a) untrained", "(b) D trained, G not yet", "(c) during", "(d) at the end")
@@ -66,31 +66,31 @@ class Config:
     """The trainings and their lengths."""
 
     workdir: Path = Path("runs/gaussian_1d")
-    """Folder of the run; a run that is there is resumed, or left alone if complete."""
+    """Folder of the run. A run in it is resumed, or left unchanged if complete."""
     n_critic: tuple[int, ...] = (1, 10)
-    """Updates of D for each update of G (k of Algorithm 1), one training for each number."""
+    """Updates of D for each update of G (k of Algorithm 1). Each number gives one training."""
     num_updates: int = 10_000
-    """Updates of both players together in each training; G makes one in n_critic + 1 of them."""
+    """Updates of D and G together in each training. One in n_critic + 1 is an update of G."""
     warmup: int = 200
-    """Updates of D before the first update of G: panel (b) of the figure."""
+    """Updates of D before the first update of G. They show panel (b) of the paper's figure."""
     seeds: int = 10
-    """Number of GANs in each training, with seeds 0, 1, ...; seed 0 is drawn."""
+    """Number of GANs in each training, with seeds 0, 1, ... The pictures show seed 0."""
     batch_size: int = 512
-    """Real samples in a minibatch, and as many fake ones."""
+    """Real samples in a minibatch. D also gets the same number of fakes."""
     width: int = 16
     """Units in each of the two hidden layers of both networks."""
     discriminator_lr: float = 1e-2
-    """Adam's initial learning rate for D; it decays to 0 along half a cosine."""
+    """Adam's initial learning rate for D. It decays to 0 along half a cosine."""
     generator_lr: tuple[float, ...] = (1e-4, 2e-3)
-    """Adam's initial learning rate for G, one for each --n-critic; it decays likewise."""
+    """Adam's initial learning rate for G, one for each --n-critic. It decays in the same way."""
     frames: int = 32
-    """Number of moments at which the metrics are computed and a picture is drawn."""
+    """Number of times during training that metrics are computed and a picture is drawn."""
 
 
 def build(width: int) -> GAN:
     """Returns two smooth perceptrons with two hidden layers and z ~ N(0, 1).
 
-    They have no kinks because p_g depends on the slope of G.
+    p_g depends on the slope of G, so the activations are smooth.
     """
 
     def perceptron(*last: Callable[[Array], Array]) -> Network:
@@ -101,7 +101,7 @@ def build(width: int) -> GAN:
 
 
 def check(config: Config) -> None:
-    """Raises `UserError` for values that no run could use."""
+    """Raises `UserError` for an invalid setting."""
     names = ("num_updates", "warmup", "seeds", "batch_size", "width", "frames")
     cli.check_at_least(config, **dict.fromkeys(names, 1))
     cli.check_above_zero(config, "discriminator_lr")
@@ -137,9 +137,9 @@ def log_p_g(gan: GAN, params: PyTree, x: Array) -> Array:
 def examine(gan: GAN, state: TrainState) -> tuple[Metrics, Metrics]:
     """Returns metrics [] of one state by quadrature, and the functions of x [N] to draw.
 
-    Means over G's samples are computed over z, E_q[f(x)] = E_z[f(G(z))], so that p_g, which is
-    infinite where G turns back, enters only through D*. `off_half` is max |D - 1/2| over the nodes
-    where (p + p_g) / 2 is over 1% of p's peak, `p_g_mass` the integral of p_g over x.
+    p_g is infinite at values of x where the slope of G is 0. Means over G's samples are therefore
+    computed over z: E_q[f(x)] = E_z[f(G(z))]. Only D* needs p_g. `off_half` is max |D - 1/2| over
+    the nodes where (p + p_g) / 2 is above 1% of the maximum of p. `p_g_mass` is p_g's integral.
     """
     params, player, num = state.generator.params, state.discriminator, NODES.size
     z = LATENTS[:, None]
@@ -171,9 +171,9 @@ def examine(gan: GAN, state: TrainState) -> tuple[Metrics, Metrics]:
 
 
 def play(config: Config, gan: GAN, n_critic: int, rounds: int) -> tuple[TrainState, Step, Step]:
-    """Returns the first states [seeds], the warm-up step of D alone and the train step.
+    """Returns the initial states [seeds], a step that updates only D, and the train step.
 
-    Both steps draw their own real samples; `rounds` is the number of train steps to come.
+    Both steps draw their own real samples. `rounds` is the total number of train steps.
     """
     generator_lr = config.generator_lr[config.n_critic.index(n_critic)]
     warmup_lr = optax.constant_schedule(config.discriminator_lr)
@@ -198,10 +198,10 @@ def play(config: Config, gan: GAN, n_critic: int, rounds: int) -> tuple[TrainSta
 
 
 def train(config: Config, gan: GAN, n_critic: int, folder: RunFolder) -> Seen:
-    """Trains all seeds at once; returns G's updates so far and the results of `examine`.
+    """Trains all seeds at once. Returns the numbers of G's updates and the results of `examine`.
 
-    The moments are the start, the end of the warm-up and the end of each of the `frames` chunks.
-    The metrics are those of all seeds, [seeds]; the functions are those of seed 0.
+    `examine` is called at the start, after the updates of D alone, and after each of the `frames`
+    chunks. The metrics are those of all seeds, [seeds]. The functions are those of seed 0.
     """
     chunk = config.num_updates // (n_critic + 1) // config.frames
     rounds, name = chunk * config.frames, f"n_critic_{n_critic}"
@@ -222,7 +222,7 @@ def train(config: Config, gan: GAN, n_critic: int, folder: RunFolder) -> Seen:
 
 
 def main(config: Config) -> Record:
-    """Trains and draws; returns the summary."""
+    """Trains, draws the pictures and returns the summary."""
     check(config)
     return cli.record("gaussian_1d", config, partial(_work, config))
 

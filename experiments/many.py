@@ -1,4 +1,4 @@
-"""The rules, the training and the tables of experiments that train many GANs at once."""
+"""Settings, training and tables for experiments that train many GANs in one program."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -22,30 +22,32 @@ from gan_jax.run.tables import spread
 from gan_jax.types import Array
 
 PerSeed = dict[str, list[float]]
-"""Metrics by name, each a list over the seeds."""
+"""For each metric, by its name, a list with one number for each seed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """The losses, optimizers and budget of an experiment."""
+    """Settings of the losses, the optimizers and the length of training."""
 
     loss: losses.LossName = "non_saturating"
-    """Loss of both players."""
+    """Loss of D and G."""
     penalty: tuple[str, ...] = ("r1",)
-    """Penalties on D, by their names in gan_jax.penalties.PENALTIES; `--penalty` alone: none."""
+    """Names of D's penalties, from gan_jax.penalties.PENALTIES. Give `--penalty` without a name for
+    no penalty."""
     penalty_weight: float = 0.1
-    """Initial weight of each penalty (gamma / 2 for R1 and R2), for samples in units of their
-    spread."""
+    """Initial weight of each penalty (gamma / 2 for R1 and R2). It is for samples divided by their
+    root mean square."""
     final_penalty_share: float = 1e-4
     """Final weight of each penalty, as a fraction of the initial one. The weight decays
-    geometrically: a strong penalty finds the modes, a weak one lets D see their width."""
+    geometrically. G finds the modes while the penalty is strong. D learns the width of the modes
+    when the penalty is weak."""
     noise: float = 0.5
-    """Largest standard deviation of the noise added to D's inputs, in units of the samples' spread.
-    The noise lets D compare how often distant modes are drawn. 0: no noise."""
+    """Largest standard deviation of the noise added to D's inputs, which were divided by their root
+    mean square. With noise, D can compare how often distant modes are drawn. 0 means no noise."""
     noise_share: float = 0.25
-    """Fraction of D's inputs (samples or packs, real and fake) that noise is added to."""
+    """Fraction of D's inputs, real and fake, to which noise is added."""
     pack: int = 1
-    """Number of samples that D judges together, as in PacGAN."""
+    """Number of samples in a pack. D judges a pack as one input, as in PacGAN."""
     unroll: int = 0
     """Number of D's steps that G looks ahead, as in unrolled GANs."""
     n_critic: int = 1
@@ -53,30 +55,30 @@ class Rules:
     num_steps: int = 8000
     """Updates of G."""
     batch_size: int = 256
-    """Samples (or packs) of each kind, real and fake, in an update of D."""
+    """Real samples (or packs of samples) in an update of D. D also gets as many fakes."""
     generator_lr: float = 2e-3
-    """Initial learning rate of G; it decays along half a cosine."""
+    """Initial learning rate of G. It decays along half a cosine."""
     discriminator_lr: float = 2e-3
-    """Initial learning rate of D; it decays along half a cosine."""
+    """Initial learning rate of D. It decays along half a cosine."""
     final_lr_share: float = 0.1
-    """Final learning rate of each player, as a fraction of the initial one."""
+    """Final learning rate of D and G, as a fraction of the initial rate."""
     b1: float = 0.0
-    """Decay of Adam's mean gradient."""
+    """Adam's decay rate for the mean of the gradients."""
     b2: float = 0.99
-    """Decay of Adam's mean squared gradient."""
+    """Adam's decay rate for the mean of the squared gradients."""
     ema_decay: float = 0.9998
-    """Largest decay of the average of G's weights, which samples are drawn with. Early in training
-    the average covers about the last ninth of the updates so far."""
+    """Largest decay rate of the moving average of G's weights. Samples are drawn with this average.
+    Early in training it covers about the last ninth of the updates so far."""
     seeds: int = 10
-    """Number of GANs trained at once, in one program, spread over the devices."""
+    """Number of GANs. All are trained in one program, spread over the devices."""
     seed: int = 0
-    """Seed of the first GAN; the others use the seeds that follow."""
+    """Seed of the first GAN. The other GANs use the seeds that follow."""
     num_samples: int = 2500
     """Number of samples in which the modes are counted."""
 
 
 def check(rules: Rules) -> None:
-    """Raises `UserError` for values that no run could use."""
+    """Raises `UserError` for an invalid setting."""
     counts = ("pack", "n_critic", "num_steps", "batch_size", "seeds")
     cli.check_at_least(rules, **dict.fromkeys(counts, 1), unroll=0, noise=0, num_samples=2)
     cli.check_above_zero(rules, "generator_lr", "discriminator_lr")
@@ -103,9 +105,9 @@ class Game(NamedTuple):
     """A GAN and its training.
 
     Attributes:
-      gan: the GAN of single samples; training may use packs of them.
-      state: key -> the first state.
-      step: a pure train step that draws its own real samples, `state, _ -> state, metrics`.
+      gan: the GAN with a D for single samples. Training may use another D, for packs of samples.
+      state: returns the initial state for a key.
+      step: pure train step `state, _ -> state, metrics`. It draws its own real samples.
     """
 
     gan: GAN
@@ -114,7 +116,7 @@ class Game(NamedTuple):
 
 
 def play(rules: Rules, gan: GAN, real: Sampler, shape: tuple[int, ...]) -> Game:
-    """Returns the game of these networks on real samples of a shape."""
+    """Returns the GAN with these networks, and its training on real samples of the given shape."""
     played, pack = (packed(gan, rules.pack), (rules.pack,)) if rules.pack > 1 else (gan, ())
     loss = losses.LOSSES[rules.loss]
     decay = optax.cosine_decay_schedule(1.0, rules.num_steps, alpha=rules.final_lr_share)
@@ -151,22 +153,22 @@ def play(rules: Rules, gan: GAN, real: Sampler, shape: tuple[int, ...]) -> Game:
 
 
 def updates(rules: Rules) -> dict[str, int]:
-    """Returns the number of steps computed for each player, with D's unrolled steps."""
+    """Returns the number of updates computed for each player. D's unrolled steps count too."""
     per_update_of_g = {"generator": 1, "discriminator": rules.n_critic + rules.unroll}
     return {player: rules.num_steps * num for player, num in per_update_of_g.items()}
 
 
 def penalty_weight(rules: Rules, step: Array) -> Array:
-    """Returns the weight of each penalty after `step` updates of D; it decays geometrically."""
+    """Returns the weight of each penalty after `step` updates of D. It decays geometrically."""
     done = jnp.minimum(step / (rules.num_steps * rules.n_critic), 1.0)
     return rules.penalty_weight * rules.final_penalty_share**done
 
 
 def train(rules: Rules, game: Game, folder: RunFolder, looks: Sequence[Look] = ()) -> TrainState:
-    """Trains all seeds in one program, in a folder, as `gan_jax.run.train` does.
+    """Trains all seeds in one program, in a folder, with `gan_jax.run.train`.
 
     Returns:
-      The states on one device, every leaf with an axis of seeds in front.
+      The states, on one device. The first axis of every leaf is that of the seeds.
     """
     keys = jax.vmap(jax.random.key)(jnp.arange(rules.seed, rules.seed + rules.seeds))
     return run.train(
@@ -181,7 +183,7 @@ def train(rules: Rules, game: Game, folder: RunFolder, looks: Sequence[Look] = (
 
 
 def judged(gan: GAN, state: TrainState, reach: float, num: int, *, unit: float = 1.0) -> Array:
-    """Returns D(x / unit) at a square lattice [num, num] from -reach to reach, rows along y."""
+    """Returns D(x / unit) on a square lattice [num, num] from -reach to reach. Rows are along y."""
     axis = jnp.linspace(-reach, reach, num)
     x = jnp.stack(jnp.meshgrid(axis, axis), axis=2).reshape(-1, 2) / unit
     player = state.discriminator
@@ -190,7 +192,7 @@ def judged(gan: GAN, state: TrainState, reach: float, num: int, *, unit: float =
 
 
 def table(metrics: dict[str, PerSeed]) -> str:
-    """Returns the metrics as text, a column for each key: mean, lowest and highest over seeds."""
+    """Returns a text table of the mean, lowest and highest value over seeds, one column per key."""
     titles = [f"{who.replace('_', ' ')}: mean (lowest to highest)" for who in metrics]
     rows = {"": titles} | {
         name: [spread(found[name], ".4g") for found in metrics.values()]

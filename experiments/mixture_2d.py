@@ -1,8 +1,8 @@
-"""A GAN on a distribution in the plane with a known density, many seeds in one program.
+"""Trains GANs on a distribution in the plane with a known density: many seeds in one program.
 
-The experiment measures which modes are found, how sharp they are and whether they are drawn equally
-often, as VEEGAN (Srivastava et al. 2017) and PacGAN (Lin et al. 2018) do, beside the metrics of a
-perfect sampler. At the end it writes training.gif (the first seed's samples over D's level sets),
+The experiment measures how many modes are found, how sharp they are and whether they are drawn
+equally often, as VEEGAN (Srivastava et al. 2017) and PacGAN (Lin et al. 2018) do. It also measures
+a perfect sampler. At the end it writes training.gif (the first seed's samples over D's level sets),
 seeds.png and summary.json to --workdir. The same command resumes a run that was stopped.
 """
 
@@ -35,19 +35,19 @@ REACH = {
     "two_moons": 2.4,
     "spiral": 1.3,
 }
-"""Half the width of the pictures."""
+"""The pictures show x and y from minus this value to this value."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe(many.Rules):
-    """The distribution, the networks and the game."""
+    """Settings of the distribution, the networks and the training."""
 
     data: Literal["ring", "grid", "cascade", "swiss_roll", "two_moons", "spiral"] = "ring"
     """Distribution of the real samples."""
     latent: int = 2
     """Number of dimensions of z."""
     latent_scale: float = 4.0
-    """Standard deviation of z: a wider z puts fewer samples between the modes."""
+    """Standard deviation of z. With a wider z, fewer samples lie between the modes."""
     width: int = 64
     """Units in each hidden layer of both networks."""
     generator_depth: int = 4
@@ -55,23 +55,23 @@ class Recipe(many.Rules):
     discriminator_depth: int = 4
     """Hidden layers of D."""
     generator_slope: float = 0.0
-    """Slope below 0 of G's leaky ReLUs; 0: ReLUs."""
+    """Slope of G's leaky ReLUs below 0. With 0 they are ReLUs."""
     draws: int = 10
-    """Number of draws of --num-samples samples; each metric is the mean over the draws."""
+    """Number of draws of --num-samples samples. Each metric is the mean over these draws."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(Recipe):
-    """The recipe, the folder and the animation."""
+    """Settings of the experiment."""
 
     workdir: Path = Path("runs/mixture_2d")
     """Folder of the run."""
     frames: int = 40
-    """Frames of the animation, besides the one before training."""
+    """Frames of the animation after the start of training. One more shows the untrained G."""
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Raises `UserError` for values that no run could use."""
+    """Raises `UserError` for an invalid setting."""
     many.check(recipe)
     counts = ("latent", "width", "generator_depth", "discriminator_depth", "draws")
     cli.check_at_least(recipe, **dict.fromkeys(counts, 1))
@@ -79,19 +79,19 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def check(config: Config) -> None:
-    """Raises `UserError` for values that no run could use."""
+    """Raises `UserError` for an invalid setting."""
     check_recipe(config)
     cli.check_at_least(config, frames=2)
     many.check_multiple(config.num_steps, config.frames, "--frames")
 
 
 def data(recipe: Recipe) -> tuple[Distribution, float]:
-    """Returns the distribution in units of its root mean square, and the size of that unit."""
+    """Returns the distribution scaled to a root mean square of 1, and the original value."""
     return standardised(DISTRIBUTIONS[recipe.data]())
 
 
 def build(recipe: Recipe, distribution: Distribution) -> many.Game:
-    """Returns the game of a recipe."""
+    """Returns the GAN and the training for these settings."""
     slope = recipe.generator_slope
     networks = partial(mlp, (2,), width=recipe.width, bounded=False, generator_slope=slope)
     gan = GAN(
@@ -107,14 +107,14 @@ def measure(
 ) -> dict[str, Array]:
     """Returns the metrics of a sampler, each [].
 
-    `energy_distance` and its `p_value` compare one draw with as many real samples. If the
-    distribution has modes, the fields of `mode_coverage` are means over all draws.
+    `energy_distance` and its `p_value` compare one draw with the same number of real samples. If
+    the distribution has modes, the fields of `mode_coverage` are included, as means over all draws.
 
     Args:
       recipe: gives the number of draws and the number of samples in each.
       distribution: the distribution of the real samples.
-      draw: `(key, num) -> x [num, 2]`.
-      key: the key for the draws and the test.
+      draw: the sampler, `(key, num) -> x [num, 2]`.
+      key: the key for the draws and for the test with `p_value`.
     """
     key_real, key_test, key_draws = jax.random.split(key, 3)
     keys = jax.random.split(key_draws, recipe.draws)
@@ -131,7 +131,7 @@ def measure(
 
 
 def title(metrics: many.PerSeed, number: int) -> str:
-    """Returns the main metrics of one seed in words."""
+    """Returns a line of text with the main metrics of one seed."""
     if "captured" not in metrics:
         return f"energy p {metrics['p_value'][number]:.2f}"
     captured, quality = metrics["captured"][number], 100 * metrics["high_quality"][number]
@@ -158,7 +158,7 @@ def metrics_of(
 
 
 def main(config: Config) -> Record:
-    """Trains, measures and draws; returns the summary."""
+    """Trains, measures, draws the pictures and returns the summary."""
     check(config)
     parallel.use_every_core()
     return cli.record("mixture_2d", config, partial(_work, config))
@@ -170,7 +170,7 @@ def _work(config: Config, folder: RunFolder) -> Record:
     reach = REACH[config.data]
 
     def see(states: TrainState) -> dict[str, Array]:
-        """Returns the arguments of `plane.View`: a D of packs cannot judge single samples."""
+        """Returns the arguments of `plane.View`. D is left out if it judges packs."""
         state = jax.tree.map(lambda leaf: leaf[0], states)
         seen = {"made": unit * sample(game.gan, state, jax.random.key(0), 1000)}
         if config.pack == 1:

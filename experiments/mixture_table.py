@@ -1,10 +1,11 @@
-"""Mode coverage of several ways to train a GAN, beside the tables of VEEGAN and PacGAN.
+"""Mode coverage of twelve methods to train a GAN, compared with published tables.
 
-The distributions (ring and grid) and the number of samples are those of Srivastava et al. 2017. All
-rows use networks of one size and several seeds. The experiment writes to --workdir table.md, for
-each distribution a picture of the first seed of every row, and summary.json with the metrics of
-every seed. Each row is trained in its own folder in ways/. The same command resumes a run that was
-stopped.
+The published tables are those of VEEGAN (Srivastava et al. 2017) and PacGAN (Lin et al. 2018). The
+distributions (ring and grid) and the number of samples are those of VEEGAN. Each row of the table
+is a method. All methods use networks of the same size and several seeds. The experiment writes
+table.md, a picture for each distribution and summary.json to --workdir. A picture shows samples of
+the first seed of each method. summary.json has the metrics of every seed. Each method is trained on
+each distribution in its own folder in ways/. The same command resumes a run that was stopped.
 """
 
 import dataclasses
@@ -28,12 +29,12 @@ from gan_jax.run.tables import markdown, spread
 
 
 class Way(NamedTuple):
-    """One row of the table.
+    """A method of training: one row of the table.
 
     Attributes:
-      title: the row's name in the table.
+      title: the method's name in the table.
       changes: the settings that differ from the recommended recipe.
-      times: the number of updates, as a multiple of the other rows' number.
+      times: the number of updates, divided by that of most methods.
     """
 
     title: str
@@ -65,11 +66,11 @@ WAYS = {
     "recommended": Way("R1 annealed, noise", {}),
     "long": Way("R1 annealed, noise, 8x as long", {}, times=8),
 }
-"""The rows, from a game that loses modes to the recommended recipe.
+"""The methods, from one that loses modes to the recommended recipe.
 
-The rows from `plain` on have the same networks, optimizer, learning rates and updates of G, and
-differ from `plain` only in what their titles name; the exception is WGAN-GP. The "usual" settings
-are leaky ReLUs in G, z ~ N(0, I) and 0.5 for Adam's b1.
+`plain` and the methods after it have the same networks, optimizer and learning rates. Each of them
+is `plain` with the changes in its title, except WGAN-GP. The "usual" settings are leaky ReLUs in G,
+z ~ N(0, I) and 0.5 for Adam's b1.
 """
 
 PUBLISHED = {
@@ -92,36 +93,36 @@ PUBLISHED = {
         "PacGAN4": (24.8, 93.6, 0.04),
     },
 }
-"""Published means: modes captured, high-quality samples in %, reverse KL in nats."""
+"""Published means of the modes found, the high-quality samples in % and the reverse KL in nats."""
 
 REPORTED = ("settings", "updates", "gan", "perfect_sampler", "diverged")
-"""Entries of a cell's summary that the table's summary holds too."""
+"""Entries that are copied from the summary of each training to the summary of the table."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The rows, the distributions and the budget."""
+    """Settings of the table and of the trainings."""
 
     workdir: Path = Path("runs/mixture_table")
     """Folder of the run."""
     data: tuple[str, ...] = tuple(PUBLISHED)
     """Distributions to learn."""
     ways: tuple[str, ...] = tuple(WAYS)
-    """Rows of the table."""
+    """Methods to train, one for each row of the table."""
     num_steps: int = Recipe.num_steps
-    """Updates of G; the row `long` makes eight times as many."""
+    """Updates of G. The method `long` makes eight times as many."""
     batch_size: int = Recipe.batch_size
-    """Samples (or packs) of each kind, real and fake, in an update of D."""
+    """Real samples (or packs of samples) in an update of D. D also gets as many fakes."""
     seeds: int = Recipe.seeds
-    """Number of GANs in each row."""
+    """Number of GANs for each method and distribution."""
     seed: int = 0
-    """Seed of the first GAN; the others use the seeds that follow."""
+    """Seed of the first GAN. The other GANs use the seeds that follow."""
     num_samples: int = Recipe.num_samples
     """Number of samples in which the modes are counted."""
 
 
 def check(config: Config) -> None:
-    """Raises `UserError` for values that no run could use."""
+    """Raises `UserError` for an invalid setting."""
     for name, known in (("data", PUBLISHED), ("ways", WAYS)):
         if unknown := [value for value in getattr(config, name) if value not in known]:
             raise UserError(f"--{name} must be some of {', '.join(known)}, got {unknown[0]}")
@@ -133,7 +134,7 @@ def check(config: Config) -> None:
 
 
 def recipe(config: Config, data: str, way: str) -> Recipe:
-    """Returns the settings of one cell of the table."""
+    """Returns the settings for training one method on one distribution."""
     shared = ("batch_size", "seeds", "seed", "num_samples")
     settings: dict[str, Any] = {name: getattr(config, name) for name in shared}
     settings |= {"data": data, "num_steps": config.num_steps * WAYS[way].times}
@@ -141,7 +142,7 @@ def recipe(config: Config, data: str, way: str) -> Recipe:
 
 
 def main(config: Config) -> Record:
-    """Trains every way on every distribution, draws them and prints the table."""
+    """Trains every method on every distribution, draws pictures and prints the table."""
     check(config)
     parallel.use_every_core()
     return cli.record("mixture_table", config, partial(_work, config))
@@ -171,7 +172,7 @@ def _work(config: Config, folder: RunFolder) -> Record:
 
 
 def _one(settings: Recipe, path: Path) -> Record:
-    """Returns the metrics and samples of a cell, from its folder or by training it."""
+    """Returns the metrics and samples of one training. Trains only if its folder has no result."""
     folder = RunFolder(path, {"recipe": dataclasses.asdict(settings)})
     if (done := folder.summary()) and not _is_whole(done):
         print(f"{path / 'summary.json'} is damaged and will be made again", flush=True)
@@ -199,7 +200,7 @@ def _train(settings: Recipe, folder: RunFolder) -> Record:
 
 
 def _is_whole(found: Record) -> bool:
-    """Returns whether the summary of a cell has all that the table and the pictures read."""
+    """Returns whether a training's summary has all entries for the table and the pictures."""
     try:
         _row("", found)
         np.array(found["real"], float)
@@ -212,7 +213,7 @@ def _is_whole(found: Record) -> bool:
 
 
 def _draw(ways: Record, file: Path) -> None:
-    """Draws samples of the first seed of each way."""
+    """Plots samples of the first seed of each method."""
     views = []
     for way, found in ways.items():
         if "made" in found:
@@ -223,7 +224,7 @@ def _draw(ways: Record, file: Path) -> None:
 
 
 def table(config: Config, metrics: dict[str, Record]) -> str:
-    """Returns our metrics, the published ones and those of a perfect sampler, in Markdown."""
+    """Returns a Markdown table of our metrics, published metrics and those of a perfect sampler."""
     text = [
         f"Rows in bold are ours: mean (lowest to highest) over {config.seeds} seeds. The value of "
         f"a seed is the mean over {Recipe.draws} draws of {config.num_samples} samples. Batch size "

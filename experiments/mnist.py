@@ -1,6 +1,7 @@
 """A GAN of handwritten digits.
 
-`gan-jax train` is the same command without a checkout; either resumes the other's runs.
+`gan-jax train` is the same command without a checkout. Each of the two commands can resume the runs
+of the other.
 """
 
 from gan_jax.run import cli

@@ -1,8 +1,8 @@
-"""The optimal discriminator against a fixed generator: a trained D beside D* = p / (p + q).
+"""A trained D compared with the optimal D* = p / (p + q), for a fixed generator.
 
-Goodfellow et al. 2014, proposition 1. G is the identity on z ~ q, so that p and q are known and V
-is an exact sum. Training D raises V to 2 JSD - log 4 and not past it. The experiment writes
-discriminators.png, bound.png, summary.json and, with the checkpoints, trainings/ to --workdir. The
+This is proposition 1 of Goodfellow et al. 2014. G is the identity on z ~ q, so p and q are known
+and V is an exact sum. Training D raises V towards its upper bound, 2 JSD - log 4. The experiment
+writes discriminators.png, bound.png, summary.json and trainings/ (checkpoints) to --workdir. The
 same command resumes a run that was stopped.
 """
 
@@ -28,25 +28,25 @@ from gan_jax.theory.quadrature import box, interval
 from gan_jax.types import Array, PyTree
 
 FLOOR = 0.01
-"""D is compared with D* at the nodes where (p + q) / 2 is above this fraction of its maximum."""
+"""D and D* are compared at the nodes where (p + q) / 2 is above this fraction of its maximum."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The length of each training, and the number of samples."""
+    """Settings of the trainings and of the measurement."""
 
     workdir: Path = Path("runs/optimal_discriminator")
-    """Folder of the run; a run that is there is resumed, or left alone if complete."""
+    """Folder of the run. A run in it is resumed, or left unchanged if complete."""
     num_steps: int = 6000
     """Updates of the discriminator."""
     batch_size: int = 4096
-    """Fresh real samples in each update, and as many fake ones."""
+    """Fresh real samples in each update. D also gets the same number of fakes."""
     learning_rate: float = 1e-2
-    """Adam's initial learning rate; it decays to 0 along half a cosine."""
+    """Adam's initial learning rate. It decays to 0 along half a cosine."""
     record_every: int = 20
     """Updates between two exact values of V."""
     num_samples: int = 1_000_000
-    """Fresh real samples for the sampled V after training, and as many fake ones."""
+    """Number of real samples, and of fakes, with which V is estimated after training."""
     seed: int = 0
     """Seed of D's weights and of all samples."""
 
@@ -79,7 +79,7 @@ class Case:
 
 
 class _Smooth(nn.Module):
-    """A perceptron without kinks, because the logits that it learns, log p - log q, have none."""
+    """A perceptron with a smooth activation, because the optimal logit log p - log q is smooth."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -89,7 +89,7 @@ class _Smooth(nn.Module):
 
 
 def table(*shares: float) -> Distribution:
-    """Returns a distribution on 0.0, 1.0, ... [N, 1] whose `log_prob` is a log probability."""
+    """Returns a distribution on 0.0, 1.0, ... [N, 1]. `log_prob` is the log of a probability."""
     log_p = np.log(shares)
     return Distribution(
         lambda key, num: jax.random.categorical(key, log_p, shape=(num, 1)).astype(float),
@@ -115,7 +115,7 @@ CASES = {
 
 
 def train(case: Case, config: Config, name: str, folder: RunFolder) -> tuple[PyTree, list[float]]:
-    """Trains D; returns its parameters, and V before training and every `record_every` updates."""
+    """Trains D. Returns its parameters, and V before training and every `record_every` updates."""
     gan = GAN(IDENTITY, case.discriminator, case.q.sample)
     tx = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.num_steps))
     game = adversarial(gan, losses.minimax, generator_tx=optax.identity(), discriminator_tx=tx)
@@ -141,9 +141,9 @@ def train(case: Case, config: Config, name: str, folder: RunFolder) -> tuple[PyT
 
 
 def exact(case: Case, params: PyTree) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Returns the metrics of D by quadrature in float64, and the functions of x to draw.
+    """Returns the metrics of D by quadrature in float64, and the functions of x for the pictures.
 
-    The metrics are V, its bound, and the largest |D - D*| where (p + q) / 2 has mass.
+    The metrics are V, its upper bound, and the largest |D - D*| where (p + q) / 2 has mass.
     """
     with jax.enable_x64(True):
         metrics, drawn = _exact(case, params)
@@ -166,7 +166,7 @@ def _exact(case: Case, params: PyTree) -> tuple[dict[str, Array], dict[str, Arra
 
 
 def sampled(case: Case, params: PyTree, num: int, key: Array) -> dict[str, float]:
-    """Returns V on `num` fresh real samples and as many fakes, and its standard error."""
+    """Returns V and its standard error, from `num` real samples and `num` fakes."""
     keys = jax.random.split(key)
     real = jax.nn.log_sigmoid(case.logits(params, case.p.sample(keys[0], num)))
     fake = jax.nn.log_sigmoid(-case.logits(params, case.q.sample(keys[1], num)))
@@ -176,7 +176,7 @@ def sampled(case: Case, params: PyTree, num: int, key: Array) -> dict[str, float
 
 
 def main(config: Config) -> Record:
-    """Trains a discriminator for each of `CASES`; returns the summary."""
+    """Trains a discriminator for each of `CASES` and returns the summary."""
     cli.check_at_least(config, num_steps=1, batch_size=1, record_every=1, num_samples=1)
     cli.check_above_zero(config, "learning_rate")
     cli.check_seed(config)
@@ -214,7 +214,7 @@ def _work(config: Config, folder: RunFolder) -> Record:
 
 
 def _draw_discriminators(drawn: dict[str, dict[str, np.ndarray]], file: Path) -> None:
-    """Draws D on D* over p and q; the case in the plane as maps, in the second row."""
+    """Plots D, D*, p and q for each case. The case in the plane has maps in the second row."""
     figure, grid = chart(2, 4, size=(18, 8.5))
     upper = iter(grid[0])
     for name, found in drawn.items():
@@ -235,7 +235,7 @@ def _draw_discriminators(drawn: dict[str, dict[str, np.ndarray]], file: Path) ->
 
 
 def _draw_maps(row: Any, name: str, found: dict[str, np.ndarray], seen: np.ndarray) -> None:
-    """Draws functions on the plane where the density is not negligible."""
+    """Draws maps of functions on the plane, where the density is not negligible."""
     p, q, best, d = (found[label] for label in ("p", "q", "D*", "D"))
     maps = (
         (f"{name}: p - q", p - q, -0.16, 0.16),
@@ -252,7 +252,7 @@ def _draw_maps(row: Any, name: str, found: dict[str, np.ndarray], seen: np.ndarr
 
 
 def _draw_bound(values: dict[str, list[float]], metrics: Record, every: int, file: Path) -> None:
-    """Draws V below its bound, and the distance between them."""
+    """Plots V with its upper bound, and the distance between the two."""
     figure, (left, right) = chart(1, 2, size=(13, 5))
     for i, (name, trained) in enumerate(values.items()):
         steps, bound = every * np.arange(len(trained)), metrics[name]["bound"]

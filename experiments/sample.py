@@ -1,4 +1,4 @@
-"""Samples of a trained run.
+"""Draws samples from a trained run.
 
 `gan-jax sample` is the same command without a checkout.
 """

@@ -12,7 +12,7 @@ from gan_jax.run.hooks import Every
 from gan_jax.types import Array, PyTree
 
 Seen = dict[str, np.ndarray]
-"""Named arrays [N, ...] computed at N moments of a training, and their `step` [N]."""
+"""Named arrays [N, ...] computed at N steps of a training. `step` [N] has the step numbers."""
 
 
 def bare(params: PyTree, apply: Callable[[PyTree, Array], Array]) -> Network:
@@ -33,18 +33,18 @@ def watched(
     num_steps: int,
     **options: Any,
 ) -> tuple[PyTree, Seen]:
-    """Trains in the folder `trainings/NAME` of a run, and computes `see` of the state on the way.
+    """Trains in the folder `trainings/NAME` of a run, and calls `see` on some states.
 
     Args:
       folder: the run's folder.
       name: the training's name.
       step, state, num_steps, **options: as for `gan_jax.run.train`.
       see: a pure function of the state that returns named arrays.
-      every: the steps after which `see` is computed, as in `Look`; the first and the last state are
-        included.
+      every: the steps after which `see` is called, as in `Look`. It is also called on the first and
+        the last state.
 
     Returns:
-      The last state, and what was seen.
+      The last state, and all results of `see`.
     """
     part = folder.part(f"trainings/{name}")
     looks = [Look(every, see, part.keep)]

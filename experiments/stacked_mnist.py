@@ -1,11 +1,12 @@
-"""A GAN on stacked digits: how many of 1,000 kinds of images it finds, and how evenly.
+"""Trains GANs on stacked digits and counts how many of the 1,000 classes they draw, and how evenly.
 
-An image has a random digit in each colour channel (Metz et al. 2017; Srivastava et al. 2017). The
-networks are the small ones of the PacGAN study (Lin et al. 2018, section 4.2). A classifier names
-the digits of 26,000 samples. The experiment counts the kinds among them and computes the KL
-divergence of their histogram from the uniform one, beside the metrics of real stacks. At every
-count it writes samples.png (each stack beside its digits) and curves.png to --workdir, and at the
-end summary.json. The same command resumes a run that was stopped.
+An image is a stack of three random digits, one in each colour channel (Metz et al. 2017; Srivastava
+et al. 2017). The networks are the small ones of the PacGAN study (Lin et al. 2018, section 4.2). A
+classifier names the digits of 26,000 samples. The experiment counts the classes among the samples,
+and computes the KL divergence of their histogram from the uniform distribution. It reports the same
+metrics for real stacks. At every count it writes samples.png (each stack and its three digits) and
+curves.png to --workdir. At the end it writes summary.json. The same command resumes a run that was
+stopped.
 """
 
 import dataclasses
@@ -33,58 +34,59 @@ from gan_jax.run.plots import chart, grid, save_chart, save_image
 from gan_jax.types import Array
 
 SHAPE = (28, 28, 3)
-"""Shape of a stack."""
+"""Shape of an image: a stack of three digits."""
 KINDS = 1000
-"""Number of kinds of stacks: ten digits in three channels."""
+"""Number of classes of stacks: ten digits in three channels."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(many.Rules):
-    """The game on stacks, the networks and the folder."""
+    """Settings of the experiment. A stack is an image of three digits."""
 
     workdir: Path = Path("runs/stacked_mnist")
     """Folder of the run."""
     loss: losses.LossName = "relativistic"
-    """Loss of both players."""
+    """Loss of D and G."""
     penalty: tuple[str, ...] = ("r1", "r2")
-    """Penalties on D, by their names in gan_jax.penalties.PENALTIES; `--penalty` alone: none."""
+    """Names of D's penalties, from gan_jax.penalties.PENALTIES. Give `--penalty` without a name for
+    no penalty."""
     penalty_weight: float = 0.1
     """Initial weight of each penalty (gamma / 2 for R1 and R2), for pixels in [-1, 1]."""
     final_penalty_share: float = 1.0
-    """Final weight of each penalty, as a fraction of the initial one; it decays geometrically."""
+    """Final weight of each penalty, as a fraction of the initial one. It decays geometrically."""
     noise: float = 0.0
-    """Largest standard deviation of the noise added to D's inputs, in pixels' units; 0: none."""
+    """Largest standard deviation of the noise added to D's pixels in [-1, 1]. 0 means no noise."""
     discriminator_norm: bool = False
-    """Gives D batch norm, as in the study. It excludes penalties, which need a D that judges each
-    image by itself."""
+    """Gives D batch norm, as in the PacGAN study. Penalties are then forbidden, because they need a
+    D that judges each image by itself."""
     discriminator_width: int = 16
-    """Features of D's first layer; the study has 4 and 2. G's last layer has 8."""
+    """Features of D's first layer. The PacGAN study has 4 and 2. G's last hidden layer has 8."""
     num_steps: int = 3000
     """Updates of G."""
     batch_size: int = 32
-    """Stacks (or packs) of each kind, real and fake, in an update of D."""
+    """Real stacks (or packs of stacks) in an update of D. D also gets as many fakes."""
     latent: int = 256
     """Number of dimensions of z ~ N(0, I)."""
     generator_lr: float = 5e-4
-    """Initial learning rate of G; it decays along half a cosine."""
+    """Initial learning rate of G. It decays along half a cosine."""
     discriminator_lr: float = 3e-3
-    """Initial learning rate of D, which must learn faster than G; 0.008 suits 4 features."""
+    """Initial learning rate of D, which must learn faster than G. For 4 features, use 0.008."""
     final_lr_share: float = 0.0
-    """Final learning rate of each player, as a fraction of the initial one."""
+    """Final learning rate of D and G, as a fraction of the initial rate."""
     ema_decay: float = 0.998
-    """Largest decay of the average of G's weights, which samples are drawn with."""
+    """Largest decay rate of the average of G's weights. Samples are drawn with this average."""
     seeds: int = 1
-    """Number of GANs trained at once, in one program, spread over the devices."""
+    """Number of GANs. All are trained in one program, spread over the devices."""
     num_samples: int = 26_000
-    """Number of samples in which the kinds are counted."""
+    """Number of samples in which the classes are counted."""
     counts: int = 3
-    """Number of counts during training, besides the one before it."""
+    """Number of counts during training. One more count is made before training."""
     data: datasets.Config = dataclasses.field(default_factory=datasets.Config)
     """Source of the digits."""
 
 
 def check(config: Config) -> None:
-    """Raises `UserError` for values that no run could use."""
+    """Raises `UserError` for an invalid setting."""
     many.check(config)
     cli.check_at_least(config, counts=1, discriminator_width=1, latent=1)
     many.check_multiple(config.num_steps, config.counts, "--counts")
@@ -96,7 +98,7 @@ def check(config: Config) -> None:
 
 
 def check_digits(dataset: datasets.Dataset) -> None:
-    """Raises `UserError` for images that the classifier was not trained for."""
+    """Raises `UserError` for images other than digits, which the classifier does not know."""
     if dataset.x.shape[1:] != (28, 28, 1):
         height, width, channels = dataset.x.shape[1:]
         raise UserError(
@@ -110,7 +112,7 @@ def check_digits(dataset: datasets.Dataset) -> None:
 
 
 def build(config: Config, real: Stacks) -> many.Game:
-    """Returns the game of these settings on stacks."""
+    """Returns the GAN and its training on stacks, for these settings."""
     gan = small_dcgan(
         SHAPE,
         latent=config.latent,
@@ -121,18 +123,18 @@ def build(config: Config, real: Stacks) -> many.Game:
 
 
 def images(draw: Callable[[Array, int], Array], key: Array, num: int) -> Array:
-    """Returns `num` draws, uint8 [num, 28, 28, 3], made a thousand at a time to save memory."""
+    """Returns `num` samples, uint8 [num, 28, 28, 3]. They are drawn in batches to save memory."""
     keys = jax.random.split(key, -(-num // 1000))
     x = jax.lax.map(lambda key: quantize(draw(key, 1000)), keys)
     return x.reshape(-1, *x.shape[2:])[:num]
 
 
 def count(x: np.ndarray) -> dict[str, float]:
-    """Returns the metrics of stacks, uint8 [N, 28, 28, 3], by the classes of their digits.
+    """Returns the metrics of stacks, uint8 [N, 28, 28, 3], from the classes of their digits.
 
     `captured` and `reverse_kl` are those of `class_coverage`. `confidence` is the mean over the
-    digits of the largest class probability; it is low for images that are not digits, which are
-    counted all the same.
+    digits of the largest class probability. It is low for images that are not clear digits. Such
+    images are counted like all others.
     """
     probability = digits.class_probabilities(np.asarray(unstacked(jnp.asarray(x))))
     found = class_coverage(stack_class(jnp.asarray(probability.argmax(axis=1))), KINDS)
@@ -147,12 +149,12 @@ def beside_channels(x: np.ndarray) -> np.ndarray:
 
 
 def together(counted: Sequence[dict[str, float]]) -> many.PerSeed:
-    """Returns the metrics of several samples, each a list."""
+    """Returns for each metric the list of its values."""
     return {name: [each[name] for each in counted] for name in counted[0]}
 
 
 def main(config: Config) -> Record:
-    """Trains, counts and draws; returns the summary."""
+    """Trains, counts classes, draws the pictures and returns the summary."""
     check(config)
     parallel.use_every_core()
     dataset = datasets.load(config.data)
@@ -200,7 +202,7 @@ def _work(config: Config, dataset: datasets.Dataset, folder: RunFolder) -> Recor
 
 
 def _history(folder: RunFolder) -> list[Record]:
-    """Returns the metrics counted so far."""
+    """Returns the metrics of all counts so far."""
     return [
         {"step": step, **{name: values.tolist() for name, values in counted.items()}}
         for step, counted in folder.kept()
@@ -218,7 +220,7 @@ def _accuracy(dataset: datasets.Dataset) -> float | None:
 
 
 def _curves(history: Sequence[Record], real: many.PerSeed, file: Path) -> None:
-    """Draws kinds and KL over training, a line for each seed, beside those of real stacks."""
+    """Plots classes and KL during training, one line for each seed and one for real stacks."""
     labels = {"captured": "kinds of stacks", "reverse_kl": "KL to uniform, nats"}
     figure, both = chart(2, size=(7, 5), sharex=True)
     for axes, (name, label) in zip(both, labels.items(), strict=True):

@@ -1,11 +1,11 @@
-"""D must keep step with G: many updates of G on a stale D make G collapse (Goodfellow et al. 2014).
+"""Too many updates of G without an update of D make G collapse (Goodfellow et al. 2014, section 6).
 
-"G must not be trained too much without updating D, in order to avoid 'the Helvetica scenario' in
-which G collapses too many values of z to the same value of x" (section 6). A ring of eight
-Gaussians shows this in two ways: in trainings with 1, 5 and 25 updates of G for each update of D,
-and in a training in which D is frozen halfway while G goes on. The experiment writes training.png,
-frozen.png, summary.json and, with the checkpoints, trainings/ to --workdir. The same command
-resumes a run that was stopped.
+The paper says: "G must not be trained too much without updating D, in order to avoid 'the Helvetica
+scenario' in which G collapses too many values of z to the same value of x". The experiment shows
+this on a ring of eight Gaussians. First, it trains with 1, 5 and 25 updates of G for each update of
+D. Second, it freezes D halfway through a training while G goes on. It writes training.png,
+frozen.png, summary.json and trainings/ (checkpoints) to --workdir. The same command resumes a run
+that was stopped.
 """
 
 import dataclasses
@@ -34,40 +34,41 @@ from gan_jax.types import Array, Metrics, StepFn
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The game, and the number of updates of each player."""
+    """Settings of the trainings."""
 
     workdir: Path = Path("runs/synchronisation")
     """Folder of the run."""
     generator_steps: tuple[int, ...] = (1, 5, 25)
-    """Updates of G for each update of D; each number is a training of its own."""
+    """Updates of G for each update of D. Each number gives a separate training."""
     num_cycles: int = 1500
     """Updates of D in each training."""
     freeze_after: int = 300
-    """Updates of D, each with one update of G, before D is frozen."""
+    """Updates of D before it is frozen. One update of G follows each of them."""
     frozen_steps: int = 500
-    """Updates of G on the frozen D."""
+    """Updates of G after D is frozen."""
     seeds: int = 5
-    """Number of GANs in each training, all in one program."""
+    """Number of GANs in each training. They are trained in one program."""
     batch_size: int = 128
-    """Real samples in a minibatch, and as many fake ones."""
+    """Real samples in a minibatch. D also gets the same number of fakes."""
     width: int = 64
     """Units in each of the two hidden layers of both networks."""
     learning_rate: float = 1e-3
     """Adam's learning rate for both players."""
     r1: float = 0.1
-    """Weight gamma of R1, gamma/2 |grad D|^2; without R1 the balanced training goes in circles."""
+    """Weight gamma of the penalty R1, gamma / 2 |grad D|^2. Without R1, balanced players circle."""
 
 
 RADIUS, SCALE = 1.0, 0.05
-"""Radius of the ring, and standard deviation of its modes."""
+"""Radius of the ring, and the standard deviation of its modes."""
 NUM_SAMPLES = 2500
 """Number of samples in which the modes are counted."""
 EXTENT = 1.6
-"""Half the width of a picture of the ring. The pictures of a frozen D show twice as much."""
+"""The pictures show x and y from minus this value to this value. Those with a frozen D show twice
+this range."""
 
 
 def build(config: Config) -> tuple[GAN, Algorithm]:
-    """Returns two perceptrons and the way to train them."""
+    """Returns a GAN of two perceptrons, and its training algorithm."""
     gan = mlp((2,), latent=2, width=config.width, bounded=False)
     tx = optax.adam(config.learning_rate, b1=0.5)
     weighted = [(penalties.r1, config.r1 / 2)] if config.r1 else []
@@ -77,7 +78,7 @@ def build(config: Config) -> tuple[GAN, Algorithm]:
 
 
 def make_cycle(d_step: StepFn, g_step: StepFn, num: int) -> StepFn:
-    """Returns a step of one update of D and then `num` updates of G, on the same batch."""
+    """Returns a step that updates D once and then G `num` times, on the same batch."""
 
     def cycle(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         state, metrics = d_step(state, batch)
@@ -88,7 +89,7 @@ def make_cycle(d_step: StepFn, g_step: StepFn, num: int) -> StepFn:
 
 
 def check(config: Config) -> None:
-    """Raises `UserError` for values that no run could use."""
+    """Raises `UserError` for an invalid setting."""
     counts = ("num_cycles", "freeze_after", "frozen_steps", "seeds", "batch_size", "width")
     cli.check_at_least(config, **dict.fromkeys(counts, 1), r1=0)
     cli.check_above_zero(config, "learning_rate")
@@ -97,7 +98,7 @@ def check(config: Config) -> None:
 
 
 def main(config: Config) -> Record:
-    """Trains every kind, all seeds at once, and counts modes; returns the summary."""
+    """Makes all trainings, counts modes, draws the pictures and returns the summary."""
     check(config)
     return cli.record("synchronisation", config, partial(_work, config))
 
@@ -119,7 +120,7 @@ def _work(config: Config, folder: RunFolder) -> Record:
         return algorithm.generator_step(state, example)  # reads only the batch's size
 
     def see(states: TrainState) -> dict[str, Array]:
-        """Returns samples [NUM_SAMPLES, 2] of the first seed, and the modes of every seed."""
+        """Returns samples [NUM_SAMPLES, 2] of the first seed, and the modes found by every seed."""
         key = jax.random.key(config.seeds)  # no training uses it
         x = jax.vmap(lambda s: algorithm.sample(s, key, NUM_SAMPLES, ema=False))(states)
         found = jax.vmap(lambda x: mode_coverage(x, jnp.asarray(ring.modes), SCALE))(x)
@@ -153,7 +154,10 @@ def _work(config: Config, folder: RunFolder) -> Record:
 
 
 def _effective(seen: Seen) -> np.ndarray:
-    """Returns exp(entropy of the histogram of nearest modes): 8 if all are equal, 1 if only one."""
+    """Returns the exponential of the entropy of the histogram of nearest modes.
+
+    It is 8 if all modes are equally frequent, and 1 if all samples belong to one mode.
+    """
     return 8 * np.exp(-seen["reverse_kl"])
 
 
@@ -166,7 +170,7 @@ def _metrics(seen: Seen, moment: int) -> Record:
 
 
 def _plot(axes: Any, seen: Seen, color: str, label: str | None = None) -> None:
-    """Plots the effective modes of every seed and their mean."""
+    """Plots the effective number of modes of every seed, and the mean over the seeds."""
     effective = _effective(seen)
     axes.plot(seen["step"], effective, color=color, lw=0.7, alpha=0.5)
     axes.plot(seen["step"], effective.mean(axis=1), color=color, lw=2.2, label=label)

@@ -1,10 +1,10 @@
-"""The vanishing gradient: a better discriminator leaves the generator less to learn from.
+"""The better the discriminator, the smaller the gradient of the generator (vanishing gradient).
 
-Arjovsky and Bottou 2017, figures 2 and 3 and theorem 2.4. G is frozen and D is trained from
-scratch. On digits, the experiment measures the norm of the gradient of both losses with respect to
-G's parameters. In the plane, where D* is known, it compares that norm with the theorem's bound. It
-writes digits.png, bound.png, summary.json and, with the checkpoints, trainings/ to --workdir. The
-same command resumes a run that was stopped.
+The experiment follows Arjovsky and Bottou 2017, figures 2 and 3 and theorem 2.4. G is frozen and D
+is trained from scratch. On digits, the experiment measures the norm of G's gradient for two losses,
+minimax and non-saturating. In the plane, where D* is known, it compares the norm for the minimax
+loss with the bound of the theorem. It writes digits.png, bound.png, summary.json and trainings/
+(checkpoints) to --workdir. The same command resumes a run that was stopped.
 """
 
 import dataclasses
@@ -35,34 +35,34 @@ from gan_jax.types import Array, PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The length of both trainings, and the size of the measurements."""
+    """Settings of the trainings and of the measurements."""
 
     workdir: Path = Path("runs/vanishing_gradient")
-    """Folder of the run; a run that is there is resumed, or left alone if complete."""
+    """Folder of the run. A run in it is resumed, or left unchanged if complete."""
     epochs: tuple[int, ...] = (1, 5, 25)
-    """Passes over the digits after which G is frozen, in rising order."""
+    """Numbers of epochs after which G is frozen, in rising order."""
     num_steps: int = 3000
-    """Updates of each discriminator against a frozen generator."""
+    """Updates of each D while G is frozen."""
     width: int = 256
     """Units in each of the two hidden layers of both networks on digits."""
     batch_size: int = 128
-    """Real samples in a minibatch, and as many fake ones."""
+    """Real samples in a minibatch. D also gets the same number of fakes."""
     learning_rate: float = 1e-3
     """Adam's learning rate for the discriminator that is trained from scratch."""
     num_minibatches: int = 16
-    """Number of minibatches, of 64 fixed z each, that gradients are measured on."""
+    """Number of minibatches for measuring gradients. Each has 64 fixed z."""
     seed: int = 0
     """Seed of the weights, the noise and the order of the data."""
 
 
 CHUNK = 10
-"""Updates of D in one compiled program. D is measured between programs."""
+"""Updates of D in one call of a compiled program. D is measured between calls."""
 OPTIONS: dict[str, Any] = {"chunk_length": CHUNK, "layout": "jit"}
-"""Options of every training."""
+"""Options of all trainings."""
 
 
 def circle(radius: float) -> Distribution:
-    """Returns the uniform distribution on a circle, whose `log_prob` is NaN: it has no density."""
+    """Returns the uniform distribution on a circle. It has no density, so `log_prob` is NaN."""
 
     def sample(key: Array, num: int) -> Array:
         turn = 2 * jnp.pi * jax.random.uniform(key, (num,))
@@ -84,10 +84,11 @@ def gradient(gan: GAN, loss: AdversarialLoss, theta: PyTree, psi: PyTree, z: Arr
 
 @partial(jax.jit, static_argnums=0)
 def measure(gan: GAN, theta: PyTree, psi: PyTree, z: Array) -> dict[str, Array]:
-    """Returns norms of G's gradients over all of z [M, B, L], and the spread over M minibatches.
+    """Returns norms of G's gradients over all z [M, B, L], and the variance over M minibatches.
 
-    `variance` is the unbiased trace of the covariance of the non-saturating minibatch gradient, and
-    `relative_deviation` is its square root divided by the norm of that gradient.
+    `variance` is an unbiased estimate for the non-saturating loss: the trace of the covariance of
+    the minibatch gradient. `relative_deviation` is the square root of `variance`, divided by
+    `non_saturating`, the norm of the gradient over all z.
     """
 
     def over(loss: AdversarialLoss) -> Array:
@@ -105,11 +106,11 @@ def measure(gan: GAN, theta: PyTree, psi: PyTree, z: Array) -> dict[str, Array]:
 
 @partial(jax.jit, static_argnums=0)
 def bound(gan: GAN, theta: PyTree, psi: PyTree, z: Array) -> dict[str, Array]:
-    """Returns the saturating gradient's norm over z [N, L], and the bound of theorem 2.4.
+    """Returns the norm of G's minimax gradient over z [N, L], and the bound of theorem 2.4.
 
-    The bound is M eps / (1 - eps), where D* and its slope are 0 around every fake. Here eps is the
-    maximum of D + |dD/dx| over the fakes, and M^2 is the mean of |dG(z)/dtheta|^2, in the spectral
-    norm. The bound is inf where eps >= 1.
+    The theorem assumes that D* and its slope are 0 near every fake. The bound is M eps / (1 - eps).
+    eps is the maximum of D + |dD/dx| over the fakes. M^2 is the mean of |dG(z)/dtheta|^2, in the
+    spectral norm. If eps >= 1, the bound is infinite.
     """
 
     def made(theta: PyTree, z: Array) -> Array:
@@ -143,7 +144,7 @@ def follow(
     num_steps: int,
     batches: Callable[[int], Batch] | None = None,
 ) -> Seen:
-    """Trains D by `step`; returns the metrics before training and about 30 times on the way."""
+    """Trains D with `step`. Returns the metrics before training and at about 30 later steps."""
     due = CHUNK * np.unique(np.geomspace(1, num_steps // CHUNK, 30).round().astype(int))
     options = {**OPTIONS, "num_steps": num_steps, "batches": batches}
 
@@ -155,7 +156,7 @@ def follow(
 
 
 def on_digits(config: Config, folder: RunFolder) -> dict[int, Seen]:
-    """Returns the metrics of `measure` while D learns, by the number of epochs of the frozen G."""
+    """Returns the metrics of `measure` while D learns, for each number of epochs of G."""
     dataset = datasets.load(datasets.Config(source="embedded"))
     gan = mlp(dataset.x.shape[1:], width=config.width)
     keys = jax.random.split(jax.random.key(config.seed), 5)
@@ -199,7 +200,7 @@ def on_digits(config: Config, folder: RunFolder) -> dict[int, Seen]:
 
 
 def in_the_plane(config: Config, folder: RunFolder) -> Seen:
-    """Returns the metrics of `bound` while D learns on a circle and on a G inside it."""
+    """Returns the metrics of `bound` while D learns. Real samples are on a circle, fakes inside."""
     gan, tx = mlp((2,), latent=2, width=64), optax.adam(config.learning_rate)
     game = adversarial(gan, losses.minimax, generator_tx=optax.identity(), discriminator_tx=tx)
     keys = jax.random.split(jax.random.key(config.seed), 2)
@@ -215,7 +216,7 @@ def in_the_plane(config: Config, folder: RunFolder) -> Seen:
 
 
 def main(config: Config) -> Record:
-    """Measures on digits and in the plane; returns the summary."""
+    """Measures on digits and in the plane, and returns the summary."""
     cli.check_at_least(config, num_steps=CHUNK, width=1, batch_size=1, num_minibatches=2)
     cli.check_above_zero(config, "learning_rate")
     cli.check_seed(config)

@@ -5,10 +5,11 @@
     train     trains handwritten digits by the default recipe and reports distance and time
     profile   lists the operations that take most of a step
 
-Each part runs in its own process. When its time is used up, a part starts no more work. It is
-killed 30 seconds later. It writes PART.json to --out after each row, and the tables of all parts to
-tables.md. A finished part is not run again, and an interrupted part continues. `--small` uses small
-networks, also on a CPU. PyTorch is optional.
+Each part runs in its own process and has a time limit. After this time the part starts no more
+work. If it still runs 30 seconds later, it is killed. After each row of results, a part writes
+PART.json to --out, and the tables of all parts to tables.md. A finished part is not run again, and
+an interrupted part continues. With `--small` the networks are small, and the command also runs on a
+CPU. PyTorch is optional.
 """
 
 import argparse

@@ -2,9 +2,9 @@
 
 Each row runs one pure function on both devices in this process: three gradient-descent steps, or a
 draw, a metric or an optimizer update. Gradient descent is used because its steps depend on the
-gradient's scale. Results are compared leaf by leaf, relative to the largest number of the leaf (or
-to 0.01, if that is larger). The networks are tiny, because most of the time goes into compilation.
-Programs compile in parallel.
+gradient's scale. Results are compared leaf by leaf. The difference is divided by the largest number
+of the leaf, or by 0.01 if that is larger. The networks are tiny, because most of the time goes into
+compilation. Programs compile in parallel.
 """
 
 import functools
@@ -63,8 +63,8 @@ FLOAT32 = 1e-4
 
 TF32, BFLOAT16 = 0.25, 0.4
 """Largest allowed relative error of a player's update compared with the update in float32. The
-first is for products in TF32, which has 10 bits, and the second for networks in bfloat16, which has
-8. A DCGAN on an H100 reaches 0.15 and 0.26, because batch norm at batch size 8 amplifies rounding
+first bound is for products in TF32 (10 bits). The second is for networks in bfloat16 (8 bits). A
+DCGAN on an H100 reaches 0.15 and 0.26, because batch norm at batch size 8 amplifies rounding
 errors."""
 
 SAME_DEVICE = 1e-5
@@ -75,7 +75,7 @@ DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 """XLA's flag for sums with the same order in every run."""
 
 IN_A_HURRY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-"""Compiler options for the CPU's programs. They run once, and full optimisation takes minutes."""
+"""Compiler options for the CPU's programs. Full optimisation takes minutes, and each runs once."""
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "chex", "orbax-checkpoint", "numpy", "torch")
 """The libraries whose versions are reported."""
@@ -524,7 +524,7 @@ def _lowered() -> Row:
     """Counts the convolutions and products in a DCGAN's step, as lowered and as compiled.
 
     Raises:
-      ValueError: the counts differ from those of the architecture, as they do on a CPU.
+      ValueError: the counts differ from those of the architecture.
     """
     case = CASES["dcgan28"]
     expected = [0, 0]
@@ -604,10 +604,10 @@ def _resume_apart() -> Row:
 
 
 def check_resume() -> str:
-    """Checks that a run with R1, resumed from a checkpoint, equals an uninterrupted run to the bit.
+    """Checks that a run with R1, resumed from a checkpoint, equals an uninterrupted run.
 
     Raises:
-      ValueError: the bits differ.
+      ValueError: a bit differs.
     """
     start = _begin(
         MODELS["dcgan"]((28, 28, 1), latent=8, width=8, discriminator_norm=False), (28, 28, 1)

@@ -107,7 +107,7 @@ def _costs(compiled: Any, seconds: float, precision: str) -> Row:
 def operations(events: list[dict[str, Any]]) -> Counter[str]:
     """Returns the microseconds of each operation on the device, from the events of a trace.
 
-    On a GPU the events are those of the streams. On a CPU they are those that name an operation.
+    On a GPU, the events of the streams count. On a CPU, the events that name an operation count.
     """
     process, thread = dict[int, str](), dict[tuple[int, int], str]()
     for event in events:

@@ -64,7 +64,7 @@ class Sheet:
     def attempt(self, table: str, name: str, make: Callable[[], Row]) -> Row | None:
         """Adds the row that `make` returns, or its error. An existing row is kept.
 
-        If no time is left, the row records that instead.
+        If no time is left, `make` is not called, and the row says so.
 
         Returns:
           The row, or None if it failed, had no time left or existed already.

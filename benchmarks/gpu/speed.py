@@ -48,7 +48,7 @@ _LONGEST = 100.0
 
 
 class Effort(NamedTuple):
-    """The amount of measurement.
+    """Settings for how much is measured.
 
     Attributes:
       rounds, seconds: number of windows per contender, and their length in seconds.
@@ -97,7 +97,7 @@ class _Limited(Worker):
 class _Crew:
     """One process for each kind of contender.
 
-    It is started on first use, and again if it has ended.
+    A process is started on first use, and started again if it has ended.
     """
 
     def __init__(self, sheet: Sheet, folder: Path) -> None:

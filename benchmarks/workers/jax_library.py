@@ -94,20 +94,20 @@ def build(setting: Setting) -> Loop:
 
 
 def _forms(contender: str) -> tuple[str, ...]:
-    """Returns the forms for CPUs that a contender uses."""
+    """Returns the special forms for CPUs that a contender uses."""
     if contender in ("gan_jax_plain", "none"):
         return ()
     return tuple(form for form in _cpu.FORMS if contender != f"all but {form}")
 
 
 def _ensemble(setting: Setting) -> int:
-    """Returns the number of GANs trained at once: 16 for `gan_jax_16`, and 1 without a number."""
+    """Returns the number of GANs in one program: 16 for `gan_jax_16`, and 1 without a number."""
     last = setting.contender.rsplit("_", 1)[-1]
     return int(last) if last.isdigit() else 1
 
 
 def _gan(case: cases.Case) -> GAN:
-    """Returns the library's model if it has this one, else Linen modules with its dense layers."""
+    """Returns the library's model. If it has none for this case, Linen modules are used instead."""
     if case.model == "dcgan":
         return MODELS["dcgan"](
             case.shape, latent=case.latent, width=case.widths[0], discriminator_norm=case.norm
@@ -174,8 +174,8 @@ def _train_step(gan: GAN, case: cases.Case, tx: optax.GradientTransformation) ->
 def _options(setting: Setting) -> tuple[Options, ...]:
     """Returns the compiler options to compare.
 
-    On a CPU they choose the library for matrix products, as `torch_tuned` chooses its number of
-    threads.
+    On a CPU they select XLA's library for matrix products. `torch_tuned` likewise compares numbers
+    of threads.
     """
     usual = setting.contender in ("gan_jax", "gan_jax_plain") and not setting.fixed
     return (None, parallel.EIGEN) if usual and jax.default_backend() == "cpu" else (None,)
@@ -205,7 +205,7 @@ def _compiled(setting: Setting, chunk: parallel.Step, options: Options) -> paral
 def _on_images(
     step: StepFn, setting: Setting, options: Options, ensemble: int, length: int
 ) -> Advance:
-    """Returns chunks on images kept on the device. Each GAN of an ensemble has its own batches."""
+    """Returns chunks of steps on images. Each GAN of an ensemble has its own batches."""
     problem, n_critic = setting.problem, setting.case.n_critic
     chunk = make_chunk(on_bytes(step), length)
     shape: tuple[int, ...] = (length, n_critic, problem.batch_size)
@@ -222,7 +222,7 @@ def _on_images(
 
 
 def _on_ring(step: StepFn, setting: Setting, options: Options, length: int) -> Advance:
-    """Returns chunks whose steps draw their own real samples."""
+    """Returns chunks of steps that draw their own real samples."""
     problem = setting.problem
     ring = synthetic.ring(cases.NUM_MODES, cases.RADIUS, cases.SCALE)
     if setting.fixed:

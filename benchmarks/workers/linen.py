@@ -52,9 +52,9 @@ def fill(
 
     Args:
       params: parameters of a module that names its layers as Linen does, by type and count.
-      layers, weights: those of a player.
-      flip: whether the module's transposed convolutions are Linen's, whose kernels are [kh, kw, I,
-        O] and rotated by 180 degrees.
+      layers, weights: the layers of a player and their weights.
+      flip: whether the module has Linen's transposed convolutions. Their kernels are [kh, kw, I, O]
+        and rotated by 180 degrees.
     """
     filled, counts, rest = dict(params), defaultdict[str, Any](itertools.count), iter(weights)
     for layer in layers:

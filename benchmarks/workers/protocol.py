@@ -37,8 +37,8 @@ class Setting(NamedTuple):
       contender: the variant of the worker.
       case: the GAN. Its dropout is off if `fixed`.
       problem: weights and data.
-      fixed: whether every real batch and every z is the fixed one of the problem, to compare
-        losses.
+      fixed: whether every step uses the fixed real batch and the fixed z of the problem, so that
+        losses can be compared.
       precision: "float32". On a GPU also "tf32" (products only) and "bfloat16" (networks).
     """
 
@@ -139,7 +139,7 @@ def process_memory(pid: int | None = None) -> dict[str, int]:
     """Returns Linux's memory statistics of a process in bytes, by their Linux names.
 
     Args:
-      pid: the process. None is this one.
+      pid: the number of the process. None means this process.
 
     Returns:
       `VmRSS` (current memory), `VmHWM` (peak memory) and others. The result is empty if there is no

@@ -165,7 +165,7 @@ def build(setting: Setting) -> Loop:
 
 
 def _fastest_threads(step: Step) -> int:
-    """Returns 1 or the number of cores, whichever gives faster steps."""
+    """Returns the number of threads with the faster steps: 1 or the number of cores."""
     rates = {}
     for threads in {1, cores()}:
         torch.set_num_threads(threads)
