@@ -1,4 +1,4 @@
-"""One pass through both networks, whose results the terms of either player read."""
+"""One pass through both networks. The terms of both players read its results."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
@@ -34,7 +34,7 @@ def _judge(
 ) -> Apply:
     """Returns D's `apply` preceded by the augmentation.
 
-    It returns an `Output`. `of` is D's state.
+    The returned function gives an `Output`. The argument `of` is D's state.
     """
 
     def judge(
@@ -92,10 +92,7 @@ def play(
     num_terms: int,
     moving: bool,
 ) -> Played:
-    """Returns fresh fakes together with D's outputs for them and for the real batch.
-
-    If `moving` is True, as in D's update, D's second pass starts from the model state after its
-    first.
+    """Returns fresh fakes together with D's outputs for the fakes and for the real batch.
     """
     check_batch(batch)
     if isinstance(augmentation, Augmentation) and AUGMENTATION not in discriminator.memory:
