@@ -109,8 +109,7 @@ def add_terms(
 def _measure(
     term: Callable[..., Any] | WithMemory, seen: Pass, dtype: Any, memory: dict[str, PyTree]
 ) -> tuple[Array, dict[str, PyTree]]:
-    """Returns the term's batch mean in `dtype`, and all memories, with that of this term
-    updated."""
+    """Returns the term's batch mean in `dtype`, and all memories after this term's update."""
     name, num = term_name(term), num_examples(seen.real)
     if not isinstance(term, WithMemory):
         values = term(seen)
