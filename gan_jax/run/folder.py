@@ -227,7 +227,7 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def _is_blank(path: Path) -> bool:
-    """Returns whether a folder is empty, apart from files of a first session that was cut short."""
+    """Returns whether a folder is empty, apart from files of an interrupted first session."""
     begun = {_LOCK, "config.json.tmp"}
     return path.is_dir() and all(entry.name in begun for entry in path.iterdir())
 

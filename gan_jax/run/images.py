@@ -1,4 +1,4 @@
-"""Trains on images: uint8 batches, grids of samples of the same noise, curves and a summary."""
+"""Trains on images, and writes grids of samples, curves and a summary."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ _DRAWN_AT_ONCE = 32
 
 
 def grids(gan: GAN, folder: RunFolder, every: Every, num: int = 64) -> Look:
-    """Returns a `Look` that saves grids of `num` samples of the same noise in `samples/`."""
+    """Returns a `Look` that saves grids of `num` samples, always from the same noise."""
 
     def sampler(state: TrainState) -> jax.Array:
         key = jax.random.fold_in(state.key, Stream.FIXED_NOISE)
@@ -62,7 +62,7 @@ def train(
       num_steps: number of generator updates.
       batch_size, n_critic: as in Algorithm 1.
       chunk_length, announce, **options: arguments of `session.train`.
-      sample_every: when a grid of samples is drawn.
+      sample_every: the steps after which a grid of samples is drawn, as for `Look.every`.
 
     Returns:
       The last state, as `session.train` does. It raises the same exceptions.
