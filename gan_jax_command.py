@@ -19,7 +19,7 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Runs the command that the first argument names, with the other arguments as its flags."""
+    """Runs the command named by the first argument. The other arguments are the command's flags."""
     end_on_signals()
     import argparse  # here, because signals come first
     from importlib.metadata import version

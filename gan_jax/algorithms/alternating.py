@@ -1,7 +1,7 @@
 """The steps of Algorithm 1 as pure functions `(TrainState, Batch) -> (TrainState, Metrics)`.
 
-The steps are not jitted and have no side effects, so the caller composes them: `jax.jit(step)`,
-`jax.lax.scan(step, state, batches)`, `jax.vmap(step)` for an ensemble, or the wrappers of
+The steps are not jitted and have no side effects, so the caller can compose them: `jax.jit(step)`,
+`jax.lax.scan(step, state, batches)`, `jax.vmap(step)` for an ensemble of GANs, or the wrappers of
 `gan_jax.parallel` for several devices.
 """
 
@@ -146,7 +146,7 @@ def make_train_step(
 
     Args:
       discriminator_step, generator_step: any steps on a batch [B, ...].
-      n_critic: number of D's updates per step. It is called k in Algorithm 1.
+      n_critic: number of D's updates per step. This number is called k in Algorithm 1.
 
     Returns:
       A pure step on a batch [n_critic, B, ...], one real minibatch for each update of D. G's update

@@ -48,22 +48,22 @@ def make_consensus_steps(
 
     With own = other = gamma this is consensus optimisation (Mescheder et al. 2017, equations 6 and
     7). It adds gamma/2 |v|^2 to both losses, where v contains the gradients of both players. The
-    method of Nagarajan and Kolter 2017, section 4, uses G's step with own = 0 and the usual D step,
-    that of `make_discriminator_step`. With other = 0 each player minimises only its own gradient
-    norm. The players can then still circle the equilibrium.
+    method of Nagarajan and Kolter 2017, section 4, uses G's step with own = 0 and D's step from
+    `make_discriminator_step`. With other = 0 each player minimises only its own gradient norm. The
+    players can then still circle the equilibrium.
 
     Args:
-      gan, loss, penalties, accumulate, axis_name: as for `make_discriminator_step`. The norms are
-        those of gradients averaged over `axis_name`. With `accumulate` the gradients are averaged
-        over one microbatch only.
+      gan, loss, penalties, accumulate, axis_name: as for `make_discriminator_step`. The gradients
+        in the norms are averaged over `axis_name`. With `accumulate` they are averaged over one
+        microbatch only.
       generator_tx, discriminator_tx: the optimizers given to `init`.
       own, other: weights, at least 0.
       ema_decay: as for `make_generator_step`.
 
     Returns:
       D's step and G's step, for `make_train_step` or `make_simultaneous_step`. Their metrics have
-        the usual names. The losses among the metrics do not include the norms. The gradient norms
-        among the metrics are those of the complete objectives.
+        the usual names. The metrics for the losses do not include the norms. The metrics for the
+        gradient norms are computed from the complete objectives.
 
     Raises:
       ValueError: a weight is negative, or as for `make_discriminator_step`.

@@ -121,9 +121,9 @@ def warm_start(
 ) -> TrainState:
     """Returns the state with copies of the given parameters, such as those of another run.
 
-    Optimizer states and step counts do not change. For a state from `init` they are therefore those
-    of a new run. If the optimizer's state contains parameters, as with `optimizers.lookahead`,
-    initialise it again with `player.replace(opt_state=tx.init(player.params))`.
+    Optimizer states and step counts do not change. In a state from `init` they are those of a new
+    run. If the optimizer's state contains parameters, as with `optimizers.lookahead`, initialise it
+    again with `player.replace(opt_state=tx.init(player.params))`.
 
     Args:
       state: the result of `init`, or the state of a run in progress.

@@ -1,8 +1,8 @@
 """The objectives of the two players: scalar functions built from a GAN, a loss and terms.
 
-Each objective is differentiated with respect to one player's parameters. The other player's state
-is another argument. The objectives do not use `stop_gradient`, so derivatives through a whole step
-are correct. Unrolled GANs and hyper-gradients need such derivatives.
+Each objective is a function of one player's parameters. The other player's state is a second
+argument. The objectives do not use `stop_gradient`, so derivatives through a whole step are
+correct. Unrolled GANs and hyper-gradients need such derivatives.
 """
 
 import dataclasses

@@ -32,7 +32,7 @@ FakeLabels: TypeAlias = Callable[[Array, int], PyTree]
 def _judge(
     discriminator: Network, augmentation: Augment | Augmentation | None, of: PlayerState
 ) -> Apply:
-    """Returns D's `apply` preceded by the augmentation.
+    """Returns D's `apply` function with the augmentation in front of it.
 
     The returned function gives an `Output`. The argument `of` is D's state.
     """

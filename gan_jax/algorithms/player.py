@@ -18,8 +18,8 @@ from gan_jax.trees import is_inexact, widened
 from gan_jax.types import Array, AxisName, Batch, Metrics, StepFn, TrainState
 
 Decay: TypeAlias = float | Callable[[Array], Array]
-"""The decay of the moving average of G's weights: a number in [0, 1), or a schedule `step [] -> []`
-of the number of G's earlier updates."""
+"""The decay of the moving average of G's weights: a number in [0, 1), or a schedule. A schedule is
+a function `step [] -> []` of the number of G's earlier updates."""
 
 
 def rising_decay(highest: float) -> Callable[[Array], Array]:
@@ -114,7 +114,7 @@ _ROLES = {
 
 
 def _averaged(state: TrainState, step: Array, decay: Decay | None) -> TrainState:
-    """Returns the state with its moving averages updated.
+    """Returns the state with updated moving averages.
 
     `step` [] is the number of earlier updates.
     """

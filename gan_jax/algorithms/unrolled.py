@@ -1,4 +1,4 @@
-"""Unrolled GANs: the generator is trained against the discriminator after its next updates."""
+"""Unrolled GANs: G is trained against the discriminator as it will be after some updates."""
 
 import dataclasses
 from typing import Any
@@ -42,8 +42,9 @@ def make_unrolled_generator_step(
     accumulate: int = 1,
     axis_name: AxisName | None = None,
 ) -> StepFn:
-    """Returns G's step against D after its next `unroll` updates (Metz et al. 2017, equations 7 to
-    9).
+    """Returns G's step against D as it will be after `unroll` more updates.
+
+    The method is that of Metz et al. 2017, equations 7 to 9.
 
     D takes `unroll` steps on the batch of G's step. G then descends its loss against the resulting
     D. G's gradient passes through D's steps, so it includes D's reaction. Afterwards D's steps are
@@ -61,7 +62,7 @@ def make_unrolled_generator_step(
 
     Returns:
       A pure step. Its metrics are those of `make_generator_step`. `generator_loss` is the loss
-        against D after its `unroll` steps.
+        against D after `unroll` steps.
 
     Raises:
       ValueError: `unroll` < 0, or as for `make_generator_step`.

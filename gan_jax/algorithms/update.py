@@ -1,4 +1,4 @@
-"""One update of one player: its gradient over microbatches and devices, then its optimizer."""
+"""One update of one player: the gradient over microbatches and devices, then the optimizer."""
 
 import contextlib
 import dataclasses
@@ -151,7 +151,7 @@ def _norm(tree: PyTree) -> Array:
 def _divide(batch: Batch, parts: int) -> Batch:
     """Splits [B, ...] into [parts, B / parts, ...]. A microbatch takes every `parts`-th example.
 
-    If the batch is spread over devices, no data must therefore be moved between them.
+    A batch that is spread over devices can therefore stay where it is.
     """
 
     def divide(leaf: Array) -> Array:
@@ -233,7 +233,7 @@ def _varying(tree: PyTree) -> PyTree:
 def _mean(tree: PyTree) -> PyTree:
     """Returns the mean of every leaf over the mapped axis.
 
-    Counters are equal on all shards, so they do not change.
+    Counters are equal on all shards, so they are returned unchanged.
     """
     axis_name = batches.axis()
     if axis_name is None:

@@ -26,9 +26,9 @@ from gan_jax.types import (
 
 
 def term_name(term: Any) -> str:
-    """Returns the name of a penalty or term, which is that of its function.
+    """Returns the name of the function that computes a penalty or term.
 
-    A `functools.partial` has the name of the function inside it.
+    For a `functools.partial` this is the name of the function inside it.
     """
     if isinstance(term, WithMemory):
         return term.name

@@ -36,5 +36,8 @@ def unstacked(x: Array) -> Array:
 
 
 def stack_class(label: Array) -> Array:
-    """Returns the classes [N] of stacks, in 0..999, from those of their digits [3 N], in 0..9."""
+    """Returns the classes [N] of N stacks, in 0..999.
+
+    `label` [3 N] are the classes of their digits, in 0..9.
+    """
     return label.reshape(-1, 3) @ jnp.array([100, 10, 1])

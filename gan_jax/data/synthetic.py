@@ -30,7 +30,7 @@ class Distribution(NamedTuple):
       log_prob: x [N, D] -> [N], in nats.
       modes: [K, D], the centres of the modes. K may be 0.
       scale: [] or [K], the standard deviation of each mode, or of the noise around a curve. It is 0
-        if there is none.
+        if there are no modes and no noise.
     """
 
     sample: Callable[[Array, int], Array]
@@ -219,7 +219,7 @@ def standardised(distribution: Distribution) -> tuple[Distribution, float]:
     The unit is estimated from 10,000 samples.
 
     Returns:
-      The distribution of x / unit with its density, and the unit.
+      The distribution of x / unit, where x has the given distribution, and the unit.
     """
     x = distribution.sample(jax.random.key(0), 10_000)
     unit = float(jnp.sqrt(jnp.mean(jnp.square(x))))

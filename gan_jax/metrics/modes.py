@@ -51,8 +51,9 @@ def mode_coverage(x: Array, modes: Array, scale: float | Array, *, within: float
     and not 1, because only high-quality samples count. Read the share and the width together: a
     generator with modes that are too narrow has a high share and a small width.
 
-    A sample with a value that is not finite has no nearest mode. It lowers the high-quality share,
-    and the reverse KL is NaN. The function needs memory for a few times N K numbers.
+    A sample with a value that is not finite has no nearest mode. Such a sample lowers the
+    high-quality share and makes the reverse KL NaN. The function needs memory for a few times N K
+    numbers.
 
     Args:
       x: [N, D] samples, integers or floats, with N at least 1. The computation is in at least

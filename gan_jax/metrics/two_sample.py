@@ -28,9 +28,10 @@ def energy_test(x: Array, y: Array, key: Array, *, permutations: int = 199) -> T
     """Tests whether x and y have the same distribution, by the energy distance of the samples.
 
     The distance is 2 E|x - y| - E|x - x'| - E|y - y'| (Szekely and Rizzo 2013, equation 5). It is 0
-    only if the two distributions are equal. For the p-value, the pooled samples are randomly
-    divided into two sets many times, and the distance is compared with the distances of these sets.
-    The test is therefore exact: at the 5 % level it rejects 5 % of perfect samplers.
+    only if the two distributions are equal. For the p-value, all samples are put together and
+    randomly divided into two sets, many times. The distance of x and y is compared with the
+    distances of these sets. The test is therefore exact: at the 5 % level it rejects 5 % of perfect
+    samplers.
 
     The test needs memory for at most 2 (N + M)^2 numbers for the distances, 2 (permutations + 1) (N
     + M) numbers for the divisions, and four copies of the samples.

@@ -27,10 +27,10 @@ class CheckpointError(RuntimeError):
 class Checkpoints:
     """The newest checkpoints of a run, in a folder with one sub-folder per step.
 
-    A checkpoint stores the whole value of each array, so it can be restored on another number of
-    devices and with another layout. A digest of the contents detects damage. Each `Checkpoints`
-    object reads back the first checkpoint that it saves. Unreadable storage is thus found early in
-    a run.
+    A checkpoint stores the whole value of each array. It can therefore be restored on another
+    number of devices and with another layout. A digest of the contents detects damage. Each
+    `Checkpoints` object reads back the first checkpoint that it saves. Unreadable storage is thus
+    found early in a run.
 
     Args:
       folder: a local folder with any name. The first save creates it.
@@ -164,8 +164,8 @@ class Checkpoints:
         version of the library. If the template has another structure, nothing is moved either.
 
         Args:
-          template: a state, or `jax.eval_shape` of one. Its tree structure, shapes and types must
-            be those of the saved state.
+          template: a state, or the result of `jax.eval_shape` for a state. Its tree structure,
+            shapes and types must be those of the saved state.
           announce: called with a message about each unreadable checkpoint.
 
         Raises:

@@ -49,11 +49,11 @@ def run(
     prog: str | None = None,
     args: Sequence[str] | None = None,
 ) -> None:
-    """Parses the flags and runs `main`. Errors that the user can fix print no traceback.
+    """Parses the flags and runs `main`. For errors that the user can fix, no traceback is printed.
 
     Args:
       main: the command.
-      config: its settings, a dataclass; each field becomes a flag.
+      config: the settings of the command, a dataclass. Each field becomes a flag.
       description: the text above the flags in `--help`.
       prog: the command as the user types it, for messages. None: the command that started this
         process.
@@ -172,7 +172,7 @@ def flag(name: str) -> str:
 
 
 def check_at_least(config: Any, **least: float) -> None:
-    """Raises `UserError` unless each field named is finite and at least the value given here."""
+    """Raises `UserError` if a field is not finite or is below its least value in `least`."""
     for name, low in least.items():
         if not low <= getattr(config, name) < float("inf"):
             raise UserError(f"{flag(name)} must be at least {low}, got {getattr(config, name)}")

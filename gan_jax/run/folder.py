@@ -130,8 +130,8 @@ class RunFolder:
     def rewind(self, step: int, announce: Callable[[str], None] = print) -> list[Record]:
         """Deletes the records after `step` and returns the others.
 
-        Step -1 deletes all records. Records that cannot be read are announced and deleted. A
-        summary of a later step is deleted too.
+        If `step` is -1, all records are deleted. Records that cannot be read are announced and
+        deleted. A summary of a later step is deleted too.
         """
         kept = [record for record in self.metrics(announce) if record["step"] <= step]
         if self.summary().get("step", -1) > step:

@@ -37,7 +37,7 @@ def time_left(elapsed: float, done: int, left: int) -> str:
 
 
 class Progress:
-    """A progress bar. Without a terminal, it is a line printed every ten seconds."""
+    """A progress bar. If there is no terminal, a line is printed every ten seconds instead."""
 
     def __init__(
         self, start: int, num_steps: int, words: Callable[[Record], str] = in_words

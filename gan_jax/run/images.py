@@ -65,7 +65,7 @@ def train(
       sample_every: the steps after which a grid of samples is drawn, as for `Look.every`.
 
     Returns:
-      The last state, as `session.train` does. It raises the same exceptions.
+      The last state. Results and exceptions are as for `session.train`.
     """
     with folder.visit():
         folder.samples.mkdir(exist_ok=True)

@@ -136,8 +136,8 @@ def run(
       num_steps: number of steps to reach.
       chunk_length: maximum steps per chunk. A chunk also ends at each multiple of this number, and
         at each step where a hook is due.
-      hooks: the hooks. After each chunk, those that are due start in order. After the last chunk,
-        all of them start.
+      hooks: the hooks. After each chunk, the hooks that are due start in order. After the last
+        chunk, all hooks start.
 
     Raises:
       Interrupted: SIGINT or SIGTERM came, or stdout is a closed pipe. Hooks with `when_stopped`

@@ -46,7 +46,9 @@ def interval(low: float, high: float, num: int) -> tuple[Array, Array]:
 
 
 def box(*axes: tuple[Array, Array]) -> tuple[Array, Array]:
-    """Returns the product of one-dimensional rules: D pairs (nodes, weights) -> [N, D], [N].
+    """Returns nodes [N, D] and weights [N] of a product of D one-dimensional rules.
+
+    A one-dimensional rule is a pair (nodes, weights).
 
     N is the product of the D numbers of nodes, so memory grows exponentially with D.
     """

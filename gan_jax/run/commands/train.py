@@ -207,7 +207,7 @@ def restore(run: Path) -> tuple[GAN, int, TrainState]:
     """Returns a run's networks, and the step and the state of its newest readable checkpoint.
 
     Raises:
-      UserError: the folder is not that of a run of this command, or has no checkpoint.
+      UserError: the folder does not contain a run of this command, or it has no checkpoint.
       CheckpointError: no checkpoint can be read.
     """
     settings = read_config(run)

@@ -1,8 +1,8 @@
 """Reads the IDX files in which MNIST and similar data sets are published.
 
-A file begins with two zero bytes, a code for the element type and the number of dimensions, each of
-one byte. Then follow the dimensions as big-endian uint32, and the elements. The last dimension
-varies fastest.
+A file begins with four bytes: two zeros, a code for the element type, and the number of dimensions.
+The dimensions follow as big-endian uint32, and then the elements. The last dimension varies
+fastest.
 """
 
 import gzip

@@ -128,7 +128,7 @@ def has_colour(path: Path) -> bool:
 
 
 def is_image(path: Path) -> bool:
-    """Returns whether a file begins as files in one of `FORMATS` do."""
+    """Returns whether the first bytes of a file are those of a format in `FORMATS`."""
     try:
         with path.open("rb") as file:
             return _MAGIC.match(file.read(12)) is not None

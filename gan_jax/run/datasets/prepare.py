@@ -140,7 +140,7 @@ def _own_builder(name: str, folder: Path) -> "tensorflow_datasets.core.Generator
 
 
 def _silence(url: str) -> str | None:
-    """Returns why a host does not answer within `TIMEOUT` seconds, or None if it does."""
+    """Returns the reason if a host does not answer within `TIMEOUT` seconds, or None if it does."""
     outcome: queue.Queue[str | None] = queue.Queue()
 
     def ask() -> None:

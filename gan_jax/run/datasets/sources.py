@@ -23,10 +23,10 @@ _ALIGNMENT = 64
 def load(config: Config, *, announce: Announce = print) -> Dataset:
     """Returns the training images that a config describes.
 
-    If `config.source` names a source, no other source is tried. `auto` takes the first of these
-    that has the data: IDX files in `config.dir`, TFDS data prepared in `config.dir` or in TFDS's
-    default folder, a download through TFDS, and the embedded digits. The embedded digits are taken
-    only for MNIST without a `config.dir`, and this is announced.
+    If `config.source` names a source, no other source is tried. `auto` tries these sources in
+    order: IDX files in `config.dir`, TFDS data prepared in `config.dir` or in TFDS's default
+    folder, a download through TFDS, and the embedded digits. The embedded digits are taken only for
+    MNIST without a `config.dir`, and this is announced.
 
     Args:
       config: The settings of the data set.
@@ -35,7 +35,7 @@ def load(config: Config, *, announce: Announce = print) -> Dataset:
 
     Returns:
       The data set. The choice of held-out examples depends only on the number of examples and on
-      `config.held_out`. A larger `held_out` holds out the same examples and others in addition.
+      `config.held_out`. A larger `held_out` holds out the same examples and further ones.
 
     Raises:
       DataError: A field of the config is out of range, or the data cannot be loaded.

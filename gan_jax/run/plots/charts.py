@@ -48,7 +48,7 @@ _SHORT = {
 
 
 def in_short(record: dict[str, float]) -> str:
-    """Returns those of a GAN's main metrics that the record has, in one line."""
+    """Returns one line with the main metrics of a GAN, without those that the record lacks."""
     return " ".join(form.format(record[name]) for name, form in _SHORT.items() if name in record)
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Moment(NamedTuple):
-    """One moment in the training of a GAN. Its x and z are numbers.
+    """One moment in the training of a GAN whose samples x and latents z are single numbers.
 
     Attributes:
       title: the title of the panel.

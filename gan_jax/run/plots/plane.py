@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class View(NamedTuple):
-    """One moment in the training of a GAN. Its x are points in the plane.
+    """One moment in the training of a GAN whose samples x are points in the plane.
 
     Attributes:
       title: the title of the picture.
