@@ -21,7 +21,7 @@ COMMANDS = {
 def main() -> None:
     """Runs the command named by the first argument. The other arguments are the command's flags."""
     end_on_signals()
-    import argparse  # here, because signals come first
+    import argparse  # imported here, because signals come first
     from importlib.metadata import version
 
     parser = argparse.ArgumentParser(
@@ -72,7 +72,7 @@ def _end(signum: int, _: object) -> None:
         f"{new_line}stopped by {signal.Signals(signum).name}: saved files are intact, and the same "
         "command resumes or begins again\n"
     )
-    if sys.stderr is not None:  # else descriptor 2 may be another file
+    if sys.stderr is not None:  # otherwise descriptor 2 may be another file
         with suppress(OSError):
             os.write(2, message.encode())
     os._exit(128 + signum)

@@ -62,7 +62,7 @@ def make_player_step(
       role: the player to update.
       objective: the player's loss.
       tx, accumulate, axis_name: as for `make_discriminator_step`.
-      ema_decay: as for `make_generator_step`, allowed for the generator only. The default is
+      ema_decay: as for `make_generator_step`. It is for the generator only. The default is
         `EMA_DECAY`.
 
     Returns:

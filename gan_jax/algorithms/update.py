@@ -40,7 +40,8 @@ def update(
       tx: the player's optimizer. It also receives two arguments that some optax optimizers need:
         `value`, the loss averaged over microbatches and devices, and `grad`, the gradient.
       player, opponent: the states of the two players.
-      batch: [B, ...] on this shard, split over `batches.axis()` if that is not None.
+      batch: the examples [B, ...] on this shard. If `batches.axis()` is not None, the batch is
+        split over this axis.
       key: the key of the player's role. The number of the player's step is folded into this key.
       role: the player's name in error messages.
       parts: number of microbatches. The sum of their gradients is stored in at least float32.

@@ -1,4 +1,4 @@
-"""Batches of a data set, each a pure function of the key and the step.
+"""Batches of a data set. Each batch is a pure function of the key and the step.
 
 The stream of examples consists of epochs, each in a new order. The stream does not depend on the
 position at which reading starts, so a resumed run reads the same batches as an uninterrupted run.

@@ -12,8 +12,8 @@ from gan_jax.types import Array
 class Stacks(NamedTuple):
     """The distribution of stacks of three independently drawn digits.
 
-    Stacks are those of Metz et al. 2017, section 3.3. N digits give N^3 equally likely stacks. Each
-    call draws new stacks.
+    Metz et al. 2017, section 3.3, use the same distribution. N digits give N^3 equally likely
+    stacks. Each call draws new stacks.
 
     Attributes:
       digits: [N, H, W, 1] uint8 in [0, 255]. Stacks are converted to floats when drawn.

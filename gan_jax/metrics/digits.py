@@ -1,9 +1,9 @@
 """A fixed classifier of 28x28 grey digits: features for Fréchet distances, and class probabilities.
 
-The features are the 64 activations before the last layer. Call a Fréchet distance of these features
-a "Fréchet distance on digit-classifier features". It is not comparable with FID, which uses
-Inception features. Report `EXTRACTOR` with every distance, because `EXTRACTOR` contains a hash of
-the weights. If the weights have another hash, the functions raise ValueError.
+The features are the 64 activations before the last layer. Call a Fréchet distance between such
+features a "Fréchet distance on digit-classifier features". It is not comparable with FID, which
+uses Inception features. Report `EXTRACTOR` with every distance, because `EXTRACTOR` contains a hash
+of the weights. If the weights have another hash, the functions raise ValueError.
 
 `benchmarks/train_digit_classifier.py` trained the weights on 4,000 of the 5,000 embedded MNIST
 digits. The other 1,000 digits are those that `gan_jax.run.datasets.load` holds out with
@@ -89,10 +89,10 @@ def class_probabilities(x: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def parse_weights(content: bytes) -> dict[str, NDArray[np.float32]]:
-    """Returns the weights in the content of an npz file, whose SHA-256 must be `SHA256`.
+    """Returns the weights in the content of an npz file.
 
     Raises:
-      ValueError: the hash differs.
+      ValueError: the SHA-256 of the content is not `SHA256`.
     """
     found = hashlib.sha256(content).hexdigest()
     if found != SHA256:

@@ -38,7 +38,7 @@ def squared_distances(x: Array, y: Array) -> Array:
     Each distance is a sum of squared differences. The form |x|^2 + |y|^2 - 2 x.y would lose the
     digits of small distances between points far from the origin. The result is computed in blocks
     of rows, one block after another. The differences [rows, M, D] of a block therefore need no more
-    memory than the result or, if D > N, than y.
+    memory than the result. If D > N, they need no more memory than y.
     """
     rows = max(1, len(x) // max(1, x.shape[1]))
     return jax.lax.map(lambda row: jnp.sum(jnp.square(row[None] - y), axis=1), x, batch_size=rows)

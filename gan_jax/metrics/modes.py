@@ -21,8 +21,8 @@ class Modes(NamedTuple):
       high_quality: [] share of samples of high quality: those within `within` standard deviations
         of a mode.
       reverse_kl: [] KL(histogram of the nearest modes, uniform), in nats.
-      width: [] root mean square distance per axis of the high-quality samples from their nearest
-        modes, in standard deviations of the modes. It is 0 if no sample has high quality.
+      width: [] root mean square distance, per axis, of the high-quality samples from their nearest
+        modes. The unit is the mode's standard deviation. It is 0 if no sample has high quality.
     """
 
     captured: Array
@@ -127,7 +127,7 @@ def class_coverage(label: Array, num: int) -> Classes:
     if num < 1:
         raise ValueError(f"num, the number of classes, must be at least 1, got {num}")
     if _known(label):
-        low, high = int(np.min(given)), int(np.max(given))  # before JAX converts 64 bits to 32
+        low, high = int(np.min(given)), int(np.max(given))  # JAX may convert 64 bits to 32
         if low < 0 or high >= num:
             raise ValueError(
                 f"label must be in 0..{num - 1} for num={num} classes, got {low}..{high}"

@@ -297,7 +297,7 @@ def _hush() -> None:
 
 def _is_not_of_orbax(record: logging.LogRecord) -> bool:
     _, error, trace = record.exc_info or (None, None, None)
-    if "[tensorstore_spec=" in str(error):  # several reads fail together; one is reported
+    if "[tensorstore_spec=" in str(error):  # several reads fail, one is reported
         return False
     files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(trace)]
     (home,) = sys.modules["orbax.checkpoint"].__path__

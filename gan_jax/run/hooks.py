@@ -58,7 +58,7 @@ class Progress:
             return
         now = time.monotonic()
         if self._first is None:
-            self._first = step, now  # the pace leaves out the compilation before this
+            self._first = step, now  # the pace does not include compilation
         if now - self._printed >= 10 or step == self._num_steps:
             self._printed = now
             done, seconds = step - self._first[0], now - self._first[1]
@@ -132,7 +132,7 @@ def log(
             if writer is not None:
                 for name in record.keys() - {"step", "seconds"}:
                     writer.add_scalar(name, record[name], step)
-            shown.update(step, record)  # last, because it fails if stdout is a closed pipe
+            shown.update(step, record)  # comes last, because it fails if stdout is a closed pipe
 
         return finish
 

@@ -84,9 +84,9 @@ def train(
         )
         done = int(state.generator.step)
         if folder.is_complete(done):
-            announce(f"{folder.path} is complete at step {done}: a larger num_steps goes on")
+            announce(f"{folder.path} is complete at step {done}: a larger num_steps continues it")
         else:
-            with signals():  # almost done: the first signal is ignored
+            with signals():  # the run is almost done, so the first signal is ignored
                 _finish(folder, done, dataset, announce)
     return state
 

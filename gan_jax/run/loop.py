@@ -50,7 +50,7 @@ def make_chunk(step: Step, length: int) -> Step:
     """
 
     def chunk(state: PyTree, work: Work) -> tuple[PyTree, Metrics]:
-        traced = jax.jit(step, inline=True)  # the two uses below then trace the step only once
+        traced = jax.jit(step, inline=True)  # the step is then traced once for both uses below
 
         def take(index: Array) -> PyTree:
             return jax.tree.map(lambda leaf: leaf[index], work.batch)

@@ -47,7 +47,7 @@ def train(
         [chunk_length, ...]. The result must not depend on earlier calls. None for a step that draws
         its own data, such as a step made by `data.synthetic.feed`.
       folder: the folder of the run.
-      num_steps: the number of calls of the step, earlier sessions included.
+      num_steps: the number of calls of the step, including those of earlier sessions.
       chunk_length: maximum number of steps in one compiled program, and between two records.
       checkpoint_every: the steps after which the state is saved, as for `Hook.every`. The
         state is also saved at the end and after a signal.

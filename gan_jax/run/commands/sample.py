@@ -87,5 +87,5 @@ def _room(num: int, shape: tuple[int, ...]) -> np.ndarray:
     except (MemoryError, ValueError):  # more than the memory or the address space
         size = num * math.prod(shape) / 2**30
         raise UserError(
-            f"--num {num} needs {size:,.1f} GiB of memory: draw fewer, the rest with other --seed"
+            f"--num {num} needs {size:,.1f} GiB of memory: draw fewer at once, with several --seed"
         ) from None

@@ -132,13 +132,13 @@ def check(config: Config) -> None:
         parallel.check_batch_size(config.batch_size, devices)
     except UserError as error:
         raise UserError(
-            f"--batch-size {config.batch_size}: {error} (--parallel jit); to resume a run of fewer "
-            "devices, hide the others from JAX, as with CUDA_VISIBLE_DEVICES"
+            f"--batch-size {config.batch_size}: {error} (--parallel jit); to resume a run of "
+            "fewer devices, hide the other devices from JAX, as with CUDA_VISIBLE_DEVICES"
         ) from None
     if (config.batch_size // devices) % config.accumulate:
         raise UserError(
-            f"--accumulate must divide the {config.batch_size // devices} images of a batch that a "
-            f"device has, got {config.accumulate}"
+            f"--accumulate must divide {config.batch_size // devices}, the number of images per "
+            f"batch and device, got {config.accumulate}"
         )
 
 
@@ -236,7 +236,7 @@ def main(config: Config) -> TrainState:
     from gan_jax.run import images
 
     check(config)
-    if (size := config.data.size) is not None:  # before images are read
+    if (size := config.data.size) is not None:  # fails before images are read
         networks(config, (size, size, config.data.channels or 1))
     dataset = datasets.load(config.data)
     check_dataset(config, dataset)

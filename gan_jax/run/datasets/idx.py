@@ -21,7 +21,7 @@ _UNSIGNED_BYTE = 0x08
 
 
 def find(folder: Path, kind: str, ndim: int) -> list[Path]:
-    """Returns the training files of a kind ("images" or "labels") in a folder, preferred first."""
+    """Returns the training files of a kind ("images" or "labels") in order of preference."""
     names = (f"train-{kind}{mark}idx{ndim}-ubyte{end}" for end in ("", ".gz") for mark in "-.")
     # A link that leads nowhere counts too, because it is an error and not a missing file.
     return [folder / name for name in names if os.path.lexists(folder / name)]

@@ -35,7 +35,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
 _SCAN = b"\xff\xda"  # the marker of a JPEG's pixels
 # The parts of a PNG (chunks) and of a JPEG (APP2 to APP13, APP15, COM) that no pixel depends on.
-# APP1 and APP14 are not among them: they hold the orientation and the colour transform.
+# Pixels depend on APP1, the orientation, and on APP14, the colour transform.
 _METADATA = {
     *b"cHRM gAMA iCCP sBIT sRGB bKGD hIST pHYs sPLT tIME tEXt zTXt iTXt".split(),
     *(bytes([0xFF, marker]) for marker in (*range(0xE2, 0xEE), 0xEF, 0xFE)),

