@@ -1,7 +1,8 @@
 """The command `gan-jax`.
 
-This module stands outside the package `gan_jax`, whose import takes seconds. A signal in that time
-must end in a message, and `gan-jax --help` must answer at once.
+This module is outside the package `gan_jax`, because the import of the package takes seconds. A
+signal during the import must end the command with a message, and `gan-jax --help` must answer at
+once.
 """
 
 import importlib
@@ -11,16 +12,16 @@ import sys
 from contextlib import suppress
 
 COMMANDS = {
-    "train": "train a GAN on images; the same command resumes",
+    "train": "train a GAN on images, or resume a run",
     "sample": "draw images from a trained run",
 }
-"""Summaries of the modules of `gan_jax.run.commands`."""
+"""The modules of `gan_jax.run.commands`, each with a summary for `gan-jax --help`."""
 
 
 def main() -> None:
-    """Runs the command that the first argument names, with the other arguments as its flags."""
+    """Runs the command named by the first argument. The other arguments are the command's flags."""
     end_on_signals()
-    import argparse  # here, because signals come first
+    import argparse  # imported here, because signals come first
     from importlib.metadata import version
 
     parser = argparse.ArgumentParser(
@@ -50,7 +51,8 @@ def main() -> None:
 def end_on_signals() -> None:
     """Makes SIGINT and SIGTERM end this process with a message and the exit status 130 or 143.
 
-    During training `gan_jax.run.loop.run` handles the first signal instead: it saves, then ends.
+    During training `gan_jax.run.loop.run` handles the first signal: it saves the state and then
+    ends.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:  # shells ignore it in background jobs
@@ -70,7 +72,7 @@ def _end(signum: int, _: object) -> None:
         f"{new_line}stopped by {signal.Signals(signum).name}: saved files are intact, and the same "
         "command resumes or begins again\n"
     )
-    if sys.stderr is not None:  # else descriptor 2 may be another file
+    if sys.stderr is not None:  # otherwise descriptor 2 may be another file
         with suppress(OSError):
             os.write(2, message.encode())
     os._exit(128 + signum)

@@ -1,4 +1,4 @@
-"""Training algorithms: the objective and update of each player, and the steps built from them.
+"""Training algorithms: the objective and the update of each player, and the steps of both players.
 
 Simultaneous and alternating gradient descent can circle an equilibrium instead of converging
 (Mescheder et al. 2017, section 3). Consensus and unrolled steps avoid this. Extragradient and

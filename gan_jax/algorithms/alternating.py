@@ -1,7 +1,7 @@
 """The steps of Algorithm 1 as pure functions `(TrainState, Batch) -> (TrainState, Metrics)`.
 
-The steps are not jitted and have no side effects, so the caller composes them: `jax.jit(step)`,
-`jax.lax.scan(step, state, batches)`, `jax.vmap(step)` for an ensemble, or the wrappers of
+The steps are not jitted and have no side effects, so the caller can compose them: `jax.jit(step)`,
+`jax.lax.scan(step, state, batches)`, `jax.vmap(step)` for an ensemble of GANs, or the wrappers of
 `gan_jax.parallel` for several devices.
 """
 
@@ -56,29 +56,30 @@ def make_discriminator_step(
       loss: the adversarial loss.
       tx: D's optimizer, the same as in `init`.
       penalties: pairs of a penalty and its weight. A weight is a number, which may be traced, or a
-        schedule such as optax's or `penalties.lazy`. A schedule is a function of the number of D's
-        earlier updates. If it returns 0, the penalty is not computed: its metric is 0 and its
-        memory does not change.
-      terms: pairs of a term `(Pass) -> [B]` and its weight, as for penalties.
+        schedule. A schedule, such as `penalties.lazy` or a schedule of optax, is a function of the
+        number of D's earlier updates. If the schedule returns 0, the penalty is not computed. The
+        penalty's metric is then 0, and its memory does not change.
+      terms: pairs of a term `(Pass) -> [B]` and its weight. The weights are as for penalties.
       augmentation: a random change `(key, x [...]) -> x [...]` of each real and fake sample before
-        D, both in D's step and in G's. Give both steps the same augmentation. Penalties receive D
-        with the augmentation in front.
-      fake_labels: `(key, num) -> labels [num]`, the labels of the fakes. By default they are the
-        labels of the real batch.
-      accumulate: number of microbatches per update. Their gradients are averaged. Memory falls to
-        that of one microbatch. The random draws are those of the whole batch. Operations that
-        compare examples, such as batch norm or a loss of batch means, see one microbatch.
+        it enters D. Give D's step and G's step the same augmentation. The critic that penalties
+        receive includes the augmentation.
+      fake_labels: `(key, num) -> labels [num]`, the labels of the fakes. By default the fakes get
+        the labels of the real batch.
+      accumulate: number of microbatches per update. Their gradients are averaged. An update then
+        needs the memory of one microbatch. The random draws are the same as without microbatches.
+        Operations that compare examples see only one microbatch. Such operations are batch norm and
+        losses of batch means.
       axis_name: the mapped axis (of `pmap` or `shard_map`) over which the batch is split.
-        Gradients, metrics and model state are averaged over it. B is then the number of examples on
-        one device.
+        Gradients, metrics and model state are averaged over this axis. B is then the number of
+        examples on one device.
 
     Returns:
-      A pure step. Its metrics are those of `objectives.discriminator_objective` and
-        `discriminator_gradient_norm`, all measured before the update.
+      A pure step. Its metrics are `discriminator_gradient_norm` and the metrics of
+        `objectives.discriminator_objective`. All of them are computed before the update.
 
     Raises:
-      ValueError: two penalties have the same name, or `accumulate` < 1. The step raises it if
-        `accumulate` does not divide the batch, the state lacks the memory of a penalty, `tx`
+      ValueError: two penalties have the same name, or `accumulate` < 1. The step raises ValueError
+        if `accumulate` does not divide the batch, the state lacks the memory of a penalty, `tx`
         differs from the one given to `init`, or `tx` needs arguments that a step does not have.
     """
     objective = discriminator_objective(
@@ -110,17 +111,19 @@ def make_generator_step(
         `make_discriminator_step`.
       tx: G's optimizer, the same as in `init`.
       ema_decay: number in [0, 1). After each update ema <- ema_decay * ema + (1 - ema_decay) *
-        params. It may also be a schedule, a function of the number of earlier updates. The default
-        rises to 0.999: see `rising_decay`. The average is stored in at least float32.
+        params. The decay may also be a schedule, which is a function of the number of earlier
+        updates. The default rises to 0.999: see `rising_decay`. The average is stored in at least
+        float32.
 
     Returns:
-      A pure step. From the real batch [B, ...] it uses the size, the labels and, for a relativistic
-        loss, the logits. Its metrics are `generator_loss` and `generator_gradient_norm`.
+      A pure step. It uses the size and the labels of the real batch [B, ...]. With a relativistic
+        loss it also uses D's logits for this batch. Its metrics are `generator_loss` and
+        `generator_gradient_norm`.
 
     Raises:
-      ValueError: `accumulate` < 1, or `ema_decay` is a number outside [0, 1). The step raises it if
-        `accumulate` does not divide the batch, `tx` differs from the one given to `init`, or `tx`
-        needs arguments that a step does not have.
+      ValueError: `accumulate` < 1, or `ema_decay` is a number outside [0, 1). The step raises
+        ValueError if `accumulate` does not divide the batch, `tx` differs from the one given to
+        `init`, or `tx` needs arguments that a step does not have.
     """
     objective = generator_objective(
         gan, loss, terms=terms, augmentation=augmentation, fake_labels=fake_labels
@@ -143,15 +146,16 @@ def make_train_step(
 
     Args:
       discriminator_step, generator_step: any steps on a batch [B, ...].
-      n_critic: number of D's updates per step, the k of Algorithm 1.
+      n_critic: number of D's updates per step. This number is called k in Algorithm 1.
 
     Returns:
       A pure step on a batch [n_critic, B, ...], one real minibatch for each update of D. G's update
-        uses the last minibatch. Its metrics are those of D's last update and of G's update.
+        uses the last minibatch. The metrics of the step are those of D's last update and of G's
+        update.
 
     Raises:
-      ValueError: `n_critic` < 1, or `discriminator_step` is a generator step. The step raises it if
-        the first dimension of the batch is not `n_critic`.
+      ValueError: `n_critic` < 1, or `discriminator_step` is a generator step. The train step raises
+        ValueError if the first dimension of the batch is not `n_critic`.
     """
     check_at_least_one(n_critic=n_critic)
     if getattr(discriminator_step, "role", None) == "generator":
@@ -195,7 +199,7 @@ def adversarial(
     accumulate: int = 1,
     axis_name: AxisName | None = None,
 ) -> Algorithm:
-    """Returns the training algorithm of a GAN with its loss, optimizers and terms (Algorithm 1).
+    """Returns Algorithm 1 for a GAN with the given loss, optimizers, penalties and terms.
 
     Args:
       gan, loss, penalties, augmentation, fake_labels, accumulate, axis_name: as for

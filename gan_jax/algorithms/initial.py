@@ -48,8 +48,8 @@ def init(
       key: a single key, `jax.random.key(seed)`. The state's key always has JAX's default
         implementation, threefry2x32: see `random.threefry`.
       batch: [B, ...]. Only its shapes and types are read.
-      penalties, discriminator_terms, generator_terms, augmentation: those of the steps. Their
-        initial memories become part of the state.
+      penalties, discriminator_terms, generator_terms, augmentation: the same as for the steps.
+        Their initial memories become part of the state.
 
     Raises:
       ValueError: the generator's samples and the data differ in shape.
@@ -101,7 +101,8 @@ def _init_player(
     label: PyTree | None,
 ) -> PlayerState:
     made = network.init(key, x, label)
-    # An update returns no weak types. If the first state had any, the step would be compiled twice.
+    # An update returns no weak types. If the first state had weak types, the step would be compiled
+    # twice.
     params, model_state = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), made)
     return PlayerState(
         step=jnp.zeros((), jnp.int32),
@@ -120,15 +121,15 @@ def warm_start(
 ) -> TrainState:
     """Returns the state with copies of the given parameters, such as those of another run.
 
-    Optimizer states and step counts do not change, so they are fresh after `init`. If the
-    optimizer's state contains parameters, as with `optimizers.lookahead`, initialise it again with
-    `player.replace(opt_state=tx.init(player.params))`.
+    Optimizer states and step counts do not change. In a state from `init` they are those of a new
+    run. If the optimizer's state contains parameters, as with `optimizers.lookahead`, initialise it
+    again with `player.replace(opt_state=tx.init(player.params))`.
 
     Args:
       state: the result of `init`, or the state of a run in progress.
       generator, discriminator: the players' parameters, as arrays of JAX or NumPy, with the
         structure and shapes of the state's parameters. They are cast to the state's types.
-      ema: the average of G's parameters. The default is `generator`, if that is given.
+      ema: the average of G's parameters. The default is the argument `generator`, if it is given.
 
     Raises:
       ValueError: the parameters have another structure or shape. The message names the first path

@@ -1,8 +1,8 @@
 """The objectives of the two players: scalar functions built from a GAN, a loss and terms.
 
-Each objective is a function of one player's parameters, and the other player's state is data.
-Neither uses `stop_gradient`, so derivatives through a whole step are correct. Unrolled GANs and
-hyper-gradients need them.
+Each objective is a function of one player's parameters. The other player's state is a second
+argument. The objectives do not use `stop_gradient`, so derivatives through a whole step are
+correct. Unrolled GANs and hyper-gradients need such derivatives.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ class Aux(NamedTuple):
 
     Attributes:
       metrics: scalars [] by name.
-      model_state, memory: those of the player after the pass.
+      model_state, memory: the player's model state and memories after the pass.
     """
 
     metrics: Metrics
@@ -51,13 +51,13 @@ class Aux(NamedTuple):
 
 Objective: TypeAlias = Callable[[PyTree, PlayerState, PlayerState, Batch, Array], tuple[Array, Aux]]
 """`(params, player, opponent, batch, key) -> (loss [], Aux)`: the loss of a player as a function of
-its parameters. `params` replaces `player.params`."""
+its parameters. The objective uses `params` instead of `player.params`."""
 
 
 def _adversarial(loss: Callable[[Array, Array], Array], seen: Pass, maker: str) -> Array:
     """Returns the batch mean of a loss on D's logits.
 
-    For maps, each logit counts as one example.
+    If D returns maps of logits, each logit counts as one example.
     """
     real, fake = seen.real_output.logits, seen.fake_output.logits
     losses = loss(real.reshape(-1), fake.reshape(-1))
@@ -94,26 +94,30 @@ def discriminator_objective(
     augmentation: Augment | Augmentation | None = None,
     fake_labels: FakeLabels | None = None,
 ) -> Objective:
-    """Returns D's objective: its loss on a real batch and as many fresh fakes, plus weighted terms.
+    """Returns D's objective: its loss on a real batch and fresh fakes, plus weighted terms.
+
+    There are as many fakes as real examples.
 
     Metrics, all at least float32:
       discriminator_loss: the loss without penalties and terms.
       value: the estimate of V(D, G).
       jsd_lower_bound: (value + log 4) / 2.
-      real_accuracy, fake_accuracy: the shares of logits on the correct side of 0. The boundary for
-        `least_squares` is 1/2 and that for `f_kl` is 1, and `wasserstein` has no boundary. The
-        accuracies mean less for these losses.
+      real_accuracy, fake_accuracy: the shares of logits on the correct side of 0. The true boundary
+        is 1/2 for `least_squares` and 1 for `f_kl`, and `wasserstein` has no boundary. For these
+        three losses the accuracies mean less.
       augmentation_p and similar: the scalars in the augmentation's memory.
-      NAME, for each penalty: its unweighted mean. It is 0 if a schedule skipped the penalty.
-      discriminator_NAME, for each term: its unweighted mean, as for penalties.
+      NAME, for each penalty: the mean of the penalty without its weight. It is 0 if a schedule
+        skipped the penalty.
+      discriminator_NAME, for each term: the mean of the term without its weight. It is 0 if a
+        schedule skipped the term.
 
     Args:
       gan, loss: the GAN and its loss.
       penalties, terms, augmentation, fake_labels: as for `make_discriminator_step`.
 
     Raises:
-      ValueError: two penalties or terms have the same name. The objective raises it if a memory is
-        missing.
+      ValueError: two penalties or terms have the same name. The objective raises ValueError if a
+        memory is missing.
       AssertionError: raised by the objective if the batch's x is not floating, the number of labels
         is not B, D's logits are not [B] or [B, ...], or the loss, a penalty or a term does not
         return one floating number for each example.
@@ -168,10 +172,12 @@ def generator_objective(
     augmentation: Augment | Augmentation | None = None,
     fake_labels: FakeLabels | None = None,
 ) -> Objective:
-    """Returns G's objective: its loss on as many fresh fakes as the batch has examples, plus terms.
+    """Returns G's objective: its loss on fresh fakes, plus weighted terms.
 
-    Metrics: `generator_loss`, which excludes terms, and the unweighted mean of each term, named
-    `generator_` plus the term's name.
+    There are as many fakes as examples in the batch.
+
+    The metrics are `generator_loss`, which does not include terms, and `generator_NAME` for each
+    term. `generator_NAME` is the mean of the term without its weight.
 
     Args:
       gan, loss: the GAN and its loss.
@@ -218,9 +224,9 @@ def player_losses(
 ) -> tuple[Callable[[PyTree, PyTree], Array], Callable[[PyTree, PyTree], Array]]:
     """Returns G's and D's losses as functions `(generator_params, discriminator_params) -> []`.
 
-    `gan_jax.theory` uses them to compute the vector field of the game at a point of training, and
-    the eigenvalues of that field's Jacobian. G's loss comes first. Batch, noise and model state are
-    fixed.
+    G's loss comes first. Batch, noise and model state are fixed. From these losses `gan_jax.theory`
+    computes the vector field of the game at a point of training. It also computes the eigenvalues
+    of the field's Jacobian.
     """
     of_generator = generator_objective(gan, loss, augmentation=augmentation)
     of_discriminator = discriminator_objective(gan, loss, penalties, augmentation=augmentation)

@@ -1,4 +1,4 @@
-"""One pass through both networks, whose results the terms of either player read."""
+"""One pass through both networks. The terms of both players read its results."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
@@ -32,9 +32,9 @@ FakeLabels: TypeAlias = Callable[[Array, int], PyTree]
 def _judge(
     discriminator: Network, augmentation: Augment | Augmentation | None, of: PlayerState
 ) -> Apply:
-    """Returns D's `apply` preceded by the augmentation.
+    """Returns D's `apply` function with the augmentation in front of it.
 
-    It returns an `Output`. `of` is D's state.
+    The returned function gives an `Output`. The argument `of` is D's state.
     """
 
     def judge(
@@ -92,10 +92,10 @@ def play(
     num_terms: int,
     moving: bool,
 ) -> Played:
-    """Returns fresh fakes together with D's outputs for them and for the real batch.
+    """Returns fresh fakes together with D's outputs for the fakes and for the real batch.
 
-    If `moving` is True, as in D's update, D's second pass starts from the model state after its
-    first.
+    If `moving` is True, D's second pass starts from the model state after D's first pass. D's
+    update needs this.
     """
     check_batch(batch)
     if isinstance(augmentation, Augmentation) and AUGMENTATION not in discriminator.memory:

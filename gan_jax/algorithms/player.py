@@ -18,20 +18,19 @@ from gan_jax.trees import is_inexact, widened
 from gan_jax.types import Array, AxisName, Batch, Metrics, StepFn, TrainState
 
 Decay: TypeAlias = float | Callable[[Array], Array]
-"""The decay of the moving average of G's weights: a number in [0, 1), or a schedule `step [] -> []`
-of the number of G's earlier updates."""
+"""The decay of the moving average of G's weights: a number in [0, 1), or a schedule. A schedule is
+a function `step [] -> []` of the number of G's earlier updates."""
 
 
 def rising_decay(highest: float) -> Callable[[Array], Array]:
-    """Returns the schedule min(highest, (1 + step) / (10 + step)), which soon forgets initial
-    weights.
+    """Returns the decay schedule min(highest, (1 + step) / (10 + step)).
 
-    With a constant decay d, the initial weights make up the share d^n of the average after n
-    updates. For d = 0.999 and n = 100 this share is 90 %. With this schedule their share is below
-    1e-12.
+    The average soon forgets the initial weights. With a constant decay d, the initial weights make
+    up the share d^n of the average after n updates. For d = 0.999 and n = 100 this share is 90 %.
+    With this schedule the share is below 1e-12 after 100 updates.
 
     Args:
-      highest: in [0, 1).
+      highest: the largest decay, in [0, 1).
 
     Raises:
       ValueError: `highest` is out of range.
@@ -63,7 +62,7 @@ def make_player_step(
       role: the player to update.
       objective: the player's loss.
       tx, accumulate, axis_name: as for `make_discriminator_step`.
-      ema_decay: as for `make_generator_step`, allowed for the generator only. The default is
+      ema_decay: as for `make_generator_step`. It is for the generator only. The default is
         `EMA_DECAY`.
 
     Returns:
@@ -71,10 +70,10 @@ def make_player_step(
         `generator_gradient_norm`.
 
     Raises:
-      ValueError: an unknown role, `accumulate` < 1, an `ema_decay` outside [0, 1), or any
-        `ema_decay` for the discriminator. The step raises it if `accumulate` does not divide the
-        batch, `tx` differs from the one given to `init`, or `tx` needs arguments that a step does
-        not have.
+      ValueError: `role` is unknown, `accumulate` < 1, `ema_decay` is outside [0, 1), or `ema_decay`
+        is given for the discriminator. The step raises ValueError if `accumulate` does not divide
+        the batch, `tx` differs from the one given to `init`, or `tx` needs arguments that a step
+        does not have.
     """
     check_tx(tx)
     check_at_least_one(accumulate=accumulate)
@@ -115,7 +114,7 @@ _ROLES = {
 
 
 def _averaged(state: TrainState, step: Array, decay: Decay | None) -> TrainState:
-    """Returns the state with its moving averages updated.
+    """Returns the state with updated moving averages.
 
     `step` [] is the number of earlier updates.
     """

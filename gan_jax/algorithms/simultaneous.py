@@ -11,11 +11,10 @@ from gan_jax.types import (
 
 
 def make_simultaneous_step(discriminator_step: StepFn, generator_step: StepFn) -> StepFn:
-    """Returns a step that updates both players from the same state, so neither sees the other's
-    update.
+    """Returns a step that updates both players from the same state.
 
-    With `optimizers.extragradient` as each player's optimizer, two of these steps are one step of
-    the extragradient method.
+    With `optimizers.extragradient` as each player's optimizer, two calls of this step are one step
+    of the extragradient method.
 
     Args:
       discriminator_step, generator_step: any steps on a batch [B, ...].

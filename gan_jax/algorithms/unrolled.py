@@ -1,4 +1,4 @@
-"""Unrolled GANs: the generator is trained against the discriminator after its next updates."""
+"""Unrolled GANs: G is trained against the discriminator as it will be after some updates."""
 
 import dataclasses
 from typing import Any
@@ -42,26 +42,27 @@ def make_unrolled_generator_step(
     accumulate: int = 1,
     axis_name: AxisName | None = None,
 ) -> StepFn:
-    """Returns G's step against D after its next `unroll` updates (Metz et al. 2017, equations 7 to
-    9).
+    """Returns G's step against D as it will be after `unroll` more updates.
 
-    D takes `unroll` of its own steps on this batch, and G descends its loss under the resulting D.
-    G's gradient passes through these steps, so it includes D's reaction. The steps are then
-    discarded, and D's state does not change. Memory grows with `unroll` unless `discriminator_step`
-    is wrapped in `jax.checkpoint`.
+    The method is that of Metz et al. 2017, equations 7 to 9.
 
-    Derivatives pass through D's optimizer. With `optax.adam` they are NaN where a gradient is 0,
-    unless `eps_root` is set. `optimizers.adam` does not need it.
+    D takes `unroll` steps on the batch of G's step. G then descends its loss against the resulting
+    D. G's gradient passes through D's steps, so it includes D's reaction. Afterwards D's steps are
+    discarded: the step returns D's state unchanged. Memory grows with `unroll` unless
+    `discriminator_step` is wrapped in `jax.checkpoint`.
+
+    Derivatives pass through D's optimizer. With `optax.adam` these derivatives are NaN where a
+    gradient is 0, unless `eps_root` is set. `optimizers.adam` does not need `eps_root`.
 
     Args:
       gan, loss, tx, augmentation, ema_decay, accumulate, axis_name: as for `make_generator_step`.
-      discriminator_step: D's step on a batch [B, ...], made without `accumulate`. If it has no
-        `axis_name`, it uses the one of this step.
-      unroll: number of D's steps to look ahead. With 0 the step is that of `make_generator_step`.
+      discriminator_step: D's step on a batch [B, ...], made without `accumulate`. If D's step has
+        no `axis_name`, it uses that of G's step.
+      unroll: number of D's steps. With 0 the result is the step of `make_generator_step`.
 
     Returns:
-      A pure step. Its metrics are those of `make_generator_step`. The loss is the one under the
-        unrolled D.
+      A pure step. Its metrics are those of `make_generator_step`. `generator_loss` is the loss
+        against D after `unroll` steps.
 
     Raises:
       ValueError: `unroll` < 0, or as for `make_generator_step`.

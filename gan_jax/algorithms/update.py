@@ -1,4 +1,4 @@
-"""One update of one player: its gradient over microbatches and devices, then its optimizer."""
+"""One update of one player: the gradient over microbatches and devices, then the optimizer."""
 
 import contextlib
 import dataclasses
@@ -31,19 +31,20 @@ def update(
     """Updates a player once along its objective.
 
     If the gradient is not finite, `model_state` and `memory` do not change, so one bad batch cannot
-    spoil running statistics permanently. The optimizer handles the parameters:
-    `optax.apply_if_finite` keeps them, and other optimizers make them NaN. A finite gradient whose
-    norm overflows, above 1e19 in float32, counts as not finite here.
+    spoil running statistics permanently. The optimizer decides what happens to the parameters:
+    `optax.apply_if_finite` keeps them, and other optimizers make them NaN. A finite gradient also
+    counts as not finite if its norm overflows, which happens above 1e19 in float32.
 
     Args:
       objective: the player's loss.
-      tx: the player's optimizer. It also receives `value`, the loss averaged over microbatches and
-        devices, and `grad`, the gradient. Some optax optimizers need them.
+      tx: the player's optimizer. It also receives two arguments that some optax optimizers need:
+        `value`, the loss averaged over microbatches and devices, and `grad`, the gradient.
       player, opponent: the states of the two players.
-      batch: [B, ...] on this shard, split over `batches.axis()` if that is not None.
-      key: the key of the role. The player's step is folded in.
+      batch: the examples [B, ...] on this shard. If `batches.axis()` is not None, the batch is
+        split over this axis.
+      key: the key of the player's role. The number of the player's step is folded into this key.
       role: the player's name in error messages.
-      parts: number of microbatches over which the gradient is accumulated, in at least float32.
+      parts: number of microbatches. The sum of their gradients is stored in at least float32.
 
     Returns:
       The player's new state, its metrics and its gradient norm.
@@ -82,7 +83,7 @@ def _check_opt_state(tx: optax.GradientTransformation, player: PlayerState, role
     if isinstance(player.opt_state, optax.LookaheadState):
         raise ValueError(
             f"the {role}'s tx is optax.lookahead, which needs a pair of parameters: use "
-            "gan_jax.optimizers.lookahead, which keeps the slow ones in its state"
+            "gan_jax.optimizers.lookahead, which keeps the slow parameters in its state"
         )
     expected = jax.eval_shape(tx.init, player.params)
     if difference := first_difference(player.opt_state, expected):
@@ -134,12 +135,13 @@ def _only_if(condition: Array, new: PyTree, old: PyTree) -> PyTree:
 
 
 def _norm(tree: PyTree) -> Array:
-    """Returns the Euclidean norm of all leaves together. Its derivatives are finite at 0 too.
+    """Returns the Euclidean norm of all leaves together. Its derivatives are finite even at 0.
 
-    It is computed as the norm of the column norms. Without YNNPACK, XLA's CPU compiler sums columns
-    in parallel but sums a whole matrix sequentially. The square roots keep the compiler from
-    merging the two sums. All axes of a kernel except the last are reshaped into rows, because
-    YNNPACK is much slower at summing over the first axis alone.
+    The function computes the norm of each column of each leaf, and then the norm of these norms.
+    Without YNNPACK, XLA's CPU compiler sums columns in parallel but sums a whole matrix
+    sequentially. The square roots keep the compiler from merging the two sums. All axes of a kernel
+    except the last are reshaped into rows, because YNNPACK is much slower at summing over the first
+    axis alone.
     """
     leaves = [jnp.atleast_1d(leaf) for leaf in jax.tree.leaves(widened(tree))]
     matrices = [leaf.reshape(math.prod(leaf.shape[:-1]), leaf.shape[-1]) for leaf in leaves]
@@ -150,7 +152,7 @@ def _norm(tree: PyTree) -> Array:
 def _divide(batch: Batch, parts: int) -> Batch:
     """Splits [B, ...] into [parts, B / parts, ...]. A microbatch takes every `parts`-th example.
 
-    A batch spread over devices therefore needs no transfer.
+    A batch that is spread over devices can therefore stay where it is.
     """
 
     def divide(leaf: Array) -> Array:
@@ -174,8 +176,9 @@ def _accumulate(
     """Returns the loss, its auxiliary values and the gradients, averaged over sequential
     microbatches.
 
-    A microbatch starts from the model state after the previous microbatch. It receives the memory
-    from before the update, so the mean over microbatches equals the value for the whole batch.
+    Each microbatch starts from the model state after the previous microbatch. All microbatches
+    receive the memory from before the update. The mean of the new memories then equals the new
+    memory of an update on the whole batch.
     """
     parts = jax.tree.leaves(microbatches)[0].shape[0]
 
@@ -210,7 +213,8 @@ def _varying(tree: PyTree) -> PyTree:
     """Marks replicated arrays as varying over the shards, so that their gradients vary too.
 
     Inside `shard_map(check_vma=True)` the gradient of a replicated array is already summed over the
-    shards. The later average would silently count each shard once too often.
+    shards. The later average over the shards would not divide this sum by the number of shards, so
+    the gradient would silently be too large.
     """
     axis_name = batches.axis()
     if axis_name is None:
@@ -218,8 +222,8 @@ def _varying(tree: PyTree) -> PyTree:
 
     def cast(leaf: Array) -> Array:
         for name in (axis_name,) if isinstance(axis_name, str) else axis_name:
-            # JAX raises ValueError for an array that varies already. It raises AssertionError for
-            # an axis of vmap, which needs no mark.
+            # JAX raises ValueError for an array that is already marked. It raises AssertionError
+            # for an axis of vmap, which needs no mark.
             with contextlib.suppress(ValueError, AssertionError):
                 leaf = jax.lax.pcast(leaf, name, to="varying")
         return leaf
@@ -230,7 +234,7 @@ def _varying(tree: PyTree) -> PyTree:
 def _mean(tree: PyTree) -> PyTree:
     """Returns the mean of every leaf over the mapped axis.
 
-    Counters are equal everywhere and unchanged.
+    Counters are equal on all shards, so they are returned unchanged.
     """
     axis_name = batches.axis()
     if axis_name is None:

@@ -26,7 +26,10 @@ from gan_jax.types import (
 
 
 def term_name(term: Any) -> str:
-    """Returns the name of the function of a penalty or term, also inside `functools.partial`."""
+    """Returns the name of the function that computes a penalty or term.
+
+    For a `functools.partial` this is the name of the function inside it.
+    """
     if isinstance(term, WithMemory):
         return term.name
     while isinstance(term, partial):
@@ -83,7 +86,7 @@ def add_terms(
     total: Array,
     memory: dict[str, PyTree],
 ) -> tuple[Array, Metrics, dict[str, PyTree]]:
-    """Returns the loss plus weighted terms, each term's mean by name, and the new memories."""
+    """Returns the loss plus weighted terms, the mean of each term by name, and the new memories."""
     metrics, nothing = {}, jnp.zeros_like(total)
     for i, (name, term, weight) in enumerate(terms):
         key_network, key = played.keys[2 * i : 2 * i + 2]
@@ -106,7 +109,7 @@ def add_terms(
 def _measure(
     term: Callable[..., Any] | WithMemory, seen: Pass, dtype: Any, memory: dict[str, PyTree]
 ) -> tuple[Array, dict[str, PyTree]]:
-    """Returns the term's batch mean in `dtype` and the memories of all terms after it."""
+    """Returns the term's batch mean in `dtype`, and all memories after this term's update."""
     name, num = term_name(term), num_examples(seen.real)
     if not isinstance(term, WithMemory):
         values = term(seen)

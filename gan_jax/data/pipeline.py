@@ -1,7 +1,7 @@
-"""Batches of a data set, each a pure function of the key and the step.
+"""Batches of a data set. Each batch is a pure function of the key and the step.
 
 The stream of examples consists of epochs, each in a new order. The stream does not depend on the
-position at which reading starts, so a resumed run repeats the uninterrupted one.
+position at which reading starts, so a resumed run reads the same batches as an uninterrupted run.
 """
 
 import functools
@@ -42,7 +42,7 @@ def on_bytes(step: StepFn) -> StepFn:
 
 
 def quantize(x: Array) -> Array:
-    """Converts floating images in [-1, 1] to uint8. It is the inverse of `dequantize`.
+    """Converts floating images in [-1, 1] to uint8, the inverse of `dequantize`.
 
     Values out of range are clipped. NaN becomes 0.
 
@@ -59,8 +59,8 @@ def quantize(x: Array) -> Array:
 def order(seed: Sequence[int], start: int, num: int, count: int) -> np.ndarray:
     """Returns the indices of the `num` examples from position `start` of the stream.
 
-    It runs on the host, where a permutation is one call. On a device it would be about a hundred
-    small operations in a program that must be compiled and stored.
+    The function runs on the host, where a permutation is one call. On a device a permutation would
+    be about a hundred small operations, in a program that must be compiled and stored.
 
     Args:
       seed: the seed of the order, such as the words of a key.
@@ -94,22 +94,22 @@ def make_batches(
     *,
     resident_limit: int = RESIDENT_LIMIT,
 ) -> Callable[[int], Batch]:
-    """Returns a function that reads stacks of batches from the stream.
+    """Returns a function that reads batches from the stream, several at a time in one array.
 
     A data set of up to `resident_limit` bytes is copied to the device once and indexed there. A
-    larger data set stays on the host, which gathers the next stack while the device computes.
+    larger data set stays on the host, which gathers the next batches while the device computes.
 
     Args:
       dataset: N images.
       key: determines the order.
-      shape: the leading dimensions of a stack, such as [K, n_critic, B] for K train steps.
-      resident_limit: size in bytes.
+      shape: the leading dimensions of the array, such as [K, n_critic, B] for K train steps.
+      resident_limit: largest size in bytes of a data set that is kept on the device.
 
     Returns:
       A function of a position in the stream, which is the number of examples already used. It
         returns a `Batch` with `x` uint8 [*shape, H, W, C] and, if there are labels, `label`
-        [*shape]. A stack may be longer than the data set, because the stream continues with the
-        next epoch.
+        [*shape]. `shape` may ask for more examples than the data set has, because the stream
+        continues with the next epoch.
 
     Raises:
       ValueError: a dimension of `shape` is not positive, the data set is empty, or the numbers of

@@ -1,4 +1,4 @@
-"""Stacked digits: colour images with one digit in each channel, in 10^3 classes."""
+"""Stacked digits: colour images with one digit in each channel. They have 10^3 classes."""
 
 from typing import NamedTuple
 
@@ -10,9 +10,10 @@ from gan_jax.types import Array
 
 
 class Stacks(NamedTuple):
-    """The distribution of three independently drawn digits (Metz et al. 2017, section 3.3).
+    """The distribution of stacks of three independently drawn digits.
 
-    N digits give N^3 equally likely stacks. Each call draws new stacks.
+    Metz et al. 2017, section 3.3, use the same distribution. N digits give N^3 equally likely
+    stacks. Each call draws new stacks.
 
     Attributes:
       digits: [N, H, W, 1] uint8 in [0, 255]. Stacks are converted to floats when drawn.
@@ -23,7 +24,7 @@ class Stacks(NamedTuple):
     def sample(self, key: Array, num: int) -> Array:
         """Returns x [num, H, W, 3], float in [-1, 1].
 
-        The signature is that of a prior, for `synthetic.feed`.
+        The signature is the one that `synthetic.feed` needs.
         """
         chosen = jax.random.randint(key, (num, 3), 0, len(self.digits))
         return dequantize(jnp.moveaxis(self.digits[chosen][..., 0], 1, 3))
@@ -35,5 +36,8 @@ def unstacked(x: Array) -> Array:
 
 
 def stack_class(label: Array) -> Array:
-    """Returns the classes of stacks [N], in 0..999, from their digits' classes [3 N], in 0..9."""
+    """Returns the classes [N] of N stacks, in 0..999.
+
+    `label` [3 N] are the classes of their digits, in 0..9.
+    """
     return label.reshape(-1, 3) @ jnp.array([100, 10, 1])

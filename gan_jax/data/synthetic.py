@@ -30,7 +30,7 @@ class Distribution(NamedTuple):
       log_prob: x [N, D] -> [N], in nats.
       modes: [K, D], the centres of the modes. K may be 0.
       scale: [] or [K], the standard deviation of each mode, or of the noise around a curve. It is 0
-        if there is none.
+        if there are no modes and no noise.
     """
 
     sample: Callable[[Array, int], Array]
@@ -122,11 +122,12 @@ def grid(side: int = 5, spacing: float = 2.0, scale: float = 0.05) -> Distributi
 def cascade(
     levels: int = 2, num: int = 5, ratio: float = 0.25, scale: float = 0.01
 ) -> Distribution:
-    """Returns a ring of rings, whose modes lie at several distances from one another.
+    """Returns a ring of rings. Its modes lie at several distances from one another.
 
-    Each of `num` points on the unit circle is the centre of a ring `ratio` times as large. This
-    repeats for `levels`, which gives num^levels Gaussians. A generator that covers all rings may
-    still miss modes within them.
+    The first level is a ring of `num` points on the unit circle. Each point of a level is the
+    centre of a ring of the next level, which is `ratio` times as large. The points of the last
+    level are the num^levels modes. A generator that covers all rings may still miss modes within
+    them.
     """
     means = np.zeros((1, 2))
     for level in range(levels):
@@ -143,8 +144,8 @@ def path(points: Callable[[Array], Array], scale: float, *, pieces: int = 1) -> 
     """Returns the distribution of points drawn along a curve, with Gaussian noise added.
 
     The density is the integral of the noise density along the curve. It is computed by
-    Gauss-Legendre quadrature with 8 nodes for every arc of twice `scale`, which is exact up to
-    rounding.
+    Gauss-Legendre quadrature with 8 nodes for every arc of length 2 `scale`. The result is exact up
+    to rounding.
 
     Args:
       points: maps t [N], uniform in [0, 1), to points of the curve [N, D].
@@ -218,7 +219,7 @@ def standardised(distribution: Distribution) -> tuple[Distribution, float]:
     The unit is estimated from 10,000 samples.
 
     Returns:
-      The distribution of x / unit with its density, and the unit.
+      The distribution of x / unit, where x has the given distribution, and the unit.
     """
     x = distribution.sample(jax.random.key(0), 10_000)
     unit = float(jnp.sqrt(jnp.mean(jnp.square(x))))
@@ -250,8 +251,8 @@ def feed(
 
     Args:
       step: a step on a batch of `batch_shape`, which is [n_critic, B] for a train step and [B] for
-        the step of one player. Make it without `axis_name`, because the real samples are those of
-        the whole batch.
+        the step of one player. Make this step without `axis_name`, because the real samples drawn
+        are those of the whole batch.
       real: a sampler of x, or a function `(key, num) -> Batch` if there are labels.
       batch_shape: the leading dimensions of a batch.
     """

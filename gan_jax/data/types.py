@@ -29,7 +29,7 @@ class Dataset(NamedTuple):
     def sha256(self) -> str:
         """Returns a digest of `x` and `label` that identifies the training data.
 
-        It covers shape and bytes of both.
+        The digest covers the shape of `x`, and the bytes of `x` and `label`.
         """
         digest = hashlib.sha256(repr(self.x.shape).encode())
         digest.update(np.ascontiguousarray(self.x).data)

@@ -1,12 +1,13 @@
 """A fixed classifier of 28x28 grey digits: features for Fréchet distances, and class probabilities.
 
-The features are the 64 activations before the last layer. A Fréchet distance on them is a "Fréchet
-distance on digit-classifier features". It is not comparable with FID, which uses Inception
-features. Report `EXTRACTOR` with every distance: it contains a hash of the weights. Weights with
-another hash raise ValueError.
+The features are the 64 activations before the last layer. Call a Fréchet distance between such
+features a "Fréchet distance on digit-classifier features". It is not comparable with FID, which
+uses Inception features. Report `EXTRACTOR` with every distance, because `EXTRACTOR` contains a hash
+of the weights. If the weights have another hash, the functions raise ValueError.
 
 `benchmarks/train_digit_classifier.py` trained the weights on 4,000 of the 5,000 embedded MNIST
-digits. The other 1,000 are those that `gan_jax.data` holds out with `held_out=1000`.
+digits. The other 1,000 digits are those that `gan_jax.run.datasets.load` holds out with
+`held_out=1000`.
 """
 
 import functools
@@ -29,8 +30,9 @@ _BATCH = 256  # images per call. The last batch is padded, so any N needs one co
 
 
 def penultimate(weights: Weights, x: jax.Array) -> jax.Array:
-    """Returns features [N, 64], >= 0, of two strided convolutions and a dense layer, each with a
-    ReLU.
+    """Returns the features of images: [N, 64], all at least 0.
+
+    They are the output of two strided convolutions and a dense layer, each followed by a ReLU.
 
     Args:
       weights: `conv{1,2}`, `dense{1,2}` and their `_bias`, as in `digits.npz`.
@@ -62,7 +64,9 @@ def logits(weights: Weights, hidden: jax.Array) -> jax.Array:
 
 
 def features(x: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Returns features, float32 [N, 64], >= 0, of digits uint8 [N, 28, 28, 1], white on black.
+    """Returns the features of images of digits: float32 [N, 64], all at least 0.
+
+    The images are uint8 [N, 28, 28, 1], white on black.
 
     The features of an image do not depend on the other images of the call. The device holds 256
     float32 images at a time. The host holds N images and N features.
@@ -74,7 +78,9 @@ def features(x: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def class_probabilities(x: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Returns the probabilities of the ten digits, float32 [N, 10], of digits uint8 [N, 28, 28, 1].
+    """Returns the probabilities of the ten digits for each image: float32 [N, 10].
+
+    The images are uint8 [N, 28, 28, 1], white on black.
 
     Raises:
       ValueError: `x` has another shape or dtype, or the weights have another hash.
@@ -83,10 +89,10 @@ def class_probabilities(x: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def parse_weights(content: bytes) -> dict[str, NDArray[np.float32]]:
-    """Returns the weights in the content of an npz file, whose SHA-256 must be `SHA256`.
+    """Returns the weights in the content of an npz file.
 
     Raises:
-      ValueError: the hash differs.
+      ValueError: the SHA-256 of the content is not `SHA256`.
     """
     found = hashlib.sha256(content).hexdigest()
     if found != SHA256:

@@ -1,4 +1,4 @@
-"""Distances between points, computed in no more memory than the result needs."""
+"""Distances between points, computed with little memory."""
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +7,9 @@ from gan_jax.types import Array
 
 
 def points(name: str, x: Array, *, least: int = 1) -> jax.Array:
-    """Returns points [N, D] as real numbers in at least float32, because squares of uint8 would
-    overflow.
+    """Returns points [N, D] as real numbers in at least float32.
+
+    Squares of uint8 would overflow.
 
     Args:
       name: the name of the argument, for messages.
@@ -25,7 +26,7 @@ def points(name: str, x: Array, *, least: int = 1) -> jax.Array:
     if x.ndim != 2 or x.shape[0] < least or x.shape[1] < 1:
         raise ValueError(
             f"{name} must be points [N, D] with N >= {least} and D >= 1, got shape "
-            f"{list(x.shape)}: flatten each one, as by {name}.reshape(len({name}), -1)"
+            f"{list(x.shape)}: flatten each point, as by {name}.reshape(len({name}), -1)"
         )
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
@@ -35,9 +36,9 @@ def squared_distances(x: Array, y: Array) -> Array:
     """Returns squared Euclidean distances |x_i - y_j|^2: [N, D], [M, D] -> [N, M].
 
     Each distance is a sum of squared differences. The form |x|^2 + |y|^2 - 2 x.y would lose the
-    digits of small distances between points far from the origin. Blocks of rows are computed
-    sequentially, so the differences [rows, M, D] of a block take no more memory than the result, or
-    than y if D > N.
+    digits of small distances between points far from the origin. The result is computed in blocks
+    of rows, one block after another. The differences [rows, M, D] of a block therefore need no more
+    memory than the result. If D > N, they need no more memory than y.
     """
     rows = max(1, len(x) // max(1, x.shape[1]))
     return jax.lax.map(lambda row: jnp.sum(jnp.square(row[None] - y), axis=1), x, batch_size=rows)

@@ -6,8 +6,8 @@ The squared 2-Wasserstein distance between N(m1, S1) and N(m2, S2) is
 
 (Dowson & Landau 1982, "The Fréchet distance between multivariate normal distributions"). Heusel et
 al. 2017 (arXiv:1706.08500) compare sets of images by the distance between Gaussians fitted to a
-classifier's activations. Their FID uses one particular Inception network. With another network,
-write "Fréchet distance" and name the network.
+classifier's activations. Their FID uses one particular Inception network. If you use another
+network, write "Fréchet distance" and name the network.
 """
 
 import numpy as np
@@ -17,10 +17,10 @@ Float64Array = NDArray[np.float64]
 
 
 def statistics(features: ArrayLike) -> tuple[Float64Array, Float64Array]:
-    """Returns the mean [F] and the unbiased covariance [F, F] of features [N, F], N >= 2, in
-    float64.
+    """Returns the mean [F] and the unbiased covariance [F, F] of features [N, F], in float64.
 
-    The rank of the covariance is at most N - 1, so a distance needs N well above F.
+    N must be at least 2. The rank of the covariance is at most N - 1, so use N well above F for a
+    distance.
 
     Raises:
       TypeError: `features` is complex.
@@ -44,9 +44,9 @@ def frechet_distance(
 ) -> float:
     """Returns the squared Fréchet (2-Wasserstein) distance between two Gaussians, >= 0.
 
-    The trace of the root is computed as the sum of the singular values of S1^1/2 S2^1/2, whose
-    squares are the eigenvalues of S1^1/2 S2 S1^1/2. The sum is real, and it is accurate even if a
-    covariance is singular.
+    The trace of (S1^1/2 S2 S1^1/2)^1/2 is computed as the sum of the singular values of S1^1/2
+    S2^1/2. The squares of these values are the eigenvalues of S1^1/2 S2 S1^1/2. The sum is real,
+    and it is accurate even if a covariance is singular.
 
     Args:
       mean_1, mean_2: [F].
@@ -54,8 +54,8 @@ def frechet_distance(
 
     Raises:
       TypeError: an argument is complex.
-      ValueError: shapes disagree, a value is masked or not finite, or a covariance is not symmetric
-        or not positive semi-definite.
+      ValueError: the shapes disagree, a value is masked or not finite, or a covariance is not
+        symmetric or not positive semi-definite.
 
     >>> round(frechet_distance([0.0], [[4.0]], [3.0], [[1.0]]), 9)
     10.0

@@ -17,11 +17,12 @@ class Modes(NamedTuple):
     """The spread of samples over K modes.
 
     Attributes:
-      captured: [] number of modes that are nearest to at least one high-quality sample.
-      high_quality: [] share of samples within `within` standard deviations of a mode.
+      captured: [] number of modes that are the nearest mode of at least one high-quality sample.
+      high_quality: [] share of samples of high quality: those within `within` standard deviations
+        of a mode.
       reverse_kl: [] KL(histogram of the nearest modes, uniform), in nats.
-      width: [] root mean square distance per axis of the high-quality samples from their modes, in
-        standard deviations of the modes. It is 0 if there are no such samples.
+      width: [] root mean square distance, per axis, of the high-quality samples from their nearest
+        modes. The unit is the mode's standard deviation. It is 0 if no sample has high quality.
     """
 
     captured: Array
@@ -45,24 +46,26 @@ class Classes(NamedTuple):
 def mode_coverage(x: Array, modes: Array, scale: float | Array, *, within: float = 3.0) -> Modes:
     """Returns the mode coverage. Each sample is assigned to its nearest mode.
 
-    Distances are in standard deviations of the mode. A perfect sampler of a 2-D mixture has a
-    high-quality share of 1 - exp(-within^2 / 2), which is 0.9889 for three deviations. Its width is
-    0.974, because samples further away do not count. Read the share and the width together: a
+    Distances are in standard deviations of the mode. For a 2-D mixture, a perfect sampler has a
+    high-quality share of 1 - exp(-within^2 / 2), which is 0.9889 for within = 3. Its width is 0.974
+    and not 1, because only high-quality samples count. Read the share and the width together: a
     generator with modes that are too narrow has a high share and a small width.
 
-    A sample with a value that is not finite has no nearest mode. It lowers the high-quality share,
-    and the reverse KL is NaN. Memory: a few times N K numbers.
+    A sample with a value that is not finite has no nearest mode. Such a sample lowers the
+    high-quality share and makes the reverse KL NaN. The function needs memory for a few times N K
+    numbers.
 
     Args:
-      x: [N, D] samples, N at least 1, integers or floats. The computation is in at least float32.
+      x: [N, D] samples, integers or floats, with N at least 1. The computation is in at least
+        float32.
       modes: [K, D] centres, K at least 1.
       scale: [] or [K], the standard deviation of each mode, above 0.
       within: the radius of high quality in standard deviations, above 0.
 
     Raises:
       TypeError: `x`, `modes`, `scale` or `within` does not contain real numbers.
-      ValueError: a shape is wrong. Outside `jit` it is also raised if a scale or `within` is not
-        above 0.
+      ValueError: a shape is wrong. Outside `jit`, ValueError is also raised if a scale or `within`
+        is not above 0.
     """
     x, modes = points("x", x), points("modes", modes)
     num, dim = modes.shape
@@ -104,13 +107,14 @@ def class_coverage(label: Array, num: int) -> Classes:
     Even a perfect sampler has a reverse KL above 0: see `expected_reverse_kl`.
 
     Args:
-      label: [N] integers in 0..num - 1, the class that a classifier assigns to each sample. N >= 1.
+      label: [N] integers in 0..num - 1, the class that a classifier assigns to each sample. N is at
+        least 1.
       num: number of classes, K, at least 1.
 
     Raises:
       TypeError: `label` does not hold integers.
       ValueError: a shape is wrong, `num` is below 1, or a label is outside 0..num - 1. Under `jit`
-        labels have no values yet. The reverse KL is then NaN for a label out of range, and
+        the labels are not checked. If a label is then out of range, the reverse KL is NaN, and
         `captured` counts only classes in the range.
     """
     given, label = label, jnp.asarray(label)
@@ -123,7 +127,7 @@ def class_coverage(label: Array, num: int) -> Classes:
     if num < 1:
         raise ValueError(f"num, the number of classes, must be at least 1, got {num}")
     if _known(label):
-        low, high = int(np.min(given)), int(np.max(given))  # before JAX converts 64 bits to 32
+        low, high = int(np.min(given)), int(np.max(given))  # JAX may convert 64 bits to 32
         if low < 0 or high >= num:
             raise ValueError(
                 f"label must be in 0..{num - 1} for num={num} classes, got {low}..{high}"
@@ -160,5 +164,5 @@ def expected_reverse_kl(num: int, samples: int) -> float:
 
 
 def _known(value: object) -> bool:
-    """Returns True if a value is concrete. Under a transformation such as `jit` it is not."""
+    """Returns True if a value is concrete. Values inside `jit` are not."""
     return not isinstance(value, jax.core.Tracer)

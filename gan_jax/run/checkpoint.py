@@ -27,18 +27,19 @@ class CheckpointError(RuntimeError):
 class Checkpoints:
     """The newest checkpoints of a run, in a folder with one sub-folder per step.
 
-    A checkpoint stores the whole value of each array, so it can be restored on another number of
-    devices and with another layout. A digest of the contents detects damage. Each `Checkpoints`
-    object reads its first checkpoint back, which finds unreadable storage early in a run.
+    A checkpoint stores the whole value of each array. It can therefore be restored on another
+    number of devices and with another layout. A digest of the contents detects damage. Each
+    `Checkpoints` object reads back the first checkpoint that it saves. Unreadable storage is thus
+    found early in a run.
 
     Args:
       folder: a local folder with any name. The first save creates it.
-      keep: the number of newest checkpoints to keep. None opens the folder for reading only, so
-        another process may be writing to it: nothing is cleaned up, moved or deleted.
+      keep: the number of newest checkpoints to keep. With None the folder is only read: nothing is
+        cleaned up, moved or deleted. Another process may then write to the folder.
 
     Raises:
-      CheckpointError: Orbax reads the folder's path as a pattern or an address, and no link with a
-        plain path can be made.
+      CheckpointError: Orbax would read the folder's path as a pattern or an address, and no
+        symbolic link with another path can be made.
     """
 
     def __init__(self, folder: Path, *, keep: int | None = 3) -> None:
@@ -88,7 +89,9 @@ class Checkpoints:
         return sorted(int(path.name) for path in entries if _STEP.fullmatch(path.name))
 
     def save(self, step: int, state: PyTree) -> None:
-        """Starts to save a state in the background. The next `wait` or `save` waits for the end.
+        """Starts to save a state in the background.
+
+        The next `wait` or `save` waits until the state is saved.
 
         Raises:
           CheckpointError: the folder already has this step or a later one, the folder cannot be
@@ -116,7 +119,7 @@ class Checkpoints:
         self._pending = step, pending
 
     def wait(self) -> None:
-        """Waits until the pending checkpoint is on disk. Reads it back if it is the first one.
+        """Waits until the pending checkpoint is on disk. The first checkpoint is then read back.
 
         Raises:
           CheckpointError: the checkpoint could not be saved or cannot be read back. Earlier
@@ -153,19 +156,22 @@ class Checkpoints:
     ) -> tuple[int, PyTree] | None:
         """Returns (step, state) of the newest readable checkpoint, or None if the folder is empty.
 
-        All newer checkpoints are unreadable. They are announced and moved to `corrupt/` beside the
-        folder. Older checkpoints with unreadable metadata are moved too, because Orbax cannot save
-        next to them. Nothing is moved if no checkpoint can be read, because the cause may be the
-        disk or another version. Nothing is moved if the template has another structure.
+        All checkpoints newer than the restored one are unreadable. They are announced, and moved to
+        `corrupt/` beside the folder. Older checkpoints with unreadable metadata are announced and
+        moved too, because Orbax cannot save next to them.
+
+        If no checkpoint can be read, nothing is moved, because the cause may be the disk or another
+        version of the library. If the template has another structure, nothing is moved either.
 
         Args:
-          template: a state, or `jax.eval_shape` of one. Its tree structure, shapes and types must
-            be those of the saved state.
+          template: a state, or the result of `jax.eval_shape` for a state. Its tree structure,
+            shapes and types must be those of the saved state.
           announce: called with a message about each unreadable checkpoint.
 
         Raises:
-          CheckpointError: no checkpoint can be read, or the newest readable one has another
-            structure. The message then names the first array that differs.
+          CheckpointError: no checkpoint can be read, or the newest readable checkpoint has another
+            structure than the template. A message about the structure names the first array that
+            differs.
           TypeError: a leaf of the template has no shape and type.
         """
         self.wait()
@@ -196,9 +202,10 @@ class Checkpoints:
         if steps:
             why = "; ".join(f"{step}: {problem}" for step, problem in unreadable.items())
             raise CheckpointError(
-                f"none of the checkpoints in {self.folder} can be read ({why}). If the disk failed "
-                "try again. If another version wrote them, use that version. Otherwise restore a "
-                "backup, or move the folder away to begin anew. The checkpoints were not changed"
+                f"none of the checkpoints in {self.folder} can be read ({why}). If the disk "
+                "failed, try again. If another version wrote them, use that version. Otherwise "
+                "restore a backup, or move the folder away to begin anew. The checkpoints were not "
+                "changed"
             )
         return None
 
@@ -214,7 +221,7 @@ class Checkpoints:
             opened.close()
 
     def _try_load(self, step: int) -> tuple[list[Leaf], dict[str, np.ndarray], str]:
-        """Returns the saved leaves, the saved arrays and an error message: "" on success."""
+        """Returns the saved leaves, the saved arrays and an error message ("" on success)."""
         try:
             return *self._load(step), ""
         except Exception as error:  # a damaged file causes exceptions of many types
@@ -290,7 +297,7 @@ def _hush() -> None:
 
 def _is_not_of_orbax(record: logging.LogRecord) -> bool:
     _, error, trace = record.exc_info or (None, None, None)
-    if "[tensorstore_spec=" in str(error):  # one failed read is reported; this is another one
+    if "[tensorstore_spec=" in str(error):  # several reads fail, one is reported
         return False
     files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(trace)]
     (home,) = sys.modules["orbax.checkpoint"].__path__

@@ -28,12 +28,12 @@ from gan_jax.run.loop import Interrupted
 _OF_THE_DISK = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),  # no room
     *(errno.EACCES, errno.EPERM, errno.EROFS),  # no rights
-    *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),  # other paths
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),  # unusable paths
     *(errno.EIO, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ETIMEDOUT),  # a disk that fails
     *(errno.EMFILE, errno.ENFILE),  # too many files open
 }
-"""Errors that the user can fix. ENOENT is not among them: the user's paths are checked earlier, so
-a missing file is a bug of this program."""
+"""Error numbers of the operating system for errors that the user can fix. ENOENT is not among them,
+because the user's paths are checked earlier. A missing file is therefore a bug of this program."""
 
 _PATHS = ConstructorRegistry()
 """Makes every flag of type `Path` parse its text with `_path`."""
@@ -49,21 +49,22 @@ def run(
     prog: str | None = None,
     args: Sequence[str] | None = None,
 ) -> None:
-    """Parses the flags and runs `main`. Errors that the user can fix print no traceback.
+    """Parses the flags and runs `main`. For errors that the user can fix, no traceback is printed.
 
     Args:
       main: the command.
-      config: its settings, a dataclass; each field becomes a flag.
+      config: the settings of the command, a dataclass. Each field becomes a flag.
       description: the text above the flags in `--help`.
-      prog: the command as the user types it, for messages. None: as this process was started.
-      args: the flags. None: those of this process.
+      prog: the command as the user types it, for messages. None: the command that started this
+        process.
+      args: the flags. None: the flags of this process.
     """
     _make_streams_usable()
     try:
         try:
             _run(main, config, description, prog or _program(), args)
         finally:
-            sys.stdout.flush()  # here: Python's own flush at exit would print a traceback
+            sys.stdout.flush()  # Python's own flush at exit would print a traceback
     except BrokenPipeError:  # the reader of stdout is gone, as after `| head -1`
         _drop_output()
         sys.exit(128 + signal.SIGPIPE)
@@ -108,7 +109,7 @@ def _make_streams_usable() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-    if isinstance(sys.stdout, io.TextIOWrapper):  # tests and notebooks replace it
+    if isinstance(sys.stdout, io.TextIOWrapper):  # tests and notebooks replace stdout
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
@@ -137,7 +138,7 @@ def _read_path(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None
 def _path(text: str) -> Path:
     """Returns the absolute path that a flag's text names.
 
-    `~` is the home folder, and `./~` a file of that name.
+    `~` is the home folder, and `./~` is a file with the name `~`.
 
     Libraries may read a relative path such as `gs:x` or `s3:x` as an address. An absolute path
     prevents that.
@@ -150,15 +151,16 @@ def _path(text: str) -> Path:
 
 
 def keep_compilations() -> None:
-    """Makes JAX keep compiled programs in the user's cache folder, so that each compiles once.
+    """Makes JAX keep compiled programs in the user's cache folder, so that each is compiled once.
 
-    JAX's own variables have precedence: JAX_COMPILATION_CACHE_DIR names another folder, or none if
-    it is empty, and JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS leaves out quick compilations.
-    Nothing is kept for a user who has neither XDG_CACHE_HOME nor a home folder.
+    JAX's own environment variables have precedence. JAX_COMPILATION_CACHE_DIR names another folder.
+    If this variable is empty, no programs are kept. JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS
+    leaves out programs that compile in less time. Nothing is kept for a user who has neither
+    XDG_CACHE_HOME nor a home folder.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         caches = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-        if os.path.isabs(caches):  # "~" stays where there is no home folder
+        if os.path.isabs(caches):  # "~" stays if there is no home folder
             jax.config.update("jax_compilation_cache_dir", os.path.join(caches, "gan_jax"))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -170,7 +172,7 @@ def flag(name: str) -> str:
 
 
 def check_at_least(config: Any, **least: float) -> None:
-    """Raises `UserError` unless each field named is finite and at least the value given for it."""
+    """Raises `UserError` if a field is not finite or is below its least value in `least`."""
     for name, low in least.items():
         if not low <= getattr(config, name) < float("inf"):
             raise UserError(f"{flag(name)} must be at least {low}, got {getattr(config, name)}")
@@ -209,7 +211,7 @@ def open_run(
       more: other records that decide the result, such as the data's digest.
 
     Raises:
-      UserError: the folder holds other files than a run's, or a run with other settings.
+      UserError: the folder holds files that are not a run's, or a run with other settings.
     """
     settings = {"experiment": name, "config": dataclasses.asdict(config), **more}
     try:
@@ -221,7 +223,8 @@ def open_run(
 def record(name: str, config: Any, work: Callable[[RunFolder], Record]) -> Record:
     """Runs an experiment in `config.workdir` and returns its summary.
 
-    A folder that has a summary is left as it is. A folder with other settings is refused.
+    If the folder has a summary, the experiment is not run again. If the folder holds a run with
+    other settings, `UserError` is raised.
 
     Args:
       name: the experiment's name, which `config.json` records.

@@ -135,8 +135,8 @@ class RunFolder:
     def rewind(self, step: int, announce: Callable[[str], None] = print) -> list[Record]:
         """Deletes the records after `step` and returns the others.
 
-        Step -1 deletes all records. Records that cannot be read are announced and deleted. A
-        summary of a later step is deleted too.
+        If `step` is -1, all records are deleted. Records that cannot be read are announced and
+        deleted. A summary of a later step is deleted too.
         """
         kept = [record for record in self.metrics(announce) if record["step"] <= step]
         if self.summary().get("step", -1) > step:
@@ -232,7 +232,7 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def _is_blank(path: Path) -> bool:
-    """Returns whether a folder is empty, apart from files of a first session that was cut short."""
+    """Returns whether a folder is empty, apart from files of an interrupted first session."""
     begun = {_LOCK, "config.json.tmp"}
     return path.is_dir() and all(entry.name in begun for entry in path.iterdir())
 

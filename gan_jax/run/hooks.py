@@ -32,12 +32,12 @@ def in_words(record: Record) -> str:
 
 
 def time_left(elapsed: float, done: int, left: int) -> str:
-    """Returns the time for `left` items, if `done` items took `elapsed` seconds, as h:mm:ss."""
+    """Returns the time that `left` items will take if `done` items took `elapsed` seconds."""
     return tqdm.format_interval(elapsed * left / done)
 
 
 class Progress:
-    """A progress bar on a terminal; without a terminal, a printed line every ten seconds."""
+    """A progress bar. If there is no terminal, a line is printed every ten seconds instead."""
 
     def __init__(
         self, start: int, num_steps: int, words: Callable[[Record], str] = in_words
@@ -58,7 +58,7 @@ class Progress:
             return
         now = time.monotonic()
         if self._first is None:
-            self._first = step, now  # the pace is measured from here: compilation came before
+            self._first = step, now  # the pace does not include compilation
         if now - self._printed >= 10 or step == self._num_steps:
             self._printed = now
             done, seconds = step - self._first[0], now - self._first[1]
@@ -132,7 +132,7 @@ def log(
             if writer is not None:
                 for name in record.keys() - {"step", "seconds"}:
                     writer.add_scalar(name, record[name], step)
-            shown.update(step, record)  # last, because it fails if stdout is a closed pipe
+            shown.update(step, record)  # comes last, because it fails if stdout is a closed pipe
 
         return finish
 
@@ -166,7 +166,7 @@ class Look(NamedTuple):
 
     Attributes:
       every: the steps after which the result is computed. It is also computed before the first step
-        and after the last.
+        and after the last step.
       see: a pure function of the state, compiled once.
       show: `(step, result) -> picture`, called on the host with the result of `see`. The picture is
         uint8 [H, W] or [H, W, C], which TensorBoard shows, or None.

@@ -1,4 +1,4 @@
-"""Trains on images: uint8 batches, grids of samples of the same noise, curves and a summary."""
+"""Trains on images, and writes grids of samples, curves and a summary."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ _DRAWN_AT_ONCE = 32
 
 
 def grids(gan: GAN, folder: RunFolder, every: Every, num: int = 64) -> Look:
-    """Returns a `Look` that saves grids of `num` samples of the same noise in `samples/`."""
+    """Returns a `Look` that saves grids of `num` samples, always from the same noise."""
 
     def sampler(state: TrainState) -> jax.Array:
         key = jax.random.fold_in(state.key, Stream.FIXED_NOISE)
@@ -62,10 +62,10 @@ def train(
       num_steps: number of generator updates.
       batch_size, n_critic: as in Algorithm 1.
       chunk_length, announce, **options: arguments of `session.train`.
-      sample_every: when a grid of samples is drawn.
+      sample_every: the steps after which a grid of samples is drawn, as for `Look.every`.
 
     Returns:
-      The last state, as `session.train` does. It raises the same exceptions.
+      The last state. Results and exceptions are as for `session.train`.
     """
     with folder.visit():
         folder.samples.mkdir(exist_ok=True)
@@ -84,9 +84,9 @@ def train(
         )
         done = int(state.generator.step)
         if folder.is_complete(done):
-            announce(f"{folder.path} is complete at step {done}: a larger num_steps goes on")
+            announce(f"{folder.path} is complete at step {done}: a larger num_steps continues it")
         else:
-            with signals():  # almost done: the first signal is ignored
+            with signals():  # the run is almost done, so the first signal is ignored
                 _finish(folder, done, dataset, announce)
     return state
 

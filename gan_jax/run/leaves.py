@@ -14,9 +14,9 @@ from gan_jax.types import PyTree
 
 
 def snapshot(state: PyTree) -> PyTree:
-    """Returns a copy of a state in new buffers, which stays valid when the state is donated.
+    """Returns a copy of a state in new buffers. The copy stays valid when the state is donated.
 
-    The copy uses device transfers, because a copying program would have to be compiled.
+    It is made by device transfers, because a program that copies would have to be compiled.
     """
     # Keys are copied as plain arrays, because JAX may ignore `may_alias=False` for keys.
     copies = jax.device_put(jax.tree.map(_data, state), may_alias=False)
@@ -44,7 +44,9 @@ def _paths(tree: PyTree) -> list[tuple[str, Any]]:
 
 
 def describe(tree: PyTree) -> list[Leaf]:
-    """Returns the path, type and shape of each array of a state or of `jax.eval_shape` of it.
+    """Returns the path, type and shape of each array of a state.
+
+    The state may also be the result of `jax.eval_shape`.
 
     Raises:
       TypeError: a leaf is not an array.
@@ -56,7 +58,7 @@ def describe(tree: PyTree) -> list[Leaf]:
 
 
 def to_host(tree: PyTree) -> dict[str, np.ndarray]:
-    """Returns host copies of all non-empty arrays, by path. `describe` covers the empty ones."""
+    """Returns host copies of all non-empty arrays, by path. Empty arrays have no values to copy."""
     data = {path: _data(leaf) for path, leaf in _paths(tree)}
     return {path: np.array(leaf) for path, leaf in data.items() if leaf.size}
 

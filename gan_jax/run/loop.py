@@ -2,8 +2,8 @@
 
 The loop trains any step `(state, batch) -> (state, metrics)`. Host and device work at the same
 time. After the loop has dispatched a chunk, each hook dispatches its own work to the device and
-returns a finish function. The loop then dispatches the next chunk, and calls the finish functions
-last, because they may wait for results.
+returns a finish function. The loop then dispatches the next chunk. It calls the finish functions
+after that, because they may wait for results.
 """
 
 import os
@@ -37,8 +37,8 @@ def make_chunk(step: Step, length: int) -> Step:
     """Returns a pure function that takes up to `length` steps.
 
     The same compiled program takes any number of steps. `lax.scan` would need a program for each
-    number, and XLA would compile these differently. The last bits of the results would then depend
-    on the step at which a run was interrupted.
+    number of steps, and XLA would compile these programs differently. The last bits of the results
+    would then depend on the step at which a run was interrupted.
 
     Args:
       step: `(state, batch) -> (state, metrics)`.
@@ -46,11 +46,12 @@ def make_chunk(step: Step, length: int) -> Step:
 
     Returns:
       `(state, Work) -> (state, metrics)`. Each metric is [..., K], and only its first `num` values
-      are set. The attribute `batch_axis` of the function, used by `parallel`, is the step's plus 1.
+        are set. The function has the attribute `batch_axis`, which `parallel` reads. It is the
+        step's `batch_axis` plus 1.
     """
 
     def chunk(state: PyTree, work: Work) -> tuple[PyTree, Metrics]:
-        traced = jax.jit(step, inline=True)  # the two uses below then trace the step only once
+        traced = jax.jit(step, inline=True)  # the step is then traced once for both uses below
 
         def take(index: Array) -> PyTree:
             return jax.tree.map(lambda leaf: leaf[index], work.batch)
@@ -133,12 +134,14 @@ def run(
     Args:
       chunk: the compiled result of `make_chunk`. It may donate its state.
       state: the state after `start` steps.
-      batches: step -> the batches of the next K = `chunk_length` steps, every leaf [K, ...].
+      batches: a function of the number of steps already taken. It returns the batches of the next K
+        = `chunk_length` steps, every leaf [K, ...].
       start: number of steps already taken.
       num_steps: number of steps to reach.
       chunk_length: maximum steps per chunk. A chunk also ends at each multiple of this number, and
         at each step where a hook is due.
-      hooks: started in order after each chunk where they are due. All start after the last chunk.
+      hooks: the hooks. After each chunk, the hooks that are due start in order. After the last
+        chunk, all hooks start.
 
     Raises:
       Interrupted: SIGINT or SIGTERM came, or stdout is a closed pipe. Hooks with `when_stopped`
@@ -160,7 +163,7 @@ def run(
             state, metrics = chunk(state, Work(batches(step), np.int32(num)))
             step += num
             finish_all()
-            stop = bool(received)  # read once: a signal during the hooks stops after the next chunk
+            stop = bool(received)  # read once, so a signal during the hooks takes effect later
             if num < chunk_length:  # a full chunk needs no slice, which JAX would have to compile
                 metrics = {name: values[..., :num] for name, values in metrics.items()}
             unfinished = [

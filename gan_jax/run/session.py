@@ -36,24 +36,25 @@ def train(
     """Trains to step `num_steps` and returns the last state.
 
     Training resumes from the last checkpoint in the folder, if there is one. A resumed run equals
-    an uninterrupted run bit for bit in its checkpoints, its records and the output of its looks.
+    an uninterrupted run bit for bit in its checkpoints, its records and the results of `looks`.
 
     Args:
       step: a pure function `(state, batch) -> (state, metrics)`, such as the `step` of an
         `Algorithm`. Its random draws must depend on the state alone.
-      state: the initial state, arrays only. It is donated. For an ensemble each array has a leading
-        axis of members.
+      state: the initial state, whose leaves are arrays. It is donated. For an ensemble each array
+        has a leading axis, with one entry for each GAN.
       batches: `step -> batches`, the batches of the next `chunk_length` steps, every leaf
         [chunk_length, ...]. The result must not depend on earlier calls. None for a step that draws
         its own data, such as a step made by `data.synthetic.feed`.
       folder: the folder of the run, or its path.
-      num_steps: the number of calls of the step, earlier sessions included.
+      num_steps: the number of calls of the step, including those of earlier sessions.
       chunk_length: maximum number of steps in one compiled program, and between two records.
-      checkpoint_every: when to save the state. It is also saved at the end and after a signal.
+      checkpoint_every: the steps after which the state is saved, as for `Hook.every`. The
+        state is also saved at the end and after a signal.
       keep_checkpoints: the number of newest checkpoints to keep.
       layout: a name in `parallel.AXIS_NAMES`, or "ensemble". An ensemble trains many GANs on the
-        same batches. It uses the largest number of devices that divides the number of members.
-      looks: further results to compute from the state at certain steps, such as samples.
+        same batches. It uses the largest number of devices that divides the number of GANs.
+      looks: further results that are computed from the state at certain steps, such as samples.
       words: turns a record into the text of the progress display.
       tensorboard: whether to write event files to `tensorboard/` in the folder.
       announce: called with each message.
@@ -92,8 +93,8 @@ def train(
             writer = _writer(folder.path, start + 1 if restored else 0)
             stack.enter_context(closing(writer))
         shown = stack.enter_context(hooks.progress(start, num_steps, words))
-        # A look at an ensemble runs on one device, because several devices would wait for each
-        # other.
+        # For an ensemble, `Look.see` runs on one device, because several devices would wait for
+        # each other.
         move = {"move": gathered} if ensemble else {}
         watched = [hooks.watch(look, **move, writer=writer) for look in looks]
         if not restored:
@@ -131,13 +132,13 @@ def seconds(records: Sequence[Record]) -> float:
 
 
 def _devices_of(ensemble: PyTree, devices: Sequence[jax.Device]) -> Sequence[jax.Device]:
-    """Returns as many of the devices as possible that share the members evenly."""
+    """Returns the first n devices, for the largest n that divides the number of GANs."""
     members = len(jax.tree.leaves(ensemble)[0])
     return devices[: max(n for n in range(1, len(devices) + 1) if members % n == 0)]
 
 
 def _writer(path: Path, first: int) -> Any:
-    """Returns a `SummaryWriter`. TensorBoard drops earlier events from step `first` onwards."""
+    """Returns a `SummaryWriter`. Older events of steps from `first` on are no longer shown."""
     from tensorboardX import SummaryWriter
 
     return SummaryWriter(str(path / "tensorboard"), purge_step=first)

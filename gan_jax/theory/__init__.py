@@ -1,6 +1,7 @@
 """The theory as functions: divergences, the optimal discriminator, densities and game dynamics.
 
-No module here imports the training code, so tests can compare the two.
+The modules of `gan_jax.theory` do not import the training code, so tests can compare theory and
+training code.
 """
 
 from gan_jax.theory.divergences import (

@@ -1,13 +1,13 @@
 """f-divergences D_f(p, q) = E_q[f(p/q)] and their variational form.
 
-f is convex, and f(1) = 0 except for `gan`. Its conjugate is f*(t) = sup_u (u t - f(u)). For any
-critic T it gives the bound E_p[T] - E_q[f*(T)] <= D_f, which is tight at T* = f'(p/q) (Nguyen,
+f is convex, and f(1) = 0 except for `gan`. The conjugate of f is f*(t) = sup_u (u t - f(u)). Any
+critic T gives the bound E_p[T] - E_q[f*(T)] <= D_f. The bound is tight at T* = f'(p/q) (Nguyen,
 Wainwright and Jordan 2010; Nowozin, Cseke and Tomioka 2016, equation 4). All divergences are in
 nats.
 
 Densities are given by their logarithms `log_p`, `log_q` [N] at nodes with `weights` [N]. For a
-probability vector the weights are ones. Zeros (log -inf) are handled exactly: a divergence may be
-+inf by its definition but is never NaN.
+probability vector the weights are ones. Densities of zero (logarithm -inf) are handled exactly. A
+divergence may be +inf by its definition, but it is never NaN.
 
 >>> import jax.numpy as jnp
 >>> log_p, log_q = jnp.log(jnp.array([[0.5, 0.3, 0.2], [0.2, 0.3, 0.5]]))
@@ -36,12 +36,12 @@ class FDivergence(NamedTuple):
     """An f-divergence as elementwise functions of arrays of any shape.
 
     Attributes:
-      perspective: `(log_p, log_q) -> q f(p/q)`, the integrand, exact where p or q is 0.
-      conjugate: f*(t), +inf outside its domain.
+      perspective: `(log_p, log_q) -> q f(p/q)`, the integrand. It is exact where p or q is 0.
+      conjugate: t -> f*(t). The result is +inf outside the domain of f*.
       optimal_critic: T* = f'(u) as a function of log u = log p - log q.
-      activation: an increasing function g that maps a network's output v to the critic T = g(v),
-        inside the domain of f* (Nowozin et al. 2016, table 2). For neyman and total_variation it is
-        the increasing form in their appendix.
+      activation: an increasing function g that maps a network's output v to the critic T = g(v) in
+        the domain of f* (Nowozin et al. 2016, table 2). For neyman and total_variation, g is the
+        increasing function in the paper's appendix.
     """
 
     perspective: Callable[[Array, Array], Array]
@@ -50,7 +50,7 @@ class FDivergence(NamedTuple):
     activation: Callable[[Array], Array]
 
     def f(self, u: Array) -> Array:
-        """Returns f(u) for u >= 0. At 0 it is the limit."""
+        """Returns f(u) for u >= 0. For u = 0 the result is the limit."""
         return self.perspective(jnp.log(u), jnp.zeros_like(u))
 
 
@@ -60,9 +60,10 @@ def _kl(log_p: Array, log_q: Array) -> Array:
 
 
 def _pearson(log_p: Array, log_q: Array) -> Array:
-    """Returns q f(p/q) for f(u) = (u - 1)^2, as max(p, q)^2 / q (1 - min / max)^2.
+    """Returns q f(p/q) for f(u) = (u - 1)^2.
 
-    This form overflows only where the result does.
+    It is computed as max(p, q)^2 / q (1 - min(p, q) / max(p, q))^2, which overflows only where the
+    result does.
     """
     distance = jnp.abs(optimal_logit(log_p, log_q))
     return times(2 * jnp.maximum(log_p, log_q) - log_q, jnp.square(jnp.expm1(-distance)))
@@ -90,7 +91,7 @@ def _js(log_p: Array, log_q: Array) -> Array:
 def _where(inside: Array, function: Callable[[Array], Array], t: Array, safe: float) -> Array:
     """Returns function(t) inside a conjugate's domain and +inf outside.
 
-    Outside, `safe` replaces t in the computation, so that gradients are finite.
+    Outside the domain, `safe` replaces t in the computation, so that gradients are finite.
     """
     return jnp.where(inside, function(jnp.where(inside, t, safe)), jnp.inf)
 
@@ -150,7 +151,7 @@ denominator, `js` is twice the Jensen-Shannon divergence, and `gan` is `js` minu
 
 
 def f_divergence(name: str, log_p: Array, log_q: Array, weights: Array) -> Array:
-    """Returns D_f(p, q) = E_q[f(p/q)]: three [N] -> []. `name` is one of `F_DIVERGENCES`.
+    """Returns D_f(p, q) = E_q[f(p/q)] as a scalar []. `name` is one of `F_DIVERGENCES`.
 
     Where q is zero, the mass of p is multiplied by the limit of f(u)/u at infinity, as in the
     definition.
@@ -161,10 +162,12 @@ def f_divergence(name: str, log_p: Array, log_q: Array, weights: Array) -> Array
 def variational_bound(
     name: str, critic: Array, log_p: Array, log_q: Array, weights: Array
 ) -> Array:
-    """Returns E_p[T] - E_q[f*(T)] <= D_f(p, q), with equality at T*: four [N] -> [].
+    """Returns the lower bound E_p[T] - E_q[f*(T)] of D_f(p, q), a scalar [].
 
-    At very large or small p/q, T* can round to the end of the domain of f*. T* or f* is then
-    infinite, and the bound is -inf if such a node has mass.
+    The values of the critic T are `critic` [N]. The bound equals D_f(p, q) for T = T*.
+
+    If p/q is very large or very small at a node, T* can round to the end of the domain of f*. T* or
+    f*(T*) is then infinite at this node. The bound is -inf if such a node has mass.
     """
     conjugate = F_DIVERGENCES[name].conjugate(critic)
     of_p, of_q = times(log_p, critic), times(log_q, conjugate)
@@ -174,12 +177,12 @@ def variational_bound(
 
 
 def kl_divergence(log_p: Array, log_q: Array, weights: Array) -> Array:
-    """Returns KL(p, q) = E_p[log p - log q], in [0, inf]: three [N] -> []."""
+    """Returns KL(p, q) = E_p[log p - log q] as a scalar [], in [0, inf]."""
     return f_divergence("kl", log_p, log_q, weights)
 
 
 def js_divergence(log_p: Array, log_q: Array, weights: Array) -> Array:
-    """Returns JSD(p, q) = (KL(p, m) + KL(q, m)) / 2 with m = (p + q) / 2: three [N] -> [].
+    """Returns JSD(p, q) = (KL(p, m) + KL(q, m)) / 2 with m = (p + q) / 2, as a scalar [].
 
     The range is [0, log 2].
     """

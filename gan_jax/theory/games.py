@@ -1,9 +1,10 @@
 """Two-player games as vector fields, their equilibria and the convergence of training.
 
-A game is two losses, each a function of both players' parameters (any pytrees). The players follow
-the field v = (-dL_G/dtheta, -dL_D/dpsi). An equilibrium is a zero of v. If all eigenvalues of the
-Jacobian of v at an equilibrium have negative real parts, gradient descent with a small enough step
-converges (Mescheder, Geiger and Nowozin 2018, section 2).
+A game consists of two losses. Each loss is a function of both players' parameters, which may be any
+pytrees: theta for the generator and psi for the discriminator. The players follow the vector field
+v = (-dL_G/dtheta, -dL_D/dpsi). An equilibrium is a zero of v. If all eigenvalues of the Jacobian of
+v at an equilibrium have negative real parts, gradient descent with a small enough step converges
+(Mescheder, Geiger and Nowozin 2018, section 2).
 
 >>> import jax.numpy as jnp
 >>> game = dirac_gan("r1", 1.0)
@@ -41,7 +42,7 @@ class Game(NamedTuple):
 def vector_field(
     game: Losses, generator_params: PyTree, discriminator_params: PyTree
 ) -> tuple[PyTree, PyTree]:
-    """Returns v = (-dL_G/dtheta, -dL_D/dpsi), each with the shape of that player's parameters."""
+    """Returns v = (-dL_G/dtheta, -dL_D/dpsi), in the structure of the players' parameters."""
     generator_loss, discriminator_loss = game
     gradients = (
         jax.grad(generator_loss, 0)(generator_params, discriminator_params),
@@ -52,7 +53,10 @@ def vector_field(
 
 
 def game_jacobian(game: Losses, generator_params: PyTree, discriminator_params: PyTree) -> Array:
-    """Returns the Jacobian dv / d(theta, psi), [P, P] for P parameters, the generator's first."""
+    """Returns the Jacobian dv / d(theta, psi), [P, P] for P parameters of both players.
+
+    The generator's parameters come first.
+    """
     flat, unravel = ravel_pytree((generator_params, discriminator_params))
     return jax.jacfwd(lambda params: ravel_pytree(vector_field(game, *unravel(params)))[0])(flat)
 
@@ -74,9 +78,9 @@ def local_convergence(eigenvalues: np.ndarray, tolerance: float = 1e-6) -> str:
 
     Returns:
       "converges" if every real part is below -tolerance, "diverges" if any is above tolerance, and
-        "undecided" otherwise. With real parts of zero the continuous flow circles. Simultaneous
-        gradient descent with constant step h then spirals outwards by the factor |1 + h lambda| > 1
-        per step.
+        "undecided" otherwise. If the real parts are zero, the continuous flow circles the
+        equilibrium. Simultaneous gradient descent with constant step h then spirals outwards. Each
+        step multiplies the distance from the equilibrium by |1 + h lambda| > 1.
     """
     real = np.real(eigenvalues)
     if np.all(real < -tolerance):
@@ -85,9 +89,9 @@ def local_convergence(eigenvalues: np.ndarray, tolerance: float = 1e-6) -> str:
 
 
 def consensus(game: Losses, weight: float) -> Game:
-    """Returns the game in which both players also minimise `weight` |v|^2 / 2.
+    """Returns the game in which both players also minimise weight / 2 |v|^2.
 
-    It is consensus optimisation (Mescheder et al. 2017).
+    This is consensus optimisation (Mescheder et al. 2017).
     """
     generator_loss, discriminator_loss = game
 
@@ -107,7 +111,7 @@ bilinear = Game(lambda x, y: jnp.sum(x * y), lambda x, y: -jnp.sum(x * y))
 
 
 def _pull(logit: Array) -> Array:
-    """Returns -log(1 - D), D's loss on a fake. G's minimax loss is its negative."""
+    """Returns -log(1 - D), D's loss on a fake. G's minimax loss is the negative of this loss."""
     return jax.nn.softplus(logit)
 
 
@@ -122,18 +126,22 @@ DIRAC_GANS = (*_DIRAC, "wgan_gp", "instance_noise", "r1", "r2", "consensus")
 
 
 def dirac_gan(name: str, strength: float = 1.0) -> Game:
-    """Returns the Dirac-GAN, a game of two scalars: data at 0, G at theta, D(x) = sigmoid(psi x).
+    """Returns the Dirac-GAN, a game of the two scalars theta and psi.
+
+    All data are 0, G's sample is theta, and D(x) = sigmoid(psi x).
 
     The formulas are written by hand, independently of the training code (Mescheder et al. 2018,
     definition 2.1). In that paper D is large on fakes. In this library D is large on real samples,
-    so psi here is -psi there.
+    so psi has the opposite sign.
 
     Args:
       name: one of `DIRAC_GANS`. "wgan_gp" adds a penalty to the Wasserstein game. "instance_noise",
         "r1", "r2" and "consensus" change the minimax game.
-      strength: gamma of "r1" and "r2" (both are gamma/2 psi^2, because D is linear), "wgan_gp"
-        (gamma/2 (|psi| - 1)^2) and "consensus" (gamma/2 |v|^2). For "instance_noise" it is sigma,
-        the standard deviation of the noise on data and samples. The other games ignore it.
+      strength: gamma, or sigma for "instance_noise". D's loss in "r1" and "r2" includes gamma/2
+        psi^2. Both penalties are equal, because D's logit is linear in x. D's loss in "wgan_gp"
+        includes gamma/2 (|psi| - 1)^2. Both losses in "consensus" include gamma/2 |v|^2. In
+        "instance_noise", sigma is the standard deviation of the noise on data and samples. The
+        other games ignore `strength`.
 
     Raises:
       ValueError: `name` is not in `DIRAC_GANS`.
@@ -171,7 +179,7 @@ def _check_name(name: str) -> None:
 def dirac_eigenvalues(name: str, strength: float = 1.0) -> np.ndarray:
     """Returns the closed-form eigenvalues of the Dirac-GAN's Jacobian at (0, 0): complex [2].
 
-    The formulas are those of Mescheder et al. 2018, sections 2 to 4. Arguments are as for
+    The formulas are those of Mescheder et al. 2018, sections 2 to 4. The arguments are those of
     `dirac_gan`.
 
     Raises:

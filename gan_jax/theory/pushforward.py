@@ -15,10 +15,11 @@ def pushforward_log_prob(fn: Callable[[Array], Array], z: Array, prior_log_prob:
     """Returns log p_g(G(z)) = log p_z(z) - log |det dG/dz| for an invertible G: [N, D] -> [N].
 
     The density is computed at x = G(z) for given z, so G need not be inverted. The Jacobian of `fn`
-    is computed by forward-mode differentiation, with D passes and O(D^3) operations per point. All
-    Jacobians together need N D^2 numbers of memory. The density is infinite where the Jacobian is
-    singular. If several z map to one x, the result is only the share of the given z in the density
-    at x: see `branched_log_prob`.
+    is computed by forward-mode differentiation, with D passes for each point. Its determinant takes
+    O(D^3) operations for each point. All Jacobians together need memory for N D^2 numbers. The
+    density is infinite where the Jacobian is singular. If several z map to one x, the result is
+    only the given z's part of the density at x. For one variable, `branched_log_prob` adds up all
+    parts.
 
     Args:
       fn: maps one point z [D] to x [D].
@@ -47,11 +48,12 @@ def branched_log_prob(
     *,
     num_branches: int = 8,
 ) -> Array:
-    """Returns log p_g(x) [N] of any smooth G of one variable, summed over all z with G(z) = x.
+    """Returns log p_g(x) [N] for any smooth G of one variable, also if several z map to one x.
 
-    p_g(x) is the sum of p_z(z) / |G'(z)| over the branches. The result is -inf where no z maps to
-    x. Folds and branches are found by bisection, up to rounding. No branch is missed if G has at
-    most one fold between neighbours of the grid `z`. Memory: about 6 N M numbers.
+    p_g(x) is the sum of p_z(z) / |G'(z)| over all z with G(z) = x. The result is -inf where no z
+    maps to x. A fold is a z where G turns back. The folds and the z for each x are found by
+    bisection, up to rounding. No z is missed if G has at most one fold between neighbours of the
+    grid `z`. The function needs memory for about 6 N M numbers.
 
     Args:
       fn: maps one point z [1] to x [1].
@@ -67,9 +69,9 @@ def branched_log_prob(
     def slope(points: Array) -> Array:
         return jax.vmap(jax.grad(lambda point: fn(point[None])[0]))(points)
 
-    # The folds become nodes, so that G is monotone between neighbours. In a cell without a fold,
-    # bisection would end next to a node, where rounding can reverse the order. Such a cell gets its
-    # middle instead.
+    # The folds become nodes, so that G is monotone between neighbouring nodes. In an interval
+    # without a fold, bisection would end next to a node, and rounding could reverse the order of
+    # the two. In such an interval the middle becomes a node instead.
     nodes, rising = z[:, 0], slope(z[:, 0]) > 0
     folds = _bisect(lambda points: slope(points) > 0, rising[:-1], nodes[:-1], nodes[1:])
     folds = jnp.where(rising[1:] == rising[:-1], (nodes[:-1] + nodes[1:]) / 2, folds)
@@ -88,8 +90,9 @@ def branched_log_prob(
 def _bisect(positive: Callable[[Array], Array], at_low: Array, low: Array, high: Array) -> Array:
     """Returns the point between `low` and `high` where `positive` changes, elementwise.
 
-    If it does not change, the result is an arbitrary point. `at_low` is the value of `positive` at
-    `low` that the caller computed, because another program might round it differently.
+    If `positive` does not change, the result is an arbitrary point. `at_low` is the value of
+    `positive` at `low`. The caller computes this value, because a second computation might round
+    differently.
     """
 
     def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:

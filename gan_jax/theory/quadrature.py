@@ -11,7 +11,7 @@ from gan_jax.types import Array
 
 
 def expectation(log_p: Array, x: Array, weights: Array) -> Array:
-    """Returns E_p[x], the sum of weights p x: [N], [N], [N] -> []. 0 times anything counts as 0."""
+    """Returns E_p[x], the sum of weights p x, as a scalar []. 0 times infinity counts as 0."""
     return integral(times(log_p, x), weights)
 
 
@@ -46,7 +46,9 @@ def interval(low: float, high: float, num: int) -> tuple[Array, Array]:
 
 
 def box(*axes: tuple[Array, Array]) -> tuple[Array, Array]:
-    """Returns the product of one-dimensional rules: D pairs (nodes, weights) -> [N, D], [N].
+    """Returns nodes [N, D] and weights [N] of a product of D one-dimensional rules.
+
+    A one-dimensional rule is a pair (nodes, weights).
 
     N is the product of the D numbers of nodes, so memory grows exponentially with D.
     """
@@ -59,7 +61,7 @@ def box(*axes: tuple[Array, Array]) -> tuple[Array, Array]:
 
 
 def standard_normal(num: int) -> tuple[Array, Array]:
-    """Returns nodes and weights with sum(weights x(nodes)) = E[x(Z)], Z ~ N(0, 1): [num], [num].
+    """Returns nodes [num] and weights [num] for Z ~ N(0, 1): sum(weights x(nodes)) = E[x(Z)].
 
     This is the Gauss-Hermite rule, which is exact for polynomials of degree below 2 `num`.
     """

@@ -1,9 +1,9 @@
 """Update rules that follow a game's vector field v, as maps of the players' parameters.
 
 Each function takes a game and a step size eta and returns an update `state -> state`. The state is
-the pair (generator_params, discriminator_params). For `optimistic` the state is two such pairs, the
-current and the previous one. Near an equilibrium, an update converges at a linear rate if and only
-if the spectral radius of its Jacobian is below one.
+the pair (generator_params, discriminator_params). For `optimistic` the state is two such pairs: the
+current pair and the previous pair. Near an equilibrium, an update converges at a linear rate if and
+only if the spectral radius of its Jacobian is below one.
 
 >>> import jax.numpy as jnp
 >>> from gan_jax.theory.games import bilinear
@@ -41,7 +41,10 @@ def simultaneous(game: Losses, step_size: float) -> Update:
 
 
 def alternating(game: Losses, step_size: float) -> Update:
-    """Returns the update in which D steps first, then G against the new D (Algorithm 1, k = 1)."""
+    """Returns the update in which D steps first and G then steps against the new D.
+
+    This is Algorithm 1 with k = 1.
+    """
 
     def update(players: Players) -> Players:
         theta, psi = players
@@ -53,7 +56,7 @@ def alternating(game: Losses, step_size: float) -> Update:
 
 
 def extragradient(game: Losses, step_size: float) -> Update:
-    """Returns the update w + eta v(w + eta v(w)), which uses the field one step ahead.
+    """Returns the update w + eta v(w + eta v(w)), which uses the field at the point one step ahead.
 
     The method is that of Korpelevich 1976.
     """

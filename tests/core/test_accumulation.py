@@ -141,5 +141,5 @@ def test_parts_that_do_not_divide_are_refused_before_the_data_are_read(tmp_path)
     assert_refused(
         mnist,
         config(tmp_path / "run", tmp_path / "nothing", accumulate=3),
-        "--accumulate must divide the 8 images of a batch that a device has, got 3",
+        "--accumulate must divide 8, the number of images per batch and device, got 3",
     )

@@ -172,10 +172,10 @@ def test_every_field_is_a_documented_flag(capsys):
     printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for said in (
         "5,000 MNIST digits",
-        "TFDS's own folder",
+        "TFDS's default folder",
         "Crop the centre",
         "1 for grey",
-        "fixed",
+        "always the same",
         "28, 32 or 64",
     ):
         assert said in printed

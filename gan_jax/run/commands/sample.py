@@ -1,7 +1,10 @@
 """Draws samples from a trained run.
 
-Writes --out, a NumPy archive with `x` (uint8 [num, H, W, C]), and next to it a picture of the
-first hundred. The same seed gives the same samples, and a larger --num only adds to them.
+Writes --out, a NumPy archive with the samples as `x` (uint8 [num, H, W, C]).
+
+A picture of the first hundred samples is written next to it.
+
+The same seed gives the same samples. A larger --num adds samples and does not change the others.
 """
 
 import dataclasses
@@ -31,7 +34,7 @@ class Config:
     run: Path
     """Folder of a run of `gan-jax train`."""
     out: Path = Path("samples.npz")
-    """Archive to write, .npz. The picture has the same name with .png."""
+    """Archive to write. The name ends in .npz. The picture has the same name, but ends in .png."""
     num: int = 100
     """Number of images."""
     seed: int = 0
@@ -81,8 +84,8 @@ def _room(num: int, shape: tuple[int, ...]) -> np.ndarray:
     """Returns an uninitialised array uint8 [num, H, W, C] for all images."""
     try:
         return np.empty((num, *shape), np.uint8)
-    except (MemoryError, ValueError):  # beyond the memory, or the address space
+    except (MemoryError, ValueError):  # more than the memory or the address space
         size = num * math.prod(shape) / 2**30
         raise UserError(
-            f"--num {num} needs {size:,.1f} GiB of memory: draw fewer, the rest with other --seed"
+            f"--num {num} needs {size:,.1f} GiB of memory: draw fewer at once, with several --seed"
         ) from None

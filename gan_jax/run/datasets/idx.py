@@ -1,7 +1,8 @@
-"""Reads the IDX files in which MNIST and its relatives are published.
+"""Reads the IDX files in which MNIST and similar data sets are published.
 
-A file is two zero bytes, a code for the element type, the number of dimensions, each dimension as a
-big-endian uint32, then the elements, the last dimension fastest.
+A file begins with four bytes: two zeros, a code for the element type, and the number of dimensions.
+The dimensions follow as big-endian uint32, and then the elements. The last dimension varies
+fastest.
 """
 
 import gzip
@@ -20,9 +21,9 @@ _UNSIGNED_BYTE = 0x08
 
 
 def find(folder: Path, kind: str, ndim: int) -> list[Path]:
-    """Returns the training files of a kind ("images" or "labels") in a folder, preferred first."""
+    """Returns the training files of a kind ("images" or "labels") in order of preference."""
     names = (f"train-{kind}{mark}idx{ndim}-ubyte{end}" for end in ("", ".gz") for mark in "-.")
-    # A link that leads nowhere counts too: it is an error, not a missing file.
+    # A link that leads nowhere counts too, because it is an error and not a missing file.
     return [folder / name for name in names if os.path.lexists(folder / name)]
 
 
@@ -31,12 +32,13 @@ def read(folder: Path, *, announce: Callable[[str], None] = print) -> Examples:
 
     Args:
       folder: The folder.
-      announce: Called with a line if there are several files of images or of labels. Uncompressed
-        files are preferred, then names such as train-images-idx3 over train-images.idx3.
+      announce: Called with a message if there are several files of images or of labels.
+        Uncompressed files are preferred to compressed files. After that, names such as
+        train-images-idx3 are preferred to names such as train-images.idx3.
 
     Returns:
-      Images [N, H, W, 1] uint8 in [0, 255] and labels [N] int32 in [0, 255], or None without a file
-      of labels.
+      Images [N, H, W, 1] uint8 in [0, 255], and labels [N] int32 in [0, 255]. The labels are None
+      if there is no file of labels.
 
     Raises:
       DataError: There are no images, or a file is damaged, or labels and images differ in number.
@@ -72,7 +74,7 @@ def _one(paths: list[Path], announce: Callable[[str], None]) -> Path | None:
 
 
 def read_file(path: Path, ndim: int) -> NDArray[np.uint8]:
-    """Reads one IDX file of unsigned bytes, compressed if its name ends in .gz.
+    """Reads one IDX file of unsigned bytes. The file is compressed if its name ends in .gz.
 
     Args:
       path: The file.
@@ -82,7 +84,8 @@ def read_file(path: Path, ndim: int) -> NDArray[np.uint8]:
       A read-only uint8 array of `ndim` dimensions.
 
     Raises:
-      DataError: The file cannot be read or is not such a file, whole and with nothing after it.
+      DataError: The file cannot be read, is not such a file, is truncated, or has further bytes at
+        its end.
     """
     data = _bytes_of(path)
     header = 4 + 4 * ndim

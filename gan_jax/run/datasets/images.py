@@ -23,7 +23,7 @@ T = TypeVar("T")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
 """Pillow's names of the formats that are read. A file's content decides its format, not its name.
 
-Pillow reads many more, some of them (EPS) by starting another program.
+Pillow can read many more formats. For some of them, such as EPS, it starts another program.
 """
 
 _MAGIC = re.compile(
@@ -35,7 +35,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
 _SCAN = b"\xff\xda"  # the marker of a JPEG's pixels
 # The parts of a PNG (chunks) and of a JPEG (APP2 to APP13, APP15, COM) that no pixel depends on.
-# APP1 has the orientation, APP14 the colour transform.
+# Pixels depend on APP1, the orientation, and on APP14, the colour transform.
 _METADATA = {
     *b"cHRM gAMA iCCP sBIT sRGB bKGD hIST pHYs sPLT tIME tEXt zTXt iTXt".split(),
     *(bytes([0xFF, marker]) for marker in (*range(0xE2, 0xEE), 0xEF, 0xFE)),
@@ -47,24 +47,25 @@ def stack(
 ) -> NDArray[np.uint8]:
     """Decodes images into one array.
 
-    An image with transparency is laid on white; one with an EXIF orientation is turned upright.
-    Samples of 16 bits lose their lower 8. An animation gives its first frame. Metadata that cannot
-    be parsed are ignored.
+    An image with transparency gets a white background. An image with an EXIF orientation is turned
+    upright. Samples of 16 bits are reduced to their upper 8 bits. An animation gives its first
+    frame. Metadata that cannot be parsed are ignored.
 
     Args:
-      images: Pairs of a name, for messages, and an image.
+      images: Pairs of a name and an image. The names are for messages.
       count: N, the number of images.
-      size: Center-crop to a square and resize it (Lanczos) to this side. None: as the images are.
+      size: Side in pixels. Each image is cropped to a centred square and resized (Lanczos) to this
+        side. None: all images must have one size.
       channels: C, 1 for grey or 3 for colour.
 
     Returns:
       [N, H, W, C] uint8 in [0, 255].
 
     Raises:
-      DataError: Images are damaged, in none of `FORMATS`, or larger than Pillow's limit (twice
-        `PIL.Image.MAX_IMAGE_PIXELS`, 179 million pixels), and the message names up to ten of them;
-        two images differ in size, with `size=None`; there are fewer than `count`; or they do not
-        fit into memory.
+      DataError: Images are damaged, in none of `FORMATS`, or larger than Pillow's limit of 179
+        million pixels (twice `PIL.Image.MAX_IMAGE_PIXELS`). The message names up to ten of them.
+        DataError is also raised if images differ in size and `size` is None, if there are fewer
+        images than `count`, or if the images do not fit into memory.
     """
     first, done, unreadable = "", 0, list[str]()
     x = np.empty((0, 0, 0, channels), np.uint8)
@@ -98,7 +99,10 @@ def stack(
 
 
 def conform(x: NDArray[np.uint8], size: int | None, channels: Channels | None) -> NDArray[np.uint8]:
-    """Resizes and recolours [N, H, W, C] images as `stack` does. Returns `x` if it conforms."""
+    """Returns images [N, H, W, C] in the size and the number of channels asked for.
+
+    They are converted as by `stack`. If nothing has to change, the result is `x` itself.
+    """
     wanted = (size or x.shape[1], size or x.shape[2], channels or x.shape[3])
     if wanted == x.shape[1:]:
         return x
@@ -107,21 +111,24 @@ def conform(x: NDArray[np.uint8], size: int | None, channels: Channels | None) -
 
 
 def has_colour(path: Path) -> bool:
-    """Returns whether an image file's header says it has colour; False if it cannot be read."""
+    """Returns whether the header of an image file says that it has colour.
+
+    Returns False if the file cannot be read.
+    """
 
     def stores_colour(file: File) -> bool:
         with _open(file) as image:
             grey = image.mode in {"1", "L", "LA"} or image.mode.startswith("I")
-            return not grey and _samples(image) != "LA;16B"  # which Pillow opens as RGBA
+            return not grey and _samples(image) != "LA;16B"  # Pillow opens it as RGBA
 
     try:
         return _read(str(path), path, stores_colour)
-    except DataError:  # `stack` reports it, with the others
+    except DataError:  # `stack` reports the error
         return False
 
 
 def is_image(path: Path) -> bool:
-    """Returns whether a file begins as files in one of `FORMATS` do."""
+    """Returns whether the first bytes of a file are those of a format in `FORMATS`."""
     try:
         with path.open("rb") as file:
             return _MAGIC.match(file.read(12)) is not None
@@ -130,10 +137,11 @@ def is_image(path: Path) -> bool:
 
 
 def _read(name: str, file: File, read: Callable[[File], T]) -> T:
-    """Returns `read(file)`. Its failures become DataErrors that name the image.
+    """Returns `read(file)`. If `read` fails, raises a DataError that names the image.
 
-    Pillow documents no list of the exceptions and warnings that a damaged file causes. It also
-    refuses some files for their metadata, so a second attempt is made without metadata.
+    Pillow documents no list of the exceptions and warnings that a damaged file causes. Pillow also
+    refuses some files because of their metadata. A second attempt is therefore made without the
+    metadata.
     """
     from PIL import UnidentifiedImageError
 
@@ -153,7 +161,7 @@ def _read(name: str, file: File, read: Callable[[File], T]) -> T:
 
 
 def _without_metadata(file: File) -> bytes:
-    """Returns a file's content, without the parts in `_METADATA` if it is a PNG or a JPEG."""
+    """Returns the content of a file. The metadata of a PNG or a JPEG are left out."""
     content = file if isinstance(file, bytes) else file.read_bytes()
     for magic, parts in ((_PNG, _chunks), (_JPEG, _segments)):
         if content.startswith(magic):
@@ -162,7 +170,10 @@ def _without_metadata(file: File) -> bytes:
 
 
 def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yields the type and the bytes of each chunk of a PNG: data length, type, data, checksum."""
+    """Yields the type and the bytes of each chunk of a PNG.
+
+    A chunk consists of the length of its data, its type, its data and a checksum.
+    """
     start = len(_PNG)
     while start < len(png):
         end = start + 12 + int.from_bytes(png[start : start + 4], "big")
@@ -171,7 +182,10 @@ def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _segments(jpeg: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yields the marker and the bytes of each segment of a JPEG: marker, length, data."""
+    """Yields the marker and the bytes of each segment of a JPEG.
+
+    A segment consists of its marker, its length and its data.
+    """
     start = len(_JPEG)
     while start < len(jpeg):
         marker = jpeg[start : start + 2]
@@ -188,7 +202,7 @@ def _open(file: File) -> "ImageFile":
 
 
 def _samples(image: "ImageFile") -> str:
-    """Returns the sample format ("L;4", "RGB;16B", ...) of a PNG that is opened, not loaded."""
+    """Returns the sample format ("L;4", "RGB;16B", ...) of a PNG that is not yet loaded."""
     return str(image.tile[0][3]) if image.format == "PNG" and image.tile else ""
 
 
@@ -222,7 +236,7 @@ def _fitted(image: "Image", size: int | None, channels: Channels) -> NDArray[np.
 def _eight_bits(image: "ImageFile", file: File) -> "Image":
     """Returns the loaded image with 8 bits per sample.
 
-    Its transparent colour is matched before the conversion, at the full precision.
+    Pixels are compared with the transparent colour before the conversion, at full precision.
     """
     from PIL import Image
 
@@ -230,7 +244,7 @@ def _eight_bits(image: "ImageFile", file: File) -> "Image":
     image.load()
     key: Any = image.info.get("transparency")
     transparent = None
-    if samples in ("L;2", "L;4") and key is not None:  # Pillow scales the samples, not the key
+    if samples in ("L;2", "L;4") and key is not None:  # Pillow does not scale `key`
         image.info["transparency"] = key * {"L;2": 85, "L;4": 17}[samples]
     elif samples in ("I;16B", "RGB;16B") and key is not None:
         del image.info["transparency"]

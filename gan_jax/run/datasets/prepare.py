@@ -1,6 +1,7 @@
 """Downloads TFDS data and prepares them.
 
-TFDS's own builders need TensorFlow. MNIST and its relatives have a builder here that does not.
+TFDS's own builders need TensorFlow. The builder in this module does not. It is for MNIST and
+similar data sets.
 """
 
 import importlib.util
@@ -33,9 +34,9 @@ def prepare(name: str, folder: Path, announce: Callable[[str], None]) -> Path:
     """Downloads a data set and prepares its array_record files.
 
     Args:
-      name: One of `URLS`, or with TensorFlow any name TFDS knows.
-      folder: The TFDS data folder to prepare it in.
-      announce: Called with a line before the download.
+      name: One of `URLS`. With TensorFlow, any name that TFDS knows.
+      folder: The TFDS data folder in which the data are prepared.
+      announce: Called with a message before the download.
 
     Returns:
       The folder of the prepared version.
@@ -49,7 +50,7 @@ def prepare(name: str, folder: Path, announce: Callable[[str], None]) -> Path:
     try:
         builder = (_own_builder if name in URLS else _official_builder)(name, folder)
         builder.download_and_prepare()
-    except Exception as error:  # a builder may raise anything: network, checksum, disk, its own
+    except Exception as error:  # errors of network, disk, checksum or builder
         raise DataError(
             f"--data.name {name} could not be downloaded and prepared in {folder}: {error}"
         ) from error
@@ -59,7 +60,7 @@ def prepare(name: str, folder: Path, announce: Callable[[str], None]) -> Path:
 def own_name(name: str) -> str:
     """Returns our builder's name for a data set.
 
-    It differs from the official one, so that neither builder reads the other's files.
+    The name differs from the official name, so that neither builder reads the other's files.
     """
     return f"gan_jax_{name}"
 
@@ -117,7 +118,7 @@ def _own_builder(name: str, folder: Path) -> "tensorflow_datasets.core.Generator
                             "label": tfds.features.ClassLabel(num_classes=10),
                         }
                     ),
-                    disable_shuffling=True,  # the published order, as the IDX source has it
+                    disable_shuffling=True,  # in the published order, as in the IDX files
                 )
 
             def _split_generators(
@@ -130,7 +131,7 @@ def _own_builder(name: str, folder: Path) -> "tensorflow_datasets.core.Generator
             def _generate_examples(self, images: Path, labels: Path) -> Iterator[tuple[int, Any]]:
                 x, label = (idx.read_file(Path(p), d) for p, d in ((images, 3), (labels, 1)))
                 for i, (pixels, digit) in enumerate(zip(x, label, strict=True)):
-                    png = io.BytesIO()  # an array TFDS would encode, which needs TensorFlow
+                    png = io.BytesIO()  # TFDS would encode an array, which needs TensorFlow
                     Image.fromarray(pixels).save(png, "png")
                     png.seek(0)
                     yield i, {"image": png, "label": digit}
@@ -139,7 +140,7 @@ def _own_builder(name: str, folder: Path) -> "tensorflow_datasets.core.Generator
 
 
 def _silence(url: str) -> str | None:
-    """Returns why a host does not answer within `TIMEOUT` seconds, or None if it does."""
+    """Returns the reason if a host does not answer within `TIMEOUT` seconds, or None if it does."""
     outcome: queue.Queue[str | None] = queue.Queue()
 
     def ask() -> None:
@@ -150,7 +151,7 @@ def _silence(url: str) -> str | None:
         except urllib.error.HTTPError as error:
             error.close()
             outcome.put(f"HTTP {error.code}")
-        except Exception as error:  # any error is a reason
+        except Exception as error:  # the reason may be any error
             outcome.put(str(getattr(error, "reason", error)))
 
     # A thread, because the look-up of the host's address has no time limit.

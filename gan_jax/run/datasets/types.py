@@ -1,4 +1,4 @@
-"""The settings of a data set, and the error for data that cannot be had."""
+"""The settings of a data set, and the error for data that cannot be loaded."""
 
 import dataclasses
 from pathlib import Path
@@ -15,7 +15,7 @@ Examples: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.integer] | None]
 
 
 class DataError(UserError):
-    """The data cannot be had; the message names the flag or file and the remedy."""
+    """The data cannot be loaded. The message names the flag or file and the remedy."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,20 +25,21 @@ class Config:
     # Comments, because tyro does not join the lines of a longer docstring below a field.
 
     # Data set: mnist, fashion_mnist, kmnist or any TFDS name, such as cifar10 or emnist/letters.
-    # Images of a folder go by the folder's name.
+    # With --data.source folder, the name is that of the folder.
     name: str = "mnist"
-    # tfds: prepared TFDS data, else a download. idx: the files train-images-idx3-ubyte[.gz] and
-    # train-labels-idx1-ubyte[.gz] in `dir`. embedded: 5,000 MNIST digits, without a network.
-    # folder: the PNG, JPEG, BMP, GIF and WebP files below `dir`. auto: the first available of idx,
-    # tfds and, without `dir`, embedded.
+    # tfds: TFDS data that are already prepared, otherwise a download. idx: the files
+    # train-images-idx3-ubyte[.gz] and train-labels-idx1-ubyte[.gz] in --data.dir. embedded: 5,000
+    # MNIST digits, without an internet connection. folder: the PNG, JPEG, BMP, GIF and WebP files
+    # below --data.dir. auto: idx if --data.dir has such files, otherwise tfds. For mnist without
+    # --data.dir, embedded is the last choice.
     source: Source = "auto"
-    # Folder of the IDX files, the images or the TFDS data. None: TFDS's own folder.
+    # Folder of the IDX files, the images or the TFDS data. None: TFDS's default folder.
     dir: Path | None = None
     # Crop the centre to a square and resize it to this many pixels. None: keep the images' size.
     # The default model, dcgan, takes 28, 32 or 64 pixels.
     size: int | None = None
-    # Number of colour channels, 1 for grey or 3 for colour. None: as the images are (for a folder,
-    # colour if any image has it).
+    # Number of colour channels, 1 for grey or 3 for colour. None: as in the images. For a folder:
+    # colour if any image has colour.
     channels: Channels | None = None
-    # Number of images to keep out of training, a fixed random choice from all classes.
+    # Number of images to keep out of training. The choice is random, but always the same.
     held_out: int = 0

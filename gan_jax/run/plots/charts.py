@@ -19,8 +19,8 @@ def chart(
     """Returns an empty matplotlib figure and its axes, without a window or global state.
 
     Args:
-      rows, columns: the numbers of rows and columns of axes. With more than one axes, they are an
-        array, as from `subplots`.
+      rows, columns: the numbers of rows and columns of axes. Several axes are returned as an array,
+        as by `subplots`.
       size: width and height in inches.
       **grid: further arguments of `Figure.subplots`.
     """
@@ -48,7 +48,7 @@ _SHORT = {
 
 
 def in_short(record: dict[str, float]) -> str:
-    """Returns the main metrics of a GAN in one line, as far as the record has them."""
+    """Returns one line with the main metrics of a GAN, without those that the record lacks."""
     return " ".join(form.format(record[name]) for name, form in _SHORT.items() if name in record)
 
 
@@ -56,7 +56,7 @@ def curves(records: Sequence[dict[str, float]], file: Path) -> None:
     """Draws V with its optimum, both losses and both accuracies over the steps of a run.
 
     Args:
-      records: records with a `step`; a metric that some records lack is drawn from the others.
+      records: records with a `step`. If some records lack a metric, it is drawn from the others.
       file: the PNG to write.
     """
     figure, (value, losses, accuracies) = chart(3, size=(7, 7), sharex=True)

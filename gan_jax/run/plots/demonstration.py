@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 class Moment(NamedTuple):
-    """One moment of training a GAN whose x and z are numbers.
+    """One moment in the training of a GAN whose samples x and latents z are single numbers.
 
     Attributes:
       title: the title of the panel.
       x: [N] increasing numbers.
-      p_data, p_g: [N] densities at x; p_g may be infinite, where G turns back.
+      p_data, p_g: [N] densities at x. p_g may be infinite where G turns back.
       discriminator, optimal: [N] the trained D(x) and D*(x), in [0, 1].
       z, made: [K] latents and G(z).
     """
@@ -34,15 +34,20 @@ class Moment(NamedTuple):
 
 
 def moments(rows: Sequence[Sequence[Moment]], file: Path, *, limits: tuple[float, float]) -> None:
-    """Draws a panel for each moment: densities and both D above, arrows from z to G(z) below.
+    """Draws a panel for each moment of training.
+
+    The upper part of a panel shows the densities, D(x) and D*(x). The lower part shows arrows from
+    z to G(z).
 
     Args:
-      rows: the rows from top to bottom, each with the same number of panels, at least one.
+      rows: the rows of panels from top to bottom. All rows have the same number of panels, at least
+        one.
       file: the PNG to write.
-      limits: the ends of the axis that x and z share; values outside are cut off.
+      limits: the ends of the axis, which is the same for x and z. Values outside are cut off.
 
     Raises:
-      ValueError: there is no panel, the rows differ in length, or a moment's arrays do.
+      ValueError: there is no panel, the rows differ in length, or the arrays of a moment differ in
+        length.
     """
     lengths = sorted({len(row) for row in rows})
     if len(lengths) != 1 or lengths[0] == 0:
@@ -100,7 +105,7 @@ def _densities(axes: "Axes", moment: Moment) -> None:
 
 
 def _arrows(axes: "Axes", moment: Moment, limits: tuple[float, float]) -> None:
-    """Draws arrows from z on the lower line to x on the upper one, as in the paper."""
+    """Draws arrows from z on the lower line to x on the upper line, as in the paper's figure."""
     axes.hlines([0, 1], *limits, color="black", lw=0.8)
     axes.quiver(
         *(moment.z, np.zeros_like(moment.z), moment.made - moment.z, np.ones_like(moment.z)),
@@ -118,11 +123,11 @@ def _arrows(axes: "Axes", moment: Moment, limits: tuple[float, float]) -> None:
 def convergence(
     runs: Mapping[str, tuple[np.ndarray, Mapping[str, np.ndarray]]], file: Path
 ) -> None:
-    """Draws JSD and V over the updates of G: thin lines are seeds, thick lines their median.
+    """Draws JSD and V over the updates of G. Thin lines are seeds, and thick lines are medians.
 
     Args:
-      runs: by name in the legend, G's updates [F] and the arrays `jsd` and `value` [F, seeds], in
-        nats.
+      runs: a dictionary from names in the legend to pairs. A pair consists of the numbers of G's
+        updates [F], and a dictionary with the arrays `jsd` and `value` [F, seeds] in nats.
       file: the PNG to write.
 
     Raises:
@@ -150,7 +155,7 @@ def convergence(
     value.set_ylim(-2.1, 0.05)
     value.set_ylabel("V(D, G), exact, nats")
     value.set_title("D: can tell at first (V above −log 4), cannot at the end")
-    value.set_xscale("symlog", linthresh=10)  # the untrained moment is at 0
+    value.set_xscale("symlog", linthresh=10)  # a logarithmic axis could not show update 0
     value.set_xlim(left=0)
     value.set_xlabel("updates of G")
     for axes in (divergence, value):

@@ -17,15 +17,15 @@ def grid(images: np.ndarray, *, columns: int | None = None, height: int = 560) -
     """Returns a picture of images side by side, enlarged by a whole factor.
 
     Args:
-      images: [N, H, W, C], with N, H and W at least 1 and C = 1 or 3. Either uint8, or floats in
-        [-1, 1] as `gan_jax.sample` returns, converted as by `data.pipeline.quantize`.
+      images: [N, H, W, C], with N, H and W at least 1 and C = 1 or 3. They are uint8, or floats in
+        [-1, 1] as `gan_jax.sample` returns. Floats are converted by `data.pipeline.quantize`.
       columns: number of columns, at least 1. None: the grid is as square as N allows.
       height: approximate height of the picture in pixels, at least 1.
 
     Raises:
       TypeError: the images are neither uint8 nor floats.
-      ValueError: the images have another shape, or floats that are NaN or outside [-1, 1] by more
-        than rounding; or `columns` or `height` is below 1.
+      ValueError: the images have another shape, a float is NaN or outside [-1, 1] by more than
+        rounding, or `columns` or `height` is below 1.
     """
     images = _bytes(images)
     num, rows_of_one, columns_of_one, channels = images.shape
@@ -43,7 +43,7 @@ def grid(images: np.ndarray, *, columns: int | None = None, height: int = 560) -
 
 
 def save_image(picture: Image.Image, file: Path) -> None:
-    """Writes a picture as a PNG file, whole or not at all."""
+    """Writes a picture as a PNG file, completely or not at all."""
     with whole(file) as opened:
         picture.save(opened, "PNG")
 
@@ -60,7 +60,7 @@ def history(
 
     Args:
       grids: PNG files of one size, in order.
-      gif, strip: the files to write; none is written if no grid can be read.
+      gif, strip: the files to write. If no grid can be read, nothing is written.
       most: the largest number of frames in the animation.
       announce: called with a message about each grid that cannot be read and is skipped.
     """
@@ -96,11 +96,12 @@ def animate(pictures: Sequence[Image.Image], gif: Path) -> None:
     """Writes an animation that repeats for ever and pauses at its last picture.
 
     Args:
-      pictures: frames of one size, at least one. Each is shown for 120 ms, the last for 2 s.
+      pictures: the frames: at least one, and all of the same size. Each is shown for 120 ms, and
+        the last for 2 s.
       gif: the file to write.
 
     Raises:
-      ValueError: there is no picture, or their sizes differ.
+      ValueError: there is no picture, or the pictures differ in size.
     """
     sizes = sorted({picture.size for picture in pictures})
     if len(sizes) != 1:
@@ -123,7 +124,7 @@ _HALF_LEVEL = 1 / 255
 
 
 def _bytes(images: np.ndarray) -> NDArray[np.uint8]:
-    """Returns images as uint8 [N, H, W, C]; raises as `grid` does."""
+    """Returns images as uint8 [N, H, W, C]. Raises the same errors as `grid`."""
     x = np.asarray(images)
     if x.ndim != 4 or 0 in x.shape or x.shape[3] not in (1, 3):
         raise ValueError(
@@ -131,7 +132,7 @@ def _bytes(images: np.ndarray) -> NDArray[np.uint8]:
         )
     if x.dtype == np.uint8:
         return x
-    if not jnp.issubdtype(x.dtype, jnp.floating):  # NumPy's own does not know bfloat16
+    if not jnp.issubdtype(x.dtype, jnp.floating):  # np.issubdtype does not know bfloat16
         raise TypeError(
             f"images must be uint8, or floats in [-1, 1], got {x.dtype}: convert numbers in 0..255 "
             "by .astype('uint8')"

@@ -1,4 +1,4 @@
-"""Pictures of samples in the plane: animated over D's level sets, and side by side."""
+"""Pictures of samples in the plane: an animation with D's level sets, and panels side by side."""
 
 import math
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 class View(NamedTuple):
-    """One moment of training a GAN whose x are points in the plane.
+    """One moment in the training of a GAN whose samples x are points in the plane.
 
     Attributes:
       title: the title of the picture.
       made: [N, 2] samples of G.
-      judged: [M, M] D(x) in [0, 1], M >= 2, at a square lattice over the picture, rows along y;
-        None: D is not shown.
+      judged: [M, M] values of D(x) in [0, 1] on a square lattice over the picture, with M at least
+        2. A row of the array has one value of y. None: D is not shown.
     """
 
     title: str
@@ -37,7 +37,7 @@ def training(views: Sequence[View], real: np.ndarray, gif: Path, *, reach: float
       views: the frames in order, at least one.
       real: [R, 2] samples of the data.
       gif: the file to write.
-      reach: above 0; both axes go from -reach to reach.
+      reach: a number above 0. Both axes go from -reach to reach.
 
     Raises:
       ValueError: there is no view, an array has another shape, or `reach` is not above 0.
