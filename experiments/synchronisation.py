@@ -95,6 +95,8 @@ def check(config: Config) -> None:
     cli.check_above_zero(config, "learning_rate")
     if not config.generator_steps or min(config.generator_steps) < 1:
         raise UserError(f"--generator-steps must all be at least 1, got {config.generator_steps}")
+    if len(set(config.generator_steps)) < len(config.generator_steps):
+        raise UserError(f"--generator-steps has a number twice, got {config.generator_steps}")
 
 
 def main(config: Config) -> Record:

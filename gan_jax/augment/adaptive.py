@@ -27,7 +27,7 @@ def adaptive(
     Raises:
       ValueError: a rate or a target out of range.
     """
-    if rate <= 0:
+    if not rate > 0:
         raise ValueError(f"rate must be above 0, got {rate}: batch size / 500,000 is usual")
     if not -1 < target < 1:
         raise ValueError(f"target must be between -1 and 1, got {target}: 0.6 is usual")
@@ -46,7 +46,7 @@ def adaptive(
         towards = jnp.sign(jnp.round(memory["r_t"] - target, 5))
         return {
             "p": jnp.clip(memory["p"] + rate * towards, 0.0, 1.0),
-            "r_t": jnp.mean(jnp.sign(real_output.logits)),
+            "r_t": jnp.mean(jnp.sign(real_output.logits)).astype(memory["r_t"].dtype),
         }
 
     return Augmentation(init, apply, update)

@@ -12,17 +12,13 @@ import numpy as np
 from tqdm import tqdm
 
 from gan_jax.buffers import unshared
-from gan_jax.errors import UserError
 from gan_jax.run.checkpoint import Checkpoints
 from gan_jax.run.folder import Record, RunFolder
 from gan_jax.run.leaves import snapshot
 from gan_jax.run.loop import Every as Every
 from gan_jax.run.loop import Finish, Hook
+from gan_jax.run.loop import NonFinite as NonFinite
 from gan_jax.types import Metrics, PyTree
-
-
-class NonFinite(UserError):
-    """A metric or the state became NaN or infinite."""
 
 
 def in_words(record: Record) -> str:
@@ -94,6 +90,7 @@ def log(
     shown: Progress,
     checkpoints: Checkpoints,
     *,
+    begin: int = 0,
     before: float = 0.0,
     writer: Any = None,
 ) -> Hook:
@@ -107,27 +104,33 @@ def log(
       folder: run folder, which stores the record.
       shown: progress display, which shows the record.
       checkpoints: checkpoints of the run, for the error message.
+      begin: the step at which this session begins.
       before: seconds of training in earlier sessions of this run.
       writer: a tensorboardX `SummaryWriter`, or None.
+
+    Raises:
+      ValueError: (by `start`) a metric has the name of another entry of a record, or no elements.
     """
     began = time.monotonic()
-    last = [began]
+    last = begin, began  # step and time
 
     def start(step: int, state: PyTree, metrics: Metrics) -> Finish:
         del state
+        _check_names(metrics)
 
         def finish() -> None:
+            nonlocal last
             values = jax.device_get(metrics)
-            num = max((value.shape[-1] for value in values.values()), default=0)
-            _check_finite(step - num, values, checkpoints)
+            _check_finite(last[0], values, checkpoints)
             now = time.monotonic()
+            means = {name: np.mean(value, dtype=np.float64) for name, value in values.items()}
             record: Record = {
                 "step": step,
-                **{name: float(np.mean(value)) for name, value in values.items()},
-                "steps_per_second": num / (now - last[0]),
+                **{name: float(mean) for name, mean in means.items()},
+                "steps_per_second": (step - last[0]) / (now - last[1]),
                 "seconds": before + now - began,
             }
-            last[0] = now
+            last = step, now
             folder.log(record)
             if writer is not None:
                 for name in record.keys() - {"step", "seconds"}:
@@ -137,6 +140,14 @@ def log(
         return finish
 
     return Hook(None, start)
+
+
+def _check_names(metrics: Metrics) -> None:
+    for name, value in metrics.items():
+        if name in ("step", "steps_per_second", "seconds"):
+            raise ValueError(f"a step returns a metric {name!r}, which a record has: rename it")
+        if not value.size:
+            raise ValueError(f"a step returns the metric {name!r} without elements: leave it out")
 
 
 def _check_finite(done: int, metrics: dict[str, np.ndarray], checkpoints: Checkpoints) -> None:

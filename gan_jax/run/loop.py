@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gan_jax.errors import UserError
 from gan_jax.parallel import Step
 from gan_jax.types import Array, Metrics, PyTree
 
@@ -94,7 +95,7 @@ class Hook(NamedTuple):
         """Returns the first step after `step` at which the hook is due."""
         if self.every is None:
             return float("inf")
-        if isinstance(self.every, int):
+        if isinstance(self.every, int | np.integer):
             return step - step % self.every + self.every
         return min((at for at in self.every if at > step), default=float("inf"))
 
@@ -104,6 +105,10 @@ class Hook(NamedTuple):
 
 
 _NOTICE = b"\nstopping after the current chunk of steps; a second signal stops at once\n"
+
+
+class NonFinite(UserError):
+    """A metric or the state is not finite. The last finite state stays saved."""
 
 
 class Interrupted(Exception):
@@ -151,18 +156,28 @@ def run(
     with signals(_NOTICE) as received:
 
         def finish_all() -> None:
-            for finish in unfinished:
+            """Also finishes the hooks after one that failed, such as a save after a picture."""
+            failed = None
+            while unfinished:
                 try:
-                    finish()
+                    unfinished.pop(0)()
                 except BrokenPipeError:  # Python raises this error in place of SIGPIPE
                     received.append(signal.SIGPIPE)
+                except NonFinite:
+                    raise
+                except Exception as error:
+                    failed = failed or error
+            if failed is not None:
+                raise failed
 
         while step < num_steps:
             end = min(step - step % chunk_length + chunk_length, num_steps)
             num = int(min([end, *(hook.next(step) for hook in hooks)])) - step
-            state, metrics = chunk(state, Work(batches(step), np.int32(num)))
+            try:
+                state, metrics = chunk(state, Work(batches(step), np.int32(num)))
+            finally:
+                finish_all()  # even if the data cannot be read
             step += num
-            finish_all()
             stop = bool(received)  # read once, so a signal during the hooks takes effect later
             if num < chunk_length:  # a full chunk needs no slice, which JAX would have to compile
                 metrics = {name: values[..., :num] for name, values in metrics.items()}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from gan_jax import parallel
 from gan_jax.parallel import Step
@@ -63,11 +64,13 @@ def train(
       The last state, on the host's first device.
 
     Raises:
+      ValueError: a number is below 1, the layout is unknown, or "pmap" has no batches.
       UserError: another command uses the folder.
       NonFinite: a metric or the state became NaN or infinite.
       Interrupted: a signal ended the run early. The run can be resumed.
       CheckpointError: the state cannot be saved, or it does not fit the checkpoint in the folder.
     """
+    _check(batches, num_steps, chunk_length, checkpoint_every, keep_checkpoints, layout)
     gathered = partial(jax.device_put, device=jax.devices()[0])
     folder = folder if isinstance(folder, RunFolder) else RunFolder(folder)
     with folder.visit(), ExitStack() as stack:
@@ -115,7 +118,14 @@ def train(
             num_steps=num_steps,
             chunk_length=chunk_length,
             hooks=(
-                hooks.log(folder, shown, checkpoints, before=seconds(records), writer=writer),
+                hooks.log(
+                    folder,
+                    shown,
+                    checkpoints,
+                    begin=start,
+                    before=seconds(records),
+                    writer=writer,
+                ),
                 *watched,
                 hooks.save(checkpoint_every, checkpoints),
                 Hook(None, lambda step, state, metrics: memory.release),
@@ -124,6 +134,25 @@ def train(
         with signals():  # the run is almost done, so the first signal is ignored
             checkpoints.wait()
     return gathered(state)
+
+
+def _check(
+    batches: Any, num_steps: int, chunk_length: int, every: Every, keep: int, layout: str
+) -> None:
+    counts = {"num_steps": num_steps, "chunk_length": chunk_length, "keep_checkpoints": keep}
+    if isinstance(every, int | np.integer):
+        counts["checkpoint_every"] = int(every)
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}")
+    layouts = (*parallel.AXIS_NAMES, "ensemble")
+    if layout not in layouts:
+        raise ValueError(f"layout must be one of {', '.join(layouts)}, got {layout!r}")
+    if layout == "pmap" and batches is None:
+        raise ValueError(
+            "layout 'pmap' splits batches over devices, but batches is None: give batches, or use "
+            "layout='shard'"
+        )
 
 
 def seconds(records: Sequence[Record]) -> float:

@@ -163,6 +163,82 @@ def test_a_stop_before_the_first_checkpoint_begins_anew_without_a_trace(tmp_path
     assert [r["step"] for r in records(tmp_path / "run") if "seen" in r] == [0, 5, 10, 15, 17]
 
 
+def saved(path):
+    return sorted(int(folder.name) for folder in (path / "checkpoints").iterdir())
+
+
+def test_a_batch_that_cannot_be_read_loses_nothing_that_was_due(tmp_path):
+    def failing(first):
+        if first == 8:
+            raise ValueError("the disk is gone")
+        return batches(first)
+
+    with pytest.raises(ValueError, match="the disk is gone"):
+        walk(tmp_path, batches=failing, checkpoint_every=4)
+    assert [record["step"] for record in records(tmp_path)] == saved(tmp_path) == [4, 8]
+
+
+def test_a_picture_that_fails_does_not_keep_a_checkpoint_from_being_saved(tmp_path):
+    def show(number, place):
+        if number == 8:
+            raise ValueError("no picture")
+
+    with pytest.raises(ValueError, match="no picture"):
+        walk(tmp_path, looks=[Look(4, lambda state: state["place"], show)], checkpoint_every=4)
+    assert [record["step"] for record in records(tmp_path)] == saved(tmp_path) == [4, 8]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"keep_checkpoints": 0}, "keep_checkpoints must be at least 1, got 0"),
+        ({"checkpoint_every": -1}, "checkpoint_every must be at least 1, got -1"),
+        ({"chunk_length": 0}, "chunk_length must be at least 1, got 0"),
+        ({"num_steps": 0}, "num_steps must be at least 1, got 0"),
+        ({"layout": "grid"}, "layout must be one of jit, pmap, shard, ensemble, got 'grid'"),
+        ({"layout": "pmap", "batches": None}, "batches is None"),
+    ],
+)
+def test_a_number_or_layout_that_cannot_be_is_refused_and_nothing_is_deleted(
+    change, message, tmp_path
+):
+    walk(tmp_path, num_steps=4)
+    with pytest.raises(ValueError, match=message):
+        walk(tmp_path, **{"num_steps": 8, **change})
+    assert saved(tmp_path) == [4]
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "message"),
+    [("step", jnp.ones(()), "'step', which a record has"), ("m", jnp.ones(0), "without elements")],
+)
+def test_a_metric_that_no_record_can_hold_is_refused(metric, value, message, tmp_path):
+    def strange(state, batch):
+        return step(state, batch)[0], {metric: value}
+
+    with pytest.raises(ValueError, match=message):
+        train(strange, begin(), batches, folder=tmp_path / "run", num_steps=4, chunk_length=4)
+
+
+@pytest.mark.parametrize(
+    ("value", "mean"), [(jnp.ones((), jnp.bfloat16), 1.0), (jnp.float32(2e38), 2e38)]
+)
+def test_means_of_metrics_are_taken_in_double_precision(value, mean, tmp_path):
+    """A sum of 500 ones stops at 256 in bfloat16, and that of 2e38 overflows in float32."""
+
+    def constant(state, batch):
+        return state, {"m": value}
+
+    options = {"folder": tmp_path / "run", "num_steps": 500, "chunk_length": 500}
+    train(constant, jnp.zeros(2), **options, layout="jit")
+    assert records(tmp_path / "run")[0]["m"] == pytest.approx(mean)
+
+
+def test_a_step_without_metrics_has_a_pace(tmp_path):
+    train(lambda state, batch: (state + 1, {}), jnp.zeros(2), folder=tmp_path / "run", num_steps=4)
+    assert records(tmp_path / "run")[0]["steps_per_second"] > 0
+
+
 def test_a_folder_may_be_given_by_its_path(tmp_path):
     for folder in (tmp_path / "path", str(tmp_path / "text")):
         train(step, begin(), batches, folder=folder, num_steps=4, chunk_length=4, layout="jit")
