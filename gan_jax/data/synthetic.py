@@ -245,9 +245,9 @@ def feed(
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Returns a step that draws its own real samples: `(state, _) -> (state, metrics)`.
 
-    Use it as the body of a fused loop, as in `jax.lax.scan(feed(...), state, length=1000)`. Under
-    `vmap` it trains an ensemble. The samples depend only on the state's key and counters, like all
-    random draws of a step.
+    Use the step as the body of a fused loop, as in `jax.lax.scan(feed(...), state, length=1000)`.
+    Under `vmap` the step trains an ensemble of GANs. The samples depend only on the state's key and
+    counters, like all random draws of a step.
 
     Args:
       step: a step on a batch of `batch_shape`, which is [n_critic, B] for a train step and [B] for

@@ -30,8 +30,8 @@ class RunFolder:
 
     Args:
       path: the folder, which need not exist yet.
-      settings: every setting that affects the result, as nested dictionaries. Values of types that
-        JSON lacks are stored as strings.
+      settings: every setting that affects the result, as nested dictionaries. Values that JSON
+        cannot store are stored as strings.
       free: dotted names of the settings that may differ between sessions.
 
     Raises:
@@ -111,9 +111,10 @@ class RunFolder:
         return summary if isinstance(summary, dict) else {}
 
     def metrics(self, announce: Callable[[str], None] = print) -> list[Record]:
-        """Returns the records logged so far, in order. Each has a `step` and finite values.
+        """Returns the records logged so far, in order.
 
-        Unreadable lines are left out, such as a line cut off by a crash.
+        Each record has a `step` and finite values. Unreadable lines are left out, such as a line
+        cut off by a crash.
 
         Args:
           announce: called with a message about each line that is left out.

@@ -28,7 +28,7 @@ def in_words(record: Record) -> str:
 
 
 def time_left(elapsed: float, done: int, left: int) -> str:
-    """Returns the time that `left` items will take if `done` items took `elapsed` seconds."""
+    """Returns the time for `left` items as h:mm:ss, if `done` items took `elapsed` seconds."""
     return tqdm.format_interval(elapsed * left / done)
 
 

@@ -1,4 +1,4 @@
-"""Update rules that follow a game's vector field v, as maps of the players' parameters.
+"""Update rules that follow a game's vector field v. They map parameters to new parameters.
 
 Each function takes a game and a step size eta and returns an update `state -> state`. The state is
 the pair (generator_params, discriminator_params). For `optimistic` the state is two such pairs: the

@@ -34,7 +34,7 @@ def prepare(name: str, folder: Path, announce: Callable[[str], None]) -> Path:
     """Downloads a data set and prepares its array_record files.
 
     Args:
-      name: One of `URLS`. With TensorFlow, any name that TFDS knows.
+      name: One of `URLS` or, if TensorFlow is installed, any name that TFDS knows.
       folder: The TFDS data folder in which the data are prepared.
       announce: Called with a message before the download.
 

@@ -36,7 +36,8 @@ def find(name: str, folder: Path | None) -> Path | None:
 
     Args:
       name: A name such as "mnist". A TFDS config follows a slash, as in "emnist/letters".
-      folder: The TFDS data folder to look in first. TFDS's default folder is next.
+      folder: The TFDS data folder to look in first. After that, TFDS's default folder is
+        searched.
 
     Raises:
       DataError: Several configs are prepared and the name has none, or a folder cannot be listed.

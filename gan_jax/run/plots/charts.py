@@ -33,7 +33,7 @@ def chart(
 
 
 def save_chart(figure: "Figure", file: Path, *, dpi: int = 110) -> None:
-    """Writes a figure as a PNG file, whole or not at all."""
+    """Writes a figure as a PNG file, completely or not at all."""
     with whole(file) as opened:
         figure.savefig(opened, format="png", dpi=dpi)
 

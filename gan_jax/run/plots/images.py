@@ -14,7 +14,7 @@ from gan_jax.run.files import whole
 
 
 def grid(images: np.ndarray, *, columns: int | None = None, height: int = 560) -> Image.Image:
-    """Returns a picture of images side by side, enlarged by a whole factor.
+    """Returns a picture of images side by side, enlarged by an integer factor.
 
     Args:
       images: [N, H, W, C], with N, H and W at least 1 and C = 1 or 3. They are uint8, or floats in
