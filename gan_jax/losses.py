@@ -153,8 +153,9 @@ def relativistic_average() -> AdversarialLoss:
 
 
 def smoothed(loss: AdversarialLoss, target: float = 0.9) -> AdversarialLoss:
-    """Returns the loss with one-sided label smoothing: D's target for real samples is `target`
-    instead of 1.
+    """Returns the loss with one-sided label smoothing.
+
+    D's target for real samples is `target` instead of 1.
 
     D's loss for a real sample becomes BCE(v, t) = -t log sigmoid(v) - (1 - t) log sigmoid(-v),
     where sigmoid(v) is D's probability that the sample is real. For most losses, v is D's logit for
@@ -192,8 +193,9 @@ def smoothed(loss: AdversarialLoss, target: float = 0.9) -> AdversarialLoss:
 
 
 def top_k(loss: AdversarialLoss, share: float) -> AdversarialLoss:
-    """Returns the loss with G trained only on the fakes that have the largest logits (Sinha et al.
-    2020).
+    """Returns the loss with G trained only on the fakes that have the largest logits.
+
+    This method is called top-k training (Sinha et al. 2020).
 
     The loss uses only the k = share * B fakes with the largest logits. Their losses are multiplied
     by B / k and the other losses are 0, so the batch mean equals the mean over the k fakes. D's
@@ -227,8 +229,9 @@ def top_k(loss: AdversarialLoss, share: float) -> AdversarialLoss:
 
 
 def f_divergence(name: str, *, non_saturating: bool = False) -> AdversarialLoss:
-    """Returns the f-GAN loss: D maximises an estimate of the divergence D_f(p, q), which G
-    minimises.
+    """Returns the f-GAN loss of the divergence D_f(p, q) with this name.
+
+    D maximises an estimate of the divergence, and G minimises the same estimate.
 
     The estimate is E_p[T] - E_q[f*(T)], where p is the distribution of the data and q is that of
     the samples. The critic is T = g(v), where v is D's output and g is the activation of Nowozin et

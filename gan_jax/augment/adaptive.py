@@ -34,8 +34,7 @@ def adaptive(
         raise ValueError(f"target must be between -1 and 1, got {target}: 0.6 is usual")
 
     def init() -> dict[str, Array]:
-        # r_t starts at the target, so that the first update, which has no previous r_t, does not
-        # change p.
+        # r_t starts at the target, so that the first update does not change p.
         return {"p": jnp.zeros(()), "r_t": jnp.full((), target, float)}
 
     def apply(key: Array, x: PyTree, memory: dict[str, Array], step: Array) -> PyTree:

@@ -11,8 +11,7 @@ _MODES = {
     **dict.fromkeys(("train", "training", "is_training"), True),
     **dict.fromkeys(("deterministic", "use_running_average", "inference"), False),
 }
-"""The possible names of a module's mode argument. Each has the value that it is given in
-training."""
+"""The possible names of a module's mode argument, with their values in training."""
 
 Accepted = Callable[..., dict[str, Any]]
 """`(labels, *, train, **others) -> arguments`: the offered arguments that the module accepts."""
@@ -31,8 +30,8 @@ def accepted_by(
 
     Raises:
       ValueError: `label` is not the default and is not an argument of the module. The returned
-        function raises ValueError if it receives labels, the module has no argument `label`, and
-        another argument of the module gets no value and may be meant for labels.
+        function raises ValueError if it receives labels and the module has no argument `label` but
+        has another argument that may be meant for labels.
     """
     called = f"{kind.__name__}.__call__"
     _, _, *further = inspect.signature(kind.__call__).parameters.values()

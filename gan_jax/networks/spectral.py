@@ -53,12 +53,12 @@ def spectral_norm(network: Network, *, iterations: int = 1) -> Network:
     """Returns the network with each layer's kernel divided by the norm of the layer's linear map.
 
     The norm is estimated by power iteration with a persistent state (Miyato et al. 2018, algorithm
-    1). Let A be the linear map of a layer. The state holds a direction v [...] for each layer,
-    which has the shape of an input to A. A training pass updates v by `iterations` steps u = A v /
-    |A v|, v = A^T u / |A^T u|, and then divides the kernel by |A v|. An evaluation pass divides by
-    |A v| with the stored v. Gradients treat u and v as constants (equation 12). D sees real and
-    fake samples in separate passes, so each update of D makes 2 x `iterations` steps. With
-    microbatches, it makes that many steps for each microbatch.
+    1). Let A be the linear map of a layer. The state holds a direction v [...] for each layer, with
+    the shape of an input to A. A training pass updates v by `iterations` steps u = A v / |A v|, v =
+    A^T u / |A^T u|, and then divides the kernel by |A v|. An evaluation pass divides by |A v| with
+    the stored v. Gradients treat u and v as constants (equation 12). D sees real and fake samples
+    in separate passes, so each update of D makes 2 x `iterations` steps. With microbatches, it
+    makes that many steps for each microbatch.
 
     The estimate never exceeds the norm, except by rounding. Initialisation makes 30 steps from a
     random direction. The largest singular values of a random kernel lie close together, so the
@@ -69,8 +69,8 @@ def spectral_norm(network: Network, *, iterations: int = 1) -> Network:
 
     A is the complete layer without its bias. For a convolution, it includes the stride, the padding
     and the size of the input. (Miyato et al. use the norm of the kernel reshaped to a matrix, which
-    may be smaller.) With 1-Lipschitz activations and no batch norm, the network is therefore
-    1-Lipschitz up to the error of the estimates. A layer with norm 0 does not change.
+    may be smaller.) With 1-Lipschitz activations and no batch norm, the network is 1-Lipschitz up
+    to the error of the estimates. A layer with norm 0 does not change.
 
     Args:
       network: any network of Linen layers. These layers are normalised: `flax.linen.Dense`, `Conv`,

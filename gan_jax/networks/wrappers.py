@@ -13,10 +13,10 @@ from gan_jax.types import GAN, Apply, PyTree
 def mixed_precision(gan: GAN, dtype: Any = jnp.bfloat16) -> GAN:
     """Returns the GAN with networks that compute in the type `dtype`.
 
-    Each call of a network casts the parameters, the input and floating labels to `dtype`. It casts
-    the result to float32. Parameters, optimizer states, gradients, running statistics, logits and
-    losses remain float32 (Micikevicius et al. 2018). bfloat16 has the range of float32, so no loss
-    scaling is needed.
+    Each call of a network casts the parameters, the input and floating labels to `dtype`. It then
+    casts the result to float32. Parameters, optimizer states, gradients, running statistics, logits
+    and losses remain float32 (Micikevicius et al. 2018). bfloat16 has the range of float32, so no
+    loss scaling is needed.
 
     Args:
       gan: any GAN.
@@ -52,7 +52,7 @@ def rematerialised(gan: GAN) -> GAN:
 
     This saves memory: the activations of G, of D on real and of D on fake images are never held at
     the same time. It costs about a third more computation (Chen et al. 2016). Results do not
-    change. On a CPU it saves nothing, because XLA's CPU compiler removes the recomputation.
+    change. On a CPU no memory is saved, because XLA's CPU compiler removes the recomputation.
     """
 
     def forget(apply: Apply) -> Apply:

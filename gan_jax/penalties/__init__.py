@@ -49,7 +49,7 @@ def lazy(weight: Weight, every: int = 16) -> Callable[[Array], Array]:
     applications, the penalty damps only one direction.
 
     Adam divides by the size of its gradients, so its limit differs. StyleGAN2 applies the penalty
-    in a separate update, so it makes every + 1 updates where we make `every`. To compensate,
+    in a separate update. It therefore makes every + 1 updates instead of `every`. To compensate,
     StyleGAN2 replaces Adam's h, b1 and b2 by r * h, b1^r and b2^r, with r = every / (every + 1).
     Here the penalty is part of an update, so the number of updates does not change.
 

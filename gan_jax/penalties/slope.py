@@ -73,8 +73,9 @@ def r2(critic: CheckedCritic, real: PyTree, fake: PyTree, key: Array) -> Array:
 
 @checked
 def gradient_penalty(critic: CheckedCritic, real: PyTree, fake: PyTree, key: Array) -> Array:
-    """Returns (|grad D| - 1)^2 at points between real and fake samples (Gulrajani et al. 2017, eq.
-    3).
+    """Returns (|grad D| - 1)^2 at points between real and fake samples.
+
+    The penalty is that of Gulrajani et al. 2017, equation 3.
 
     Each point is drawn uniformly on the line between a real and a fake sample. Where D's gradient
     is zero, the gradient of the penalty is set to 0, so it stays finite.

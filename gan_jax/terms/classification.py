@@ -19,8 +19,8 @@ def classification(head: str = "label", *, real: bool = True, fake: bool = True)
         added.
 
     Raises:
-      ValueError: `real` and `fake` are both False. The term raises it if D has no such head or the
-        batch has no labels.
+      ValueError: `real` and `fake` are both False. The term raises ValueError if D has no such head
+        or the batch has no labels.
     """
     if not (real or fake):
         raise ValueError("real and fake are both False: set at least one to True")

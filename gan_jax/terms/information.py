@@ -32,7 +32,8 @@ def information(
       posterior: the type of the distribution q, "categorical" or "normal".
 
     Raises:
-      ValueError: `posterior` is neither of the two. The term raises it if D has no such head.
+      ValueError: `posterior` is neither of the two. The term raises ValueError if D has no such
+        head.
     """
     if posterior not in ("categorical", "normal"):
         raise ValueError(f"posterior must be categorical or normal, got {posterior!r}")

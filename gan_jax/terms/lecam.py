@@ -14,9 +14,9 @@ def lecam(decay: float = 0.99) -> WithMemory:
     the real logits towards a_F and the fake logits towards a_R.
 
     The averages include only earlier updates, so they are the same for all devices and
-    microbatches. Both averages start at 0 and are corrected for it, as in the authors' code. The
-    first update has no averages and therefore no penalty. The authors' code differs from this
-    function in two ways: it includes the mean of the current update, and it squares only the
+    microbatches. Both averages start at 0 and are corrected for this start, as in the authors'
+    code. The first update has no averages and therefore no penalty. The authors' code differs from
+    this function in two ways: it includes the mean of the current update, and it squares only the
     positive parts of D(x) - a_F and a_R - D(G(z)). The paper does neither.
 
     Args:
