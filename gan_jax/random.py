@@ -26,8 +26,8 @@ class Stream(enum.IntEnum):
     """Numbers that are folded into a key: one number for each use of the key.
 
     The roles DISCRIMINATOR and GENERATOR are folded into the state's key first, followed by the
-    player's step count. The other numbers are folded into keys into which step counts are folded
-    elsewhere. They are larger than any step count, so all keys made from one key differ.
+    player's step count. Some keys are folded with a step count in one place, and with one of the
+    other numbers in another place. The other numbers are therefore larger than any step count.
     """
 
     DISCRIMINATOR = 0
@@ -50,8 +50,8 @@ def per_example(key: Array, batch: PyTree) -> Array:
         matter.
 
     Returns:
-      [B] keys. Together, all shards and microbatches get the same keys as an unsplit batch on one
-      device.
+      One key for each example: [B]. Together, all shards and microbatches get the same keys as an
+      unsplit batch on one device.
     """
     key = threefry(key)
     number, parts = 0, 1

@@ -145,7 +145,7 @@ def inputs(pixels: Array, axes: Axes) -> Factors:
 
 
 def inputs_transposed(factors: Factors, axes: Axes) -> Array:
-    """Returns the transpose of `inputs` applied to factors, as contiguous [B, h + 1, w + 1, I]."""
+    """Returns the transpose of `inputs` applied to factors: a contiguous [B, h + 1, w + 1, I]."""
     return _inputs_transposed([_inputs_transposed(row, 2, axes[1]) for row in factors], 1, axes[0])
 
 

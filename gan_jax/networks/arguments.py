@@ -53,8 +53,8 @@ def accepted_by(
             return {**given, label: labels}
         if shown:
             raise ValueError(
-                f"the batch has labels, but {called} has no argument 'label', and no value is "
-                f"known for {', '.join(shown)}: name the argument that takes the labels, "
+                f"the batch has labels, but {called} has no argument 'label'. Its other "
+                f"arguments are {', '.join(shown)}: name the argument that takes the labels, "
                 f"{adapter}, label=...), or ignore labels, {adapter}, label=None)"
             )
         return given

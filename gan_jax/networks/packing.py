@@ -15,7 +15,7 @@ def packed(gan: GAN, size: int) -> GAN:
     features of vectors) and returns one logit for the pack. G makes each sample of a pack from
     separate noise. G's parameters are those of the original G, so `sample(gan, state, ...)` draws
     single samples. Losses and penalties treat a pack as one example. If G itself is random, for
-    example through dropout, its samples change when the batch is split into microbatches.
+    example through dropout, its samples depend on the number of microbatches.
 
     Args:
       gan: any GAN. The `init` of its D must adapt to `size` times as many channels.

@@ -48,10 +48,11 @@ def lazy(weight: Weight, every: int = 16) -> Callable[[Array], Array]:
     players rotate around the equilibrium. If they complete half a rotation between two
     applications, the penalty damps only one direction.
 
-    Adam divides by the size of its gradients, so its limit differs. StyleGAN2 applies the penalty
-    in a separate update. It therefore makes every + 1 updates instead of `every`. To compensate,
-    StyleGAN2 replaces Adam's h, b1 and b2 by r * h, b1^r and b2^r, with r = every / (every + 1).
-    Here the penalty is part of an update, so the number of updates does not change.
+    The limit for Adam is different, because Adam divides by the size of its gradients. StyleGAN2
+    applies the penalty in a separate update. It therefore makes every + 1 updates instead of
+    `every`. To compensate, StyleGAN2 replaces Adam's h, b1 and b2 by r * h, b1^r and b2^r, with r =
+    every / (every + 1). Here the penalty is part of an update, so the number of updates does not
+    change.
 
     Args:
       weight: the weight that the penalty would have if it were applied on every update: a number or

@@ -109,7 +109,7 @@ def dragan(
     not state the variance.)
 
     Args:
-      critic, real, fake, key: as for every penalty. `fake` is not used.
+      critic, real, fake, key: the arguments of every penalty. `fake` is not used.
       scale: size of the noise, as a multiple of std. With `accumulate` above 1, std is computed for
         each microbatch separately.
     """

@@ -48,7 +48,7 @@ def consistency(
     Random layers of D, such as dropout, use the same draws for x and T(x).
 
     Args:
-      critic, real, fake, key: as for every penalty.
+      critic, real, fake, key: the arguments of every penalty.
       augment: T, a pure function `(key, x [...]) -> x [...]` of one example.
 
     Raises:
