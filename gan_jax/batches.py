@@ -27,9 +27,9 @@ def split_over(axis_name: AxisName | None) -> Iterator[None]:
     """Returns a context in which batches are split over the mapped axis `axis_name`.
 
     The axis is that of a `pmap`, `shard_map` or `vmap`. The steps enter this context themselves.
-    Your own code must enter it to call a network, a loss or a penalty under a mapped axis. With
-    `axis_name=None` the enclosing context is kept: a step made without an axis uses the axis of the
-    step that calls it.
+    Your own code must enter the context to call a network, a loss or a penalty under a mapped axis.
+    With `axis_name=None` the enclosing context is kept: a step made without an axis uses the axis
+    of the step that calls it.
     """
     with _SPLIT(_current()._replace(axis=axis() if axis_name is None else axis_name)):
         yield

@@ -45,9 +45,10 @@ def donating(program: Step) -> Step:
     """Returns the program in a form that also accepts states with shared buffers.
 
     The results of a program never share buffers with each other. The state returned by the last
-    call can therefore share buffers only with the batch. It is searched only if one of its buffers
-    has the size of a buffer of the batch. A call without a search takes about 1 us longer for each
-    leaf of the batch that is on a device. A search takes about 2 us for each leaf.
+    call can therefore share buffers only with the batch. The state is searched for shared buffers
+    only if one of its buffers has the size of a buffer of the batch. A call without a search takes
+    about 1 us longer for each leaf of the batch that is on a device. A search takes about 2 us for
+    each leaf.
 
     Args:
       program: `(state, batch) -> (state, metrics)`, which donates the state.

@@ -1,7 +1,7 @@
 """Checks of the shapes and types of arguments.
 
 The checks run while a function is traced, so a compiled step does not pay for them. Most checks
-raise chex's AssertionError. An object of a wrong class raises TypeError. The message names the
+raise chex's AssertionError. An object of a wrong class raises TypeError. Each message names the
 argument, the value and the remedy.
 """
 

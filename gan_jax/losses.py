@@ -1,4 +1,4 @@
-"""Adversarial losses per example. They are functions of logits, and both players minimise them.
+"""Adversarial losses per example, as functions of logits. Each player minimises its own loss.
 
 With D(x) = sigmoid(logit), log D = -softplus(-logit) and log(1 - D) = -softplus(logit). These forms
 and their gradients stay finite for logits of any size. Each loss is an `AdversarialLoss`. Its
@@ -155,12 +155,12 @@ def relativistic_average() -> AdversarialLoss:
 def smoothed(loss: AdversarialLoss, target: float = 0.9) -> AdversarialLoss:
     """Returns the loss with one-sided label smoothing.
 
-    D's target for real samples is `target` instead of 1.
+    D's target for real samples is t = `target` instead of 1.
 
     D's loss for a real sample becomes BCE(v, t) = -t log sigmoid(v) - (1 - t) log sigmoid(-v),
     where sigmoid(v) is D's probability that the sample is real. For most losses, v is D's logit for
-    the sample. Relativistic losses subtract the logit of the paired fake, or the mean logit of the
-    fakes.
+    the sample. For `relativistic`, v is this logit minus the logit of the paired fake. For
+    `relativistic_average`, v is this logit minus the mean logit of the fakes.
 
     G's loss does not change, and neither does the part of D's loss for fakes. If fakes had a target
     above 0, fakes in regions without data would have no reason to move (Salimans et al. 2016,

@@ -25,7 +25,7 @@ def adam(
     """Returns Adam (Kingma and Ba 2015, algorithm 1), equal to `optax.adam` up to rounding.
 
     An unrolled GAN can differentiate through the updates. If all gradients so far were 0, the
-    derivative of `optax.adam` without `eps_root` is NaN. The derivative of this function is then
+    derivative of `optax.adam` without `eps_root` is NaN. With this function the derivative is
     exact: learning_rate / eps. It is large for a small `eps`. An unrolled GAN should therefore use
     an `eps` of the size of its relevant gradients, such as 1e-4.
 

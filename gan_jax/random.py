@@ -1,4 +1,4 @@
-"""Keys for random draws. The draws are the same for every division of a batch.
+"""Keys for random draws. The draws do not depend on how a batch is divided.
 
 A batch may be split over devices or into microbatches. A step wraps its key in a PRNG
 implementation that also stores the index of the microbatch. The random bits are those of JAX's

@@ -183,7 +183,7 @@ class WithMemory(NamedTuple):
 
     Attributes:
       init: `() -> memory`, the memory before the first update: a tree of floating arrays or integer
-        counters. It is stored in `PlayerState.memory`.
+        counters. `PlayerState.memory` stores the memory.
       apply: the penalty or the term as a function with one more argument at the end, the memory. It
         returns `([B], memory)`. Every shard and every microbatch receives the same memory, and the
         returned memories are averaged. A batch mean in the memory is therefore the mean over the
@@ -254,7 +254,7 @@ class TrainState:
         devices.
       generator, discriminator: the states of the players.
       ema_params, ema_model_state: the exponential moving averages of the generator's parameters and
-        of its model state, such as running statistics.
+        of the generator's model state, such as running statistics.
     """
 
     key: Array

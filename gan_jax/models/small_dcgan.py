@@ -30,8 +30,8 @@ def small_dcgan(
     uses leaky ReLU with slope 0.3.
 
     G has the initial weights of DCGAN. D has those of He et al. 2015, equation 10, although Lin et
-    al. also use DCGAN's for D. With so few features and no batch norm, DCGAN's weights would reduce
-    the signal to a tenth in each layer.
+    al. use the initial weights of DCGAN for D too. With so few features and no batch norm, DCGAN's
+    weights would reduce the signal to a tenth in each layer.
 
     Args:
       shape: [28, 28, C] of one image.

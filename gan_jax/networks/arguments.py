@@ -30,8 +30,8 @@ def accepted_by(
 
     Raises:
       ValueError: `label` is not the default and is not an argument of the module. The returned
-        function raises ValueError if it receives labels and the module has no argument `label` but
-        has another argument that may be meant for labels.
+        function raises ValueError if it receives labels and the module has no argument `label`. A
+        module without further arguments is an exception: it ignores labels.
     """
     called = f"{kind.__name__}.__call__"
     _, _, *further = inspect.signature(kind.__call__).parameters.values()

@@ -19,7 +19,7 @@ def from_equinox(make: Callable[[Array], Any], *, label: str | None = "label") -
     `jax.vmap` with the axis name "batch", in the mode set by `equinox.nn.inference_mode`. The
     module also receives each of these arguments that its `__call__` names:
     - the label of the example and the mode, as `from_linen` passes them;
-    - `key`, the example's own key, which depends on its index in the global batch;
+    - `key`, the key of the example, which depends on the example's index in the whole batch;
     - `state`, an `equinox.nn.State`. The module then returns `(y, state)`.
 
     Images arrive as [H, W, C]. Equinox's convolutions expect [C, H, W], so the module must
@@ -36,8 +36,8 @@ def from_equinox(make: Callable[[Array], Any], *, label: str | None = "label") -
 
     Raises:
       ImportError: Equinox is not installed.
-      ValueError: a call raises it in the same cases as for `from_linen`. It also raises it if the
-        module has a state but no argument `state`.
+      ValueError: a call raises ValueError in the same cases as for `from_linen`. A call also raises
+        ValueError if the module has a state but no argument `state`.
     """
     try:
         import equinox as eqx

@@ -38,8 +38,8 @@ def from_nnx(make: "Callable[..., nnx.Module]", *, label: str | None = "label") 
       label: the name of the argument for labels. With None, labels are ignored.
 
     Raises:
-      ValueError: a call raises it in the same cases as for `from_linen`. It also raises it if
-        `nnx.Dropout` runs in training on a split batch.
+      ValueError: a call raises ValueError in the same cases as for `from_linen`. A call also raises
+        ValueError if `nnx.Dropout` runs in training on a split batch.
     """
     from flax import nnx  # the import takes 0.3 s, and few programs need it
 

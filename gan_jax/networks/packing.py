@@ -11,8 +11,8 @@ from gan_jax.types import GAN, Array, Network, PyTree
 def packed(gan: GAN, size: int) -> GAN:
     """Returns a GAN whose D judges packs of `size` samples (Lin et al. 2018, section 3).
 
-    D receives the samples of a pack joined along the last axis (the channels of images, the
-    features of vectors) and returns one logit for the pack. G makes each sample of a pack from
+    D receives the samples of a pack joined along the last axis: the channels of images, or the
+    features of vectors. D returns one logit for the pack. G makes each sample of a pack from
     separate noise. G's parameters are those of the original G, so `sample(gan, state, ...)` draws
     single samples. Losses and penalties treat a pack as one example. If G itself is random, for
     example through dropout, its samples depend on the number of microbatches.
@@ -27,8 +27,8 @@ def packed(gan: GAN, size: int) -> GAN:
         Batches are [B, size, ...], and a label [B] applies to all samples of a pack.
 
     Raises:
-      ValueError: `size` < 1. A call raises it if the batch does not consist of packs of `size` or
-        the labels are not [B].
+      ValueError: `size` < 1. A call raises ValueError if the batch does not consist of packs of
+        `size` or the labels are not [B].
     """
     if size < 1:
         raise ValueError(f"size must be at least 1, got {size}")

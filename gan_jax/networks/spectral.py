@@ -19,13 +19,13 @@ LAYERS = (
 """The layer types that are normalised."""
 
 _REWRITES = (nn.WeightNorm, nn.SpectralNorm)
-"""Layers that rescale another layer's kernel, which would undo its normalisation."""
+"""Layers that rescale another layer's kernel. This would undo the kernel's normalisation."""
 
 _MATRICES = {"kernel", "embedding"}
 """Names of parameters that are linear maps, whatever their shape."""
 
 _NO_MATRICES = {"bias", "scale"}
-"""Names of parameters that are added or multiplied per feature, whatever their shape."""
+"""Names of parameters that are added to features or multiply features, whatever their shape."""
 
 Map = Callable[[Array, Array], Array]
 """A layer without its bias: (kernel, v [N, ...]) -> [N, ...]."""
@@ -67,10 +67,10 @@ def spectral_norm(network: Network, *, iterations: int = 1) -> Network:
     the estimates were up to 15 % too small in the first 50 steps, and up to 6 % later. A smaller
     rate or more `iterations` reduces the error.
 
-    A is the complete layer without its bias. For a convolution, it includes the stride, the padding
-    and the size of the input. (Miyato et al. use the norm of the kernel reshaped to a matrix, which
-    may be smaller.) With 1-Lipschitz activations and no batch norm, the network is 1-Lipschitz up
-    to the error of the estimates. A layer with norm 0 does not change.
+    A is the complete layer without its bias. For a convolution, this map includes the stride, the
+    padding and the size of the input. (Miyato et al. use the norm of the kernel reshaped to a
+    matrix, which may be smaller.) With 1-Lipschitz activations and no batch norm, the network is
+    1-Lipschitz up to the error of the estimates. A layer with norm 0 does not change.
 
     Args:
       network: any network of Linen layers. These layers are normalised: `flax.linen.Dense`, `Conv`,

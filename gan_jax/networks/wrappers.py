@@ -48,11 +48,13 @@ def mixed_precision(gan: GAN, dtype: Any = jnp.bfloat16) -> GAN:
 
 
 def rematerialised(gan: GAN) -> GAN:
-    """Returns the GAN with networks whose activations are recomputed for gradients, not stored.
+    """Returns the GAN with networks whose activations are not stored, but recomputed for the
+    gradients.
 
     This saves memory: the activations of G, of D on real and of D on fake images are never held at
-    the same time. It costs about a third more computation (Chen et al. 2016). Results do not
-    change. On a CPU no memory is saved, because XLA's CPU compiler removes the recomputation.
+    the same time. Recomputation adds about a third to the computation (Chen et al. 2016). Results
+    do not change. On a CPU no memory is saved, because XLA's CPU compiler removes the
+    recomputation.
     """
 
     def forget(apply: Apply) -> Apply:

@@ -62,8 +62,8 @@ def input_gradient(g: Array, kernel: Array, geometry: Geometry) -> Array:
 def kernel_gradient(x: Array, g: Array, geometry: Geometry) -> Array:
     """Returns the gradient [kh, kw, I, O] of the kernel, given x [B, H, W, I] and g [B, h, w, O].
 
-    It is written as autodiff writes it, because the compilers for GPUs and TPUs recognise that
-    form.
+    The operation is written as autodiff writes it, because the compilers for GPUs and TPUs
+    recognise that form.
     """
     return jax.lax.conv_general_dilated(
         x,

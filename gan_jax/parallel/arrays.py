@@ -40,14 +40,16 @@ def spread_like(index: Array, batch: Array) -> Array:
 
 
 def has_explicit_axes(x: Array) -> bool:
-    """Returns True if the array's mesh has explicit axes, so that its sharding is part of its
-    type."""
+    """Returns True if the array's mesh has explicit axes.
+
+    The sharding is then a part of the array's type.
+    """
     return bool(jax.typeof(x).sharding.mesh.explicit_axes)
 
 
 def split_alike(function: Callable[..., Array], x: Array, *others: Array) -> Array:
-    """Returns `function(x, *others)`, split over the devices like x [B, ...] if the mesh has
-    explicit axes.
+    """Returns `function(x, *others)`. If the mesh has explicit axes, the result is split like x
+    [B, ...].
 
     Explicit axes need a sharding rule for each operation. Inside `function`, the compiler chooses
     the layout instead. The result [B, ...] is split along its first axis only, whatever the

@@ -45,9 +45,9 @@ def ensemble_step(
         members, as in the state made by `jax.vmap(make_state)(jax.random.split(key, num))`.
 
     Raises:
-      UserError: `devices` is empty. A call raises it before compiling if leaves of the state and
-        the batch have different numbers of members, or if the number of devices does not divide the
-        number of members.
+      UserError: `devices` is empty. A call raises UserError before compiling if leaves of the state
+        and the batch have different numbers of members, or if the number of devices does not divide
+        the number of members.
     """
     devices = at_least_one(devices)
     mesh = mesh_of(devices, AXIS_NAME)

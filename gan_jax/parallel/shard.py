@@ -54,11 +54,12 @@ def shard_step(
         step = shard_step(step, mesh=mesh, state_sharding=jax.tree.map(layout, state))
 
     Args:
-      step: a pure step made *without* `axis_name`. It sees the global batch, and the compiler
+      step: a pure step made *without* `axis_name`. The step sees the whole batch, and the compiler
         inserts the communication, including that of batch norm.
       batch_axis: the axis of the batch that counts examples. None means axis 1 for a step from
         `make_train_step`, whose batches are [n_critic, B, ...], and axis 0 for other steps. A loop
-        of steps needs an explicit axis. A leaf without that axis is copied to every device.
+        of steps needs an explicit axis. A leaf of the batch that lacks the axis `batch_axis` is
+        copied to every device.
       devices: at least one device. The default is all devices.
       mesh: a mesh to use instead of `devices`. All its axes are treated as Auto, so the compiler
         chooses the layout of all intermediate arrays.
@@ -69,10 +70,10 @@ def shard_step(
       donate: as for `jit_step`.
 
     Raises:
-      UserError: `devices` is empty or given together with a mesh, `split_over` is not an axis of
-        the mesh, `state_sharding` holds something else, or `batch_axis` differs from the axis of a
-        step from `make_train_step`. A call raises it before compiling if the number of devices does
-        not divide the batch.
+      UserError: one of these: `devices` is empty; `devices` and `mesh` are both given; `split_over`
+        is not an axis of the mesh; `state_sharding` holds something other than layouts;
+        `batch_axis` differs from the axis of a step from `make_train_step`. A call raises UserError
+        before compiling if the number of devices does not divide the batch.
       ValueError: a `PartitionSpec` names an axis that the mesh does not have. A call raises
         ValueError before compiling if an array cannot be divided as its spec requires, or if
         `state_sharding` has another structure than the state.

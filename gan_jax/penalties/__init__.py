@@ -32,9 +32,9 @@ __all__ = [
 def lazy(weight: Weight, every: int = 16) -> Callable[[Array], Array]:
     """Returns a weight schedule for a penalty that is computed only on every `every`-th update.
 
-    The weight is `every * weight` on updates 0, every, 2 every, ... and 0 on the others. The
-    average weight is unchanged, and the penalty costs nothing on the other updates (Karras et al.
-    2020, appendix B, with R1 on every 16th update).
+    The weight is `every * weight` on updates 0, every, 2 every, ... and 0 on the other updates. The
+    average weight is unchanged, and the penalty costs nothing on updates with weight 0. Karras et
+    al. 2020, appendix B, use R1 on every 16th update.
 
     A lazy penalty applies a larger gradient less often, which limits the stable learning rate.
     Consider plain gradient descent with learning rate h, and a direction in which the penalty has
@@ -44,9 +44,9 @@ def lazy(weight: Weight, every: int = 16) -> Callable[[Array], Array]:
         every * weight * h > 2 / c.
 
     The limit on h is therefore `every` times smaller than if the penalty is applied on each update.
-    For R1 of the Dirac-GAN c = 2, so gamma = 1 (weight 1/2) and h = 0.2 allow every < 10. The
-    players rotate around the equilibrium. If they complete half a rotation between two
-    applications, the penalty damps only one direction.
+    For R1 of the Dirac-GAN, c = 2. With gamma = 1 (weight 1/2) and h = 0.2, `every` must therefore
+    be below 10. The players of a GAN may rotate around the equilibrium. If they complete half a
+    rotation between two applications, the penalty damps only one direction.
 
     The limit for Adam is different, because Adam divides by the size of its gradients. StyleGAN2
     applies the penalty in a separate update. It therefore makes every + 1 updates instead of

@@ -104,7 +104,7 @@ def dragan(
     Usual weight: 10.
 
     The points are those of the authors' code: x + a * scale * std * u. Here u is uniform on [0, 1)
-    for each number of an example, a is uniform on [0, 1) for each example, and std is the standard
+    for each number of an example, and a is uniform on [0, 1) for each example. std is the standard
     deviation of all numbers of the whole batch. (The paper writes x + u with Gaussian u and does
     not state the variance.)
 

@@ -10,8 +10,8 @@ def lecam(decay: float = 0.99) -> WithMemory:
     """Returns the penalty (D(x) - a_F)^2 + (D(G(z)) - a_R)^2 (Tseng et al. 2021, equations 4 and
     5).
 
-    a_R and a_F are moving averages of D's mean logit on real and on fake samples. The penalty pulls
-    the real logits towards a_F and the fake logits towards a_R.
+    a_R is the moving average of D's mean logit on real samples, and a_F is that on fake samples.
+    The penalty pulls the real logits towards a_F and the fake logits towards a_R.
 
     The averages include only earlier updates, so they are the same for all devices and
     microbatches. Both averages start at 0 and are corrected for this start, as in the authors'

@@ -33,9 +33,10 @@ def path_length(
     Args:
       decay: decay of the average, in [0, 1).
       path: `(Pass) -> (w, function)`, the points w [B, ...] and the function w -> x [B, ...] to
-        differentiate. The default is the latents z and G. For a G with a mapping network, return
-        two things: the mapping's output, and the synthesis network as the function. The parameters
-        of both networks are in `seen.generator.params`, where `seen` is the `Pass`.
+        differentiate. By default, w is the latents z and the function is G. For a G with a mapping
+        network, `path` should return two things: the mapping's output, and the synthesis network as
+        the function. The parameters of both networks are in `seen.generator.params`, where `seen`
+        is the `Pass`.
 
     Raises:
       ValueError: `decay` is out of range.
