@@ -162,9 +162,8 @@ def smoothed(loss: AdversarialLoss, target: float = 0.9) -> AdversarialLoss:
     the sample. For `relativistic`, v is this logit minus the logit of the paired fake. For
     `relativistic_average`, v is this logit minus the mean logit of the fakes.
 
-    G's loss does not change, and neither does the part of D's loss for fakes. If fakes had a target
-    above 0, fakes in regions without data would have no reason to move (Salimans et al. 2016,
-    section 3.4).
+    G's loss and the part of D's loss for fakes do not change. If fakes had a target above 0, fakes
+    in regions without data would have no reason to move (Salimans et al. 2016, section 3.4).
 
     Args:
       loss: a loss whose D minimises a cross-entropy: minimax, non_saturating, relativistic or

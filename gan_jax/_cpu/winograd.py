@@ -45,7 +45,8 @@ from gan_jax._cpu.arrays import materialised
 from gan_jax.types import Array
 
 Factors = list[list[Array]]
-"""Factors or products: the first index belongs to the height, the second to the width."""
+"""A grid of factors or products. The first index is along the height, the second along the
+width."""
 
 _POINTS = (0.0, 1.0, -1.0, 2.0)
 

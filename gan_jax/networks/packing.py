@@ -27,8 +27,8 @@ def packed(gan: GAN, size: int) -> GAN:
         Batches are [B, size, ...], and a label [B] applies to all samples of a pack.
 
     Raises:
-      ValueError: `size` < 1. A call raises ValueError if the batch does not consist of packs of
-        `size` or the labels are not [B].
+      ValueError: `size` is below 1. A call raises ValueError if the batch does not consist of packs
+        of `size` or the labels are not [B].
     """
     if size < 1:
         raise ValueError(f"size must be at least 1, got {size}")

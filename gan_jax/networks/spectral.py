@@ -53,12 +53,12 @@ def spectral_norm(network: Network, *, iterations: int = 1) -> Network:
     """Returns the network with each layer's kernel divided by the norm of the layer's linear map.
 
     The norm is estimated by power iteration with a persistent state (Miyato et al. 2018, algorithm
-    1). Let A be the linear map of a layer. The state holds a direction v [...] for each layer, with
-    the shape of an input to A. A training pass updates v by `iterations` steps u = A v / |A v|, v =
-    A^T u / |A^T u|, and then divides the kernel by |A v|. An evaluation pass divides by |A v| with
-    the stored v. Gradients treat u and v as constants (equation 12). D sees real and fake samples
-    in separate passes, so each update of D makes 2 x `iterations` steps. With microbatches, it
-    makes that many steps for each microbatch.
+    1). Let A be the linear map of a layer. The state holds a direction v for each layer. This v has
+    the shape [...] of an input to A. A training pass updates v by `iterations` steps u = A v / |A
+    v|, v = A^T u / |A^T u|, and then divides the kernel by |A v|. An evaluation pass divides by |A
+    v| with the stored v. Gradients treat u and v as constants (equation 12). D sees real and fake
+    samples in separate passes, so each update of D makes 2 x `iterations` steps. With microbatches,
+    it makes that many steps for each microbatch.
 
     The estimate never exceeds the norm, except by rounding. Initialisation makes 30 steps from a
     random direction. The largest singular values of a random kernel lie close together, so the
@@ -85,11 +85,11 @@ def spectral_norm(network: Network, *, iterations: int = 1) -> Network:
         parameters, so they are the same on every device.
 
     Raises:
-      ValueError: `iterations` < 1. A call raises ValueError if the network has no such layer, or if
-        one layer is used on inputs of different shapes. A call also raises it for a matrix that
-        cannot be normalised. Such a matrix is in another type of layer, or inside `nn.WeightNorm`
-        or `nn.SpectralNorm`, or in a layer under `nn.vmap` or `nn.scan` that has separate
-        parameters for each repetition.
+      ValueError: `iterations` is below 1. A call raises ValueError if the network has no such
+        layer, or if one layer is used on inputs of different shapes. A call also raises it for a
+        matrix that cannot be normalised. Such a matrix is in another type of layer, or inside
+        `nn.WeightNorm` or `nn.SpectralNorm`, or in a layer under `nn.vmap` or `nn.scan` that has
+        separate parameters for each repetition.
     """
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1, got {iterations}")

@@ -31,8 +31,8 @@ def ensemble_step(
     Members may differ in everything that the step reads from the state, for example in their seeds.
     An optimizer made by `optax.inject_hyperparams` keeps its hyperparameters in the state, so
     `init` under `jax.vmap` can give each member a different learning rate. The state may be any
-    pytree. It can also hold other settings, such as the weight of a penalty. Examples: README,
-    `tests/core/test_sweep.py`.
+    pytree. It can also hold other settings, such as the weight of a penalty. For examples, see the
+    README and `tests/core/test_sweep.py`.
 
     Args:
       step: a pure step made without `axis_name`, or a fused loop of such steps.

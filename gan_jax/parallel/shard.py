@@ -56,10 +56,10 @@ def shard_step(
     Args:
       step: a pure step made *without* `axis_name`. The step sees the whole batch, and the compiler
         inserts the communication, including that of batch norm.
-      batch_axis: the axis of the batch that counts examples. None means axis 1 for a step from
-        `make_train_step`, whose batches are [n_critic, B, ...], and axis 0 for other steps. A loop
-        of steps needs an explicit axis. A leaf of the batch that lacks the axis `batch_axis` is
-        copied to every device.
+      batch_axis: the axis of the batch that counts examples. None means axis 0 for most steps. For
+        a step from `make_train_step`, None means axis 1, because its batches are
+        [n_critic, B, ...]. A loop of steps needs an explicit axis. A leaf of the batch that lacks
+        the axis `batch_axis` is copied to every device.
       devices: at least one device. The default is all devices.
       mesh: a mesh to use instead of `devices`. All its axes are treated as Auto, so the compiler
         chooses the layout of all intermediate arrays.

@@ -82,4 +82,4 @@ PENALTIES: dict[str, Penalty | WithMemory] = {
     "consistency": consistency,
     "lecam": lecam(),
 }
-"""All penalties by name. All have their default arguments."""
+"""All penalties by name, with their default arguments."""

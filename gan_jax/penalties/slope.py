@@ -78,7 +78,7 @@ def gradient_penalty(critic: CheckedCritic, real: PyTree, fake: PyTree, key: Arr
     The penalty is that of Gulrajani et al. 2017, equation 3.
 
     Each point is drawn uniformly on the line between a real and a fake sample. Where D's gradient
-    is zero, the gradient of the penalty is set to 0, so it stays finite.
+    is zero, the derivative of the penalty would not be finite. There it is set to 0.
     """
     return jnp.square(_gradient_norm(critic, _between(key, real, fake)) - 1.0)
 

@@ -19,9 +19,9 @@ def information(
     """Returns the term -log q(c | G(z)) in nats, where the code c is part of z (Chen et al. 2016,
     eq. 5).
 
-    The entropy of the code minus the mean of this term is a lower bound of the mutual information
-    between code and samples. Give the term to both players with the same weight, so that D's head
-    and G both raise the bound.
+    The mutual information between code and samples is at least the entropy of the code minus the
+    mean of this term. Give the term to both players with the same weight, so that D's head and G
+    both raise this lower bound.
 
     Args:
       code: a function from the latents z to their code. The code is [B] integers for "categorical",
