@@ -1,7 +1,7 @@
-"""Operations on the whole batch of a step, which may be split over devices and microbatches.
+"""Operations on the whole batch of a step, which may be split over devices or into microbatches.
 
-A step records here how its batch is split. Functions that compare examples or draw random numbers
-per example read it here, so they need no `axis_name` argument.
+A step records in this module how its batch is split. Functions that compare examples, or draw
+random numbers for each example, read this record. They need no `axis_name` argument.
 """
 
 from collections.abc import Iterator
@@ -24,11 +24,12 @@ _SPLIT = jax.make_user_context(_Split())  # JAX's caches include this value in t
 
 @contextmanager
 def split_over(axis_name: AxisName | None) -> Iterator[None]:
-    """Context in which batches are split over the mapped axis `axis_name`.
+    """Returns a context in which batches are split over the mapped axis `axis_name`.
 
-    The axis is one of `pmap`, `shard_map` or `vmap`. The steps enter this context themselves. Enter
-    it when you call a network, a loss or a penalty yourself under a mapped axis. None keeps the
-    enclosing context, so a step made without an axis uses the axis of the step that calls it.
+    The axis is that of a `pmap`, `shard_map` or `vmap`. The steps enter this context themselves.
+    Your own code must enter the context to call a network, a loss or a penalty under a mapped axis.
+    With `axis_name=None` the enclosing context is kept: a step made without an axis uses the axis
+    of the step that calls it.
     """
     with _SPLIT(_current()._replace(axis=axis() if axis_name is None else axis_name)):
         yield
@@ -36,7 +37,7 @@ def split_over(axis_name: AxisName | None) -> Iterator[None]:
 
 @contextmanager
 def in_parts(parts: int) -> Iterator[None]:
-    """Context in which each call receives one of `parts` microbatches."""
+    """Returns a context in which each call receives one of `parts` microbatches."""
     with _SPLIT(_current()._replace(parts=parts)):
         yield
 
@@ -52,7 +53,7 @@ def axis() -> AxisName | None:
 
 
 def is_split() -> bool:
-    """Returns True if a call receives only one device's share of the batch or one microbatch."""
+    """Returns True if each call receives only a part of the batch: a shard or a microbatch."""
     return _current() != _Split()
 
 
@@ -62,12 +63,12 @@ def average(x: Array) -> Array:
 
 
 def mean(x: Array, over: int | tuple[int, ...] | None = 0, *, keepdims: bool = False) -> Array:
-    """Returns the mean over the axes `over` and over all devices. None stands for all axes."""
+    """Returns the mean over the axes `over` and over all devices. `over=None` means all axes."""
     return average(jnp.mean(x, axis=over, keepdims=keepdims))
 
 
 def gather(x: Array) -> Array:
-    """Returns the arrays [B, ...] of all devices joined in the order of the whole batch."""
+    """Returns the arrays [B, ...] of all devices, joined in the order of the whole batch."""
     return x if axis() is None else jax.lax.all_gather(x, axis(), tiled=True)
 
 
@@ -77,5 +78,5 @@ def local(x: Array, num: int) -> Array:
 
 
 def offset(num: int) -> Array | int:
-    """Returns the whole-batch index of the first of this device's `num` examples."""
+    """Returns the index, in the whole batch, of the first of the `num` examples on this device."""
     return 0 if axis() is None else num * jax.lax.axis_index(axis())

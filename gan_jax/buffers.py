@@ -1,4 +1,7 @@
-"""Copies of shared buffers. A state can be donated only if no two of its leaves share a buffer."""
+"""Copies of arrays that share a buffer.
+
+A program overwrites the buffers of a donated state, so no two leaves may share a buffer.
+"""
 
 import functools
 import weakref
@@ -14,17 +17,17 @@ Step = Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]
 
 
 def unshared(tree: PyTree, *, apart_from: PyTree = ()) -> PyTree:
-    """Returns the tree with a copy of each array whose buffer an earlier leaf already uses.
+    """Returns the tree. Each array whose buffer an earlier leaf already uses is replaced by a copy.
 
     Donating a buffer twice is an error on one device and crashes the process on several devices.
     Two leaves share a buffer if they are the same object, as after
-    `state.replace(ema_params=state.generator.params)`. They also share one if one was made from the
-    other without a copy, for example by `jax.device_put`.
+    `state.replace(ema_params=state.generator.params)`. Two different arrays can also share a
+    buffer: `jax.device_put`, for example, does not always copy.
 
     Args:
       tree: any tree. Traced arrays are compared by identity. Leaves that are not JAX arrays are
         unchanged, because JAX copies them to the device anyway.
-      apart_from: a tree of arrays. The result shares no buffer with them.
+      apart_from: a tree of arrays. The result shares no buffer with these arrays.
     """
     seen = set[int]().union(*map(_places, jax.tree.leaves(apart_from)))
 
@@ -41,10 +44,11 @@ def unshared(tree: PyTree, *, apart_from: PyTree = ()) -> PyTree:
 def donating(program: Step) -> Step:
     """Returns the program in a form that also accepts states with shared buffers.
 
-    The results of a program never share buffers. The state returned by the last call is therefore
-    searched only if one of its buffers has the size of a buffer of the batch. The two might then be
-    the same buffer. Without a search, a call costs about 1 us more per leaf of the batch on a
-    device. A search costs about 2 us per leaf.
+    The results of a program never share buffers with each other. The state returned by the last
+    call can therefore share buffers only with the batch. The state is searched for shared buffers
+    only if one of its buffers has the size of a buffer of the batch. A call without a search takes
+    about 1 us longer for each leaf of the batch that is on a device. A search takes about 2 us for
+    each leaf.
 
     Args:
       program: `(state, batch) -> (state, metrics)`, which donates the state.
@@ -69,7 +73,7 @@ def donating(program: Step) -> Step:
 
 
 def _nothing() -> None:
-    """Stands in for a weak reference whose object is gone."""
+    """Returns None, like a weak reference whose object no longer exists."""
 
 
 def _sizes(tree: PyTree) -> set[int]:

@@ -1,7 +1,8 @@
 """Checks of the shapes and types of arguments.
 
-The checks run while a function is traced, so a compiled step does not pay for them. Each check
-raises chex's AssertionError, whose message names the argument, the value and the remedy.
+The checks run while a function is traced, so a compiled step does not pay for them. Most checks
+raise chex's AssertionError. An object of a wrong class raises TypeError. Each message names the
+argument, the value and the remedy.
 """
 
 import dataclasses
@@ -120,8 +121,8 @@ def check_batch(batch: Batch) -> None:
         chex.assert_shape(
             leaf,
             (num, ...),
-            custom_message=f"the arrays of batch.x have shapes {_shapes(batch.x)}: give as many "
-            "examples in each",
+            custom_message=f"the arrays of batch.x have shapes {_shapes(batch.x)}: give "
+            "all of them the same number of examples",
         )
     for leaf in jax.tree.leaves(batch.label):
         chex.assert_shape(
@@ -172,7 +173,7 @@ def check_samples(real: PyTree, fake: PyTree) -> None:
     """Raises AssertionError unless both trees are floating and have the same shapes [B, ...]."""
     for name, samples in (("real", real), ("fake", fake)):
         for leaf in jax.tree.leaves(samples):
-            _assert_floating(leaf, name, "give samples as floats, as D takes them")
+            _assert_floating(leaf, name, "convert the samples to the floats that D receives")
     chex.assert_trees_all_equal_shapes(
         real,
         fake,
@@ -186,7 +187,9 @@ def _shapes(tree: PyTree) -> PyTree:
 
 
 def one_each(values: Array, num: int, maker: str) -> Array:
-    """Returns the values [num] that `maker` returned for a batch, in at least float32.
+    """Returns `values` [num] in at least float32.
+
+    `maker` is the name of the function that returned the values for a batch of `num` examples.
 
     Raises:
       AssertionError: the values are not floating, or their shape is not [num].

@@ -1,4 +1,4 @@
-"""Adversarial losses per example. They are functions of logits, and both players minimise them.
+"""Adversarial losses per example, as functions of logits. Each player minimises its own loss.
 
 With D(x) = sigmoid(logit), log D = -softplus(-logit) and log(1 - D) = -softplus(logit). These forms
 and their gradients stay finite for logits of any size. Each loss is an `AdversarialLoss`. Its
@@ -6,8 +6,8 @@ functions map `(real_logits [B], fake_logits [B])` to `[B]`. They raise Assertio
 logits are floating, of rank 1 and of equal shape.
 
 >>> import jax.numpy as jnp
->>> real, fake = jnp.array([0.0]), jnp.array([0.0])       # D = 1/2 everywhere ...
->>> float(-minimax.discriminator(real, fake)[0])          # ... where V = -log 4
+>>> real, fake = jnp.array([0.0]), jnp.array([0.0])       # D = 1/2 for both
+>>> float(-minimax.discriminator(real, fake)[0])          # V = -log 4
 -1.3862943649291992
 """
 
@@ -50,11 +50,11 @@ def _checked(discriminator: _OfLogits, generator: _OfLogits) -> AdversarialLoss:
 
 @dataclasses.dataclass(frozen=True)
 class _CrossEntropy:
-    """D's loss -log sigmoid(v) + of_fake, where v is the logit for "real".
+    """D's loss -log sigmoid(v) + of_fake. sigmoid(v) is D's probability that a real sample is real.
 
     Attributes:
       real_logit: v as a function `(real_logits [B], fake_logits [B]) -> [B]`.
-      of_fake: the part of the loss that depends on the fakes, with the same signature.
+      of_fake: the part of the loss that depends on the fakes, with the signature of `real_logit`.
     """
 
     real_logit: _OfLogits
@@ -72,14 +72,15 @@ _cross_entropy = _CrossEntropy(lambda real, fake: real, lambda real, fake: jax.n
 def _saturating(real_logits: Array, fake_logits: Array) -> Array:
     """Returns log(1 - D(G(z))).
 
-    Its gradient in the logit is -D, which vanishes as D rejects the fake.
+    Its derivative with respect to the logit is -D. This derivative goes to 0 when D learns to
+    reject the fake.
     """
     del real_logits
     return -jax.nn.softplus(fake_logits)
 
 
 def _non_saturating(real_logits: Array, fake_logits: Array) -> Array:
-    """Returns -log D(G(z)). Its gradient in the logit is -(1 - D)."""
+    """Returns -log D(G(z)). Its derivative with respect to the logit is -(1 - D)."""
     del real_logits
     return jax.nn.softplus(-fake_logits)
 
@@ -112,7 +113,7 @@ minimax = _checked(_cross_entropy, _saturating)
 
 non_saturating = _checked(_cross_entropy, _non_saturating)
 """D's loss is that of `minimax`, and G maximises log D(G(z)) (Goodfellow et al. 2014, section 3).
-The fixed point is that of `minimax`, but G's gradients differ."""
+The fixed point is the same as for `minimax`, but G's gradients differ."""
 
 least_squares = _checked(_least_squares_discriminator, _least_squares_generator)
 """LSGAN with targets a = 0, b = c = 1 (Mao et al. 2017, equation 9)."""
@@ -127,17 +128,19 @@ relativistic = _checked(
     _CrossEntropy(lambda real, fake: real - fake, lambda real, fake: jnp.zeros_like(fake)),
     lambda real, fake: jax.nn.softplus(real - fake),
 )
-"""RpGAN (RSGAN of Jolicoeur-Martineau 2019). Real and fake samples are paired by index. D predicts
-which sample of a pair is real, and G makes D predict the opposite."""
+"""RpGAN, which Jolicoeur-Martineau 2019 calls RSGAN. Each real sample is paired with the fake of
+the same index. D predicts which sample of a pair is real, and G makes D predict the opposite."""
 
 
 def relativistic_average() -> AdversarialLoss:
-    """RaGAN (RaSGAN of Jolicoeur-Martineau 2019): compares each logit with the mean of the other
-    kind.
+    """Returns RaGAN, which Jolicoeur-Martineau 2019 calls RaSGAN.
+
+    It compares the logit of each real sample with the mean logit of the fakes, and the logit of
+    each fake with the mean logit of the real samples.
 
     D's loss is -log sigmoid(r - mean f) - log(1 - sigmoid(f - mean r)), where r and f are the
-    logits of real and fake samples. G's loss exchanges r and f. The means are over the batch of all
-    devices. With `accumulate` they are over the microbatch.
+    logits of real and fake samples. In G's loss, r and f are exchanged. The means are over the
+    batch of all devices. With `accumulate` above 1 they are over one microbatch.
     """
 
     def against_mean(logits: Array, others: Array) -> Array:
@@ -150,14 +153,17 @@ def relativistic_average() -> AdversarialLoss:
 
 
 def smoothed(loss: AdversarialLoss, target: float = 0.9) -> AdversarialLoss:
-    """Returns the loss with one-sided label smoothing: D's target for real samples is `target`, not
-    1.
+    """Returns the loss with one-sided label smoothing.
+
+    D's target for real samples is t = `target` instead of 1.
 
     D's loss for a real sample becomes BCE(v, t) = -t log sigmoid(v) - (1 - t) log sigmoid(-v),
-    where v is the logit for "real". For most losses v is D's logit. For a relativistic loss v is
-    D's logit minus that of the fake. G's loss and the fake part of D's loss do not change. Targets
-    above 0 for fakes would favour existing fakes in regions without data (Salimans et al. 2016,
-    section 3.4).
+    where sigmoid(v) is D's probability that the sample is real. For most losses, v is D's logit for
+    the sample. For `relativistic`, v is this logit minus the logit of the paired fake. For
+    `relativistic_average`, v is this logit minus the mean logit of the fakes.
+
+    G's loss and the part of D's loss for fakes do not change. If fakes had a target above 0, fakes
+    in regions without data would have no reason to move (Salimans et al. 2016, section 3.4).
 
     Args:
       loss: a loss whose D minimises a cross-entropy: minimax, non_saturating, relativistic or
@@ -165,7 +171,7 @@ def smoothed(loss: AdversarialLoss, target: float = 0.9) -> AdversarialLoss:
       target: in (0.5, 1]. With 1 the loss does not change.
 
     Raises:
-      ValueError: any other loss (including a smoothed loss), or a target out of range.
+      ValueError: `loss` is another loss, or is already smoothed, or `target` is out of range.
     """
     checked = loss.discriminator
     cross_entropy = checked.loss if isinstance(checked, _Checked) else None
@@ -186,21 +192,22 @@ def smoothed(loss: AdversarialLoss, target: float = 0.9) -> AdversarialLoss:
 
 
 def top_k(loss: AdversarialLoss, share: float) -> AdversarialLoss:
-    """Returns the loss with G trained only on the fakes that have the largest logits (Sinha et al.
-    2020).
+    """Returns the loss with G trained only on the fakes that have the largest logits.
 
-    Only the k = share * B fakes with the largest logits count. Their losses are multiplied by B / k
-    and the other losses are 0, so the batch mean equals the mean over the k fakes. D's loss does
-    not change. The k fakes are selected from the batch of all devices. With `accumulate` they are
-    selected from the microbatch. The paper lowers the share from 1 to 1/2 in stages: make one step
-    function for each stage.
+    This method is called top-k training (Sinha et al. 2020).
+
+    The loss uses only the k = share * B fakes with the largest logits. Their losses are multiplied
+    by B / k and the other losses are 0, so the batch mean equals the mean over the k fakes. D's
+    loss does not change. The k fakes are selected from the batch of all devices. With `accumulate`
+    above 1 they are selected from one microbatch. The paper lowers the share from 1 to 1/2 in
+    stages. To do the same, make one step function for each stage.
 
     Args:
       loss: any loss.
       share: in (0, 1]. The product share * B is rounded to an integer of at least 1.
 
     Raises:
-      ValueError: a share out of range.
+      ValueError: `share` is out of range.
     """
     if not 0 < share <= 1:
         raise ValueError(f"share must be in (0, 1], got {share}: 1 keeps every fake")
@@ -221,12 +228,15 @@ def top_k(loss: AdversarialLoss, share: float) -> AdversarialLoss:
 
 
 def f_divergence(name: str, *, non_saturating: bool = False) -> AdversarialLoss:
-    """The f-GAN loss: D maximises an estimate of the divergence D_f(p, q), and G minimises it.
+    """Returns the f-GAN loss of the divergence D_f(p, q) with this name.
 
-    The estimate is E_p[T] - E_q[f*(T)]. The critic is T = g(v), where v is D's output and g is the
-    activation of Nowozin et al. 2016, table 2. For neyman and total_variation, g is the increasing
-    form given in their appendix. The exponentials are not clipped: a logit beyond 80 overflows
-    float32 under kl, reverse_kl, neyman and squared_hellinger.
+    D maximises an estimate of the divergence, and G minimises the same estimate.
+
+    The estimate is E_p[T] - E_q[f*(T)], where p is the distribution of the data and q is that of
+    the samples. The critic is T = g(v), where v is D's output and g is the activation of Nowozin et
+    al. 2016, table 2. For neyman and total_variation, g is the increasing form in the appendix of
+    that paper. The exponentials are not clipped. With kl, reverse_kl, neyman and squared_hellinger,
+    a logit of more than 80 in size can overflow float32.
 
     The optimal v depends on the name:
       kl: 1 + log(p/q).
@@ -243,7 +253,7 @@ def f_divergence(name: str, *, non_saturating: bool = False) -> AdversarialLoss:
         section 3.2). For gan this is the loss `non_saturating`.
 
     Raises:
-      ValueError: another name.
+      ValueError: `name` is none of these names.
     """
     if name not in _F_DIVERGENCES:
         raise ValueError(f"name must be one of {', '.join(_F_DIVERGENCES)}, got {name!r}")
@@ -269,7 +279,8 @@ _F_DIVERGENCES: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Arra
     "gan": (lambda v: -jax.nn.softplus(-v), jax.nn.softplus),
     "total_variation": (lambda v: jnp.tanh(v) / 2, lambda v: jnp.tanh(v) / 2),
 }
-"""g(v) and f*(g(v)), simplified by hand so that neither takes the log of a number rounded to 0."""
+"""The functions g(v) and f*(g(v)) of each divergence. They are simplified by hand, because the
+direct formulas can take the log of a number that was rounded to 0."""
 
 LOSSES: dict[str, AdversarialLoss] = {
     "minimax": minimax,

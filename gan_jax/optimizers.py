@@ -1,9 +1,9 @@
-"""Optax optimizers: Adam, and the game methods extragradient and lookahead.
+"""Optax optimizers: Adam, and two methods for games, extragradient and lookahead.
 
 In a two-player game, plain gradient descent can rotate around the equilibrium and move away from
 it. `extragradient` and `lookahead` reduce this rotation, as `optax.optimistic_gradient_descent` and
-`optax.optimistic_adam_v2` do. Each wraps the optimizer of one player. Their states hold arrays
-only, so every training step accepts them.
+`optax.optimistic_adam_v2` do. Each of these two functions wraps the optimizer of one player. The
+states are trees of arrays, so every training step accepts these optimizers.
 """
 
 from typing import Any, NamedTuple
@@ -24,9 +24,9 @@ def adam(
 ) -> optax.GradientTransformation:
     """Returns Adam (Kingma and Ba 2015, algorithm 1), equal to `optax.adam` up to rounding.
 
-    An unrolled GAN can differentiate through the updates. If all gradients so far were 0,
-    `optax.adam` without `eps_root` gives NaN, and this function gives the exact derivative,
-    learning_rate / eps. This derivative is large for a small `eps`, so an unrolled GAN should use
+    An unrolled GAN can differentiate through the updates. If all gradients so far were 0, the
+    derivative of `optax.adam` without `eps_root` is NaN. With this function the derivative is
+    exact: learning_rate / eps. It is large for a small `eps`. An unrolled GAN should therefore use
     an `eps` of the size of its relevant gradients, such as 1e-4.
 
     Both means are kept in float32 or wider. Updates have the types of the gradients.
@@ -78,7 +78,7 @@ def check_decays(**decays: Any) -> None:
 def root(square: Array) -> Array:
     """Returns the square root of an array, with derivative 0 at 0.
 
-    The true derivative at 0 is infinite, and the chain rule may multiply it by 0, which gives NaN.
+    The true derivative at 0 is infinite. If the chain rule multiplies it by 0, the result is NaN.
     This happens in Adam if its mean and its mean square are 0, and in the gradient of a norm of 0.
     """
     return jnp.sqrt(square)
@@ -107,13 +107,13 @@ class ExtragradientState(NamedTuple):
 
 
 def extragradient(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Returns the extragradient method (Korpelevich 1976): it uses the gradient one step ahead.
+    """Returns the extragradient method (Korpelevich 1976), which uses the gradient one step ahead.
 
-    One step of the method takes two calls. The first call applies tx's update, which moves the
-    parameters to the extrapolated point. The second call receives the gradients at that point. It
-    restores the parameters from before the first call and applies tx's update to them. Both calls
-    advance tx's state, as in Gidel et al. 2019, algorithm 4. With Adam as tx, the method is the
-    Extra-Adam of that paper.
+    One step of the method takes two calls of `update`. The first call applies tx's update, which
+    moves the parameters to the extrapolated point. The second call receives the gradients at that
+    point. It goes back to the parameters from before the first call and applies tx's update there.
+    Both calls advance tx's state, as in Gidel et al. 2019, algorithm 4. With Adam as tx, the method
+    is the Extra-Adam of that paper.
 
     Both players must make the first call before either makes the second. A step of
     `algorithms.make_simultaneous_step` makes one call for each player, so two such steps are one
@@ -166,16 +166,18 @@ def lookahead(
 ) -> optax.GradientTransformationExtraArgs:
     """Returns Lookahead-minimax (Chavdarova et al. 2021, algorithm 1) around an optimizer.
 
-    Once in `every` updates, the parameters and the slow weights are both set to
-    slow + alpha (fast - slow), where fast stands for the parameters after tx's update. Both players
-    should use lookahead. If D makes n updates per update of G, then D needs n times the `every` of
-    G. A lookahead around another one is the paper's nested lookahead. Unlike `optax.lookahead`,
-    this function keeps the slow weights in its state, so the parameters remain a single tree.
+    The state holds slow weights. The parameters are the fast weights. Every `every` updates, both
+    are set to slow + alpha (fast - slow), where fast is the result of tx's update. Both players
+    should use lookahead. If D makes n updates per update of G, give D an `every` that is n times as
+    large. A lookahead around another lookahead is the paper's nested lookahead. `optax.lookahead`
+    needs a pair of parameter trees, fast and slow. This function keeps the slow weights in its
+    state, so the parameters remain a single tree.
 
     Args:
       tx: any optimizer.
-      every: number of updates between two interpolations, at least 1: the paper's k.
-      alpha: interpolation factor, in (0, 1]. With 1 the result is tx itself.
+      every: number of updates from one interpolation to the next, called k in the paper. At least
+        1.
+      alpha: interpolation factor, in (0, 1]. With 1 the updates are those of tx.
 
     Returns:
       An optimizer whose `update` needs the parameters. It passes extra arguments to tx, such as

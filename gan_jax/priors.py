@@ -17,6 +17,6 @@ def normal(dim: int, scale: float = 1.0) -> Prior:
 def uniform(dim: int, bound: float = 3.0**0.5) -> Prior:
     """Returns the prior U(-bound, bound) for each of `dim` dimensions.
 
-    The default has unit variance.
+    With the default bound, the variance of each dimension is 1.
     """
     return lambda key, num: jax.random.uniform(key, (num, dim), minval=-bound, maxval=bound)

@@ -1,4 +1,4 @@
-"""Keys for random draws that stay the same however a batch is split.
+"""Keys for random draws. The draws do not depend on how a batch is divided.
 
 A batch may be split over devices or into microbatches. A step wraps its key in a PRNG
 implementation that also stores the index of the microbatch. The random bits are those of JAX's
@@ -23,11 +23,11 @@ _KIND = "threefry2x32"
 
 
 class Stream(enum.IntEnum):
-    """Numbers that are folded into a key, one for each of its uses.
+    """Numbers that are folded into a key: one number for each use of the key.
 
     The roles DISCRIMINATOR and GENERATOR are folded into the state's key first, followed by the
-    player's step count. The other numbers are larger than any step count, because they are folded
-    into keys that step counts are folded into as well.
+    player's step count. Some keys are folded with a step count in one place, and with one of the
+    other numbers in another place. The other numbers are therefore larger than any step count.
     """
 
     DISCRIMINATOR = 0
@@ -39,15 +39,19 @@ class Stream(enum.IntEnum):
 
 
 def per_example(key: Array, batch: PyTree) -> Array:
-    """Returns one key for each example of a batch, folded from its index in the global batch.
+    """Returns one key for each example of a batch.
+
+    The key of an example depends on the example's index in the whole batch.
 
     Args:
       key: a single key of any implementation, the same on every shard. It may come from `for_step`.
       batch: the examples of this shard and microbatch: an array [B, ...], a tree of such arrays, or
-        the number B. The keys get the sharding of the first array. Its values do not matter.
+        the number B. The keys get the sharding of the first array. The values of the arrays do not
+        matter.
 
     Returns:
-      [B] keys. All shards and microbatches together get the keys of an unsplit batch on one device.
+      One key for each example: [B]. Together, all shards and microbatches get the same keys as an
+      unsplit batch on one device.
     """
     key = threefry(key)
     number, parts = 0, 1
@@ -71,7 +75,7 @@ def draw(prior: Callable[[Array, int], PyTree], key: Array, batch: PyTree) -> Py
       batch: an array [B, ...], a tree of such arrays, or the number B.
 
     Raises:
-      ValueError: for num = 1 the prior returned something other than arrays [1, ...].
+      ValueError: `prior(key, 1)` returned something other than arrays [1, ...].
     """
 
     def one(key: Array) -> PyTree:
@@ -97,9 +101,9 @@ def keys_like(key: Array, tree: PyTree) -> PyTree:
 def threefry(key: Array) -> Array:
     """Returns the key converted to JAX's default implementation, threefry2x32.
 
-    A key of another implementation is converted by folding its words into a new key. The reason is
-    rbg and unsafe_rbg: `jax.vmap` changes their draws, so the draws would depend on how a batch is
-    split. A key from `for_step` is returned unchanged.
+    A key of another implementation is converted by folding its words into a new key. This is needed
+    for JAX's implementations rbg and unsafe_rbg. `jax.vmap` changes the draws of these two, so the
+    draws would depend on how a batch is split. A key from `for_step` is returned unchanged.
     """
     if jax.random.key_impl(key) in (_KIND, _OF_A_STEP):
         return key
@@ -112,9 +116,10 @@ def threefry(key: Array) -> Array:
 def for_step(key: Array, number: Array | int = 0, parts: int = 1) -> Array:
     """Returns the key for a step on a batch, or on microbatch `number` of `parts`.
 
-    The microbatch holds the examples `number`, `number + parts`, ... of the batch. Splits, folds
-    and draws with the returned key equal those with `threefry(key)`. The returned key also holds
-    `number` and `parts`. `per_example` reads them, however deep in a network it is called.
+    The microbatch holds the examples `number`, `number + parts`, ... of the batch. `jax.random`
+    gives the same results for the returned key as for `threefry(key)`. The returned key also holds
+    `number` and `parts`. `per_example` reads these two numbers wherever it is called, even deep in
+    a network.
 
     Raises:
       ValueError: `parts` is above 1 and the key already comes from `for_step`.
@@ -142,7 +147,7 @@ def _hash(data: Array, counter: Array) -> tuple[Array, Array]:
     if _cpu.uses("keys"):
         return threefry_cpu.threefry((data[0], data[1]), counter)
     first, second = (jnp.broadcast_to(word, counter.shape) for word in (data[0], data[1]))
-    # Computed from the counter, because the primitive needs the same batching for both.
+    # `zero` is computed from `counter`, because the primitive needs both to be batched alike.
     zero = counter ^ counter
     a, b = jax.extend.random.threefry2x32_p.bind(first, second, zero, counter)
     return a, b
@@ -155,7 +160,7 @@ def _counters(shape: tuple[int, ...]) -> Array:
 def _keys(words: tuple[Array, Array], data: Array) -> Array:
     first, second = words
     rest = [jnp.broadcast_to(word, first.shape) for word in data[2:]]
-    if has_explicit_axes(first):  # `stack` then needs equal shardings
+    if has_explicit_axes(first):  # `stack` needs equal shardings
         rest = [word | first & np.uint32(0) for word in rest]
     return jnp.stack([first, second, *rest], axis=-1)
 

@@ -9,11 +9,11 @@ from gan_jax.types import Array, PyTree
 
 
 def at_least_single(x: Array) -> Array:
-    """Returns a floating array in float32 if its type is narrower, and unchanged otherwise.
+    """Returns the array, converted to float32 if it is floating and its type is narrower.
 
     Sums and squares need the wider type. float16 overflows above 65504 and rounds numbers below
-    3e-8 to 0. bfloat16 has 8 significant bits: adding less than 1/256 to 1 has no effect, so a
-    moving average with decay 0.999 hardly changes.
+    3e-8 to 0. bfloat16 has 8 significant bits, so adding less than 1/256 to 1 has no effect. A
+    moving average with decay 0.999 would hardly change.
     """
     x = jnp.asarray(x)
     return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
@@ -25,10 +25,10 @@ def widened(tree: PyTree) -> PyTree:
 
 
 def squared_norms(tree: PyTree) -> Array:
-    """Returns the squared Euclidean norm [B] of each example of the arrays [B, ...].
+    """Returns the squared Euclidean norm [B] of each example of a tree of arrays [B, ...].
 
-    The sums are computed in at least float32. In float16 they would overflow, for example for
-    65,536 pixels with slope 1.
+    The sums are computed in at least float32. In float16 a sum overflows above 65504, which is less
+    than the sum of 256 x 256 ones.
     """
     squares = [
         jnp.sum(jnp.square(at_least_single(leaf)), axis=tuple(range(1, leaf.ndim)))
@@ -48,7 +48,10 @@ def is_inexact(leaf: Array) -> bool:
 
 
 def first_difference(given: PyTree, expected: PyTree) -> str | None:
-    """Returns a description of the first difference between two structures, or None."""
+    """Returns the first difference between the structures of two trees, or None.
+
+    The difference is described in words, for an error message.
+    """
     kinds: list[Any] = [jax.tree.structure(tree) for tree in (given, expected)]
     if kinds[0] == kinds[1]:
         return None

@@ -23,7 +23,7 @@ Metrics: TypeAlias = dict[str, Array]
 
 
 class Init(Protocol):
-    """`Network.init`."""
+    """The type of `Network.init`."""
 
     def __call__(
         self, key: Array, x: PyTree, label: PyTree | None = None, /
@@ -32,7 +32,7 @@ class Init(Protocol):
 
 
 class Apply(Protocol):
-    """`Network.apply`."""
+    """The type of `Network.apply`."""
 
     def __call__(
         self,
@@ -68,8 +68,8 @@ class Output(NamedTuple):
     Attributes:
       logits: [B], or a map [B, ...] such as the [B, h, w] of a PatchGAN. Losses and penalties use
         the mean of a map.
-      heads: further outputs by name, trees of arrays [B, ...], such as class logits or features.
-        Terms can read them.
+      heads: further outputs by name, such as class logits or features. Each is a tree of arrays
+        [B, ...]. Terms can read these outputs.
     """
 
     logits: Array
@@ -92,17 +92,17 @@ class GAN(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Real samples x ~ p_data.
+    """A batch of real samples x ~ p_data, with their labels if there are any.
 
     `init` and the steps raise AssertionError if x is not floating or the number of labels is not B.
-    They do not check values: the caller scales images and keeps labels in range.
+    They do not check the values. Scale images and keep labels in range before you make a batch.
 
     Attributes:
       x: [B, ...], floating. Images are NHWC in [-1, 1]: `gan_jax.data.pipeline.dequantize` converts
         uint8 images in [0, 255].
       label: [B] integers in [0, number of classes), any tree of arrays [B, ...] to condition on
-        (such as an image to translate), or None. `flax.linen.Embed` returns NaN for a label out of
-        range, which makes all parameters NaN after one step.
+        (such as an image to translate), or None. `flax.linen.Embed` returns NaN for an integer out
+        of this range, and all parameters are then NaN after one step.
     """
 
     x: PyTree
@@ -146,7 +146,7 @@ class Bound:
 
 
 class Pass(NamedTuple):
-    """The arguments of a term. They are the same in D's update and in G's.
+    """The values that a term can read. D's update and G's update provide the same fields.
 
     Attributes:
       real, fake: samples [B, ...]. In G's update, fake depends on G's parameters.
@@ -155,7 +155,8 @@ class Pass(NamedTuple):
       real_output, fake_output: D's outputs for real and fake. Logits and heads are at least
         float32.
       generator: G as a function `(z, label=None, key=None) -> x`.
-      discriminator: D after the augmentation, as a function `(x, label=None, key=None) -> Output`.
+      discriminator: D with the augmentation in front of it, as a function
+        `(x, label=None, key=None) -> Output`.
       step: [] int32, the number of updates this player has made.
       key: a single key for the random draws of this term.
     """
@@ -182,10 +183,10 @@ class WithMemory(NamedTuple):
 
     Attributes:
       init: `() -> memory`, the memory before the first update: a tree of floating arrays or integer
-        counters. It is stored in `PlayerState.memory`.
-      apply: the penalty or the term with the memory as an additional last argument. It returns
-        `([B], memory)`. Every shard and every microbatch receives the same memory, and the returned
-        memories are averaged. If a memory contains a batch mean, it is therefore the mean over the
+        counters. `PlayerState.memory` stores the memory.
+      apply: the penalty or the term as a function with one more argument at the end, the memory. It
+        returns `([B], memory)`. Every shard and every microbatch receives the same memory, and the
+        returned memories are averaged. A batch mean in the memory is therefore the mean over the
         whole batch.
       name: the key of the memory in the state and of the value in the metrics.
     """
@@ -203,7 +204,7 @@ class Augmentation(NamedTuple):
     """A random change of D's inputs whose strength depends on D's step or on D's outputs.
 
     Attributes:
-      init: `() -> memory`, as in `WithMemory`. The key of this memory in D's state is
+      init: `() -> memory`, as in `WithMemory`. D's state stores this memory under the name
         "augmentation".
       apply: `(key, x [...], memory, step) -> x [...]` for one example. `step` [] int32 is the
         number of updates D has made.
@@ -230,7 +231,7 @@ class PlayerState:
 
     Attributes:
       step: [] int32, the number of updates this player has made.
-      params, model_state: the results of `Network.init` and later updates.
+      params, model_state: made by `Network.init` and changed by the updates.
       opt_state: the state of the player's `optax.GradientTransformation`.
       memory: the memories of the player's penalties and terms, by name.
     """
@@ -247,12 +248,13 @@ class TrainState:
     """The complete state of training. It contains only arrays.
 
     Attributes:
-      key: a key that never changes. Each random draw folds in the role, the player's step and the
-        example's index in the global batch. A resumed run therefore repeats the uninterrupted run,
-        and no result depends on the number of devices.
+      key: a key that never changes. Each random draw uses this key, folded with the role of the
+        player, the player's step and the example's index in the whole batch. A resumed run
+        therefore gives the results of an uninterrupted run, and no result depends on the number of
+        devices.
       generator, discriminator: the states of the players.
       ema_params, ema_model_state: the exponential moving averages of the generator's parameters and
-        of its model state, such as running statistics.
+        of the generator's model state, such as running statistics.
     """
 
     key: Array
@@ -273,7 +275,7 @@ class Algorithm(NamedTuple):
       step: `(state, batch [n_critic, B, ...]) -> (state, metrics)`, one training step.
       discriminator_step, generator_step: `(state, batch [B, ...]) -> (state, metrics)`, one update
         of one player.
-      sample: `(state, key, num, label=None, *, ema=True) -> x [num, ...]`.
+      sample: `(state, key, num, label=None, *, ema=True) -> x [num, ...]`, samples for new latents.
       generate: `(state, z, label=None, *, key=None, ema=True) -> x [B, ...]`, the samples for given
         latents z.
     """

@@ -1,7 +1,7 @@
 """Faster forms of the operations that XLA compiles badly for a CPU.
 
-Only `nn`, `random` and `optimizers` use these forms, and only on a CPU. Their results equal those
-of the usual forms up to rounding.
+Only `nn`, `random` and `optimizers` use these forms, and only on a CPU. The results of these forms
+equal those of the usual forms up to rounding.
 """
 
 from contextlib import AbstractContextManager

@@ -6,9 +6,10 @@ from gan_jax.types import Array
 
 
 def materialised(x: Array) -> Array:
-    """Returns x unchanged, after making XLA write it to memory.
+    """Returns x, and makes XLA write it to memory.
 
-    XLA computes a cheap operation, even a transposition, again wherever its result is read.
+    Otherwise XLA may repeat a cheap operation, even a transposition, wherever its result is read.
     """
-    # XLA does not repeat a division. It removes `jax.lax.optimization_barrier`.
+    # XLA does not repeat a division. A `jax.lax.optimization_barrier` does not help: XLA removes
+    # it.
     return x / jnp.where(jnp.isnan(x), 2.0, 1.0).astype(x.dtype)

@@ -1,15 +1,17 @@
 """The three maps of a strided convolution as matrix products, which are fast on a CPU.
 
-These forms apply if the strides divide the window, as 2x2 divides 4x4. The image is then cut into
-*tiles* of stride x stride pixels, and every window covers whole tiles. The strided convolution over
-pixels becomes a convolution with stride 1 over tiles. It is computed in one of two ways:
+A window is the part of the image under the kernel. These forms apply if the strides divide the size
+of the window, as 2x2 divides 4x4. The image is then cut into *tiles* of stride x stride pixels, and
+every window covers whole tiles. The strided convolution over pixels becomes a convolution with
+stride 1 over tiles. That convolution is computed in one of two ways:
 
-*By windows.* A matrix holds the tiles of one window in each row, and is multiplied by the kernel.
+*By windows.* Each row of a matrix holds the tiles of one window. The matrix is multiplied by the
+kernel.
 
-*By Winograd's minimal filtering* (see `winograd`). It applies to windows of 2x2 tiles.
+*By Winograd's minimal filtering* (see `winograd`). This method is for windows of 2x2 tiles.
 
-All other convolutions are computed as in `conv_native`. `winograd` also has tiles, but those are
-groups of outputs.
+All other convolutions are computed as in `conv_native`. The module `winograd` also uses the word
+tiles, but for groups of outputs.
 """
 
 import itertools
@@ -26,11 +28,12 @@ from gan_jax.nn.conv_native import Geometry, Pair
 from gan_jax.types import Array
 
 _THICK = 32
-"""Minimum number of input and output features for Winograd, where it is faster than windows."""
+"""The smallest number of input features, and of output features, for which Winograd's method is
+used. With fewer features, the method by windows is faster."""
 
 
 def _at_least_single(function: Callable[..., Array]) -> Callable[[Array, Array, Geometry], Array]:
-    """Returns the function, computed in float32 for half-precision arrays.
+    """Returns the function, which then computes in float32 for half-precision arrays.
 
     A CPU has no faster way to multiply half-precision arrays.
     """
@@ -158,7 +161,7 @@ def _tile_kernel(kernel: Array, geometry: Geometry) -> Array:
 
 
 def _kernel_of_tiles(tiles: Array, geometry: Geometry) -> Array:
-    """Returns the inverse of `_tile_kernel`: a kernel [kh, kw, I, O] from [..., O]."""
+    """Returns the kernel [kh, kw, I, O] whose `_tile_kernel` is `tiles` [..., O]."""
     split = tiles.reshape(*_tiling(geometry), *geometry.strides, -1, tiles.shape[-1])
     return split.transpose(0, 2, 1, 3, 4, 5).reshape(*geometry.window, -1, tiles.shape[-1])
 
@@ -173,7 +176,7 @@ def _windows(x: Array, geometry: Geometry) -> Array:
 
 
 def _windows_transposed(windows: Array, geometry: Geometry) -> Array:
-    """Returns the transpose of `_windows`, [B, H, W, I]. Tiles in several windows are summed."""
+    """Returns the transpose of `_windows` applied to windows: a sum [B, H, W, I] over windows."""
     rows, columns = _tile_counts(geometry)
     parts = jnp.split(windows, len(_corners(geometry)), axis=3)
     tiles = reduce(

@@ -8,8 +8,8 @@ from gan_jax.types import Array
 def threefry(key: tuple[Array, Array], counter: Array) -> tuple[Array, Array]:
     """Returns Threefry-2x32 with 20 rounds (Salmon et al. 2011) of the counters (0, `counter`).
 
-    JAX's own primitive compiles to the same operations on GPUs and TPUs. On a CPU the primitive
-    compiles to a loop, which takes several times as long for a few numbers.
+    On GPUs and TPUs, JAX's own primitive compiles to these same operations. On a CPU it compiles to
+    a loop, which takes several times as long if there are few numbers.
 
     Args:
       key: two words, uint32 [].

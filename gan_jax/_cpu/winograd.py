@@ -5,12 +5,12 @@ the convolution is
 
     y_p = x_p w_0 + x_{p+1} w_1
 
-The outputs are cut into tiles of m, and all tiles are computed at once. So x_k and y_k are matrices
-with one row per example and tile, and w_k is a matrix [I, O]. Each multiplication is a matrix
-product, which costs far more than an addition.
+The outputs are cut into tiles of m outputs, and all tiles are computed at once. Therefore x_k and
+y_k are matrices with one row for each tile of each example, and w_k is a matrix [I, O]. Each
+multiplication is a matrix product, which costs far more than an addition.
 
-The direct formula takes 2 m products. Winograd's takes m + 1. For m = 2 the three products q and
-the two outputs are
+For a tile, the direct formula needs 2 m products and Winograd's formula needs m + 1. For m = 2 the
+three products q and the two outputs are
 
     q_0 = (x_0 - x_1) w_0    q_1 = x_1 (w_0 + w_1)    q_inf = (x_2 - x_1) w_1
     y_0 = q_0 + q_1          y_1 = q_1 + q_inf
@@ -20,14 +20,16 @@ the right factors from w. `outputs` computes y from the products q.
 
 The scheme for any m takes m distinct numbers a_j, listed in `_POINTS`. L_j is the polynomial of
 degree m - 1 that is 1 at a_j and 0 at the other points. P is the monic polynomial of degree m that
-is 0 at all points. In L_j(x) and P(x) the input x_k replaces each power t^k.
+is 0 at all points. L_j(x) and P(x) are these polynomials with the input x_k in place of each power
+t^k.
 
     q_j = L_j(x) (w_0 + a_j w_1)    q_inf = P(x) w_1
     y_p = sum_j a_j^p q_j, plus q_inf if p = m - 1
 
-A convolution over height and width applies the scheme along both axes. With m = 4 it takes 25
-products instead of 64. Its rounding error is three to six times that of the direct formula: in
-float32 about 1e-6 of the result. The gradients use the transposes of the three maps.
+A convolution over height and width applies the scheme along both axes. With m = 4, a tile of 4x4
+outputs then needs 25 products instead of 64. The rounding error is three to six times that of the
+direct formula. In float32 it is about 1e-6 of the result. The gradients use the transposes of the
+three maps.
 """
 
 import functools
@@ -43,7 +45,8 @@ from gan_jax._cpu.arrays import materialised
 from gan_jax.types import Array
 
 Factors = list[list[Array]]
-"""Factors or products: the first index belongs to the height, the second to the width."""
+"""A grid of factors or products. The first index is along the height, the second along the
+width."""
 
 _POINTS = (0.0, 1.0, -1.0, 2.0)
 
@@ -58,9 +61,9 @@ class _Coefficients(NamedTuple):
     """The coefficients of the three linear maps for one tile of m outputs.
 
     Attributes:
-      inputs: [m + 1, m + 1], one row per product, one column per input.
-      taps: [m + 1, 2], one row per product, one column per kernel element.
-      outputs: [m, m + 1], one row per output, one column per product.
+      inputs: [m + 1, m + 1], with one row per product and one column per input.
+      taps: [m + 1, 2], with one row per product and one column per kernel element.
+      outputs: [m, m + 1], with one row per output and one column per product.
     """
 
     inputs: np.ndarray
@@ -84,8 +87,8 @@ def _coefficients(m: int) -> _Coefficients:
 class Axis(NamedTuple):
     """The division of n outputs along one axis into tiles of m outputs.
 
-    If m does not divide n, the last tile is incomplete. An incomplete tile lacks its last output,
-    and needs no product q_inf, because only the last output of a tile uses q_inf.
+    If m does not divide n, the last tile is incomplete. An incomplete tile does not have its last
+    output. It needs no product q_inf, because only the last output of a tile uses q_inf.
     """
 
     n: int
@@ -114,7 +117,7 @@ def axes_of(batch: int, rows: int, columns: int) -> Axes:
     """Returns the tiles along height and width that need the fewest products.
 
     Sizes above 2 are considered only if each factor has at least `_ROWS` rows. Larger tiles also
-    make a longer program, which takes more time to compile and more memory.
+    make a longer program, which takes more compile time and more memory.
     """
 
     def is_worth_it(m: int) -> bool:
@@ -130,7 +133,8 @@ def axes_of(batch: int, rows: int, columns: int) -> Axes:
 def inputs(pixels: Array, axes: Axes) -> Factors:
     """Returns the left factors, each [B, tiles down, tiles across, I].
 
-    The input at position (i, j) is `pixels[:, i, :, j]`: its I numbers are not contiguous.
+    `pixels[:, i, :, j]` is the input at position (i, j). The I numbers of this input are not
+    contiguous in memory.
 
     Args:
       pixels: [B, h + 1, r, w + 1, s, J], where r s J = I.
@@ -142,7 +146,7 @@ def inputs(pixels: Array, axes: Axes) -> Factors:
 
 
 def inputs_transposed(factors: Factors, axes: Axes) -> Array:
-    """Returns the transpose of `inputs` applied to factors, as contiguous [B, h + 1, w + 1, I]."""
+    """Returns the transpose of `inputs` applied to factors: a contiguous [B, h + 1, w + 1, I]."""
     return _inputs_transposed([_inputs_transposed(row, 2, axes[1]) for row in factors], 1, axes[0])
 
 
@@ -245,6 +249,6 @@ def place(x: Array, axis: int, start: int, length: int) -> Array:
 
 
 def together(pixels: Array) -> Array:
-    """Returns [B, n, r, m, s, J] as a materialised [B, n, m, r s J]."""
+    """Returns `pixels` [B, n, r, m, s, J] as an array [B, n, m, r s J] written to memory."""
     x = materialised(pixels.transpose(0, 1, 3, 2, 4, 5))
     return x.reshape(*x.shape[:3], math.prod(x.shape[3:]))

@@ -10,13 +10,14 @@ from gan_jax.types import Array, Augmentation, Output, PyTree
 def adaptive(
     augment: Callable[[Array, PyTree, Array], PyTree], *, rate: float, target: float = 0.6
 ) -> Augmentation:
-    """ADA: an augmentation whose probability p rises while D overfits (Karras et al. 2020, section
-    3.1).
+    """Returns ADA, an augmentation whose probability p rises while D overfits.
+
+    The method is that of Karras et al. 2020, section 3.1.
 
     r_t = E[sign(logit)] over real samples measures how much D overfits. Each update of D changes p
-    by `rate`, within [0, 1]: up if the r_t of the previous update is above the target, and down if
-    it is below. p starts at 0. It is stored in D's memory, as
-    `state.discriminator.memory["augmentation"]["p"]`, so a resumed run continues with it.
+    by `rate`, within [0, 1]. p rises if the r_t of the previous update is above the target, and
+    falls if that r_t is below the target. p starts at 0. D's memory stores p, as
+    `state.discriminator.memory["augmentation"]["p"]`, so a resumed run continues with this p.
 
     Args:
       augment: `(key, x [...], p []) -> x [...]`, which changes one example with probability p.
@@ -25,7 +26,7 @@ def adaptive(
       target: the desired r_t, in (-1, 1).
 
     Raises:
-      ValueError: a rate or a target out of range.
+      ValueError: `rate` or `target` is out of range.
     """
     if not rate > 0:
         raise ValueError(f"rate must be above 0, got {rate}: batch size / 500,000 is usual")
@@ -33,7 +34,7 @@ def adaptive(
         raise ValueError(f"target must be between -1 and 1, got {target}: 0.6 is usual")
 
     def init() -> dict[str, Array]:
-        # No update precedes the first one. r_t starts at the target, so p does not change.
+        # r_t starts at the target, so that the first update does not change p.
         return {"p": jnp.zeros(()), "r_t": jnp.full((), target, float)}
 
     def apply(key: Array, x: PyTree, memory: dict[str, Array], step: Array) -> PyTree:
@@ -41,8 +42,8 @@ def adaptive(
         return augment(key, x, memory["p"])
 
     def update(memory: dict[str, Array], real_output: Output) -> dict[str, Array]:
-        # Devices and microbatches sum r_t in a different order, so its last digits differ. Rounding
-        # removes them.
+        # The last digits of r_t depend on the numbers of devices and microbatches, which change the
+        # order of a sum. Rounding removes these digits.
         towards = jnp.sign(jnp.round(memory["r_t"] - target, 5))
         return {
             "p": jnp.clip(memory["p"] + rate * towards, 0.0, 1.0),

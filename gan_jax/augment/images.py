@@ -1,7 +1,7 @@
-"""Random changes of one image that keep its content, as pure functions `(key, x) -> x`.
+"""Random changes of one image, as pure functions `(key, x) -> x`. They keep the image's content.
 
-They take one example [H, W, C], as `penalties.consistency` requires. `jax.vmap` extends them to a
-batch.
+The functions take one example [H, W, C], as `penalties.consistency` requires. `jax.vmap` extends
+the functions to a batch.
 """
 
 import jax
@@ -11,12 +11,16 @@ from gan_jax.types import Array
 
 
 def shift(key: Array, x: Array, *, share: float = 1 / 8) -> Array:
-    """Returns the image shifted by whole pixels, up to `share` of each side, with mirrored edges.
+    """Returns the image shifted by a random number of whole pixels along each side.
+
+    The shift is at most `share` of the length of the side. The image is mirrored at its edges to
+    fill the gaps.
 
     Args:
       key: a single key.
       x: [H, W, C].
-      share: in [0, 1). The default 1/8, or 4 of 32 pixels, is that of Zhang et al. 2020.
+      share: largest shift, as a share of the side, in [0, 1). The default 1/8 (4 of 32 pixels) is
+        the value of Zhang et al. 2020.
 
     Raises:
       ValueError: x is not an image [H, W, C].

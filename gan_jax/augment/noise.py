@@ -16,15 +16,16 @@ example and the number of updates D has made."""
 
 
 def instance_noise(scale: Scale) -> Augmentation:
-    """Adds Gaussian noise to D's real and fake inputs in training.
+    """Returns an augmentation that adds Gaussian noise to D's real and fake inputs in training.
 
-    If the two distributions hardly overlap, D's gradient does not show G how to improve. Noise
-    makes them overlap (Sonderby et al. 2017, section 3; Arjovsky and Bottou 2017). The solution
-    remains p = q for any scale. Details finer than the noise are learned slowly, so lower the scale
-    during training or use `mixed_scales`.
+    If the distributions of real and fake samples hardly overlap, D's gradient does not show G how
+    to improve. Noise makes the distributions overlap (Sonderby et al. 2017, section 3; Arjovsky and
+    Bottou 2017). With noise of any scale, the solution of the game is still that both distributions
+    are equal. G learns details finer than the noise slowly, so lower the scale during training or
+    use `mixed_scales`.
 
     Args:
-      scale: the standard deviation.
+      scale: the standard deviation of the noise.
 
     Raises:
       ValueError: `scale` is a negative number.
@@ -56,18 +57,21 @@ def _unchanged(memory: PyTree, real_output: Any) -> PyTree:
 
 
 def mixed_scales(highest: float | Array, *, share: float = 0.5) -> Callable[[Array, Array], Array]:
-    """Returns a random noise scale for each example. It is 0 for a share of the examples.
+    """Returns a function that draws a noise scale for each example.
+
+    A share of the examples gets noise. The scale of the other examples is 0.
 
     D sees all noise scales at once, so no schedule is needed, as in Diffusion-GAN (Wang et al.
-    2023). Only wide noise connects distant modes. Through it, G can move samples from modes drawn
-    too often to modes drawn too rarely.
+    2023). Only wide noise connects distant modes. With such noise, G can move samples from modes
+    that it draws too often to modes that it draws too rarely.
 
     Args:
-      highest: the scale is uniform in [0, highest].
+      highest: the largest scale. The scale of an example that gets noise is uniform in
+        [0, highest].
       share: the share of examples that receive noise, in [0, 1].
 
     Returns:
-      A scale for `instance_noise`.
+      The function `(key, step) -> scale`, for `instance_noise`.
 
     Raises:
       ValueError: `share` is outside [0, 1].

@@ -11,7 +11,7 @@ MODELS: dict[str, Callable[..., GAN]] = {
     "mlp": mlp.mlp,
     "maxout": mlp.maxout,
 }
-"""All models by name, each a function `(shape, *, latent, width)`."""
+"""All models by name. Each is a function `(shape, *, latent, width) -> GAN`."""
 
 if TYPE_CHECKING:
     ModelName: TypeAlias = str

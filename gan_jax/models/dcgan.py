@@ -9,7 +9,7 @@ from gan_jax.nn import DCGAN_INIT, BatchNorm, Conv, ConvTranspose, MinibatchStd
 from gan_jax.types import GAN, Array
 
 _LEVELS = {28: 2, 32: 3, 64: 4}
-"""Image size -> number of halvings. The smallest sizes are 7, 4 and 4 pixels."""
+"""The number of halvings for each image size. The halved images have 7, 4 and 4 pixels per side."""
 
 
 def dcgan(
@@ -20,8 +20,9 @@ def dcgan(
     discriminator_norm: bool = True,
     minibatch_std: bool = False,
 ) -> GAN:
-    """Returns a DCGAN: a generator of transposed convolutions, a mirrored discriminator, z ~ N(0,
-    I).
+    """Returns a DCGAN: a generator of transposed convolutions and a mirrored discriminator.
+
+    The prior is z ~ N(0, I).
 
     Kernels are 4x4 with stride 2. Batch norm is used except at G's output and D's input. G uses
     ReLU and a final tanh, and D uses leaky ReLU.
@@ -29,15 +30,16 @@ def dcgan(
     Args:
       shape: [H, W, C] of one image, with H = W = 28, 32 or 64.
       latent: number of dimensions of z.
-      width: number of features in the layer nearest to the image. Each further layer has twice as
-        many.
-      discriminator_norm: whether D has batch norm. Without it D judges each image separately, as a
-        gradient penalty assumes. With it D compares the images of a batch and trains without a
-        penalty.
-      minibatch_std: whether D's last layer also receives the variation within the batch.
+      width: number of features in the layer nearest to the image. The number doubles with each
+        layer away from the image.
+      discriminator_norm: whether D has batch norm. Without batch norm, D judges each image
+        separately, as a gradient penalty assumes. With batch norm, D compares the images of a batch
+        and trains without a penalty.
+      minibatch_std: whether D's last layer also receives the feature of `gan_jax.nn.MinibatchStd`,
+        the variation within the batch.
 
     Raises:
-      ValueError: images of another size.
+      ValueError: the images have another size.
     """
     height, side, channels = shape
     if height != side or side not in _LEVELS:

@@ -23,17 +23,20 @@ def mlp(
     generator_slope: float = 0.2,
     minibatch_std: bool = False,
 ) -> GAN:
-    """Returns a GAN of two perceptrons with `depth` hidden layers of `width` leaky ReLUs, z ~ N(0,
-    I).
+    """Returns a GAN of two perceptrons with `depth` hidden layers of `width` leaky ReLUs.
+
+    The prior is z ~ N(0, I).
 
     Args:
       shape: shape of one example.
       latent: number of dimensions of z.
-      width, depth: size and number of the hidden layers.
-      bounded: whether G ends in a tanh, for images in [-1, 1], or is linear.
-      generator_slope: slope of G's leaky ReLUs below 0. With 0 (ReLU) G can map a whole region of z
-        to one point, which gives sharper modes with fewer samples between them.
-      minibatch_std: whether D's last layer also receives the variation within the batch.
+      width, depth: number of features in each hidden layer, and number of these layers.
+      bounded: whether G ends in a tanh, for images in [-1, 1]. If False, G's last layer is linear.
+      generator_slope: slope of G's leaky ReLUs for negative inputs. With slope 0 (ReLU), G can map
+        a whole region of z to one point. The modes are then sharper, with fewer samples between
+        them.
+      minibatch_std: whether D's last layer also receives the feature of `gan_jax.nn.MinibatchStd`,
+        the variation within the batch.
     """
     return GAN(
         generator=from_linen(_Generator(shape, width, depth, bounded, generator_slope)),
@@ -43,16 +46,19 @@ def mlp(
 
 
 def maxout(shape: Shape, *, latent: int = 100, width: int = 240) -> GAN:
-    """Returns the networks of Goodfellow et al. 2014 for MNIST, with the sizes of their published
-    code.
+    """Returns the networks of Goodfellow et al. 2014 for MNIST.
 
-    G has two layers of 5 `width` ReLUs and a final sigmoid. On [-1, 1] the sigmoid becomes tanh(x /
-    2). D applies dropout 0.2 and then two maxout layers of `width` units with 5 pieces each.
-    Dropout 0.5 precedes each layer after the first. z ~ U(-sqrt 3, sqrt 3).
+    The sizes are those of the code that the authors published.
+
+    G has two layers of 5 * `width` ReLUs. In the paper it ends in a sigmoid. For images in [-1, 1],
+    the sigmoid becomes tanh(x / 2). D has two maxout layers of `width` units with 5 pieces each,
+    and a linear layer. Dropout is applied before each layer of D: the rate is 0.2 before the first
+    layer and 0.5 before the others. Each dimension of z is drawn from U(-sqrt 3, sqrt 3).
 
     Args:
       shape: shape of one example.
-      latent, width: sizes. The defaults are those of the paper.
+      latent, width: number of dimensions of z, and number of D's units per layer. The defaults are
+        those of the paper.
     """
     return GAN(
         generator=from_linen(_ReluGenerator(shape, 5 * width)),

@@ -21,29 +21,31 @@ def small_dcgan(
     discriminator_width: int = 4,
     discriminator_norm: bool = True,
 ) -> GAN:
-    """Returns a generator and a discriminator of half its width, with z ~ N(0, I).
+    """Returns a GAN of two small convolutional networks, with z ~ N(0, I).
 
     The networks are those of Metz et al. 2017, appendix D. The defaults are those of Lin et al.
-    2018 (PacGAN), section 4.2, where D has half of G's width. G is 4x4x64 -> 7x7x32 -> 14x14x16 ->
-    28x28x8 -> C, and D has 4, 8 and 16 features. Kernels are 3x3. Batch norm is used except at G's
-    output. G uses ReLU and a final tanh, and D uses leaky ReLU with slope 0.3.
+    2018 (PacGAN), section 4.2, where D is half as wide as G. With the defaults, the sizes of G's
+    layers are 4x4x64, 7x7x32, 14x14x16, 28x28x8 and 28x28xC. D's layers have 4, 8 and 16 features.
+    Kernels are 3x3. Batch norm is used except at G's output. G uses ReLU and a final tanh, and D
+    uses leaky ReLU with slope 0.3.
 
-    G's initial weights are DCGAN's. D's are those of He et al. 2015, equation 10, although the
-    study uses DCGAN's. With so few features and no batch norm, DCGAN's weights would reduce the
-    signal to a tenth in each layer.
+    G has the initial weights of DCGAN. D has those of He et al. 2015, equation 10, although Lin et
+    al. use the initial weights of DCGAN for D too. With so few features and no batch norm, DCGAN's
+    weights would reduce the signal to a tenth in each layer.
 
     Args:
       shape: [28, 28, C] of one image.
       latent: number of dimensions of z.
-      width: number of G's features at the full image size. Each smaller size has twice as many.
-      discriminator_width: number of features after D's first layer. Each further layer has twice as
-        many.
-      discriminator_norm: whether D has batch norm. Without it D judges each image separately, as a
-        gradient penalty assumes. With it D compares the images of a batch and trains without a
-        penalty.
+      width: number of G's features at the full image size. The number doubles each time the size is
+        halved.
+      discriminator_width: number of features of D's first layer. Each further layer has twice as
+        many features as the layer before.
+      discriminator_norm: whether D has batch norm. Without batch norm, D judges each image
+        separately, as a gradient penalty assumes. With batch norm, D compares the images of a batch
+        and trains without a penalty.
 
     Raises:
-      ValueError: images of another size.
+      ValueError: the images have another size.
     """
     height, side, channels = shape
     if height != side or side != _SIDE:

@@ -11,7 +11,7 @@ _MODES = {
     **dict.fromkeys(("train", "training", "is_training"), True),
     **dict.fromkeys(("deterministic", "use_running_average", "inference"), False),
 }
-"""The possible names of a module's mode argument, each with its value in training."""
+"""The possible names of a module's mode argument, with their values in training."""
 
 Accepted = Callable[..., dict[str, Any]]
 """`(labels, *, train, **others) -> arguments`: the offered arguments that the module accepts."""
@@ -24,14 +24,14 @@ def accepted_by(
 
     Args:
       kind: the module's class.
-      label: the name of the argument for labels. None: labels are ignored.
-      adapter: the start of the adapter's call, such as "from_linen(module", for messages.
+      label: the name of the argument for labels. With None, labels are ignored.
+      adapter: the start of the adapter's call, such as "from_linen(module". Error messages show it.
       others: further argument names that the adapter offers.
 
     Raises:
-      ValueError: `label` is not the default and names no argument of the module. The returned
-        function raises it if there are labels, no argument `label`, and another argument that may
-        be meant for labels.
+      ValueError: `label` is not the default and is not an argument of the module. The returned
+        function raises ValueError if it receives labels and the module has no argument `label`. A
+        module without further arguments is an exception: it ignores labels.
     """
     called = f"{kind.__name__}.__call__"
     _, _, *further = inspect.signature(kind.__call__).parameters.values()
@@ -53,8 +53,8 @@ def accepted_by(
             return {**given, label: labels}
         if shown:
             raise ValueError(
-                f"the batch has labels, but {called} has no argument 'label', and nothing is given "
-                f"to {', '.join(shown)}: name the argument that takes the labels, "
+                f"the batch has labels, but {called} has no argument 'label'. Its other "
+                f"arguments are {', '.join(shown)}: name the argument that takes the labels, "
                 f"{adapter}, label=...), or ignore labels, {adapter}, label=None)"
             )
         return given
@@ -63,9 +63,10 @@ def accepted_by(
 
 
 def made_by(make: Callable[..., Any], **offered: Any) -> Any:
-    """Calls `make` with those of the offered arguments that it accepts, and returns the result.
+    """Returns the result of `make`, called with the offered arguments that it accepts.
 
-    The first argument is always passed, by position if `make` has another name for it.
+    The first of the offered arguments is always passed. If `make` has another name for this
+    argument, it is passed by position.
     """
     names = _names(make)
     first, *_ = offered
@@ -77,6 +78,6 @@ def _names(make: Callable[..., Any]) -> list[str]:
     """Returns the argument names of a function or class, without bound arguments."""
     if isinstance(make, partial):
         return [name for name in _names(make.func) if name not in make.keywords]
-    # The signature of a class may be (*args, **kwargs), that of its metaclass.
+    # For a class, `inspect` may return the signature of the metaclass, (*args, **kwargs).
     function = make.__init__ if inspect.isclass(make) else make
     return list(inspect.signature(function).parameters)

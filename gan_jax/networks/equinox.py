@@ -16,14 +16,14 @@ def from_equinox(make: Callable[[Array], Any], *, label: str | None = "label") -
     """Returns the `Network` of an Equinox module that is called on one example at a time.
 
     The module is called as `module(x)`, where x [...] has no batch axis. The call runs under
-    `jax.vmap` with the axis name "batch", in the mode set by `equinox.nn.inference_mode`. If the
-    module's `__call__` names them, it also receives:
-    - the arguments that `from_linen` passes, with the label of one example;
-    - `key`, the example's own key, which depends on its index in the global batch;
+    `jax.vmap` with the axis name "batch", in the mode set by `equinox.nn.inference_mode`. The
+    module also receives each of these arguments that its `__call__` names:
+    - the label of the example and the mode, as `from_linen` passes them;
+    - `key`, the key of the example, which depends on the example's index in the whole batch;
     - `state`, an `equinox.nn.State`. The module then returns `(y, state)`.
 
-    Arrays keep the layout of the batch: images are [H, W, C], while Equinox's convolutions expect
-    [C, H, W].
+    Images arrive as [H, W, C]. Equinox's convolutions expect [C, H, W], so the module must
+    transpose them.
 
     `params` is the module with None in place of everything except its floating arrays. If `make`
     returns a module without state, `equinox.combine(params, make(key))` is the trained module.
@@ -31,13 +31,13 @@ def from_equinox(make: Callable[[Array], Any], *, label: str | None = "label") -
     with axis_name="batch" computes statistics of the whole batch, also under a mapped axis.
 
     Args:
-      make: `(key) -> module`, such as a class. It is called whenever the network is traced.
-      label: the name of the argument for labels. None: labels are ignored.
+      make: `(key) -> module`, such as a class. It is called each time JAX traces the network.
+      label: the name of the argument for labels. With None, labels are ignored.
 
     Raises:
       ImportError: Equinox is not installed.
-      ValueError: raised by a call as for `from_linen`, or if the module has a state and no argument
-        `state`.
+      ValueError: a call raises ValueError in the same cases as for `from_linen`. A call also raises
+        ValueError if the module has a state but no argument `state`.
     """
     try:
         import equinox as eqx

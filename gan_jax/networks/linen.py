@@ -37,32 +37,34 @@ def _refuse_layers_of_a_part(
 def from_linen(module: nn.Module, *, label: str | None = "label") -> Network:
     """Returns the `Network` of a Flax Linen module.
 
-    The module is called as `module(x)`. If its `__call__` names them, it also receives the labels
-    of the batch and the mode. `train`, `training` and `is_training` are True in training.
-    `deterministic`, `use_running_average` and `inference` are True in evaluation. Nothing is passed
-    to a catch-all `**kwargs`. A module that names no further argument ignores labels. All
-    collections except `params` form `model_state`. All random draws use the step's key.
+    The module is called as `module(x)`. It also receives the labels of the batch and the mode, if
+    its `__call__` has arguments for them. The mode arguments `train`, `training` and `is_training`
+    are True in training. The mode arguments `deterministic`, `use_running_average` and `inference`
+    are True in evaluation. Nothing is passed to a catch-all `**kwargs`. A module without further
+    arguments ignores labels. All collections except `params` form `model_state`. All random draws
+    use the step's key.
 
     If the batch of a step is split, `nn.Dropout` raises ValueError, because each shard and
     microbatch would draw the same mask. Under a mapped axis (`pmap`, `shard_map`), `nn.BatchNorm`
-    without an `axis_name` raises it too, because it would see only one shard. Use
-    `gan_jax.nn.Dropout` and `gan_jax.nn.BatchNorm`, which handle split batches. `nn.Embed` returns
-    NaN for a label out of range.
+    without an `axis_name` also raises ValueError, because its statistics would be those of a single
+    shard. Use `gan_jax.nn.Dropout` and `gan_jax.nn.BatchNorm`, which handle split batches.
+    `nn.Embed` returns NaN for a label out of range.
 
     Args:
       module: any Linen module whose first argument is x.
-      label: the name of the argument for labels. None: labels are ignored.
+      label: the name of the argument for labels. With None, labels are ignored.
 
     Raises:
-      ValueError: `label` is not the default and names no argument of the module. A call raises it
-        if there are labels, no argument `label`, and another argument that may be meant for labels.
+      ValueError: `label` is not the default and is not an argument of the module. A call raises
+        ValueError if the batch has labels and the module has other arguments, but no argument
+        `label`.
     """
     accepted = accepted_by(type(module), label, "from_linen(module")
 
     def init(key: Array, x: PyTree, label: PyTree | None = None) -> tuple[PyTree, PyTree]:
         variables = dict(module.init(key, x, **accepted(label, train=True)))
         params = variables.pop("params", {})
-        variables.pop("intermediates", None)  # values from `sow` would grow with each pass
+        variables.pop("intermediates", None)  # the values of `sow` would accumulate
         return params, variables
 
     def apply(

@@ -18,11 +18,13 @@ def from_nnx(make: "Callable[..., nnx.Module]", *, label: str | None = "label") 
     """Returns the `Network` of a Flax NNX module.
 
     Each call first sets the mode with `module.train()` or `module.eval()`, which switch
-    `nnx.Dropout` and `nnx.BatchNorm`. Then the module is called as `module(x)`. If its `__call__`
-    names them, it also receives the arguments that `from_linen` passes and `rngs`, an `nnx.Rngs`.
-    Each `nnx.Param` is in `params`, and each other Variable in `model_state`, both as nested
-    dictionaries of arrays. `nnx.RngState` is in neither: the step's key seeds the module's random
-    streams anew in each call.
+    `nnx.Dropout` and `nnx.BatchNorm`. Then the module is called as `module(x)`. It also receives
+    the labels, the mode and `rngs` (an `nnx.Rngs`), if its `__call__` has arguments for them. The
+    names of the mode arguments are those of `from_linen`.
+
+    `params` holds each `nnx.Param`, and `model_state` holds each other Variable. Both are nested
+    dictionaries of arrays. Neither holds an `nnx.RngState`, because each call seeds the module's
+    random streams with the step's key.
 
     If the batch of a step is split, `nnx.Dropout` raises ValueError, because each shard and
     microbatch would draw the same mask. Draw masks with the keys of
@@ -30,13 +32,14 @@ def from_nnx(make: "Callable[..., nnx.Module]", *, label: str | None = "label") 
     `shard_map`) `nnx.BatchNorm` computes statistics of the whole batch.
 
     Args:
-      make: `(rngs) -> module` or `(rngs, x) -> module`, such as a class, where x is an example
-        batch. It is called whenever the network is traced, because a Variable belongs to one trace.
-      label: the name of the argument for labels. None: labels are ignored.
+      make: `(rngs) -> module`, such as a class, or `(rngs, x) -> module`, where x is an example
+        batch. It is called each time JAX traces the network, because a Variable belongs to one
+        trace.
+      label: the name of the argument for labels. With None, labels are ignored.
 
     Raises:
-      ValueError: raised by a call as for `from_linen`, or if `nnx.Dropout` runs in training on a
-        split batch.
+      ValueError: a call raises ValueError in the same cases as for `from_linen`. A call also raises
+        ValueError if `nnx.Dropout` runs in training on a split batch.
     """
     from flax import nnx  # the import takes 0.3 s, and few programs need it
 

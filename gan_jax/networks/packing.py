@@ -9,26 +9,26 @@ from gan_jax.types import GAN, Array, Network, PyTree
 
 
 def packed(gan: GAN, size: int) -> GAN:
-    """Returns the GAN on packs of `size` samples (Lin et al. 2018, section 3).
+    """Returns a GAN whose D judges packs of `size` samples (Lin et al. 2018, section 3).
 
-    D receives the samples of a pack joined along the last axis (the channels of images, the
-    features of vectors) and returns one logit for the pack. G makes each sample of a pack from
+    D receives the samples of a pack joined along the last axis: the channels of images, or the
+    features of vectors. D returns one logit for the pack. G makes each sample of a pack from
     separate noise. G's parameters are those of the original G, so `sample(gan, state, ...)` draws
     single samples. Losses and penalties treat a pack as one example. If G itself is random, for
-    example through dropout, its samples change when the batch is split into microbatches.
+    example through dropout, its samples depend on the number of microbatches.
 
     Args:
       gan: any GAN. The `init` of its D must adapt to `size` times as many channels.
-      size: number of samples in a pack, the m of the paper. With 1 only the shapes change.
+      size: number of samples in a pack, called m in the paper. With 1, only the shapes change.
 
     Returns:
-      A GAN with prior z [num, size, L], G: z -> x [num, size, ...] and D: x [num, size, ...] ->
-        [num]. If the prior draws a tree, each array [num, ...] becomes [num, size, ...]. Batches
-        are [B, size, ...], and a label [B] applies to all samples of a pack.
+      A GAN. Its prior draws z [num, size, L], its G maps z to x [num, size, ...], and its D maps x
+        to logits [num]. If the prior draws a tree, each array [num, ...] becomes [num, size, ...].
+        Batches are [B, size, ...], and a label [B] applies to all samples of a pack.
 
     Raises:
-      ValueError: `size` < 1. A call raises it if the batch does not consist of packs of `size` or
-        the labels are not [B].
+      ValueError: `size` is below 1. A call raises ValueError if the batch does not consist of packs
+        of `size` or the labels are not [B].
     """
     if size < 1:
         raise ValueError(f"size must be at least 1, got {size}")
@@ -39,7 +39,7 @@ def packed(gan: GAN, size: int) -> GAN:
         )
 
     def of_each(z: PyTree, label: Array | None) -> tuple[PyTree, Array | None]:
-        """Returns z [num size, L] and its labels [num size]."""
+        """Returns z [num * size, L] and labels [num * size], one row for each sample."""
         _check_label(jax.tree.leaves(z)[0], label)
         return (
             jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), z),
@@ -47,7 +47,7 @@ def packed(gan: GAN, size: int) -> GAN:
         )
 
     def joined(x: Array) -> Array:
-        """Reshapes [num, size, ..., C] to [num, ..., size C]."""
+        """Reshapes [num, size, ..., C] to [num, ..., size * C]."""
         if x.ndim < 3 or x.shape[1] != size:
             raise ValueError(
                 f"the batch has shape {x.shape}: a GAN of packs takes [B, {size}, ...], "

@@ -19,13 +19,13 @@ LAYERS = (
 """The layer types that are normalised."""
 
 _REWRITES = (nn.WeightNorm, nn.SpectralNorm)
-"""Layers that rescale another layer's kernel, which would undo its normalisation."""
+"""Layers that rescale another layer's kernel. This would undo the kernel's normalisation."""
 
 _MATRICES = {"kernel", "embedding"}
 """Names of parameters that are linear maps, whatever their shape."""
 
 _NO_MATRICES = {"bias", "scale"}
-"""Names of parameters that are added or multiplied per feature, whatever their shape."""
+"""Names of parameters that are added to features or multiply features, whatever their shape."""
 
 Map = Callable[[Array, Array], Array]
 """A layer without its bias: (kernel, v [N, ...]) -> [N, ...]."""
@@ -46,35 +46,37 @@ _FIRST_STEPS = 30
 """Number of power iteration steps at initialisation, from a random direction."""
 
 _SMALLEST = 1e-12
-"""A norm up to this value counts as 0, and nothing is divided by it."""
+"""Norms up to this value count as 0. Nothing is divided by such a norm."""
 
 
 def spectral_norm(network: Network, *, iterations: int = 1) -> Network:
     """Returns the network with each layer's kernel divided by the norm of the layer's linear map.
 
     The norm is estimated by power iteration with a persistent state (Miyato et al. 2018, algorithm
-    1). Each layer with linear map A has a stored direction v [...], an input to A. A training pass
-    updates v by `iterations` steps u = A v / |A v|, v = A^T u / |A^T u|, and then divides the
-    kernel by |A v|. An evaluation pass divides by |A v| with the stored v. Gradients treat u and v
-    as constants (equation 12). D sees real and fake samples in separate passes, so each update of D
-    makes 2 x `iterations` steps. With microbatches, each microbatch does.
+    1). Let A be the linear map of a layer. The state holds a direction v for each layer. This v has
+    the shape [...] of an input to A. A training pass updates v by `iterations` steps u = A v / |A
+    v|, v = A^T u / |A^T u|, and then divides the kernel by |A v|. An evaluation pass divides by |A
+    v| with the stored v. Gradients treat u and v as constants (equation 12). D sees real and fake
+    samples in separate passes, so each update of D makes 2 x `iterations` steps. With microbatches,
+    it makes that many steps for each microbatch.
 
     The estimate never exceeds the norm, except by rounding. Initialisation makes 30 steps from a
-    random direction. The first estimates are then up to 5 % too small for random kernels, whose
-    largest singular values lie close together. Later estimates are too small if training changes a
-    kernel faster than the power iteration follows. For small DCGANs with Adam at a rate of 2e-4
-    they were up to 15 % too small in the first 50 steps and up to 6 % later. A smaller rate or more
-    `iterations` reduces the error.
+    random direction. The largest singular values of a random kernel lie close together, so the
+    first estimates are up to 5 % too small. Later estimates are too small if training changes a
+    kernel faster than the power iteration follows. For small DCGANs with Adam at a rate of 2e-4,
+    the estimates were up to 15 % too small in the first 50 steps, and up to 6 % later. A smaller
+    rate or more `iterations` reduces the error.
 
-    The map is the layer itself, including the stride, padding and input size of a convolution.
-    (Miyato et al. use the norm of the kernel reshaped to a matrix, which may be smaller.) With
-    1-Lipschitz activations and no batch norm, the network is therefore 1-Lipschitz up to the error
-    of the estimates. A layer with norm 0 does not change.
+    A is the complete layer without its bias. For a convolution, this map includes the stride, the
+    padding and the size of the input. (Miyato et al. use the norm of the kernel reshaped to a
+    matrix, which may be smaller.) With 1-Lipschitz activations and no batch norm, the network is
+    1-Lipschitz up to the error of the estimates. A layer with norm 0 does not change.
 
     Args:
-      network: any network with Linen layers: `flax.linen.Dense`, `Conv`, `ConvTranspose`, `Embed`
-        (as the map from one-hot rows) and those of `gan_jax.nn`. Parameters named "bias" or "scale"
-        do not change, nor do other vectors and scalars, such as the slope of a PReLU.
+      network: any network of Linen layers. These layers are normalised: `flax.linen.Dense`, `Conv`,
+        `ConvTranspose`, `Embed` (as the map from one-hot rows) and the layers of `gan_jax.nn`.
+        Parameters named "bias" or "scale" do not change. Other vectors and scalars, such as the
+        slope of a PReLU, do not change either.
       iterations: power iteration steps in each training pass, at least 1.
 
     Returns:
@@ -83,10 +85,11 @@ def spectral_norm(network: Network, *, iterations: int = 1) -> Network:
         parameters, so they are the same on every device.
 
     Raises:
-      ValueError: `iterations` < 1. A call raises it if there is no such layer, or if one layer is
-        used on inputs of different shapes. It also raises it for a matrix in another type of layer,
-        in a layer under `nn.vmap` or `nn.scan` with parameters for each repetition, or inside
-        `nn.WeightNorm` or `nn.SpectralNorm`.
+      ValueError: `iterations` is below 1. A call raises ValueError if the network has no such
+        layer, or if one layer is used on inputs of different shapes. A call also raises it for a
+        matrix that cannot be normalised. Such a matrix is in another type of layer, or inside
+        `nn.WeightNorm` or `nn.SpectralNorm`, or in a layer under `nn.vmap` or `nn.scan` that has
+        separate parameters for each repetition.
     """
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1, got {iterations}")
@@ -133,7 +136,7 @@ def spectrally_normalised(gan: GAN, *, iterations: int = 1) -> GAN:
 
 
 def _power_step(layer: Map, kernel: Array, v: Array) -> Array:
-    """Returns the direction A^T A v, of length 1, for the layer's map A, or v itself if A v is 0.
+    """Returns A^T A v scaled to length 1, where A is the layer's map. If A v is 0, returns v.
 
     Gradients do not pass through the result.
     """
@@ -148,9 +151,12 @@ def _power_step(layer: Map, kernel: Array, v: Array) -> Array:
 
 
 def _norm(layer: Map, kernel: Array, v: Array) -> Array:
-    """Returns |A v| / |v| for the layer's map A, as <u, A v> with u and v constant in the gradient.
+    """Returns |A v| / |v|, where A is the layer's map.
 
-    The division matters because an average of directions is shorter than 1.
+    It is computed as <u, A v> with v of length 1. Gradients treat u and v as constants.
+
+    The division by |v| is needed because v may be an average of directions, which is shorter than
+    1.
     """
     v = jax.lax.stop_gradient(v)
     y = layer(kernel.astype(v.dtype), (v / _divisor(_length(v)))[None])
@@ -162,14 +168,14 @@ def _length(v: Array) -> Array:
 
 
 def _divisor(length: Array) -> Array:
-    """Returns the length, or 1 where the length counts as 0."""
+    """Returns the length, or 1 if the length counts as 0."""
     return jnp.where(length > _SMALLEST, length, 1.0)
 
 
 def _layers(network: Network, x: PyTree, label: PyTree | None) -> dict[Path, _Layer]:
     """Returns every linear layer by the path of its parameters.
 
-    The layers are found by an abstract initialisation, which needs no mapped axis.
+    An initialisation with abstract arrays finds the layers. It needs no mapped axis.
     """
     found: dict[Path, _Layer] = {}
     rewritten: set[str] = set()
@@ -219,7 +225,7 @@ def _layers(network: Network, x: PyTree, label: PyTree | None) -> dict[Path, _La
 
 
 def _matrices(params: PyTree) -> dict[Path, tuple[int, ...]]:
-    """Returns the shapes of the parameters that are linear maps or may be."""
+    """Returns the shapes of the parameters that may be linear maps."""
     shapes = {
         tuple(str(getattr(entry, "key", entry)) for entry in path): leaf.shape
         for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
@@ -251,7 +257,7 @@ def _get(tree: PyTree, path: Path) -> PyTree:
 
 
 def _set(tree: PyTree, path: Path, value: Any) -> PyTree:
-    """Returns the tree of dictionaries with another value at the path."""
+    """Returns the tree of dictionaries with `value` at the path."""
     if not path:
         return value
     first, *rest = path

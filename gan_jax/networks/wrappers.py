@@ -11,12 +11,12 @@ from gan_jax.types import GAN, Apply, PyTree
 
 
 def mixed_precision(gan: GAN, dtype: Any = jnp.bfloat16) -> GAN:
-    """Returns the GAN with networks that compute in another type.
+    """Returns the GAN with networks that compute in the type `dtype`.
 
-    Each call casts its parameters, its input and its floating labels to `dtype`, and the result to
-    float32. Parameters, optimizer states, gradients, running statistics, logits and losses remain
-    float32 (Micikevicius et al. 2018). bfloat16 has the range of float32, so no loss scaling is
-    needed.
+    Each call of a network casts the parameters, the input and floating labels to `dtype`. It then
+    casts the result to float32. Parameters, optimizer states, gradients, running statistics, logits
+    and losses remain float32 (Micikevicius et al. 2018). bfloat16 has the range of float32, so no
+    loss scaling is needed.
 
     Args:
       gan: any GAN.
@@ -48,11 +48,13 @@ def mixed_precision(gan: GAN, dtype: Any = jnp.bfloat16) -> GAN:
 
 
 def rematerialised(gan: GAN) -> GAN:
-    """Returns the GAN with networks whose activations are recomputed for gradients, not stored.
+    """Returns the GAN with networks whose activations are not stored, but recomputed for the
+    gradients.
 
     This saves memory: the activations of G, of D on real and of D on fake images are never held at
-    the same time. It costs about a third more computation (Chen et al. 2016). Results do not
-    change. XLA's CPU compiler removes the recomputation, so there is no saving on a CPU.
+    the same time. Recomputation adds about a third to the computation (Chen et al. 2016). Results
+    do not change. On a CPU no memory is saved, because XLA's CPU compiler removes the
+    recomputation.
     """
 
     def forget(apply: Apply) -> Apply:

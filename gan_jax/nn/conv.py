@@ -1,14 +1,14 @@
 """Strided 2-D convolutions with fast derivatives of every order.
 
-A convolution is bilinear. The derivatives of each of these three maps are the other two:
+A convolution is one of three bilinear maps. The derivatives of each map are the other two maps:
 
     forward(x, w)            x [B, H, W, I], w [kh, kw, I, O] -> [B, h, w, O]
     input_gradient(g, w)     g [B, h, w, O], w                -> [B, H, W, I]
     kernel_gradient(x, g)    x, g                             -> [kh, kw, I, O]
 
 The second map is the transposed convolution. This module makes each map a JAX primitive. A
-derivative of any order, in forward or reverse mode, is therefore one of the three primitives. They
-are lowered to convolutions on GPUs and TPUs, and to matrix products on a CPU.
+derivative of any order, in forward or reverse mode, therefore consists of these three primitives.
+JAX compiles them to convolutions on GPUs and TPUs, and to matrix products on a CPU.
 
 Plain autodiff is slow on a CPU. Autodiff writes the kernel gradient of a transposed convolution as
 a convolution that XLA runs fifty times slower than the third map. In addition, XLA uses a slow
@@ -41,7 +41,7 @@ def conv(x: Array, kernel: Array, *, strides: Pair, padding: Pair) -> Array:
     Args:
       x: [B, H, W, I].
       kernel: [kh, kw, I, O].
-      strides: pixels, along height and width.
+      strides: steps in pixels, along height and width.
       padding: zeros added on each side, along height and width.
     """
     x, kernel = promote_dtype(x, kernel)
@@ -59,7 +59,8 @@ def conv_transpose(x: Array, kernel: Array, *, strides: Pair, padding: Pair) -> 
 
     Args:
       x: [B, h, w, I].
-      kernel: [kh, kw, O, I], the kernel of the corresponding `conv`, so the features of x are last.
+      kernel: [kh, kw, O, I], the kernel of the corresponding `conv`. Its last axis belongs to the
+        features of x.
       strides: strides of the corresponding `conv`.
       padding: padding of the corresponding `conv`.
     """
@@ -83,13 +84,13 @@ Map = Callable[[Array, Array, Geometry], Array]
 def _bilinear(name: str, native: Map, cpu: Map, *, by_example: bool) -> Primitive:
     """Returns a primitive for a bilinear map of two arrays, without derivative rules.
 
-    The primitive has two parameters: the `geometry`, and the flag `tuned`. If `tuned` is set, a CPU
-    uses the CPU form.
+    The primitive has two parameters, `geometry` and the flag `tuned`. If `tuned` is True, a CPU
+    computes `cpu` instead of `native`.
 
     Args:
       name: name of the primitive in jaxprs.
-      native: the map as a convolution.
-      cpu: the map in the CPU form.
+      native: the map as an XLA convolution.
+      cpu: the map in a form that is faster on a CPU.
       by_example: whether the map handles each example of the first array separately.
     """
     primitive = Primitive(name)
@@ -113,7 +114,8 @@ def _bilinear(name: str, native: Map, cpu: Map, *, by_example: bool) -> Primitiv
     def batch(arguments: Any, axes: Any, **parameters: Any) -> tuple[Array, int]:
         """Returns the results of `jax.vmap`, from one call on a larger batch if possible.
 
-        Otherwise a CPU computes one member after another, because each member uses all cores.
+        If that is not possible, a CPU computes the elements of the mapped axis one after another,
+        because each computation uses all cores.
         """
 
         def in_turn(*arguments: Array) -> Array:

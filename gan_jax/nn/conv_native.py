@@ -27,7 +27,7 @@ class Geometry(NamedTuple):
 
     @property
     def unreached(self) -> Pair:
-        """The number of rows and columns at the end that no window covers."""
+        """The number of rows and columns at the end of the image that no window covers."""
         rows, columns = ((n + 2 * p - k) % s for n, k, s, p in zip(*self, strict=True))
         return rows, columns
 
@@ -62,7 +62,8 @@ def input_gradient(g: Array, kernel: Array, geometry: Geometry) -> Array:
 def kernel_gradient(x: Array, g: Array, geometry: Geometry) -> Array:
     """Returns the gradient [kh, kw, I, O] of the kernel, given x [B, H, W, I] and g [B, h, w, O].
 
-    Autodiff produces the same operation, and GPU and TPU compilers recognise it.
+    The operation is written as autodiff writes it, because the compilers for GPUs and TPUs
+    recognise that form.
     """
     return jax.lax.conv_general_dilated(
         x,
@@ -77,7 +78,7 @@ def kernel_gradient(x: Array, g: Array, geometry: Geometry) -> Array:
 def canonical_kernel_gradient(x: Array, g: Array, geometry: Geometry) -> Array:
     """Returns the same as `kernel_gradient`, with batch and features swapped explicitly.
 
-    XLA's CPU compiler makes this change itself, but not inside a loop.
+    XLA's CPU compiler makes this swap itself, but not inside a loop.
     """
     kernel = jax.lax.conv_general_dilated(
         x.transpose(3, 1, 2, 0),

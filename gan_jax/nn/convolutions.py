@@ -10,8 +10,8 @@ from gan_jax.types import Array
 class Conv(nn.Module):
     """A strided convolution: [B, H, W, I] -> [B, h, w, features].
 
-    By default it halves even sizes with a 4x4 kernel, stride 2 and padding 1. It has no bias, as is
-    usual before batch norm.
+    By default the kernel is 4x4, with stride 2 and padding 1, which halves an even height and
+    width. The layer has no bias, as is usual before batch norm.
     """
 
     features: int
@@ -34,7 +34,7 @@ class Conv(nn.Module):
 class ConvTranspose(nn.Module):
     """A strided transposed convolution without bias: [B, h, w, I] -> [B, H, W, features].
 
-    By default it doubles sizes. The kernel is stored as [kh, kw, features, I].
+    By default the layer doubles height and width. The kernel is stored as [kh, kw, features, I].
     """
 
     features: int

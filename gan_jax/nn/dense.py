@@ -11,8 +11,8 @@ class Dense(nn.Dense):
     """A `flax.linen.Dense` that is faster on a CPU if it has two or three inputs or features.
 
     XLA's matrix products are fast on a CPU only for wide matrices. With two or three columns, one
-    product takes two to eight times as long as a separate product for each column. The products in
-    the gradients are as slow.
+    product takes two to eight times as long as a separate product for each column. The same holds
+    for the products in the gradients.
     """
 
     dot_general: Any = dot_general

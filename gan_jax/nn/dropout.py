@@ -9,7 +9,7 @@ from gan_jax.types import Array
 
 
 class Dropout(nn.Module):
-    """Dropout whose mask for an example depends on its index in the global batch.
+    """Dropout whose mask for an example depends on the example's index in the whole batch.
 
     Under a mapped axis `flax.linen.Dropout` would draw the same mask on every shard. This layer
     draws the masks that one device would draw for the whole batch.

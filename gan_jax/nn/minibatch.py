@@ -9,10 +9,11 @@ from gan_jax.types import Array
 
 
 class MinibatchStd(nn.Module):
-    """Adds one constant feature: the variation within the batch (Karras et al. 2018, section 3).
+    """A layer that adds one feature: the variation within the batch.
 
-    [B, ..., C] -> [B, ..., C + 1]. The feature is the standard deviation over the examples,
-    averaged over all features and positions. It lets D detect a G that repeats itself. It is
+    [B, ..., C] -> [B, ..., C + 1]. The feature has the same value everywhere: the standard
+    deviation over the examples, averaged over all features and positions. With this feature D can
+    detect a G that repeats itself (Karras et al. 2018, section 3). The standard deviation is
     computed over the batch of all devices. The paper's code uses groups of four examples.
     """
 
@@ -24,6 +25,6 @@ class MinibatchStd(nn.Module):
         wide = at_least_single(x)
         variance = mean(jnp.square(wide - mean(wide)))
         # 1e-8 keeps the derivative of the root finite if all examples are equal. float16 would
-        # round it to 0.
+        # round 1e-8 to 0.
         deviation = jnp.mean(jnp.sqrt(variance + 1e-8))
         return jnp.concatenate([x, jnp.full_like(x[..., :1], deviation)], axis=-1)

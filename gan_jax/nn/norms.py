@@ -39,10 +39,10 @@ class _BatchNorm(nn.Module):
             mean, variance = _moments(x)
             if not self.is_initializing():
                 for running, new in zip(statistics, (mean, variance), strict=True):
-                    # The state keeps its types for any type of batch.
+                    # The running statistics keep their types, whatever the type of the batch.
                     running.value = (0.9 * running.value + 0.1 * new).astype(running.value.dtype)
-        # One multiplication and one addition per number. Computing x - mean would materialise
-        # another array, which takes 4 % of a DCGAN's step on a CPU.
+        # This form needs one multiplication and one addition per number. Computing x - mean would
+        # materialise another array, which takes 4 % of a DCGAN's step on a CPU.
         factor = scale * jax.lax.rsqrt(variance + 1e-5)
         shift = bias - mean * factor
         factor, shift = (jnp.expand_dims(a, tuple(range(x.ndim - 1))) for a in (factor, shift))

@@ -9,9 +9,10 @@ from gan_jax.types import Array
 
 _HE_INIT = nn.initializers.he_normal()
 
-# These are 3x3 kernels with stride 2 and TensorFlow's SAME padding. For an even size the windows
-# cover pixels 2i, 2i + 1 and 2i + 2. For an odd size they start one pixel earlier. A 4x4 kernel
-# with zeros in front gives the same map, and `conv` is faster for 4x4 kernels.
+# The kernels are 3x3, with stride 2 and TensorFlow's SAME padding. For an even size, window i
+# covers pixels 2i, 2i + 1 and 2i + 2. For an odd size, each window starts one pixel earlier. A
+# kernel that is extended to 4x4 by zeros in front gives the same result, and `conv` is faster for
+# 4x4 kernels.
 
 _HALVING = {"strides": (2, 2), "padding": (1, 1)}
 
@@ -54,8 +55,8 @@ class Doubled(nn.Module):
 class Repainted(nn.Module):
     """A convolution that keeps sizes: [B, H, W, I] -> [B, H, W, features], with a bias.
 
-    The paper's transposed convolution of stride 1 equals a convolution with the flipped kernel. The
-    convolution is faster if there are few output features.
+    The paper has a transposed convolution of stride 1 here. It equals a convolution with the
+    flipped kernel, which is faster if there are few output features.
     """
 
     features: int

@@ -5,9 +5,9 @@ train step or a fused loop of train steps. It returns a compiled function with t
 *global* arrays: the whole state and the whole batch. The wrappers are interchangeable, and the
 number of devices does not change the result.
 
-The state is donated, so the caller cannot use the passed state after the call. If two of its leaves
-share a buffer, as after `state.replace(ema_params=state.generator.params)`, the second is copied
-first.
+The state is donated, so the caller cannot use the passed state after the call. If two leaves of the
+state share a buffer, as after `state.replace(ema_params=state.generator.params)`, the wrapper first
+copies one of the two.
 """
 
 from gan_jax.buffers import Step

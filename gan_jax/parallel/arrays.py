@@ -1,4 +1,4 @@
-"""Layout over devices of the arrays that a step draws or computes."""
+"""The layout, over devices, of arrays that a step draws or computes."""
 
 import math
 from collections.abc import Callable
@@ -13,8 +13,9 @@ from gan_jax.types import Array
 def spread(x: Array, axis: int = 0) -> Array:
     """Returns the array with an axis split over the devices of the active mesh.
 
-    If there is no mesh, or if its devices do not divide the axis, the array is unchanged. Use it
-    for random draws that do not depend on a batch. `shard_step` activates a mesh.
+    The array is unchanged if there is no mesh, or if the number of devices does not divide the
+    length of the axis. Use this function for random draws that do not depend on a batch.
+    `shard_step` activates a mesh.
     """
     mesh = jax.sharding.get_abstract_mesh()
     devices = math.prod(mesh.shape[name] for name in mesh.auto_axes)
@@ -26,10 +27,10 @@ def spread(x: Array, axis: int = 0) -> Array:
 def spread_like(index: Array, batch: Array) -> Array:
     """Returns the integers [B], spread over the devices like the batch [B, ...].
 
-    The compiler shards a result like its operands. A plain index has no sharding, so every device
-    would compute all draws made from it, and in G's step everything that follows. This function
-    therefore adds a term that reads each example and is always 0. A barrier hides the 0 from the
-    compiler.
+    The compiler shards a result like its operands. A plain index has no sharding. Every device
+    would therefore compute all draws that are made from the index. In G's step, every device would
+    also compute everything that follows from these draws. This function therefore adds a term that
+    reads each example and is always 0. A barrier hides the 0 from the compiler.
     """
     if jax.device_count() == 1:
         return index
@@ -39,17 +40,20 @@ def spread_like(index: Array, batch: Array) -> Array:
 
 
 def has_explicit_axes(x: Array) -> bool:
-    """Returns True if the array's mesh has explicit axes, so that its sharding is part of its
-    type."""
+    """Returns True if the array's mesh has explicit axes.
+
+    The sharding is then a part of the array's type.
+    """
     return bool(jax.typeof(x).sharding.mesh.explicit_axes)
 
 
 def split_alike(function: Callable[..., Array], x: Array, *others: Array) -> Array:
-    """Returns `function(x, *others)`, split over the devices like x [B, ...] if axes are explicit.
+    """Returns `function(x, *others)`. If the mesh has explicit axes, the result is split like x
+    [B, ...].
 
-    Explicit axes need a sharding rule for each operation. Here the compiler chooses the layout
-    inside `function`. The result [B, ...] is split along its first axis only, for any sharding of
-    `others`.
+    Explicit axes need a sharding rule for each operation. Inside `function`, the compiler chooses
+    the layout instead. The result [B, ...] is split along its first axis only, whatever the
+    sharding of `others`.
     """
     if not has_explicit_axes(x):
         return function(x, *others)

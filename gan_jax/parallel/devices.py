@@ -1,4 +1,4 @@
-"""The devices of a wrapper, and checks that they divide a batch."""
+"""The devices of a wrapper, and checks that their number divides a batch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ def mesh_of(devices: Sequence[jax.Device], axis_name: str) -> jax.sharding.Mesh:
 
 
 def at_least_one(devices: Sequence[jax.Device] | None) -> Sequence[jax.Device]:
-    """Returns the devices. None stands for all devices. Raises `UserError` if there are none."""
+    """Returns the devices. None means all devices. An empty sequence raises `UserError`."""
     devices = jax.devices() if devices is None else devices
     if not len(devices):
         raise UserError("devices is empty: give at least one, or None for all of them")
@@ -28,10 +28,12 @@ def at_least_one(devices: Sequence[jax.Device] | None) -> Sequence[jax.Device]:
 
 
 def axis_of_examples(step: Step, batch_axis: int | None) -> int:
-    """Returns the axis of a step's batch that counts examples: `batch_axis` or the step's own.
+    """Returns the axis of a step's batch that counts examples.
+
+    It is `batch_axis`, or the step's own axis if `batch_axis` is None.
 
     Raises:
-      UserError: `batch_axis` differs from the step's own.
+      UserError: `batch_axis` differs from the step's own axis.
     """
     own = getattr(step, "batch_axis", None)
     if batch_axis is None:
@@ -49,7 +51,9 @@ def called(name: str, path: Any) -> str:
 
 
 def check_divisible(batch: PyTree, batch_axis: int, devices: int) -> None:
-    """Raises `UserError` unless the devices divide the examples of every leaf of the batch."""
+    """Raises `UserError` unless `devices` divides the number of examples in every leaf of the
+    batch.
+    """
     for path, leaf in jax.tree.leaves_with_path(batch):
         if np.ndim(leaf) <= batch_axis:
             continue

@@ -21,31 +21,33 @@ def ensemble_step(
     devices: Sequence[jax.Device] | None = None,
     donate: bool = True,
 ) -> Step:
-    """Returns a program that trains many GANs, spread over all devices without communication.
+    """Returns a program that trains many GANs, called the members of an ensemble.
+
+    The members are spread over all devices and need no communication.
 
     On a CPU, small networks leave cores idle. With one JAX device per core (`JAX_NUM_CPU_DEVICES=4
     python ...`) each core trains its own members.
 
-    Members may differ in everything the step reads from the state, not only in their seeds. An
-    optimizer made by `optax.inject_hyperparams` keeps its hyperparameters in the state, so `init`
-    under `jax.vmap` can give each member its own learning rate. The state may be any pytree, so it
-    can also hold other settings, such as the weight of a penalty. Examples: README,
-    `tests/core/test_sweep.py`.
+    Members may differ in everything that the step reads from the state, for example in their seeds.
+    An optimizer made by `optax.inject_hyperparams` keeps its hyperparameters in the state, so
+    `init` under `jax.vmap` can give each member a different learning rate. The state may be any
+    pytree. It can also hold other settings, such as the weight of a penalty. For examples, see the
+    README and `tests/core/test_sweep.py`.
 
     Args:
       step: a pure step made without `axis_name`, or a fused loop of such steps.
-      batch_axis: the axis of the batch that counts members. Every member receives leaves without
-        that axis whole. None gives all members the same batch.
+      batch_axis: the axis of the batch that counts members. A leaf without that axis is the same
+        for all members. With None, the whole batch is the same for all members.
       devices, donate: as for `shard_step`.
 
     Returns:
-      The step of all members. Every leaf of state and metrics has the members as its first axis, as
-        in the state made by `jax.vmap(make_state)(jax.random.split(key, num))`.
+      The step of all members. The first axis of every leaf of the state and the metrics counts the
+        members, as in the state made by `jax.vmap(make_state)(jax.random.split(key, num))`.
 
     Raises:
-      UserError: `devices` is empty. A call raises it before compiling if leaves of the state and
-        the batch have different numbers of members, or if the number of devices does not divide the
-        number of members.
+      UserError: `devices` is empty. A call raises UserError before compiling if leaves of the state
+        and the batch have different numbers of members, or if the number of devices does not divide
+        the number of members.
     """
     devices = at_least_one(devices)
     mesh = mesh_of(devices, AXIS_NAME)
@@ -80,8 +82,7 @@ def ensemble_step(
                 f"an ensemble of {num} cannot be spread over {len(devices)} devices: make its size "
                 "a multiple of the number of devices, or give fewer devices"
             )
-        # The program returns the state in this layout, so the second call does not compile it
-        # again.
+        # The program returns the state in this layout, so the second call compiles nothing.
         state = jax.device_put(state, NamedSharding(mesh, members))
         shardings = jax.tree.map(partial(NamedSharding, mesh), specs(batch))
         return compiled(state, jax.device_put(batch, shardings))
@@ -92,7 +93,8 @@ def ensemble_step(
 def _members(tree: PyTree, axis: int, name: str, num: int | None = None) -> int:
     """Returns the number of members, which is the length of an axis in all leaves of a tree.
 
-    If `num` is given, as for a batch, the length must be `num`, and leaves may lack the axis.
+    If `num` is given, as it is for a batch, the length must be `num`. Leaves may then lack the
+    axis.
 
     Raises:
       UserError: a leaf has another length, or lacks the axis and `num` is None.

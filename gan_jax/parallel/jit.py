@@ -13,12 +13,13 @@ def jit_step(
     donate: bool = True,
     compiler_options: Mapping[str, str] | None = None,
 ) -> Step:
-    """The step compiled for one device.
+    """Returns the step compiled for one device.
 
     Args:
       step: a pure step.
       donate: whether the state passed in may be overwritten.
-      compiler_options: options of XLA for this program alone. On a CPU, `EIGEN` may make it faster.
+      compiler_options: options of XLA for this program alone. On a CPU, the program may be faster
+        with `EIGEN`.
     """
     options = None if compiler_options is None else dict(compiler_options)
     compiled = jax.jit(step, donate_argnums=0 if donate else (), compiler_options=options)

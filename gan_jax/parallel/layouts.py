@@ -1,4 +1,4 @@
-"""The wrappers by the names used in commands."""
+"""The wrappers, by the names that commands use for them."""
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -11,13 +11,14 @@ from gan_jax.parallel.shard import shard_step
 from gan_jax.types import PyTree
 
 AXIS_NAMES: dict[str, str | None] = {"jit": None, "pmap": AXIS_NAME, "shard": None}
-"""Layout -> the `axis_name` with which its steps must be made."""
+"""The `axis_name` with which the steps of each layout must be made."""
 
 
 def make_step(layout: str, step: Step, *, batch_axis: int | None = None) -> Step:
     """Returns the step compiled for a layout named in `AXIS_NAMES`.
 
-    jit uses one device and the other layouts use all devices. `batch_axis` is as for `shard_step`.
+    The layout jit uses one device. The other layouts use all devices. `batch_axis` is as for
+    `shard_step`.
     """
     if layout == "jit":
         return jit_step(step)

@@ -64,8 +64,7 @@ def pmap_step(
                 devices=devices,
                 donate_argnums=0 if donate else (),
             )
-        # The program returns the state in this layout, so the second call does not compile it
-        # again.
+        # The program returns the state in this layout, so the second call compiles nothing.
         state = jax.device_put(state, whole)
         return compiled[layout](state, jax.tree.map(split, batch))
 

@@ -42,9 +42,10 @@ def shard_step(
     """Returns the step compiled once for all devices, with the batch split over them.
 
     This is the default wrapper. The compiled step first moves the state and the batch to these
-    devices if they are elsewhere. It returns the state in the layout of its input, so a state split
-    over the devices is never gathered. This example splits the first axis of all parameters,
-    optimizer states and averages over the mesh axis "model", where the size of "model" divides it:
+    devices if they are elsewhere. The returned state has the layout of the passed state, so a state
+    that is split over the devices is never gathered. This example splits the first axis of all
+    parameters, optimizer states and averages over the mesh axis "model", if the size of "model"
+    divides the length of that first axis:
 
         def layout(leaf):
             divides = leaf.ndim and leaf.shape[0] % mesh.shape["model"] == 0
@@ -53,14 +54,15 @@ def shard_step(
         step = shard_step(step, mesh=mesh, state_sharding=jax.tree.map(layout, state))
 
     Args:
-      step: a pure step made *without* `axis_name`. It sees the global batch, and the compiler
+      step: a pure step made *without* `axis_name`. The step sees the whole batch, and the compiler
         inserts the communication, including that of batch norm.
-      batch_axis: the axis of the batch that counts examples. None means axis 1 for a step from
-        `make_train_step`, whose batches are [n_critic, B, ...], and axis 0 for other steps. Give it
-        for a loop of steps. Every device receives leaves without that axis whole.
+      batch_axis: the axis of the batch that counts examples. None means axis 0 for most steps. For
+        a step from `make_train_step`, None means axis 1, because its batches are
+        [n_critic, B, ...]. A loop of steps needs an explicit axis. A leaf of the batch that lacks
+        the axis `batch_axis` is copied to every device.
       devices: at least one device. The default is all devices.
       mesh: a mesh to use instead of `devices`. All its axes are treated as Auto, so the compiler
-        chooses the layout between arguments and results.
+        chooses the layout of all intermediate arrays.
       split_over: the axes of the mesh over which the batch is split. The default is all axes.
       state_sharding: the layout of the state: a `PartitionSpec` or a `NamedSharding`, None for a
         copy on every device, or a tree of these. The tree has the structure of the state or of its
@@ -68,11 +70,13 @@ def shard_step(
       donate: as for `jit_step`.
 
     Raises:
-      UserError: `devices` is empty or given together with a mesh, `split_over` is not an axis of
-        the mesh, `state_sharding` holds something else, or `batch_axis` is not that of a train
-        step. A call raises it before compiling if the number of devices does not divide the batch.
-      ValueError: a `PartitionSpec` names no axis of the mesh. A call raises it before compiling if
-        the spec does not divide an array or `state_sharding` has another structure than the state.
+      UserError: one of these: `devices` is empty; `devices` and `mesh` are both given; `split_over`
+        is not an axis of the mesh; `state_sharding` holds something other than layouts;
+        `batch_axis` differs from the axis of a step from `make_train_step`. A call raises UserError
+        before compiling if the number of devices does not divide the batch.
+      ValueError: a `PartitionSpec` names an axis that the mesh does not have. A call raises
+        ValueError before compiling if an array cannot be divided as its spec requires, or if
+        `state_sharding` has another structure than the state.
     """
     batch_axis = axis_of_examples(step, batch_axis)
     mesh = _automatic(mesh, devices)

@@ -1,7 +1,7 @@
 """Settings that make small networks faster on a CPU. XLA's defaults suit larger networks.
 
-Each setting applies to one program or one process. It has no effect on a GPU or TPU, and changes
-results only by rounding. `gan_jax.parallel` exports the settings.
+Each setting applies to one program or one process. The settings have no effect on a GPU or TPU.
+They change results only by rounding. `gan_jax.parallel` exports the settings.
 """
 
 import os
@@ -17,7 +17,7 @@ EIGEN: Mapping[str, str] = {"xla_cpu_experimental_ynn_fusion_type": ""}
 """Compiler options that select Eigen for matrix products on a CPU. Eigen splits a product with
 several hundred rows and columns over the cores. By default each product runs on one core, and
 several products run at once. Eigen is faster if products depend on each other, as in a small MLP at
-a batch size of several hundred. It is slower otherwise."""
+a batch size of several hundred. Otherwise Eigen is slower."""
 
 
 def use_every_core() -> None:
@@ -36,10 +36,10 @@ def use_every_core() -> None:
 def use_one_core() -> None:
     """Makes XLA compute on one thread, for one small GAN whose operations are very short.
 
-    By default XLA wakes a second thread if about a dozen operations can run. For short operations
-    the wake-up takes longer than the operations themselves, and their data move to another core's
-    cache. An MLP of 128 features at a batch size of 64 becomes about 5 % faster. Larger networks
-    become slower.
+    By default XLA wakes a second thread when about a dozen operations are ready to run. If the
+    operations are short, the wake-up takes longer than the operations, and it moves their data to
+    another core's cache. An MLP of 128 features at a batch size of 64 becomes about 5 % faster.
+    Larger networks become slower.
 
     The function sets PJRT_NPROC in `os.environ`, which child processes inherit. An existing value
     of PJRT_NPROC or NPROC is kept. Call the function before the process first uses JAX. Later calls

@@ -32,31 +32,35 @@ __all__ = [
 def lazy(weight: Weight, every: int = 16) -> Callable[[Array], Array]:
     """Returns a weight schedule for a penalty that is computed only on every `every`-th update.
 
-    The weight is `every * weight` on updates 0, every, 2 every, ... and 0 on the others. The
-    average weight is unchanged, and the penalty costs nothing on the other updates (Karras et al.
-    2020, appendix B, with R1 on every 16th update).
+    The weight is `every * weight` on updates 0, every, 2 every, ... and 0 on the other updates. The
+    average weight is unchanged, and the penalty costs nothing on updates with weight 0. Karras et
+    al. 2020, appendix B, use R1 on every 16th update.
 
     A lazy penalty applies a larger gradient less often, which limits the stable learning rate.
     Consider plain gradient descent with learning rate h, and a direction in which the penalty has
-    curvature c. Each application multiplies the deviation by 1 - every weight h c. It diverges if
+    curvature c. Each application multiplies the deviation from the minimum by 1 - every * weight *
+    h * c. The deviation grows if
 
         every * weight * h > 2 / c.
 
-    The limit on h is therefore `every` times smaller than with the penalty on each update. For R1
-    of the Dirac-GAN c = 2, so gamma = 1 (weight 1/2) and h = 0.2 allow every < 10. If the players
-    complete half a rotation between two applications, only one direction is damped.
+    The limit on h is therefore `every` times smaller than if the penalty is applied on each update.
+    For R1 of the Dirac-GAN, c = 2. With gamma = 1 (weight 1/2) and h = 0.2, `every` must therefore
+    be below 10. The players of a GAN may rotate around the equilibrium. If they complete half a
+    rotation between two applications, the penalty damps only one direction.
 
-    Adam divides by the size of its gradients, so its limit differs. StyleGAN2 applies the penalty
-    in a separate update, which makes every + 1 updates instead of `every`. To compensate, it
-    replaces Adam's h, b1 and b2 by r h, b1^r and b2^r, with r = every / (every + 1). Here the
-    penalty is part of an update, so the number of updates does not change.
+    The limit for Adam is different, because Adam divides by the size of its gradients. StyleGAN2
+    applies the penalty in a separate update. It therefore makes every + 1 updates instead of
+    `every`. To compensate, StyleGAN2 replaces Adam's h, b1 and b2 by r * h, b1^r and b2^r, with r =
+    every / (every + 1). Here the penalty is part of an update, so the number of updates does not
+    change.
 
     Args:
-      weight: the weight that the penalty would have on every update, a number or a schedule.
+      weight: the weight that the penalty would have if it were applied on every update: a number or
+        a schedule.
       every: number of updates from one application to the next, at least 1.
 
     Raises:
-      ValueError: every < 1.
+      ValueError: `every` is below 1.
     """
     if every < 1:
         raise ValueError(f"every must be at least 1, got {every}")
@@ -78,4 +82,4 @@ PENALTIES: dict[str, Penalty | WithMemory] = {
     "consistency": consistency,
     "lecam": lecam(),
 }
-"""All penalties by name. Factories are called with their default arguments."""
+"""All penalties by name, with their default arguments."""

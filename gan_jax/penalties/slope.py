@@ -17,7 +17,8 @@ def _squared_gradient_norm(critic: Callable[[PyTree], Array], x: PyTree) -> Arra
     """Returns |grad_x critic(x)|^2 of each example: [B, ...] -> [B].
 
     The gradient of the sum of the logits is each example's own gradient if the critic processes
-    examples separately. Under batch norm it includes the effect of an example on the other logits.
+    examples separately. With batch norm, the gradient also includes the effect of an example on the
+    other logits.
     """
     return squared_norms(jax.grad(lambda x: jnp.sum(critic(x)))(x))
 
@@ -25,7 +26,7 @@ def _squared_gradient_norm(critic: Callable[[PyTree], Array], x: PyTree) -> Arra
 def _gradient_norm(critic: Callable[[PyTree], Array], x: PyTree) -> Array:
     """Returns |grad_x critic(x)| of each example: [B, ...] -> [B].
 
-    The derivative of the norm is infinite where D's gradient is zero. It is set to 0 there.
+    Where D's gradient is zero, the derivative of the norm would be infinite. There it is set to 0.
     """
     squared = _squared_gradient_norm(critic, x)
     positive = squared > 0
@@ -52,7 +53,10 @@ def _between(key: Array, real: PyTree, fake: PyTree) -> PyTree:
 
 @checked
 def r1(critic: CheckedCritic, real: PyTree, fake: PyTree, key: Array) -> Array:
-    """Returns |grad D|^2 on real samples (Mescheder et al. 2018, equation 9). Weight: gamma / 2."""
+    """Returns |grad D|^2 on real samples (Mescheder et al. 2018, equation 9).
+
+    The weight in the paper is gamma / 2.
+    """
     del fake, key
     return _squared_gradient_norm(critic, real)
 
@@ -61,7 +65,7 @@ def r1(critic: CheckedCritic, real: PyTree, fake: PyTree, key: Array) -> Array:
 def r2(critic: CheckedCritic, real: PyTree, fake: PyTree, key: Array) -> Array:
     """Returns |grad D|^2 on fake samples (Mescheder et al. 2018, equation 10).
 
-    Weight: gamma / 2.
+    The weight in the paper is gamma / 2.
     """
     del real, key
     return _squared_gradient_norm(critic.on_fake, fake)
@@ -69,10 +73,12 @@ def r2(critic: CheckedCritic, real: PyTree, fake: PyTree, key: Array) -> Array:
 
 @checked
 def gradient_penalty(critic: CheckedCritic, real: PyTree, fake: PyTree, key: Array) -> Array:
-    """Returns (|grad D| - 1)^2 between real and fake samples (Gulrajani et al. 2017, equation 3).
+    """Returns (|grad D| - 1)^2 at points between real and fake samples.
 
-    The point is drawn uniformly on the line between a real and a fake sample. Where D's gradient is
-    zero, the gradient of the penalty is set to 0, so it stays finite.
+    The penalty is that of Gulrajani et al. 2017, equation 3.
+
+    Each point is drawn uniformly on the line between a real and a fake sample. Where D's gradient
+    is zero, the derivative of the penalty would not be finite. There it is set to 0.
     """
     return jnp.square(_gradient_norm(critic, _between(key, real, fake)) - 1.0)
 
@@ -93,17 +99,19 @@ def one_sided_gradient_penalty(
 def dragan(
     critic: CheckedCritic, real: PyTree, fake: PyTree, key: Array, *, scale: float = 0.5
 ) -> Array:
-    """Returns (|grad D| - 1)^2 near the real samples (Kodali et al. 2017). Weight: 10.
+    """Returns (|grad D| - 1)^2 near the real samples (Kodali et al. 2017).
 
-    The points are those of the authors' code, x + a scale std u. Here u is uniform on [0, 1) for
-    each number of an example, a is uniform on [0, 1) for each example, and std is the standard
-    deviation of all numbers of the batch. (The paper writes x + u with Gaussian u and does not
-    state the variance.)
+    Usual weight: 10.
+
+    The points are those of the authors' code: x + a * scale * std * u. Here u is uniform on [0, 1)
+    for each number of an example, and a is uniform on [0, 1) for each example. std is the standard
+    deviation of all numbers of the whole batch. (The paper writes x + u with Gaussian u and does
+    not state the variance.)
 
     Args:
-      critic, real, fake, key: as for every penalty. `fake` is not used.
-      scale: size of the noise in standard deviations of the whole batch. With `accumulate` they are
-        those of the microbatch.
+      critic, real, fake, key: the arguments of every penalty. `fake` is not used.
+      scale: size of the noise, as a multiple of std. With `accumulate` above 1, std is computed for
+        each microbatch separately.
     """
     del fake
     real = widened(real)

@@ -6,10 +6,12 @@ from gan_jax.types import Array, Output, Pass, PyTree, Term
 
 
 def classification(head: str = "label", *, real: bool = True, fake: bool = True) -> Term:
-    """AC-GAN: the cross-entropy of D's class logits and the labels (Odena et al. 2017, equation 2).
+    """Returns AC-GAN's term: the cross-entropy of D's class logits and the labels.
 
-    Give D this term with real and fake samples. Give G the term with `real=False`, because the real
-    samples do not depend on G.
+    The term is defined by Odena et al. 2017, equation 2.
+
+    Give D the term with the defaults. Give G the term with `real=False`, because the real samples
+    do not depend on G.
 
     Args:
       head: the name of the head with class logits [B, K].
@@ -17,11 +19,11 @@ def classification(head: str = "label", *, real: bool = True, fake: bool = True)
         added.
 
     Raises:
-      ValueError: both are False. The term raises it if D has no such head or the batch has no
-        labels.
+      ValueError: `real` and `fake` are both False. The term raises ValueError if D has no such head
+        or the batch has no labels.
     """
     if not (real or fake):
-        raise ValueError("real and fake are both False: count at least one")
+        raise ValueError("real and fake are both False: set at least one to True")
 
     def classification(seen: Pass) -> Array:
         of_real = _cross_entropy(seen.real_output, head, seen.real_label)

@@ -10,7 +10,7 @@ from gan_jax.types import Array, Augment, PyTree
 
 
 def _inconsistency(critic: CheckedCritic, x: PyTree, key: Array, augment: Augment) -> Array:
-    """Returns (D(T(x)) - D(x))^2 of each example, with T drawn for each: [B, ...] -> [B]."""
+    """Returns (D(T(x)) - D(x))^2 for each example, with a random T for each: [B, ...] -> [B]."""
     changed = jax.vmap(augment)(per_example(key, x), x)
     return jnp.square(critic(changed) - critic(x))
 
@@ -24,7 +24,10 @@ def real_consistency(
     *,
     augment: Augment = shift_and_flip,
 ) -> Array:
-    """CR: `consistency` on the real samples only (Zhang et al. 2020). Weight: 10."""
+    """Returns the penalty CR: `consistency` on the real samples only (Zhang et al. 2020).
+
+    Usual weight: 10.
+    """
     del fake
     return _inconsistency(critic, real, key, augment)
 
@@ -38,12 +41,14 @@ def consistency(
     *,
     augment: Augment = shift_and_flip,
 ) -> Array:
-    """bCR: (D(T(x)) - D(x))^2 on real and fake samples (Zhao et al. 2021, algorithm 1). Weight: 10.
+    """Returns the penalty bCR: (D(T(x)) - D(x))^2, added for a real and a fake sample.
+
+    The penalty is that of Zhao et al. 2021, algorithm 1. Usual weight: 10.
 
     Random layers of D, such as dropout, use the same draws for x and T(x).
 
     Args:
-      critic, real, fake, key: as for every penalty.
+      critic, real, fake, key: the arguments of every penalty.
       augment: T, a pure function `(key, x [...]) -> x [...]` of one example.
 
     Raises:

@@ -19,19 +19,21 @@ def information(
     """Returns the term -log q(c | G(z)) in nats, where the code c is part of z (Chen et al. 2016,
     eq. 5).
 
-    The entropy of the code minus the mean of this term is a lower bound of the mutual information
-    between code and samples. Give the term to both players with the same weight, so that both D's
-    head and G raise the bound.
+    The mutual information between code and samples is at least the entropy of the code minus the
+    mean of this term. Give the term to both players with the same weight, so that D's head and G
+    both raise this lower bound.
 
     Args:
-      code: returns the code of the latents z: [B] integers, or [B, K] numbers for "normal".
+      code: a function from the latents z to their code. The code is [B] integers for "categorical",
+        or [B, K] numbers for "normal".
       head: the name of D's head. For "categorical" the head contains class logits [B, K]. For
-        "normal" it contains the means [B, K] of normal distributions with unit variance, and the
-        constant log(2 pi) / 2 per number is left out.
-      posterior: the family of q.
+        "normal" it contains the means [B, K] of normal distributions with variance 1. The term then
+        leaves out the constant log(2 pi) / 2 of each number.
+      posterior: the type of the distribution q, "categorical" or "normal".
 
     Raises:
-      ValueError: another posterior. The term raises it if D has no such head.
+      ValueError: `posterior` is neither of the two. The term raises ValueError if D has no such
+        head.
     """
     if posterior not in ("categorical", "normal"):
         raise ValueError(f"posterior must be categorical or normal, got {posterior!r}")

@@ -10,20 +10,20 @@ def lecam(decay: float = 0.99) -> WithMemory:
     """Returns the penalty (D(x) - a_F)^2 + (D(G(z)) - a_R)^2 (Tseng et al. 2021, equations 4 and
     5).
 
-    a_R and a_F are moving averages of D's mean logit on real and on fake samples. The penalty pulls
-    the real logits towards a_F and the fake logits towards a_R.
+    a_R is the moving average of D's mean logit on real samples, and a_F is that on fake samples.
+    The penalty pulls the real logits towards a_F and the fake logits towards a_R.
 
-    The averages include only earlier updates, so devices and microbatches need not exchange them.
-    They are corrected for their start at 0, as in the authors' code. The first update has no
-    averages and therefore no penalty. The authors' code differs in two ways: it includes the mean
-    of the current update, and it squares only the positive parts of D(x) - a_F and a_R - D(G(z)).
-    The paper does neither.
+    The averages include only earlier updates, so they are the same for all devices and
+    microbatches. Both averages start at 0 and are corrected for this start, as in the authors'
+    code. The first update has no averages and therefore no penalty. The authors' code differs from
+    this function in two ways: it includes the mean of the current update, and it squares only the
+    positive parts of D(x) - a_F and a_R - D(G(z)). The paper does neither.
 
     Args:
       decay: in [0, 1), the gamma of equation 5.
 
     Raises:
-      ValueError: a decay out of range.
+      ValueError: `decay` is out of range.
     """
     if not 0 <= decay < 1:
         raise ValueError(f"decay must be in [0, 1), got {decay}: 0.99 is usual")

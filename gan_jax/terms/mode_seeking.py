@@ -10,15 +10,15 @@ from gan_jax.types import Array, Pass, PyTree, Term
 
 
 def mode_seeking(prior: Callable[[Array, int], PyTree]) -> Term:
-    """Returns the term |z - z'| / |G(z) - G(z')| (Mao et al. 2019, equation 4, inverted).
+    """Returns the term |z - z'| / |G(z) - G(z')| (Mao et al. 2019; the inverse of equation 4).
 
-    Weight: 1.
+    Usual weight: 1.
 
-    z' is a second draw for each example, with the same label. Distances are mean absolute
-    differences.
+    z' is a second draw of the latents for each example. The label stays the same. |a - b| stands
+    for the mean absolute difference of a and b.
 
     Args:
-      prior: the prior of the GAN, `(key, num) -> z [num, ...]`.
+      prior: the prior of the GAN, a function `(key, num) -> z [num, ...]`.
     """
 
     def mode_seeking(seen: Pass) -> Array:

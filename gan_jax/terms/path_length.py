@@ -21,23 +21,25 @@ def path_length(
 ) -> WithMemory:
     """Returns the term (|J^T y| - a)^2 with J = dG(w)/dw (Karras et al. 2020, equation 4).
 
-    Weight: 2.
+    Usual weight: 2.
 
     y is a random image whose numbers are normal with variance 1 / (H W). a is the moving average of
     |J^T y|. The term makes a step of fixed length in w change the sample by a fixed length, for all
-    w and all directions. The average includes only earlier updates, so devices need not exchange
-    it. (The authors' code includes the current update.) The first update has no average and
-    therefore no penalty. The authors apply the term on every fourth update: `penalties.lazy(2, 4)`.
+    w and all directions. The average includes only earlier updates, so it is the same on all
+    devices without communication. (In the authors' code the average includes the current update.)
+    The first update has no average and therefore no penalty. The authors apply the term on every
+    fourth update: `penalties.lazy(2, 4)`.
 
     Args:
       decay: decay of the average, in [0, 1).
       path: `(Pass) -> (w, function)`, the points w [B, ...] and the function w -> x [B, ...] to
-        differentiate. The default is the latents z and G. For a G with a mapping network, return
-        the output of the mapping and the synthesis network. Their parameters are in
-        `seen.generator.params`.
+        differentiate. By default, w is the latents z and the function is G. For a G with a mapping
+        network, `path` should return two things: the mapping's output, and the synthesis network as
+        the function. The parameters of both networks are in `seen.generator.params`, where `seen`
+        is the `Pass`.
 
     Raises:
-      ValueError: a decay out of range.
+      ValueError: `decay` is out of range.
     """
     if not 0 <= decay < 1:
         raise ValueError(f"decay must be in [0, 1), got {decay}: 0.99 is usual")

@@ -10,10 +10,10 @@ from gan_jax.types import Array, Pass
 def reconstruction(seen: Pass) -> Array:
     """Returns the mean of |fake - real| for each example (Isola et al. 2017, equation 3).
 
-    Weight: 100.
+    Usual weight: 100.
 
-    Use it for a G whose input belongs to the real sample. In pix2pix the label is the image to
-    translate.
+    Use it if G's input determines the real sample that G should return. In pix2pix this input is
+    the label, which is the image to translate.
     """
     distances = jax.tree.map(
         lambda r, f: jnp.sum(

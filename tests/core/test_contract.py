@@ -94,7 +94,7 @@ def test_penalties_refuse_other_samples_and_critics(name):
     for real, fake, message in [
         (REAL, REAL[:1], r"real has shape \(4, 8, 8, 1\) and fake \(1, 8, 8, 1\): give as many"),
         (REAL[..., 0], REAL, r"real has shape \(4, 8, 8\) and fake \(4, 8, 8, 1\)"),
-        (REAL.astype(jnp.uint8), REAL, "real must be floating, got uint8: give samples as floats"),
+        (REAL.astype(jnp.uint8), REAL, "real must be floating, got uint8: convert the samples"),
         (REAL, REAL.astype(complex), "fake must be floating, got complex64"),
     ]:
         with pytest.raises(AssertionError, match=message):
