@@ -177,7 +177,7 @@ def _options(setting: Setting) -> tuple[Options, ...]:
     On a CPU they select XLA's library for matrix products. `torch_tuned` likewise compares numbers
     of threads.
     """
-    usual = setting.contender in ("gan_jax", "gan_jax_plain") and not setting.fixed
+    usual = setting.contender == "gan_jax" and not setting.fixed
     return (None, parallel.EIGEN) if usual and jax.default_backend() == "cpu" else (None,)
 
 
