@@ -4,6 +4,7 @@ import dataclasses
 import re
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from benchmarks import quality
@@ -15,11 +16,16 @@ README = (Path(__file__).parents[1] / "README.md").read_text()
 
 def test_the_steps_in_your_own_pipeline(capsys):
     """The README's own lines, with fewer steps, which is enough to move towards the data."""
-    code, _ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    code, parts, _ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     shorter = code.replace("range(3000)", "range(300)")
     assert shorter.count("range(300)") == 1
     names: dict = {}
     exec(shorter, names)
+    before = names["state"]
+    exec(parts, names)
+    assert names["d_metrics"].keys() >= {"discriminator_loss", "r1"}
+    assert "generator_loss" in names["g_metrics"]
+    assert jax.tree.structure(names["state"]) == jax.tree.structure(before)
     value, mean = re.fullmatch(r"(\S+) \[(.*)\]\n", capsys.readouterr().out).groups()
     assert -2 < float(value) < 0
     assert np.linalg.norm(np.array(mean.split(), float) - 2.0) < 1.5 < np.linalg.norm([2.0, 2.0])
@@ -27,7 +33,7 @@ def test_the_steps_in_your_own_pipeline(capsys):
 
 def test_a_sweep(capsys):
     """Eight GANs of two rates, in one program; all near the theory's -log 4."""
-    _, code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    _, _, code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     exec(code, {})
     mean, spread = re.findall(r"\[(.*?)\]", capsys.readouterr().out)
     np.testing.assert_allclose(np.array(mean.split(), float), -np.log(4), atol=0.1)

@@ -84,9 +84,8 @@ def _check(config: Config) -> None:
 
 def _read_first(config: Config, announce: Announce) -> tuple[str, Examples]:
     """Returns the name of the first source that has the data, and its examples."""
-    readers = {"tfds": _tfds, "idx": _idx, "embedded": _embedded, "folder": _folder}
     if config.source != "auto":
-        return config.source, readers[config.source](config, announce)
+        return config.source, READERS[config.source](config, announce)
     where = _expanded(config.dir)
     if where is not None:
         if idx.find(where, "images", ndim=3):
@@ -189,3 +188,7 @@ def _name(config: Config, source: str) -> str:
         if plain in prepare.URLS:  # such as Debian's /usr/share/datasets/fashion-mnist
             return plain
     return config.name
+
+
+READERS = {"tfds": _tfds, "idx": _idx, "embedded": _embedded, "folder": _folder}
+"""The readers `(config, announce) -> Examples` of the sources that `types.Source` names."""
