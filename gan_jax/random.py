@@ -117,9 +117,9 @@ def for_step(key: Array, number: Array | int = 0, parts: int = 1) -> Array:
     """Returns the key for a step on a batch, or on microbatch `number` of `parts`.
 
     The microbatch holds the examples `number`, `number + parts`, ... of the batch. `jax.random`
-    gives the same results for the returned key as for `threefry(key)`, except `jax.random.poisson`,
-    which refuses it. The returned key also holds `number` and `parts`. `per_example` reads these two numbers wherever it is called, even deep in
-    a network.
+    gives the same results for the returned key as for `threefry(key)`, except that
+    `jax.random.poisson` refuses it. The returned key also holds `number` and `parts`.
+    `per_example` reads these two numbers wherever it is called, even deep in a network.
 
     Raises:
       ValueError: `parts` is above 1 and the key already comes from `for_step`.
