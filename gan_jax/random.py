@@ -26,8 +26,9 @@ class Stream(enum.IntEnum):
     """Numbers that are folded into a key: one number for each use of the key.
 
     The roles DISCRIMINATOR and GENERATOR are folded into the state's key first, followed by the
-    player's step count. Some keys are folded with a step count in one place, and with one of the
-    other numbers in another place. The other numbers are therefore larger than any step count.
+    player's step count. The same key may be folded with a step count in one place and with one of
+    the other numbers elsewhere. The other numbers are therefore larger than any step count, so the
+    resulting keys differ.
     """
 
     DISCRIMINATOR = 0
@@ -116,10 +117,10 @@ def threefry(key: Array) -> Array:
 def for_step(key: Array, number: Array | int = 0, parts: int = 1) -> Array:
     """Returns the key for a step on a batch, or on microbatch `number` of `parts`.
 
-    The microbatch holds the examples `number`, `number + parts`, ... of the batch. `jax.random`
-    gives the same results for the returned key as for `threefry(key)`, except `jax.random.poisson`,
-    which refuses it. The returned key also holds `number` and `parts`. `per_example` reads these two numbers wherever it is called, even deep in
-    a network.
+    The microbatch holds the examples `number`, `number + parts`, ... of the batch. The functions of
+    `jax.random` give the same results for the returned key as for `threefry(key)`. Only
+    `jax.random.poisson` refuses the returned key. The returned key also holds `number` and `parts`.
+    `per_example` reads these two numbers wherever it is called, even deep in a network.
 
     Raises:
       ValueError: `parts` is above 1 and the key already comes from `for_step`.
