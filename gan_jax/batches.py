@@ -1,7 +1,7 @@
 """Operations on the whole batch of a step, which may be split over devices or into microbatches.
 
 A step records in this module how its batch is split. Functions that compare examples, or draw
-random numbers for each example, read this record. They need no `axis_name` argument.
+random numbers for each example, read this record, so they need no `axis_name` argument.
 """
 
 from collections.abc import Iterator
@@ -26,10 +26,10 @@ _SPLIT = jax.make_user_context(_Split())  # JAX's caches include this value in t
 def split_over(axis_name: AxisName | None) -> Iterator[None]:
     """Returns a context in which batches are split over the mapped axis `axis_name`.
 
-    The axis is that of a `pmap`, `shard_map` or `vmap`. The steps enter this context themselves.
-    Your own code must enter the context to call a network, a loss or a penalty under a mapped axis.
-    With `axis_name=None` the enclosing context is kept: a step made without an axis uses the axis
-    of the step that calls it.
+    The axis belongs to an enclosing `pmap`, `shard_map` or `vmap`. The steps enter this context
+    themselves. If your own code calls a network, a loss or a penalty under a mapped axis, it must
+    first enter the context. With `axis_name=None` the enclosing context is kept: a step made
+    without an axis uses the axis of the step that calls it.
     """
     with _SPLIT(_current()._replace(axis=axis() if axis_name is None else axis_name)):
         yield

@@ -1,6 +1,6 @@
 """Checks of the shapes and types of arguments.
 
-The checks run while a function is traced, so a compiled step does not pay for them. Most checks
+The checks run while a function is traced, so a compiled step spends no time on them. Most checks
 raise chex's AssertionError. An object of a wrong class raises TypeError. Each message names the
 argument, the value and the remedy.
 """
@@ -223,9 +223,9 @@ class CheckedCritic:
 
     @property
     def on_fake(self) -> "CheckedCritic":
-        """Returns the critic for fake samples.
+        """Returns the critic to call on fake samples.
 
-        A conditional D then receives the labels of the fakes.
+        It passes the labels of the fakes to a conditional D.
         """
         return CheckedCritic(getattr(self.critic, "on_fake", self.critic))
 
@@ -233,7 +233,7 @@ class CheckedCritic:
 def checked(
     penalty: Callable[Concatenate[CheckedCritic, PyTree, PyTree, Array, _P], _R],
 ) -> Callable[Concatenate[Critic, PyTree, PyTree, Array, _P], _R]:
-    """Returns the penalty with checks on the shapes of its samples and of the critic's logits."""
+    """Returns the penalty with checks of the shapes of the samples and of the critic's logits."""
 
     @wraps(penalty)
     def call(

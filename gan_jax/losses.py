@@ -109,20 +109,23 @@ def _raise_logit(real_logits: Array, fake_logits: Array) -> Array:
 
 
 minimax = _checked(_cross_entropy, _saturating)
-"""The game of V(D, G): D maximises V and G minimises it (Goodfellow et al. 2014, equation 1)."""
+"""The minimax game: D maximises V = E[log D(x)] + E[log(1 - D(G(z)))], and G minimises V
+(Goodfellow et al. 2014, equation 1)."""
 
 non_saturating = _checked(_cross_entropy, _non_saturating)
 """D's loss is that of `minimax`, and G maximises log D(G(z)) (Goodfellow et al. 2014, section 3).
 The fixed point is the same as for `minimax`, but G's gradients differ."""
 
 least_squares = _checked(_least_squares_discriminator, _least_squares_generator)
-"""LSGAN with targets a = 0, b = c = 1 (Mao et al. 2017, equation 9)."""
+"""LSGAN (Mao et al. 2017, equation 9). D's target is 1 for real and 0 for fake samples, and G's
+target is 1: a = 0 and b = c = 1 in the paper."""
 
 hinge = _checked(_hinge_discriminator, _raise_logit)
 """The hinge loss (Lim and Ye 2017; Miyato et al. 2018, equations 16 and 17)."""
 
 wasserstein = _checked(_wasserstein_discriminator, _raise_logit)
-"""E[D(fake)] - E[D(real)] (Arjovsky et al. 2017). D must be Lipschitz, so add a penalty."""
+"""D minimises E[D(fake)] - E[D(real)], and G minimises -E[D(fake)] (Arjovsky et al. 2017). D must
+be Lipschitz, so add a penalty."""
 
 relativistic = _checked(
     _CrossEntropy(lambda real, fake: real - fake, lambda real, fake: jnp.zeros_like(fake)),
@@ -166,7 +169,7 @@ def smoothed(loss: AdversarialLoss, target: float = 0.9) -> AdversarialLoss:
     in regions without data would have no reason to move (Salimans et al. 2016, section 3.4).
 
     Args:
-      loss: a loss whose D minimises a cross-entropy: minimax, non_saturating, relativistic or
+      loss: a loss in which D minimises a cross-entropy: minimax, non_saturating, relativistic or
         relativistic_average.
       target: in (0.5, 1]. With 1 the loss does not change.
 
@@ -196,11 +199,11 @@ def top_k(loss: AdversarialLoss, share: float) -> AdversarialLoss:
 
     This method is called top-k training (Sinha et al. 2020).
 
-    The loss uses only the k = share * B fakes with the largest logits. Their losses are multiplied
-    by B / k and the other losses are 0, so the batch mean equals the mean over the k fakes. D's
-    loss does not change. The k fakes are selected from the batch of all devices. With `accumulate`
-    above 1 they are selected from one microbatch. The paper lowers the share from 1 to 1/2 in
-    stages. To do the same, make one step function for each stage.
+    The loss uses only the k = share * B fakes with the largest logits. The losses of these fakes
+    are multiplied by B / k and those of the other fakes are 0, so the mean over the batch equals
+    the mean over these k fakes. D's loss does not change. The k fakes are selected from the batch
+    of all devices. With `accumulate` above 1 they are selected from one microbatch. The paper
+    lowers the share from 1 to 1/2 in stages. To do the same, make one step function for each stage.
 
     Args:
       loss: any loss.
@@ -228,15 +231,16 @@ def top_k(loss: AdversarialLoss, share: float) -> AdversarialLoss:
 
 
 def f_divergence(name: str, *, non_saturating: bool = False) -> AdversarialLoss:
-    """Returns the f-GAN loss of the divergence D_f(p, q) with this name.
+    """Returns the f-GAN loss of the f-divergence with this name.
 
     D maximises an estimate of the divergence, and G minimises the same estimate.
 
-    The estimate is E_p[T] - E_q[f*(T)], where p is the distribution of the data and q is that of
-    the samples. The critic is T = g(v), where v is D's output and g is the activation of Nowozin et
-    al. 2016, table 2. For neyman and total_variation, g is the increasing form in the appendix of
-    that paper. The exponentials are not clipped. With kl, reverse_kl, neyman and squared_hellinger,
-    a logit of more than 80 in size can overflow float32.
+    The estimate is E_p[T] - E_q[f*(T)]. Here p is the distribution of the data, q is that of the
+    samples, and f* is the convex conjugate of the divergence's function f. The critic is T = g(v),
+    where v is D's output and g is the activation of Nowozin et al. 2016, table 2. For neyman and
+    total_variation, g is the increasing form in the appendix of that paper. Exponentials of logits
+    are not clipped, so with kl, reverse_kl, neyman and squared_hellinger a logit below -80 or above
+    80 can overflow float32.
 
     The optimal v depends on the name:
       kl: 1 + log(p/q).
@@ -293,7 +297,7 @@ LOSSES: dict[str, AdversarialLoss] = {
     # "gan" is left out because it equals minimax.
     **{f"f_{name}": f_divergence(name) for name in _F_DIVERGENCES if name != "gan"},
 }
-"""All losses by name. Factories are called with their default arguments."""
+"""All losses by name, with their default arguments."""
 
 if TYPE_CHECKING:
     LossName: TypeAlias = str

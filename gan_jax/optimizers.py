@@ -2,8 +2,8 @@
 
 In a two-player game, plain gradient descent can rotate around the equilibrium and move away from
 it. `extragradient` and `lookahead` reduce this rotation, as `optax.optimistic_gradient_descent` and
-`optax.optimistic_adam_v2` do. Each of these two functions wraps the optimizer of one player. The
-states are trees of arrays, so every training step accepts these optimizers.
+`optax.optimistic_adam_v2` do. `extragradient` and `lookahead` each wrap the optimizer of one
+player. The states of all these optimizers are trees of arrays, so every training step accepts them.
 """
 
 from typing import Any, NamedTuple
@@ -27,9 +27,10 @@ def adam(
     An unrolled GAN can differentiate through the updates. If all gradients so far were 0, the
     derivative of `optax.adam` without `eps_root` is NaN. With this function the derivative is
     exact: learning_rate / eps. It is large for a small `eps`. An unrolled GAN should therefore use
-    an `eps` of the size of its relevant gradients, such as 1e-4.
+    an `eps` about as large as the gradients that matter, such as 1e-4.
 
-    Both means are kept in float32 or wider. Updates have the types of the gradients.
+    The means of the gradients and of their squares are kept in float32 or wider. Updates have the
+    types of the gradients.
 
     Args:
       learning_rate: a number above 0, or a schedule: a function of the number of updates made.
@@ -79,7 +80,7 @@ def root(square: Array) -> Array:
     """Returns the square root of an array, with derivative 0 at 0.
 
     The true derivative at 0 is infinite. If the chain rule multiplies it by 0, the result is NaN.
-    This happens in Adam if its mean and its mean square are 0, and in the gradient of a norm of 0.
+    This happens in Adam if all gradients so far were 0, and in the gradient of a norm of 0.
     """
     return jnp.sqrt(square)
 
@@ -111,9 +112,9 @@ def extragradient(tx: optax.GradientTransformation) -> optax.GradientTransformat
 
     One step of the method takes two calls of `update`. The first call applies tx's update, which
     moves the parameters to the extrapolated point. The second call receives the gradients at that
-    point. It goes back to the parameters from before the first call and applies tx's update there.
-    Both calls advance tx's state, as in Gidel et al. 2019, algorithm 4. With Adam as tx, the method
-    is the Extra-Adam of that paper.
+    point. It applies tx's update to the parameters from before the first call. Both calls advance
+    tx's state, as in Gidel et al. 2019, algorithm 4. With Adam as tx, the method is the Extra-Adam
+    of that paper.
 
     Both players must make the first call before either makes the second. A step of
     `algorithms.make_simultaneous_step` makes one call for each player, so two such steps are one
@@ -166,12 +167,12 @@ def lookahead(
 ) -> optax.GradientTransformationExtraArgs:
     """Returns Lookahead-minimax (Chavdarova et al. 2021, algorithm 1) around an optimizer.
 
-    The state holds slow weights. The parameters are the fast weights. Every `every` updates, both
+    The state holds slow weights. The parameters are the fast weights. Once in `every` updates, both
     are set to slow + alpha (fast - slow), where fast is the result of tx's update. Both players
-    should use lookahead. If D makes n updates per update of G, give D an `every` that is n times as
-    large. A lookahead around another lookahead is the paper's nested lookahead. `optax.lookahead`
-    needs a pair of parameter trees, fast and slow. This function keeps the slow weights in its
-    state, so the parameters remain a single tree.
+    should use lookahead. If D makes n updates per update of G, D's `every` should be n times G's. A
+    lookahead around another lookahead is the paper's nested lookahead. `optax.lookahead` needs a
+    pair of parameter trees, fast and slow. This function keeps the slow weights in its state, so
+    the parameters remain a single tree.
 
     Args:
       tx: any optimizer.

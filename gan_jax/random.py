@@ -26,8 +26,9 @@ class Stream(enum.IntEnum):
     """Numbers that are folded into a key: one number for each use of the key.
 
     The roles DISCRIMINATOR and GENERATOR are folded into the state's key first, followed by the
-    player's step count. Some keys are folded with a step count in one place, and with one of the
-    other numbers in another place. The other numbers are therefore larger than any step count.
+    player's step count. The same key may be folded with a step count in one place and with one of
+    the other numbers elsewhere. The other numbers are therefore larger than any step count, so the
+    resulting keys differ.
     """
 
     DISCRIMINATOR = 0

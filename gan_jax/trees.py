@@ -1,4 +1,4 @@
-"""Functions on trees of arrays: wider types for sums, and the first difference of two trees."""
+"""Functions on trees of arrays."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ def at_least_single(x: Array) -> Array:
     """Returns the array, converted to float32 if it is floating and its type is narrower.
 
     Sums and squares need the wider type. float16 overflows above 65504 and rounds numbers below
-    3e-8 to 0. bfloat16 has 8 significant bits, so adding less than 1/256 to 1 has no effect. A
-    moving average with decay 0.999 would hardly change.
+    3e-8 to 0. bfloat16 has 8 significant bits, so adding less than 1/256 to 1 has no effect. In
+    bfloat16, a moving average with decay 0.999 would therefore hardly change.
     """
     x = jnp.asarray(x)
     return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x

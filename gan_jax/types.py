@@ -1,8 +1,8 @@
 """Types of networks, GANs, losses, terms, states and steps, with their shapes.
 
 A GAN is two pure networks and a prior. A training step is a pure function `(TrainState, Batch) ->
-(TrainState, Metrics)`. This is the carry signature of `lax.scan`, so `jit`, `scan`, `vmap`, `pmap`,
-`shard_map` and `grad` all apply to a step directly.
+(TrainState, Metrics)`. `lax.scan` runs functions with this signature in a loop. `jit`, `vmap`,
+`pmap`, `shard_map` and `grad` also apply to a step directly.
 
 Shapes: B is the number of examples in a batch, L the number of latent dimensions, and `...` the
 shape of one example. Images are [H, W, C] floats in [-1, 1]. Samples, latents and labels may be
@@ -45,7 +45,8 @@ class Apply(Protocol):
         train: bool,
         key: Array | None = None,
     ) -> tuple[Any, PyTree]:
-        """Returns the network's output for x [B, ...] and the model state after the pass."""
+        """Returns a pair: the network's output for x [B, ...], and the model state after the
+        pass."""
 
 
 class Network(NamedTuple):
@@ -100,9 +101,10 @@ class Batch(NamedTuple):
     Attributes:
       x: [B, ...], floating. Images are NHWC in [-1, 1]: `gan_jax.data.pipeline.dequantize` converts
         uint8 images in [0, 255].
-      label: [B] integers in [0, number of classes), any tree of arrays [B, ...] to condition on
-        (such as an image to translate), or None. `flax.linen.Embed` returns NaN for an integer out
-        of this range, and all parameters are then NaN after one step.
+      label: None, or integers [B] in [0, number of classes), or any tree of arrays [B, ...] that
+        both networks receive as a condition, such as images to translate. `flax.linen.Embed`
+        returns NaN for an integer that is out of range, and all parameters are then NaN after one
+        step.
     """
 
     x: PyTree
@@ -149,14 +151,13 @@ class Pass(NamedTuple):
     """The values that a term can read. D's update and G's update provide the same fields.
 
     Attributes:
-      real, fake: samples [B, ...]. In G's update, fake depends on G's parameters.
+      real, fake: samples [B, ...]. In G's update, gradients pass through `fake` to G's parameters.
       z: the latents [B, L] of the fakes.
       real_label, fake_label: the labels of real and fake, or None.
       real_output, fake_output: D's outputs for real and fake. Logits and heads are at least
         float32.
       generator: G as a function `(z, label=None, key=None) -> x`.
-      discriminator: D with the augmentation in front of it, as a function
-        `(x, label=None, key=None) -> Output`.
+      discriminator: D as a function `(x, label=None, key=None) -> Output`, which first augments x.
       step: [] int32, the number of updates this player has made.
       key: a single key for the random draws of this term.
     """
@@ -182,13 +183,13 @@ class WithMemory(NamedTuple):
     """A penalty or a term with a state of its own, called its memory.
 
     Attributes:
-      init: `() -> memory`, the memory before the first update: a tree of floating arrays or integer
-        counters. `PlayerState.memory` stores the memory.
+      init: `() -> memory`, which returns the memory before the first update: a tree of floating
+        arrays and integer counters. `PlayerState.memory` stores the memory.
       apply: the penalty or the term as a function with one more argument at the end, the memory. It
         returns `([B], memory)`. Every shard and every microbatch receives the same memory, and the
         returned memories are averaged. A batch mean in the memory is therefore the mean over the
         whole batch.
-      name: the key of the memory in the state and of the value in the metrics.
+      name: the name of the memory in the state, and of the penalty or the term in the metrics.
     """
 
     init: Callable[[], PyTree]
@@ -201,7 +202,7 @@ Augment: TypeAlias = Callable[[Array, PyTree], PyTree]
 
 
 class Augmentation(NamedTuple):
-    """A random change of D's inputs whose strength depends on D's step or on D's outputs.
+    """A random change of D's inputs. Its strength depends on D's step or on D's outputs.
 
     Attributes:
       init: `() -> memory`, as in `WithMemory`. D's state stores this memory under the name
@@ -219,7 +220,7 @@ class Augmentation(NamedTuple):
 
 Weight: TypeAlias = float | Array | Callable[[Array], float | Array]
 """A number, an array (such as a traced hyper-parameter), or a schedule `step [] -> []`. A schedule
-receives the number of updates the player has made before this one, as in optax."""
+receives the number of the player's earlier updates, as in optax."""
 
 WeightedPenalty: TypeAlias = tuple[Penalty | WithMemory, Weight]
 WeightedTerm: TypeAlias = tuple[Term | WithMemory, Weight]
@@ -268,7 +269,7 @@ StepFn: TypeAlias = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 class Algorithm(NamedTuple):
-    """A GAN bound to a loss, optimizers and terms.
+    """The functions that train one GAN and draw its samples.
 
     Attributes:
       init: `(key, batch [B, ...]) -> state`. Only the shapes and types of the batch are read.

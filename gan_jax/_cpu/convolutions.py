@@ -5,10 +5,10 @@ of the window, as 2x2 divides 4x4. The image is then cut into *tiles* of stride 
 every window covers whole tiles. The strided convolution over pixels becomes a convolution with
 stride 1 over tiles. That convolution is computed in one of two ways:
 
-*By windows.* Each row of a matrix holds the tiles of one window. The matrix is multiplied by the
+*Windows*: each row of a matrix holds the tiles of one window, and the matrix is multiplied by the
 kernel.
 
-*By Winograd's minimal filtering* (see `winograd`). This method is for windows of 2x2 tiles.
+*Winograd's minimal filtering* (see `winograd`): this method is for windows of 2x2 tiles.
 
 All other convolutions are computed as in `conv_native`. The module `winograd` also uses the word
 tiles, but for groups of outputs.
@@ -29,11 +29,11 @@ from gan_jax.types import Array
 
 _THICK = 32
 """The smallest number of input features, and of output features, for which Winograd's method is
-used. With fewer features, the method by windows is faster."""
+used. With fewer features, the other method (*windows*) is faster."""
 
 
 def _at_least_single(function: Callable[..., Array]) -> Callable[[Array, Array, Geometry], Array]:
-    """Returns the function, which then computes in float32 for half-precision arrays.
+    """Returns a version of the function that computes in float32 if the arrays have half precision.
 
     A CPU has no faster way to multiply half-precision arrays.
     """
@@ -131,7 +131,7 @@ def _tile_counts(geometry: Geometry) -> Pair:
 
 
 def _pixels(x: Array, geometry: Geometry) -> Array:
-    """Returns [B, H, W, I] as [B, rows, stride, columns, stride, I], without a transposition."""
+    """Returns an image [B, H, W, I] cut into tiles: [B, rows, stride, columns, stride, I]."""
     (sh, sw), (rows, columns) = geometry.strides, _tile_counts(geometry)
     for axis, p, n in zip((1, 2), geometry.padding, (rows * sh, columns * sw), strict=True):
         x = place(x, axis, p, n)
@@ -144,7 +144,7 @@ def _tiles(x: Array, geometry: Geometry) -> Array:
 
 
 def _tiles_transposed(tiles: Array, geometry: Geometry) -> Array:
-    """Returns the image [B, H, W, I] of tiles [B, rows, columns, stride * stride * I]."""
+    """Returns the image [B, H, W, I] made of tiles [B, rows, columns, stride * stride * I]."""
     (sh, sw), (rows, columns) = geometry.strides, _tile_counts(geometry)
     x = tiles.reshape(-1, rows, columns, sh, sw, tiles.shape[3] // (sh * sw))
     x = x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, rows * sh, columns * sw, x.shape[5])

@@ -85,10 +85,10 @@ def _coefficients(m: int) -> _Coefficients:
 
 
 class Axis(NamedTuple):
-    """The division of n outputs along one axis into tiles of m outputs.
+    """Tiles of m outputs that cover the n outputs along one axis.
 
-    If m does not divide n, the last tile is incomplete. An incomplete tile does not have its last
-    output. It needs no product q_inf, because only the last output of a tile uses q_inf.
+    If m does not divide n, the last tile is incomplete. An incomplete tile lacks its last output.
+    It therefore needs no product q_inf, which only the last output of a tile uses.
     """
 
     n: int

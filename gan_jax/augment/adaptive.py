@@ -14,15 +14,15 @@ def adaptive(
 
     The method is that of Karras et al. 2020, section 3.1.
 
-    r_t = E[sign(logit)] over real samples measures how much D overfits. Each update of D changes p
-    by `rate`, within [0, 1]. p rises if the r_t of the previous update is above the target, and
-    falls if that r_t is below the target. p starts at 0. D's memory stores p, as
+    r_t = E[sign(logit)] over real samples measures how much D overfits. Each update of D raises or
+    lowers p by `rate`, but p stays in [0, 1]. p rises if the r_t of the previous update is above
+    the target, and falls if that r_t is below the target. p starts at 0. D's memory stores p, as
     `state.discriminator.memory["augmentation"]["p"]`, so a resumed run continues with this p.
 
     Args:
       augment: `(key, x [...], p []) -> x [...]`, which changes one example with probability p.
-      rate: the change of p per update, above 0. It is the batch size divided by the number of
-        images in which p may rise from 0 to 1. The paper uses 500,000 images.
+      rate: the change of p per update, above 0. The paper uses the batch size divided by 500,000,
+        so p needs at least 500,000 images to rise from 0 to 1.
       target: the desired r_t, in (-1, 1).
 
     Raises:

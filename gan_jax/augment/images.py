@@ -13,7 +13,7 @@ from gan_jax.types import Array
 def shift(key: Array, x: Array, *, share: float = 1 / 8) -> Array:
     """Returns the image shifted by a random number of whole pixels along each side.
 
-    The shift is at most `share` of the length of the side. The image is mirrored at its edges to
+    The shift is at most `share` times the length of the side. The image is mirrored at its edges to
     fill the gaps.
 
     Args:

@@ -20,9 +20,9 @@ def instance_noise(scale: Scale) -> Augmentation:
 
     If the distributions of real and fake samples hardly overlap, D's gradient does not show G how
     to improve. Noise makes the distributions overlap (Sonderby et al. 2017, section 3; Arjovsky and
-    Bottou 2017). With noise of any scale, the solution of the game is still that both distributions
-    are equal. G learns details finer than the noise slowly, so lower the scale during training or
-    use `mixed_scales`.
+    Bottou 2017). With noise of any scale, the game still has the same solution: the two
+    distributions are equal. Noise hides fine details, so G learns them slowly. Lower the scale
+    during training, or use `mixed_scales`.
 
     Args:
       scale: the standard deviation of the noise.
@@ -59,7 +59,7 @@ def _unchanged(memory: PyTree, real_output: Any) -> PyTree:
 def mixed_scales(highest: float | Array, *, share: float = 0.5) -> Callable[[Array, Array], Array]:
     """Returns a function that draws a noise scale for each example.
 
-    A share of the examples gets noise. The scale of the other examples is 0.
+    Some of the examples get noise. The scale of the other examples is 0.
 
     D sees all noise scales at once, so no schedule is needed, as in Diffusion-GAN (Wang et al.
     2023). Only wide noise connects distant modes. With such noise, G can move samples from modes

@@ -9,7 +9,8 @@ from gan_jax.nn import DCGAN_INIT, BatchNorm, Conv, ConvTranspose, MinibatchStd
 from gan_jax.types import GAN, Array
 
 _LEVELS = {28: 2, 32: 3, 64: 4}
-"""The number of halvings for each image size. The halved images have 7, 4 and 4 pixels per side."""
+"""The number of times each image size is halved. The smallest images have 7, 4 and 4 pixels per
+side."""
 
 
 def dcgan(

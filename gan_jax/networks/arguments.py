@@ -14,7 +14,8 @@ _MODES = {
 """The possible names of a module's mode argument, with their values in training."""
 
 Accepted = Callable[..., dict[str, Any]]
-"""`(labels, *, train, **others) -> arguments`: the offered arguments that the module accepts."""
+"""`(labels, *, train, **others) -> arguments`, which returns the offered arguments that the module
+accepts."""
 
 
 def accepted_by(

@@ -27,8 +27,8 @@ def from_equinox(make: Callable[[Array], Any], *, label: str | None = "label") -
 
     `params` is the module with None in place of everything except its floating arrays. If `make`
     returns a module without state, `equinox.combine(params, make(key))` is the trained module.
-    `model_state` is a pair of the module's other arrays and the `State`. `equinox.nn.BatchNorm`
-    with axis_name="batch" computes statistics of the whole batch, also under a mapped axis.
+    `model_state` is a pair: the module's other arrays, and the `State`. `equinox.nn.BatchNorm` with
+    axis_name="batch" computes statistics of the whole batch, also under a mapped axis.
 
     Args:
       make: `(key) -> module`, such as a class. It is called each time JAX traces the network.

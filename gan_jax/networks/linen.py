@@ -56,8 +56,8 @@ def from_linen(module: nn.Module, *, label: str | None = "label") -> Network:
 
     Raises:
       ValueError: `label` is not the default and is not an argument of the module. A call raises
-        ValueError if the batch has labels and the module has other arguments, but no argument
-        `label`.
+        ValueError if the batch has labels and the module has arguments besides x, but none with the
+        name `label`.
     """
     accepted = accepted_by(type(module), label, "from_linen(module")
 

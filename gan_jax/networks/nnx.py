@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 def from_nnx(make: "Callable[..., nnx.Module]", *, label: str | None = "label") -> Network:
     """Returns the `Network` of a Flax NNX module.
 
-    Each call first sets the mode with `module.train()` or `module.eval()`, which switch
-    `nnx.Dropout` and `nnx.BatchNorm`. Then the module is called as `module(x)`. It also receives
-    the labels, the mode and `rngs` (an `nnx.Rngs`), if its `__call__` has arguments for them. The
-    names of the mode arguments are those of `from_linen`.
+    Each call first sets the mode with `module.train()` or `module.eval()`, which `nnx.Dropout` and
+    `nnx.BatchNorm` follow. Then the module is called as `module(x)`. It also receives the labels,
+    the mode and `rngs` (an `nnx.Rngs`), if its `__call__` has arguments for them. The names of the
+    mode arguments are those of `from_linen`.
 
-    `params` holds each `nnx.Param`, and `model_state` holds each other Variable. Both are nested
+    `params` holds each `nnx.Param`, and `model_state` holds every other Variable. Both are nested
     dictionaries of arrays. Neither holds an `nnx.RngState`, because each call seeds the module's
     random streams with the step's key.
 

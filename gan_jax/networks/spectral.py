@@ -19,7 +19,8 @@ LAYERS = (
 """The layer types that are normalised."""
 
 _REWRITES = (nn.WeightNorm, nn.SpectralNorm)
-"""Layers that rescale another layer's kernel. This would undo the kernel's normalisation."""
+"""Layers that rescale another layer's kernel, and so would undo the normalisation of that
+kernel."""
 
 _MATRICES = {"kernel", "embedding"}
 """Names of parameters that are linear maps, whatever their shape."""
@@ -63,20 +64,20 @@ def spectral_norm(network: Network, *, iterations: int = 1) -> Network:
     The estimate never exceeds the norm, except by rounding. Initialisation makes 30 steps from a
     random direction. The largest singular values of a random kernel lie close together, so the
     first estimates are up to 5 % too small. Later estimates are too small if training changes a
-    kernel faster than the power iteration follows. For small DCGANs with Adam at a rate of 2e-4,
+    kernel faster than the power iteration can follow. For small DCGANs with Adam at a rate of 2e-4,
     the estimates were up to 15 % too small in the first 50 steps, and up to 6 % later. A smaller
     rate or more `iterations` reduces the error.
 
     A is the complete layer without its bias. For a convolution, this map includes the stride, the
-    padding and the size of the input. (Miyato et al. use the norm of the kernel reshaped to a
-    matrix, which may be smaller.) With 1-Lipschitz activations and no batch norm, the network is
+    padding and the size of the input. (Miyato et al. reshape the kernel to a matrix. The norm of
+    that matrix may be smaller.) With 1-Lipschitz activations and no batch norm, the network is
     1-Lipschitz up to the error of the estimates. A layer with norm 0 does not change.
 
     Args:
       network: any network of Linen layers. These layers are normalised: `flax.linen.Dense`, `Conv`,
         `ConvTranspose`, `Embed` (as the map from one-hot rows) and the layers of `gan_jax.nn`.
-        Parameters named "bias" or "scale" do not change. Other vectors and scalars, such as the
-        slope of a PReLU, do not change either.
+        Parameters named "bias" or "scale" are not normalised, and neither are other vectors and
+        scalars, such as the slope of a PReLU.
       iterations: power iteration steps in each training pass, at least 1.
 
     Returns:
@@ -85,11 +86,11 @@ def spectral_norm(network: Network, *, iterations: int = 1) -> Network:
         parameters, so they are the same on every device.
 
     Raises:
-      ValueError: `iterations` is below 1. A call raises ValueError if the network has no such
-        layer, or if one layer is used on inputs of different shapes. A call also raises it for a
-        matrix that cannot be normalised. Such a matrix is in another type of layer, or inside
-        `nn.WeightNorm` or `nn.SpectralNorm`, or in a layer under `nn.vmap` or `nn.scan` that has
-        separate parameters for each repetition.
+      ValueError: `iterations` is below 1. A call raises ValueError if the network has no layer to
+        normalise, or if one layer is used on inputs of different shapes. A call also raises
+        ValueError for a matrix that cannot be normalised. Such a matrix is in another type of
+        layer, or inside `nn.WeightNorm` or `nn.SpectralNorm`, or in a layer under `nn.vmap` or
+        `nn.scan` that has separate parameters for each repetition.
     """
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1, got {iterations}")

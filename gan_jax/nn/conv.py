@@ -112,10 +112,10 @@ def _bilinear(name: str, native: Map, cpu: Map, *, by_example: bool) -> Primitiv
         return x.update(shape=made.shape, dtype=made.dtype)
 
     def batch(arguments: Any, axes: Any, **parameters: Any) -> tuple[Array, int]:
-        """Returns the results of `jax.vmap`, from one call on a larger batch if possible.
+        """Returns the results of `jax.vmap`.
 
-        If that is not possible, a CPU computes the elements of the mapped axis one after another,
-        because each computation uses all cores.
+        If possible, one call on a larger batch computes all results. Otherwise a CPU computes the
+        elements of the mapped axis one after another, because each computation uses all cores.
         """
 
         def in_turn(*arguments: Array) -> Array:

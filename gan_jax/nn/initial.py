@@ -8,5 +8,5 @@ DCGAN_INIT = nn.initializers.normal(0.02)
 
 
 PARAM_DTYPE = jnp.float32
-"""The type of initial parameters, as in Flax. By default, JAX's initialisers use float64 in x64
-mode."""
+"""The type of initial parameters, as in Flax. Without it, JAX's initialisers would use float64 in
+x64 mode."""

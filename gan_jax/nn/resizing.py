@@ -55,8 +55,8 @@ class Doubled(nn.Module):
 class Repainted(nn.Module):
     """A convolution that keeps sizes: [B, H, W, I] -> [B, H, W, features], with a bias.
 
-    The paper has a transposed convolution of stride 1 here. It equals a convolution with the
-    flipped kernel, which is faster if there are few output features.
+    The paper uses a transposed convolution of stride 1 instead. A convolution with the flipped
+    kernel gives the same result, and is faster if there are few output features.
     """
 
     features: int

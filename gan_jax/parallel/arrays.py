@@ -29,8 +29,8 @@ def spread_like(index: Array, batch: Array) -> Array:
 
     The compiler shards a result like its operands. A plain index has no sharding. Every device
     would therefore compute all draws that are made from the index. In G's step, every device would
-    also compute everything that follows from these draws. This function therefore adds a term that
-    reads each example and is always 0. A barrier hides the 0 from the compiler.
+    also compute everything that follows from these draws. This function therefore adds a term to
+    the index. The term reads each example and is always 0. A barrier hides the 0 from the compiler.
     """
     if jax.device_count() == 1:
         return index

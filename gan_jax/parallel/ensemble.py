@@ -93,7 +93,7 @@ def ensemble_step(
 def _members(tree: PyTree, axis: int, name: str, num: int | None = None) -> int:
     """Returns the number of members, which is the length of an axis in all leaves of a tree.
 
-    If `num` is given, as it is for a batch, the length must be `num`. Leaves may then lack the
+    If `num` is given, as it is for a batch, the length must be `num`, and some leaves may lack the
     axis.
 
     Raises:

@@ -43,9 +43,9 @@ def shard_step(
 
     This is the default wrapper. The compiled step first moves the state and the batch to these
     devices if they are elsewhere. The returned state has the layout of the passed state, so a state
-    that is split over the devices is never gathered. This example splits the first axis of all
-    parameters, optimizer states and averages over the mesh axis "model", if the size of "model"
-    divides the length of that first axis:
+    that is split over the devices is never gathered. This example splits parameters, optimizer
+    states and averages along their first axis, over the mesh axis "model". It does not split an
+    array if the size of "model" does not divide the length of that axis:
 
         def layout(leaf):
             divides = leaf.ndim and leaf.shape[0] % mesh.shape["model"] == 0

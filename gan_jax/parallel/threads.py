@@ -37,7 +37,7 @@ def use_one_core() -> None:
     """Makes XLA compute on one thread, for one small GAN whose operations are very short.
 
     By default XLA wakes a second thread when about a dozen operations are ready to run. If the
-    operations are short, the wake-up takes longer than the operations, and it moves their data to
+    operations are short, the wake-up takes longer than the operations. It also moves data to
     another core's cache. An MLP of 128 features at a batch size of 64 becomes about 5 % faster.
     Larger networks become slower.
 

@@ -30,16 +30,16 @@ __all__ = [
 
 
 def lazy(weight: Weight, every: int = 16) -> Callable[[Array], Array]:
-    """Returns a weight schedule for a penalty that is computed only on every `every`-th update.
+    """Returns a weight schedule for a penalty that is computed only once in `every` updates.
 
-    The weight is `every * weight` on updates 0, every, 2 every, ... and 0 on the other updates. The
-    average weight is unchanged, and the penalty costs nothing on updates with weight 0. Karras et
-    al. 2020, appendix B, use R1 on every 16th update.
+    The weight is `every * weight` on updates 0, `every`, 2 `every` and so on. It is 0 on the other
+    updates. The average weight is unchanged, and the penalty costs nothing on updates with weight
+    0. Karras et al. 2020, appendix B, use R1 on every 16th update.
 
-    A lazy penalty applies a larger gradient less often, which limits the stable learning rate.
-    Consider plain gradient descent with learning rate h, and a direction in which the penalty has
-    curvature c. Each application multiplies the deviation from the minimum by 1 - every * weight *
-    h * c. The deviation grows if
+    A lazy penalty applies a larger gradient less often, so training is stable only at smaller
+    learning rates. Consider plain gradient descent with learning rate h, and a direction in which
+    the penalty has curvature c. Each application multiplies the deviation from the minimum by 1 -
+    every * weight * h * c. The deviation grows if
 
         every * weight * h > 2 / c.
 
@@ -51,8 +51,8 @@ def lazy(weight: Weight, every: int = 16) -> Callable[[Array], Array]:
     The limit for Adam is different, because Adam divides by the size of its gradients. StyleGAN2
     applies the penalty in a separate update. It therefore makes every + 1 updates instead of
     `every`. To compensate, StyleGAN2 replaces Adam's h, b1 and b2 by r * h, b1^r and b2^r, with r =
-    every / (every + 1). Here the penalty is part of an update, so the number of updates does not
-    change.
+    every / (every + 1). In gan_jax the penalty is part of an update, so the number of updates does
+    not change.
 
     Args:
       weight: the weight that the penalty would have if it were applied on every update: a number or

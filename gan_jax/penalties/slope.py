@@ -16,9 +16,9 @@ from gan_jax.types import Array, PyTree
 def _squared_gradient_norm(critic: Callable[[PyTree], Array], x: PyTree) -> Array:
     """Returns |grad_x critic(x)|^2 of each example: [B, ...] -> [B].
 
-    The gradient of the sum of the logits is each example's own gradient if the critic processes
-    examples separately. With batch norm, the gradient also includes the effect of an example on the
-    other logits.
+    It is computed from the gradient of the sum of the logits. If the critic processes examples
+    separately, this gives each example's own gradient. With batch norm, an example's gradient also
+    includes its effect on the logits of other examples.
     """
     return squared_norms(jax.grad(lambda x: jnp.sum(critic(x)))(x))
 
@@ -26,7 +26,8 @@ def _squared_gradient_norm(critic: Callable[[PyTree], Array], x: PyTree) -> Arra
 def _gradient_norm(critic: Callable[[PyTree], Array], x: PyTree) -> Array:
     """Returns |grad_x critic(x)| of each example: [B, ...] -> [B].
 
-    Where D's gradient is zero, the derivative of the norm would be infinite. There it is set to 0.
+    Where D's gradient is zero, the derivative of the norm is set to 0, because it would be
+    infinite.
     """
     squared = _squared_gradient_norm(critic, x)
     positive = squared > 0
@@ -40,7 +41,7 @@ def _uniform(key: Array, x: PyTree, shape: tuple[int, ...]) -> Array:
 
 
 def _scaled(share: Array, x: Array) -> Array:
-    """Returns share [B] times x [B, ...]."""
+    """Returns x [B, ...] with each example multiplied by its share [B]."""
     return share.reshape(-1, *[1] * (x.ndim - 1)) * x
 
 
@@ -78,7 +79,7 @@ def gradient_penalty(critic: CheckedCritic, real: PyTree, fake: PyTree, key: Arr
     The penalty is that of Gulrajani et al. 2017, equation 3.
 
     Each point is drawn uniformly on the line between a real and a fake sample. Where D's gradient
-    is zero, the derivative of the penalty would not be finite. There it is set to 0.
+    is zero, the derivative of the penalty is set to 0, because it would not be finite.
     """
     return jnp.square(_gradient_norm(critic, _between(key, real, fake)) - 1.0)
 
@@ -103,10 +104,10 @@ def dragan(
 
     Usual weight: 10.
 
-    The points are those of the authors' code: x + a * scale * std * u. Here u is uniform on [0, 1)
-    for each number of an example, and a is uniform on [0, 1) for each example. std is the standard
-    deviation of all numbers of the whole batch. (The paper writes x + u with Gaussian u and does
-    not state the variance.)
+    The points are x + a * scale * std * u, as in the authors' code. Each number of each example has
+    its own u, and each example has one a. Both are drawn uniformly from [0, 1). The standard
+    deviation std is that of all numbers in the whole batch. (The paper writes x + u with Gaussian u
+    and does not state the variance.)
 
     Args:
       critic, real, fake, key: the arguments of every penalty. `fake` is not used.

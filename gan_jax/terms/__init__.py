@@ -1,4 +1,4 @@
-"""Additional terms of either player's loss, as functions `(Pass) -> [B]`.
+"""Additional terms for the loss of either player, as functions `(Pass) -> [B]`.
 
 `gan_jax.adversarial` takes pairs of a term and its weight for each player.
 """

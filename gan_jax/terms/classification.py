@@ -15,8 +15,8 @@ def classification(head: str = "label", *, real: bool = True, fake: bool = True)
 
     Args:
       head: the name of the head with class logits [B, K].
-      real, fake: whether to include real and fake samples. With both, the two cross-entropies are
-        added.
+      real, fake: whether the term includes the real samples, and whether it includes the fake
+        samples. If both are True, the two cross-entropies are added.
 
     Raises:
       ValueError: `real` and `fake` are both False. The term raises ValueError if D has no such head
@@ -44,7 +44,7 @@ def head_of(output: Output, head: str) -> PyTree:
     """Returns the head of D's output with this name.
 
     Raises:
-      ValueError: D has no such head.
+      ValueError: D has no head with this name.
     """
     if head not in output.heads:
         raise ValueError(

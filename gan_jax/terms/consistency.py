@@ -41,7 +41,7 @@ def consistency(
     *,
     augment: Augment = shift_and_flip,
 ) -> Array:
-    """Returns the penalty bCR: (D(T(x)) - D(x))^2, added for a real and a fake sample.
+    """Returns the penalty bCR: the sum of (D(T(x)) - D(x))^2 for a real and a fake sample.
 
     The penalty is that of Zhao et al. 2021, algorithm 1. Usual weight: 10.
 

@@ -32,7 +32,7 @@ def information(
       posterior: the type of the distribution q, "categorical" or "normal".
 
     Raises:
-      ValueError: `posterior` is neither of the two. The term raises ValueError if D has no such
+      ValueError: `posterior` is neither of these names. The term raises ValueError if D has no such
         head.
     """
     if posterior not in ("categorical", "normal"):

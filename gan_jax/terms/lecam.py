@@ -10,17 +10,18 @@ def lecam(decay: float = 0.99) -> WithMemory:
     """Returns the penalty (D(x) - a_F)^2 + (D(G(z)) - a_R)^2 (Tseng et al. 2021, equations 4 and
     5).
 
-    a_R is the moving average of D's mean logit on real samples, and a_F is that on fake samples.
-    The penalty pulls the real logits towards a_F and the fake logits towards a_R.
+    a_R is the moving average of D's mean logit on real samples, and a_F is the moving average of
+    its mean logit on fake samples. The penalty pulls the real logits towards a_F and the fake
+    logits towards a_R.
 
     The averages include only earlier updates, so they are the same for all devices and
     microbatches. Both averages start at 0 and are corrected for this start, as in the authors'
     code. The first update has no averages and therefore no penalty. The authors' code differs from
-    this function in two ways: it includes the mean of the current update, and it squares only the
+    this function in two ways: its averages include the current update, and it squares only the
     positive parts of D(x) - a_F and a_R - D(G(z)). The paper does neither.
 
     Args:
-      decay: in [0, 1), the gamma of equation 5.
+      decay: decay of the averages, in [0, 1), called gamma in equation 5.
 
     Raises:
       ValueError: `decay` is out of range.

@@ -10,7 +10,7 @@ from gan_jax.types import Array, Pass, PyTree, Term
 
 
 def mode_seeking(prior: Callable[[Array, int], PyTree]) -> Term:
-    """Returns the term |z - z'| / |G(z) - G(z')| (Mao et al. 2019; the inverse of equation 4).
+    """Returns the term |z - z'| / |G(z) - G(z')| (Mao et al. 2019; the reciprocal of equation 4).
 
     Usual weight: 1.
 

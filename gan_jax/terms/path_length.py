@@ -24,11 +24,11 @@ def path_length(
     Usual weight: 2.
 
     y is a random image whose numbers are normal with variance 1 / (H W). a is the moving average of
-    |J^T y|. The term makes a step of fixed length in w change the sample by a fixed length, for all
+    |J^T y|. With this term, steps of equal length in w change the sample by equal lengths, for all
     w and all directions. The average includes only earlier updates, so it is the same on all
-    devices without communication. (In the authors' code the average includes the current update.)
-    The first update has no average and therefore no penalty. The authors apply the term on every
-    fourth update: `penalties.lazy(2, 4)`.
+    devices and they need not exchange it. (In the authors' code the average includes the current
+    update.) The first update has no average and therefore no penalty. The authors apply the term on
+    every fourth update: `penalties.lazy(2, 4)`.
 
     Args:
       decay: decay of the average, in [0, 1).
