@@ -73,7 +73,7 @@ def make_player_step(
       ValueError: `role` is unknown, `accumulate` < 1, `ema_decay` is outside [0, 1), or `ema_decay`
         is given for the discriminator. The step raises ValueError if `accumulate` does not divide
         the batch, `tx` differs from the one given to `init`, or `tx` needs arguments that a step
-        does not have.
+        does not pass to it.
     """
     check_tx(tx)
     check_at_least_one(accumulate=accumulate)

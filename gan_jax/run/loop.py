@@ -156,7 +156,7 @@ def run(
     with signals(_NOTICE) as received:
 
         def finish_all() -> None:
-            """Also finishes the hooks after one that failed, such as a save after a picture."""
+            """Calls every finish function, such as a save, even after another one failed."""
             failed = None
             while unfinished:
                 try:

@@ -167,7 +167,7 @@ def _devices_of(ensemble: PyTree, devices: Sequence[jax.Device]) -> Sequence[jax
 
 
 def _writer(path: Path, first: int) -> Any:
-    """Returns a `SummaryWriter`. Older events of steps from `first` on are no longer shown."""
+    """Returns a `SummaryWriter`. TensorBoard then hides older events of step `first` and later."""
     from tensorboardX import SummaryWriter
 
     return SummaryWriter(str(path / "tensorboard"), purge_step=first)

@@ -84,8 +84,8 @@ def read_file(path: Path, ndim: int) -> NDArray[np.uint8]:
       A read-only uint8 array of `ndim` dimensions.
 
     Raises:
-      DataError: The file cannot be read, is not such a file, is truncated, or has further bytes at
-        its end.
+      DataError: The file cannot be read, is not an IDX file of this kind, is truncated, or has
+        extra bytes at its end.
     """
     data = _bytes_of(path)
     header = 4 + 4 * ndim
