@@ -56,9 +56,9 @@ def make_discriminator_step(
       loss: the adversarial loss.
       tx: D's optimizer, the same as in `init`.
       penalties: pairs of a penalty and its weight. A weight is a number (traced or not) or a
-        schedule. A schedule is a function of the number of D's earlier updates, such as
-        `penalties.lazy` or a schedule of optax. If it returns 0, the penalty is not computed: its
-        metric is 0, and its memory does not change.
+        schedule. A schedule is a function of the number of D's earlier updates. `penalties.lazy`
+        and optax make such functions. If a schedule returns 0, the penalty is not computed: the
+        metric is 0, and the memory does not change.
       terms: pairs of a term `(Pass) -> [B]` and its weight. Weights have the same form as for
         penalties.
       augmentation: a function `(key, x [...]) -> x [...]` that randomly changes each real and fake

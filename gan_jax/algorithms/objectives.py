@@ -224,9 +224,9 @@ def player_losses(
 ) -> tuple[Callable[[PyTree, PyTree], Array], Callable[[PyTree, PyTree], Array]]:
     """Returns G's and D's losses as functions `(generator_params, discriminator_params) -> []`.
 
-    G's loss comes first. Batch, noise and model state are fixed. From the two losses
-    `gan_jax.theory` can compute the game's vector field, and the eigenvalues of the field's
-    Jacobian, at any point of training.
+    G's loss comes first. Batch, noise and model state are fixed. From the two losses,
+    `gan_jax.theory` can compute the game's vector field and the eigenvalues of the field's Jacobian
+    at any point of training.
     """
     of_generator = generator_objective(gan, loss, augmentation=augmentation)
     of_discriminator = discriminator_objective(gan, loss, penalties, augmentation=augmentation)

@@ -56,13 +56,13 @@ def make_player_step(
 
     The other player does not change.
 
-    After an update of G the moving averages of G's parameters and model state are updated too.
+    After an update of G, the moving averages of G's parameters and model state are updated too.
 
     Args:
       role: the player to update.
       objective: the player's loss.
       tx, accumulate, axis_name: as for `make_discriminator_step`.
-      ema_decay: as for `make_generator_step`. It is for the generator only. The default is
+      ema_decay: as for `make_generator_step`. Only a step of the generator takes it. The default is
         `EMA_DECAY`.
 
     Returns:

@@ -219,7 +219,7 @@ def standardised(distribution: Distribution) -> tuple[Distribution, float]:
     The unit is estimated from 10,000 samples.
 
     Returns:
-      Two values: the distribution of x / unit, if x has the given distribution, and the unit.
+      A pair: the distribution of x / unit, for x from the given distribution, and the unit.
     """
     x = distribution.sample(jax.random.key(0), 10_000)
     unit = float(jnp.sqrt(jnp.mean(jnp.square(x))))

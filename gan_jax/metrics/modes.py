@@ -147,9 +147,9 @@ def _coverage(label: Array, num: int) -> Classes:
 
 
 def expected_reverse_kl(num: int, samples: int) -> float:
-    """Returns the mean reverse KL of a perfect sampler, approximately (K - 1) / 2N (Miller 1955).
+    """Returns the mean reverse KL of a perfect sampler, about (K - 1) / (2 N) (Miller 1955).
 
-    This is the first term of the expansion in 1 / N. The next term is (K^2 - 1) / 12N^2.
+    This is the first term of the expansion in 1 / N. The next term is (K^2 - 1) / (12 N^2).
 
     Args:
       num: number of equally likely classes or modes, K, at least 1.

@@ -39,7 +39,7 @@ class Checkpoints:
 
     Raises:
       CheckpointError: Orbax would read the folder's path as a pattern or an address, and no
-        symbolic link with another path can be made.
+        symbolic link to the folder can be made.
     """
 
     def __init__(self, folder: Path, *, keep: int | None = 3) -> None:

@@ -137,7 +137,7 @@ def run(
     """Trains from step `start` to step `num_steps` and returns the last state.
 
     Args:
-      chunk: the compiled result of `make_chunk`. It may donate its state.
+      chunk: the compiled result of `make_chunk`. It may donate the state.
       state: the state after `start` steps.
       batches: a function of the number of steps already taken. It returns the batches of the next K
         = `chunk_length` steps, every leaf [K, ...].

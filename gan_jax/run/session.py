@@ -54,7 +54,7 @@ def train(
         state is also saved at the end and after a signal.
       keep_checkpoints: the number of newest checkpoints to keep.
       layout: a name in `parallel.AXIS_NAMES`, or "ensemble". An ensemble trains many GANs on the
-        same batches, on the largest number of devices that divides the number of GANs.
+        same batches. It uses the largest number of devices that divides the number of GANs.
       looks: further results that are computed from the state at certain steps, such as samples.
       words: turns a record into the text of the progress display.
       tensorboard: whether to write event files to `tensorboard/` in the folder.

@@ -126,9 +126,8 @@ def convergence(
     """Draws JSD and V over the updates of G. Thin lines are seeds, and thick lines are medians.
 
     Args:
-      runs: a dictionary from names in the legend to pairs. A pair consists of an array [F] of
-        numbers of G's updates, and a dictionary with the arrays `jsd` and `value` [F, seeds] in
-        nats.
+      runs: a dictionary from names in the legend to pairs. A pair consists of an array [F] that
+        counts G's updates, and a dictionary with the arrays `jsd` and `value` [F, seeds] in nats.
       file: the PNG to write.
 
     Raises:

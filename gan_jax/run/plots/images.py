@@ -56,7 +56,7 @@ def history(
     most: int = 60,
     announce: Callable[[str], None] = print,
 ) -> None:
-    """Writes the saved grids of a run as an animation, and some of them side by side.
+    """Writes the saved grids of a run as an animation, and some of them as one picture.
 
     Args:
       grids: PNG files of one size, in order.
