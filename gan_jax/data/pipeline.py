@@ -63,7 +63,7 @@ def order(seed: Sequence[int], start: int, num: int, count: int) -> np.ndarray:
     would take about a hundred small operations, in a program that must be compiled and stored.
 
     Args:
-      seed: the seed of the order, such as the words of a key.
+      seed: the seed of the order: one or more integers, such as the data of a key.
       start: position in the stream.
       num: number of examples.
       count: size of the data set.
@@ -106,7 +106,7 @@ def make_batches(
       resident_limit: largest size in bytes of a data set that is kept on the device.
 
     Returns:
-      A function of a position in the stream, which is the number of examples already used. It
+      A function whose argument is a position in the stream: the number of examples already used. It
         returns a `Batch` with `x` uint8 [*shape, H, W, C] and, if there are labels, `label`
         [*shape]. `shape` may ask for more examples than the data set has, because the stream
         continues with the next epoch.

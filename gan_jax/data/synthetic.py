@@ -245,8 +245,8 @@ def feed(
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Returns a step that draws its own real samples: `(state, _) -> (state, metrics)`.
 
-    Use the step as the body of a fused loop, as in `jax.lax.scan(feed(...), state, length=1000)`.
-    Under `vmap` the step trains an ensemble of GANs. The samples depend only on the state's key and
+    Use the step as the body of a loop, as in `jax.lax.scan(feed(...), state, length=1000)`. Under
+    `vmap` the step trains an ensemble of GANs. The samples depend only on the state's key and
     counters, like all random draws of a step.
 
     Args:

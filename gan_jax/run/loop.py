@@ -115,7 +115,7 @@ class Interrupted(Exception):
     """A signal ended the run early. The current chunk was completed and the state was saved.
 
     Attributes:
-      signum: SIGINT, SIGTERM, or SIGPIPE if the program that read stdout has ended.
+      signum: SIGINT or SIGTERM, or SIGPIPE if the program that reads stdout has ended.
       step: the last completed step.
     """
 

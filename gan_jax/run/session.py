@@ -44,9 +44,9 @@ def train(
         `Algorithm`. Its random draws must depend on the state alone.
       state: the initial state, whose leaves are arrays. It is donated. For an ensemble each array
         has a leading axis, with one entry for each GAN.
-      batches: `step -> batches`, the batches of the next `chunk_length` steps, every leaf
-        [chunk_length, ...]. The result must not depend on earlier calls. None for a step that draws
-        its own data, such as a step made by `data.synthetic.feed`.
+      batches: a function `step -> batches` that returns the batches of the next `chunk_length`
+        steps, every leaf [chunk_length, ...]. The result must not depend on earlier calls. None for
+        a step that draws its own data, such as a step made by `data.synthetic.feed`.
       folder: the folder of the run, or its path.
       num_steps: the number of calls of the step, including those of earlier sessions.
       chunk_length: maximum number of steps in one compiled program, and between two records.

@@ -50,7 +50,7 @@ def box(*axes: tuple[Array, Array]) -> tuple[Array, Array]:
 
     A one-dimensional rule is a pair (nodes, weights).
 
-    N is the product of the D numbers of nodes, so memory grows exponentially with D.
+    N is the product of the numbers of nodes of the rules, so memory grows exponentially with D.
     """
     nodes = jnp.meshgrid(*(nodes for nodes, _ in axes), indexing="ij")
     weights = jnp.meshgrid(*(weights for _, weights in axes), indexing="ij")
