@@ -16,9 +16,9 @@ def pushforward_log_prob(fn: Callable[[Array], Array], z: Array, prior_log_prob:
 
     The density is computed at x = G(z) for given z, so G need not be inverted. The Jacobian of `fn`
     is computed by forward-mode differentiation, with D passes (one per dimension) for each point.
-    Its determinant takes O(D^3) operations for each point. All Jacobians together need memory for N
-    D^2 numbers. The density is infinite where the Jacobian is singular. If several z map to one x,
-    each adds to the density at x, and the result counts only the given z. For one variable,
+    Its determinant takes O(D^3) operations for each point. All Jacobians [N, D, D] are in memory at
+    once. The density is infinite where the Jacobian is singular. If several z map to one x, each
+    adds to the density at x, and the result counts only the given z. For one variable,
     `branched_log_prob` counts all of them.
 
     Args:
