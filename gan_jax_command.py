@@ -1,8 +1,8 @@
 """The command `gan-jax`.
 
-This module is outside the package `gan_jax`, because the import of the package takes seconds. A
-signal during the import must end the command with a message, and `gan-jax --help` must answer at
-once.
+This module is outside the package `gan_jax`, because the import of the package takes seconds.
+Before that import, the module makes signals end the command with a message, and it answers `gan-jax
+--help`.
 """
 
 import importlib

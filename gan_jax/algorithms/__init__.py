@@ -1,8 +1,8 @@
 """Training algorithms: the objective and the update of each player, and the steps of both players.
 
 Simultaneous and alternating gradient descent can circle an equilibrium instead of converging
-(Mescheder et al. 2017, section 3). Consensus and unrolled steps avoid this. Extragradient and
-lookahead wrap an optimizer, so they are in `gan_jax.optimizers`.
+(Mescheder et al. 2017, section 3). Consensus steps and unrolled steps avoid this circling. The
+extragradient and lookahead methods wrap an optimizer, so they are in `gan_jax.optimizers`.
 """
 
 from gan_jax.algorithms.alternating import (

@@ -1,8 +1,8 @@
 """The steps of Algorithm 1 as pure functions `(TrainState, Batch) -> (TrainState, Metrics)`.
 
-The steps are not jitted and have no side effects, so the caller can compose them: `jax.jit(step)`,
-`jax.lax.scan(step, state, batches)`, `jax.vmap(step)` for an ensemble of GANs, or the wrappers of
-`gan_jax.parallel` for several devices.
+The steps are not jitted and have no side effects, so the caller can transform them: with
+`jax.jit(step)`, with `jax.lax.scan(step, state, batches)`, with `jax.vmap(step)` for an ensemble of
+GANs, or with the wrappers of `gan_jax.parallel` for several devices.
 """
 
 from collections.abc import Callable, Sequence
@@ -55,32 +55,34 @@ def make_discriminator_step(
       gan: the networks and the prior.
       loss: the adversarial loss.
       tx: D's optimizer, the same as in `init`.
-      penalties: pairs of a penalty and its weight. A weight is a number, which may be traced, or a
-        schedule. A schedule, such as `penalties.lazy` or a schedule of optax, is a function of the
-        number of D's earlier updates. If the schedule returns 0, the penalty is not computed. The
-        penalty's metric is then 0, and its memory does not change.
-      terms: pairs of a term `(Pass) -> [B]` and its weight. The weights are as for penalties.
-      augmentation: a random change `(key, x [...]) -> x [...]` of each real and fake sample before
-        it enters D. Give D's step and G's step the same augmentation. The critic that penalties
-        receive includes the augmentation.
+      penalties: pairs of a penalty and its weight. A weight is a number (traced or not) or a
+        schedule. A schedule is a function of the number of D's earlier updates. `penalties.lazy`
+        and optax make such functions. If a schedule returns 0, the penalty is not computed: the
+        metric is 0, and the memory does not change.
+      terms: pairs of a term `(Pass) -> [B]` and its weight. Weights have the same form as for
+        penalties.
+      augmentation: a function `(key, x [...]) -> x [...]` that randomly changes each real and fake
+        sample before D receives it. Give D's step and G's step the same augmentation. Penalties
+        receive a critic that includes the augmentation.
       fake_labels: `(key, num) -> labels [num]`, the labels of the fakes. By default the fakes get
         the labels of the real batch.
-      accumulate: number of microbatches per update. Their gradients are averaged. An update then
-        needs the memory of one microbatch. The random draws are the same as without microbatches.
-        Operations that compare examples see only one microbatch. Such operations are batch norm and
-        losses of batch means.
+      accumulate: number of microbatches per update. Their gradients are averaged. An update needs
+        memory for only one microbatch at a time. The random draws do not depend on this number.
+        Operations across examples, such as batch norm and losses of batch means, see only one
+        microbatch.
       axis_name: the mapped axis (of `pmap` or `shard_map`) over which the batch is split.
         Gradients, metrics and model state are averaged over this axis. B is then the number of
         examples on one device.
 
     Returns:
-      A pure step. Its metrics are `discriminator_gradient_norm` and the metrics of
-        `objectives.discriminator_objective`. All of them are computed before the update.
+      A pure step. Its metrics are computed before the update. They are
+        `discriminator_gradient_norm` and the metrics of `objectives.discriminator_objective`.
 
     Raises:
       ValueError: two penalties have the same name, or `accumulate` < 1. The step raises ValueError
         if `accumulate` does not divide the batch, the state lacks the memory of a penalty, `tx`
-        differs from the one given to `init`, or `tx` needs arguments that a step does not have.
+        differs from the one given to `init`, or `tx` needs arguments that a step does not pass to
+        it.
     """
     objective = discriminator_objective(
         gan, loss, penalties, terms=terms, augmentation=augmentation, fake_labels=fake_labels
@@ -110,10 +112,10 @@ def make_generator_step(
       gan, loss, terms, augmentation, fake_labels, accumulate, axis_name: as for
         `make_discriminator_step`.
       tx: G's optimizer, the same as in `init`.
-      ema_decay: number in [0, 1). After each update ema <- ema_decay * ema + (1 - ema_decay) *
+      ema_decay: number d in [0, 1). After each update the average becomes d * average + (1 - d) *
         params. The decay may also be a schedule, which is a function of the number of earlier
-        updates. The default rises to 0.999: see `rising_decay`. The average is stored in at least
-        float32.
+        updates. The default schedule rises to 0.999: see `rising_decay`. The average is stored in
+        at least float32.
 
     Returns:
       A pure step. It uses the size and the labels of the real batch [B, ...]. With a relativistic
@@ -123,7 +125,7 @@ def make_generator_step(
     Raises:
       ValueError: `accumulate` < 1, or `ema_decay` is a number outside [0, 1). The step raises
         ValueError if `accumulate` does not divide the batch, `tx` differs from the one given to
-        `init`, or `tx` needs arguments that a step does not have.
+        `init`, or `tx` needs arguments that a step does not pass to it.
     """
     objective = generator_objective(
         gan, loss, terms=terms, augmentation=augmentation, fake_labels=fake_labels
@@ -149,9 +151,9 @@ def make_train_step(
       n_critic: number of D's updates per step. This number is called k in Algorithm 1.
 
     Returns:
-      A pure step on a batch [n_critic, B, ...], one real minibatch for each update of D. G's update
-        uses the last minibatch. The metrics of the step are those of D's last update and of G's
-        update.
+      A pure step. Its batch [n_critic, B, ...] contains one real minibatch for each update of D.
+        G's update uses the last minibatch. The metrics of the step are those of D's last update and
+        of G's update.
 
     Raises:
       ValueError: `n_critic` < 1, or `discriminator_step` is a generator step. The train step raises

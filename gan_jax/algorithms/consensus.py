@@ -42,31 +42,31 @@ def make_consensus_steps(
 ) -> tuple[StepFn, StepFn]:
     """Returns a step for each player that also minimises the gradient norms of both players.
 
-    Each player descends L + own/2 |its own gradient|^2 + other/2 |the other player's gradient|^2.
-    Each gradient is that of a player's loss with respect to the same player's parameters. D's loss
-    includes `penalties`. Both gradients are computed on the same batch and noise.
+    Each player minimises its loss + own/2 |its own gradient|^2 + other/2 |the other player's
+    gradient|^2. A player's gradient is the gradient of the player's loss with respect to the
+    player's own parameters. D's loss includes `penalties`. Both gradients are computed on the same
+    batch and noise.
 
     With own = other = gamma this is consensus optimisation (Mescheder et al. 2017, equations 6 and
-    7). It adds gamma/2 |v|^2 to both losses, where v contains the gradients of both players. The
-    method of Nagarajan and Kolter 2017, section 4, uses G's step with own = 0 and D's step from
-    `make_discriminator_step`. With other = 0 each player minimises only its own gradient norm. The
-    players can then still circle the equilibrium.
+    7). It adds gamma/2 |v|^2 to both losses, where v contains the gradients of both players. For
+    the method of Nagarajan and Kolter 2017, section 4, use G's step with own = 0 and D's step from
+    `make_discriminator_step`. With other = 0 each objective contains only the player's own gradient
+    norm, and the players can still circle the equilibrium.
 
     Args:
-      gan, loss, penalties, accumulate, axis_name: as for `make_discriminator_step`. The gradients
-        in the norms are averaged over `axis_name`. With `accumulate` they are averaged over one
-        microbatch only.
+      gan, loss, penalties, accumulate, axis_name: as for `make_discriminator_step`. Before a norm
+        is computed, the gradient is averaged over `axis_name`, but not over microbatches.
       generator_tx, discriminator_tx: the optimizers given to `init`.
       own, other: weights, at least 0.
       ema_decay: as for `make_generator_step`.
 
     Returns:
       D's step and G's step, for `make_train_step` or `make_simultaneous_step`. Their metrics have
-        the usual names. The metrics for the losses do not include the norms. The metrics for the
-        gradient norms are computed from the complete objectives.
+        the usual names. The loss metrics leave out the added norms. The gradient-norm metrics are
+        those of the complete objectives.
 
     Raises:
-      ValueError: a weight is negative, or as for `make_discriminator_step`.
+      ValueError: a weight is negative. The other causes are those of `make_discriminator_step`.
     """
     for name, weight in (("own", own), ("other", other)):
         if not weight >= 0:
@@ -95,7 +95,8 @@ def make_consensus_steps(
 def _with_gradient_norms(mine: Objective, others: Objective, own: float, other: float) -> Objective:
     """Returns mine + own/2 |grad mine|^2 + other/2 |grad others|^2.
 
-    Each gradient is that of a player's loss with respect to the same player's parameters.
+    A player's gradient is the gradient of the player's loss with respect to the player's own
+    parameters.
     """
 
     def half_squared(gradient: PyTree) -> Array:

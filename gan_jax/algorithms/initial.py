@@ -48,7 +48,7 @@ def init(
       key: a single key, `jax.random.key(seed)`. The state's key always has JAX's default
         implementation, threefry2x32: see `random.threefry`.
       batch: [B, ...]. Only its shapes and types are read.
-      penalties, discriminator_terms, generator_terms, augmentation: the same as for the steps.
+      penalties, discriminator_terms, generator_terms, augmentation: the ones given to the steps.
         Their initial memories become part of the state.
 
     Raises:
@@ -119,7 +119,7 @@ def warm_start(
     discriminator: PyTree | None = None,
     ema: PyTree | None = None,
 ) -> TrainState:
-    """Returns the state with copies of the given parameters, such as those of another run.
+    """Returns the state with copies of the given parameters, which may be from another run.
 
     Optimizer states and step counts do not change. In a state from `init` they are those of a new
     run. If the optimizer's state contains parameters, as with `optimizers.lookahead`, initialise it
@@ -132,8 +132,8 @@ def warm_start(
       ema: the average of G's parameters. The default is the argument `generator`, if it is given.
 
     Raises:
-      ValueError: the parameters have another structure or shape. The message names the first path
-        that differs.
+      ValueError: the parameters differ from the state's in structure or shape. The message names
+        the first path that differs.
     """
 
     def player(own: PlayerState, params: PyTree | None, name: str) -> PlayerState:

@@ -1,8 +1,8 @@
 """The objectives of the two players: scalar functions built from a GAN, a loss and terms.
 
-Each objective is a function of one player's parameters. The other player's state is a second
-argument. The objectives do not use `stop_gradient`, so derivatives through a whole step are
-correct. Unrolled GANs and hyper-gradients need such derivatives.
+Each objective is a function of one player's parameters, the states of both players, a batch and a
+key. The objectives do not use `stop_gradient`, so derivatives through a whole step are correct.
+Unrolled GANs and hyper-gradients need such derivatives.
 """
 
 import dataclasses
@@ -102,9 +102,9 @@ def discriminator_objective(
       discriminator_loss: the loss without penalties and terms.
       value: the estimate of V(D, G).
       jsd_lower_bound: (value + log 4) / 2.
-      real_accuracy, fake_accuracy: the shares of logits on the correct side of 0. The true boundary
-        is 1/2 for `least_squares` and 1 for `f_kl`, and `wasserstein` has no boundary. For these
-        three losses the accuracies mean less.
+      real_accuracy, fake_accuracy: the shares of logits on the correct side of 0. The correct
+        boundary is 1/2 for `least_squares` and 1 for `f_kl`, and `wasserstein` has no boundary. For
+        these three losses the accuracies mean less.
       augmentation_p and similar: the scalars in the augmentation's memory.
       NAME, for each penalty: the mean of the penalty without its weight. It is 0 if a schedule
         skipped the penalty.
@@ -116,8 +116,8 @@ def discriminator_objective(
       penalties, terms, augmentation, fake_labels: as for `make_discriminator_step`.
 
     Raises:
-      ValueError: two penalties or terms have the same name. The objective raises ValueError if a
-        memory is missing.
+      ValueError: two penalties or terms have the same name. The objective raises ValueError if the
+        memory of a penalty, a term or the augmentation is missing.
       AssertionError: raised by the objective if the batch's x is not floating, the number of labels
         is not B, D's logits are not [B] or [B, ...], or the loss, a penalty or a term does not
         return one floating number for each example.
@@ -224,9 +224,9 @@ def player_losses(
 ) -> tuple[Callable[[PyTree, PyTree], Array], Callable[[PyTree, PyTree], Array]]:
     """Returns G's and D's losses as functions `(generator_params, discriminator_params) -> []`.
 
-    G's loss comes first. Batch, noise and model state are fixed. From these losses `gan_jax.theory`
-    computes the vector field of the game at a point of training. It also computes the eigenvalues
-    of the field's Jacobian.
+    G's loss comes first. Batch, noise and model state are fixed. From the two losses,
+    `gan_jax.theory` can compute the game's vector field and the eigenvalues of the field's Jacobian
+    at any point of training.
     """
     of_generator = generator_objective(gan, loss, augmentation=augmentation)
     of_discriminator = discriminator_objective(gan, loss, penalties, augmentation=augmentation)

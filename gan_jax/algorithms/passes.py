@@ -95,7 +95,7 @@ def play(
     """Returns fresh fakes together with D's outputs for the fakes and for the real batch.
 
     If `moving` is True, D's second pass starts from the model state after D's first pass. D's
-    update needs this.
+    objective needs True, and G's objective needs False.
     """
     check_batch(batch)
     if isinstance(augmentation, Augmentation) and AUGMENTATION not in discriminator.memory:

@@ -56,13 +56,13 @@ def make_player_step(
 
     The other player does not change.
 
-    After an update of G the moving averages of G's parameters and model state are updated too.
+    After an update of G, the moving averages of G's parameters and model state are updated too.
 
     Args:
       role: the player to update.
       objective: the player's loss.
       tx, accumulate, axis_name: as for `make_discriminator_step`.
-      ema_decay: as for `make_generator_step`. It is for the generator only. The default is
+      ema_decay: as for `make_generator_step`. Only a step of the generator takes it. The default is
         `EMA_DECAY`.
 
     Returns:
@@ -73,7 +73,7 @@ def make_player_step(
       ValueError: `role` is unknown, `accumulate` < 1, `ema_decay` is outside [0, 1), or `ema_decay`
         is given for the discriminator. The step raises ValueError if `accumulate` does not divide
         the batch, `tx` differs from the one given to `init`, or `tx` needs arguments that a step
-        does not have.
+        does not pass to it.
     """
     check_tx(tx)
     check_at_least_one(accumulate=accumulate)

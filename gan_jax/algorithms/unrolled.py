@@ -1,4 +1,4 @@
-"""Unrolled GANs: G is trained against the discriminator as it will be after some updates."""
+"""Unrolled GANs: G is trained against a copy of D that is a few updates ahead."""
 
 import dataclasses
 from typing import Any
@@ -42,14 +42,14 @@ def make_unrolled_generator_step(
     accumulate: int = 1,
     axis_name: AxisName | None = None,
 ) -> StepFn:
-    """Returns G's step against D as it will be after `unroll` more updates.
+    """Returns G's step against a copy of D that is `unroll` updates ahead.
 
     The method is that of Metz et al. 2017, equations 7 to 9.
 
-    D takes `unroll` steps on the batch of G's step. G then descends its loss against the resulting
-    D. G's gradient passes through D's steps, so it includes D's reaction. Afterwards D's steps are
-    discarded: the step returns D's state unchanged. Memory grows with `unroll` unless
-    `discriminator_step` is wrapped in `jax.checkpoint`.
+    D takes `unroll` steps on the batch of G's step. G then takes a gradient step on its loss
+    against the resulting D. G's gradient passes through D's steps, so it includes D's reaction.
+    Afterwards D's steps are discarded: the step returns D's state unchanged. Memory grows with
+    `unroll` unless `discriminator_step` is wrapped in `jax.checkpoint`.
 
     Derivatives pass through D's optimizer. With `optax.adam` these derivatives are NaN where a
     gradient is 0, unless `eps_root` is set. `optimizers.adam` does not need `eps_root`.
@@ -65,7 +65,7 @@ def make_unrolled_generator_step(
         against D after `unroll` steps.
 
     Raises:
-      ValueError: `unroll` < 0, or as for `make_generator_step`.
+      ValueError: `unroll` < 0. The other causes are those of `make_generator_step`.
     """
     if unroll < 0:
         raise ValueError(f"unroll must be at least 0, got {unroll}")

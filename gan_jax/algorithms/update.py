@@ -32,8 +32,8 @@ def update(
 
     If the gradient is not finite, `model_state` and `memory` do not change, so one bad batch cannot
     spoil running statistics permanently. The optimizer decides what happens to the parameters:
-    `optax.apply_if_finite` keeps them, and other optimizers make them NaN. A finite gradient also
-    counts as not finite if its norm overflows, which happens above 1e19 in float32.
+    `optax.apply_if_finite` keeps them, and other optimizers make them NaN. A gradient whose norm
+    overflows (above 1e19 in float32) counts as not finite.
 
     Args:
       objective: the player's loss.
@@ -51,7 +51,7 @@ def update(
 
     Raises:
       ValueError: `parts` does not divide the batch, `tx` did not create the player's `opt_state`,
-        or `tx` needs an argument that a step does not have, such as `value_fn`.
+        or `tx` needs an argument that a step does not pass to it, such as `value_fn`.
     """
     _check_opt_state(tx, player, role)
     key = jax.random.fold_in(key, player.step)
@@ -137,11 +137,11 @@ def _only_if(condition: Array, new: PyTree, old: PyTree) -> PyTree:
 def _norm(tree: PyTree) -> Array:
     """Returns the Euclidean norm of all leaves together. Its derivatives are finite even at 0.
 
-    The function computes the norm of each column of each leaf, and then the norm of these norms.
-    Without YNNPACK, XLA's CPU compiler sums columns in parallel but sums a whole matrix
-    sequentially. The square roots keep the compiler from merging the two sums. All axes of a kernel
-    except the last are reshaped into rows, because YNNPACK is much slower at summing over the first
-    axis alone.
+    The function computes the norm of each column of each leaf, and then the norm of these norms. On
+    a CPU without the kernel library YNNPACK, XLA sums columns in parallel but sums a whole matrix
+    sequentially. The square roots of the columns' norms keep the compiler from merging the two
+    sums. All axes of a kernel except the last are reshaped into rows, because YNNPACK is much
+    slower at summing over the first axis alone.
     """
     leaves = [jnp.atleast_1d(leaf) for leaf in jax.tree.leaves(widened(tree))]
     matrices = [leaf.reshape(math.prod(leaf.shape[:-1]), leaf.shape[-1]) for leaf in leaves]
@@ -213,8 +213,9 @@ def _varying(tree: PyTree) -> PyTree:
     """Marks replicated arrays as varying over the shards, so that their gradients vary too.
 
     Inside `shard_map(check_vma=True)` the gradient of a replicated array is already summed over the
-    shards. The later average over the shards would not divide this sum by the number of shards, so
-    the gradient would silently be too large.
+    shards. That sum is the same on every shard, so the later average over the shards would leave it
+    unchanged. The gradient would then be a sum instead of an average: too large, and without any
+    error.
     """
     axis_name = batches.axis()
     if axis_name is None:

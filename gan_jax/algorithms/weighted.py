@@ -50,7 +50,10 @@ def first_memory(
 
 @dataclasses.dataclass(frozen=True)
 class _Critic:
-    """The critic passed to penalties: x [B, ...] -> logits [B]. A map of logits is averaged."""
+    """The critic passed to penalties: x [B, ...] -> logits [B].
+
+    If D returns a map of logits, its mean is used.
+    """
 
     discriminator: Bound
     label: PyTree | None

@@ -17,7 +17,7 @@ from gan_jax.data.types import Dataset
 from gan_jax.types import Array, Batch, Metrics, StepFn, TrainState
 
 RESIDENT_LIMIT = 2**30
-"""Size in bytes up to which a data set is kept on the device."""
+"""The largest size in bytes of a data set that is kept on the device."""
 
 
 def dequantize(x: Array) -> Array:
@@ -59,18 +59,18 @@ def quantize(x: Array) -> Array:
 def order(seed: Sequence[int], start: int, num: int, count: int) -> np.ndarray:
     """Returns the indices of the `num` examples from position `start` of the stream.
 
-    The function runs on the host, where a permutation is one call. On a device a permutation would
-    be about a hundred small operations, in a program that must be compiled and stored.
+    The function runs on the host, where NumPy draws a permutation in one call. On a device this
+    would take about a hundred small operations, in a program that must be compiled and stored.
 
     Args:
-      seed: the seed of the order, such as the words of a key.
+      seed: the seed of the order: one or more integers, such as the data of a key.
       start: position in the stream.
       num: number of examples.
       count: size of the data set.
 
     Returns:
       int32 [num] in [0, count). Every epoch is a permutation drawn from the seed and the number of
-        the epoch. An epoch is `count` positions, starting at a multiple of `count`.
+        the epoch. An epoch begins at each multiple of `count`.
 
     Raises:
       ValueError: `start` is negative, or `num` or `count` is not positive.
@@ -94,7 +94,7 @@ def make_batches(
     *,
     resident_limit: int = RESIDENT_LIMIT,
 ) -> Callable[[int], Batch]:
-    """Returns a function that reads batches from the stream, several at a time in one array.
+    """Returns a function that reads several batches of the stream at once, as one array.
 
     A data set of up to `resident_limit` bytes is copied to the device once and indexed there. A
     larger data set stays on the host, which gathers the next batches while the device computes.
@@ -106,7 +106,7 @@ def make_batches(
       resident_limit: largest size in bytes of a data set that is kept on the device.
 
     Returns:
-      A function of a position in the stream, which is the number of examples already used. It
+      A function whose argument is a position in the stream: the number of examples already used. It
         returns a `Batch` with `x` uint8 [*shape, H, W, C] and, if there are labels, `label`
         [*shape]. `shape` may ask for more examples than the data set has, because the stream
         continues with the next epoch.

@@ -13,7 +13,7 @@ class Stacks(NamedTuple):
     """The distribution of stacks of three independently drawn digits.
 
     Metz et al. 2017, section 3.3, use the same distribution. N digits give N^3 equally likely
-    stacks. Each call draws new stacks.
+    stacks.
 
     Attributes:
       digits: [N, H, W, 1] uint8 in [0, 255]. Stacks are converted to floats when drawn.
@@ -38,6 +38,6 @@ def unstacked(x: Array) -> Array:
 def stack_class(label: Array) -> Array:
     """Returns the classes [N] of N stacks, in 0..999.
 
-    `label` [3 N] are the classes of their digits, in 0..9.
+    `label` [3 N] contains the classes of the digits, in 0..9.
     """
     return label.reshape(-1, 3) @ jnp.array([100, 10, 1])

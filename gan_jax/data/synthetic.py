@@ -25,8 +25,8 @@ class Distribution(NamedTuple):
     """A distribution on R^D.
 
     Attributes:
-      sample: `(key, num) -> x [num, D]`. The signature is that of a prior, so a GAN can also use it
-        as its prior.
+      sample: `(key, num) -> x [num, D]`. This is the signature of a prior, so the function can also
+        be the prior of a GAN.
       log_prob: x [N, D] -> [N], in nats.
       modes: [K, D], the centres of the modes. K may be 0.
       scale: [] or [K], the standard deviation of each mode, or of the noise around a curve. It is 0
@@ -89,7 +89,7 @@ def mixture(
 
 
 def uniform(low: float, high: float) -> Distribution:
-    """Returns the distribution U(low, high) on the line. log_prob is -inf outside.
+    """Returns the distribution U(low, high) on the line. Outside this interval `log_prob` is -inf.
 
     Raises:
       ValueError: `low` is not below `high`.
@@ -125,9 +125,9 @@ def cascade(
     """Returns a ring of rings. Its modes lie at several distances from one another.
 
     The first level is a ring of `num` points on the unit circle. Each point of a level is the
-    centre of a ring of the next level, which is `ratio` times as large. The points of the last
-    level are the num^levels modes. A generator that covers all rings may still miss modes within
-    them.
+    centre of a ring of the next level. The rings of each level are `ratio` times as large as those
+    of the level before. The points of the last level are the num^levels modes. A generator that
+    covers all rings may still miss modes within a ring.
     """
     means = np.zeros((1, 2))
     for level in range(levels):
@@ -169,7 +169,7 @@ def path(points: Callable[[Array], Array], scale: float, *, pieces: int = 1) -> 
 
 
 def swiss_roll(scale: float = 0.02) -> Distribution:
-    """Returns the planar section of scikit-learn's Swiss roll, inside the unit circle."""
+    """Returns the spiral of scikit-learn's Swiss roll, scaled to fit into the unit circle."""
 
     def points(t: Array) -> Array:
         angle = 1.5 * np.pi * (1 + 2 * t)
@@ -219,7 +219,7 @@ def standardised(distribution: Distribution) -> tuple[Distribution, float]:
     The unit is estimated from 10,000 samples.
 
     Returns:
-      The distribution of x / unit, where x has the given distribution, and the unit.
+      A pair: the distribution of x / unit, for x from the given distribution, and the unit.
     """
     x = distribution.sample(jax.random.key(0), 10_000)
     unit = float(jnp.sqrt(jnp.mean(jnp.square(x))))
@@ -245,14 +245,14 @@ def feed(
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Returns a step that draws its own real samples: `(state, _) -> (state, metrics)`.
 
-    Use the step as the body of a fused loop, as in `jax.lax.scan(feed(...), state, length=1000)`.
-    Under `vmap` the step trains an ensemble of GANs. The samples depend only on the state's key and
+    Use the step as the body of a loop, as in `jax.lax.scan(feed(...), state, length=1000)`. Under
+    `vmap` the step trains an ensemble of GANs. The samples depend only on the state's key and
     counters, like all random draws of a step.
 
     Args:
       step: a step on a batch of `batch_shape`, which is [n_critic, B] for a train step and [B] for
-        the step of one player. Make this step without `axis_name`, because the real samples drawn
-        are those of the whole batch.
+        the step of one player. Make this step without `axis_name`: it receives the whole batch,
+        because the real samples of the whole batch are drawn at once.
       real: a sampler of x, or a function `(key, num) -> Batch` if there are labels.
       batch_shape: the leading dimensions of a batch.
     """

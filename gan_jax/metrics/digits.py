@@ -68,8 +68,8 @@ def features(x: NDArray[np.uint8]) -> NDArray[np.float32]:
 
     The images are uint8 [N, 28, 28, 1], white on black.
 
-    The features of an image do not depend on the other images of the call. The device holds 256
-    float32 images at a time. The host holds N images and N features.
+    The features of an image do not depend on the other images in the call. Only 256 images at a
+    time, as float32, are on the device. All images and features are on the host.
 
     Raises:
       ValueError: `x` has another shape or dtype, or the weights have another hash.

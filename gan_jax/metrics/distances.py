@@ -9,7 +9,7 @@ from gan_jax.types import Array
 def points(name: str, x: Array, *, least: int = 1) -> jax.Array:
     """Returns points [N, D] as real numbers in at least float32.
 
-    Squares of uint8 would overflow.
+    Squares of smaller types, such as uint8, could overflow.
 
     Args:
       name: the name of the argument, for messages.
@@ -37,8 +37,8 @@ def squared_distances(x: Array, y: Array) -> Array:
 
     Each distance is a sum of squared differences. The form |x|^2 + |y|^2 - 2 x.y would lose the
     digits of small distances between points far from the origin. The result is computed in blocks
-    of rows, one block after another. The differences [rows, M, D] of a block therefore need no more
-    memory than the result. If D > N, they need no more memory than y.
+    of rows, one block after another. A block's differences [rows, M, D] therefore need no more
+    memory than the result, or than y if D > N.
     """
     rows = max(1, len(x) // max(1, x.shape[1]))
     return jax.lax.map(lambda row: jnp.sum(jnp.square(row[None] - y), axis=1), x, batch_size=rows)

@@ -18,8 +18,8 @@ class Modes(NamedTuple):
 
     Attributes:
       captured: [] number of modes that are the nearest mode of at least one high-quality sample.
-      high_quality: [] share of samples of high quality: those within `within` standard deviations
-        of a mode.
+      high_quality: [] share of high-quality samples, which are those within `within` standard
+        deviations of a mode.
       reverse_kl: [] KL(histogram of the nearest modes, uniform), in nats.
       width: [] root mean square distance, per axis, of the high-quality samples from their nearest
         modes. The unit is the mode's standard deviation. It is 0 if no sample has high quality.
@@ -52,8 +52,8 @@ def mode_coverage(x: Array, modes: Array, scale: float | Array, *, within: float
     generator with modes that are too narrow has a high share and a small width.
 
     A sample with a value that is not finite has no nearest mode. Such a sample lowers the
-    high-quality share and makes the reverse KL NaN. The function needs memory for a few times N K
-    numbers.
+    high-quality share and makes the reverse KL NaN. The function needs memory for several arrays
+    [N, K].
 
     Args:
       x: [N, D] samples, integers or floats, with N at least 1. The computation is in at least
@@ -147,9 +147,9 @@ def _coverage(label: Array, num: int) -> Classes:
 
 
 def expected_reverse_kl(num: int, samples: int) -> float:
-    """Returns the mean reverse KL of a perfect sampler, approximately (K - 1) / 2N (Miller 1955).
+    """Returns the mean reverse KL of a perfect sampler, about (K - 1) / (2 N) (Miller 1955).
 
-    This is the first term of the expansion in 1 / N. The next term is (K^2 - 1) / 12N^2.
+    This is the first term of the expansion in 1 / N. The next term is (K^2 - 1) / (12 N^2).
 
     Args:
       num: number of equally likely classes or modes, K, at least 1.

@@ -15,9 +15,8 @@ class TwoSample(NamedTuple):
     Attributes:
       distance: [] the energy distance of the two samples, at least 0. It is NaN if a sample has a
         value that is not finite.
-      p_value: [] the probability of a distance at least as large as this distance if both samples
-        have the same distribution. It is at least 1 / (permutations + 1), and NaN if the distance
-        is NaN.
+      p_value: [] the probability of a distance as large as this or larger, if both samples have the
+        same distribution. It is at least 1 / (permutations + 1), and NaN if the distance is NaN.
     """
 
     distance: Array
@@ -29,12 +28,12 @@ def energy_test(x: Array, y: Array, key: Array, *, permutations: int = 199) -> T
 
     The distance is 2 E|x - y| - E|x - x'| - E|y - y'| (Szekely and Rizzo 2013, equation 5). It is 0
     only if the two distributions are equal. For the p-value, all samples are put together and
-    randomly divided into two sets, many times. The distance of x and y is compared with the
-    distances of these sets. The test is therefore exact: at the 5 % level it rejects 5 % of perfect
-    samplers.
+    randomly divided into two sets, many times. The distance between x and y is compared with the
+    distances between these pairs of sets. The test is therefore exact: at the 5 % level it rejects
+    5 % of perfect samplers.
 
-    The test needs memory for at most 2 (N + M)^2 numbers for the distances, 2 (permutations + 1) (N
-    + M) numbers for the divisions, and four copies of the samples.
+    The test needs at most this memory: 2 (N + M)^2 numbers for the distances, 2 (permutations + 1)
+    (N + M) numbers for the random divisions into two sets, and four copies of the samples.
 
     Args:
       x, y: [N, D] and [M, D] samples of real numbers, N and M at least 2.

@@ -1,7 +1,7 @@
 """Training runs: the training loop, hooks, checkpoints, run folders, data sets and plots.
 
 `train` runs any step `(state, batch) -> (state, metrics)`, such as the step of an `Algorithm`. It
-keeps the run in a folder, from which the run resumes exactly.
+keeps the run in a folder and can resume it exactly.
 """
 
 try:

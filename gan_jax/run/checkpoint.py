@@ -29,8 +29,8 @@ class Checkpoints:
 
     A checkpoint stores the whole value of each array. It can therefore be restored on another
     number of devices and with another layout. A digest of the contents detects damage. Each
-    `Checkpoints` object reads back the first checkpoint that it saves. Unreadable storage is thus
-    found early in a run.
+    `Checkpoints` object reads back the first checkpoint that it saves, so storage that cannot be
+    read is found early in a run.
 
     Args:
       folder: a local folder with any name. The first save creates it.
@@ -39,7 +39,7 @@ class Checkpoints:
 
     Raises:
       CheckpointError: Orbax would read the folder's path as a pattern or an address, and no
-        symbolic link with another path can be made.
+        symbolic link to the folder can be made.
     """
 
     def __init__(self, folder: Path, *, keep: int | None = 3) -> None:
@@ -156,12 +156,13 @@ class Checkpoints:
     ) -> tuple[int, PyTree] | None:
         """Returns (step, state) of the newest readable checkpoint, or None if the folder is empty.
 
-        All checkpoints newer than the restored one are unreadable. They are announced, and moved to
-        `corrupt/` beside the folder. Older checkpoints with unreadable metadata are announced and
-        moved too, because Orbax cannot save next to them.
+        Newer checkpoints, which cannot be read, are announced and moved to `corrupt/` beside the
+        folder. Older checkpoints with unreadable metadata are announced and moved too, because
+        Orbax cannot save next to them.
 
         If no checkpoint can be read, nothing is moved, because the cause may be the disk or another
-        version of the library. If the template has another structure, nothing is moved either.
+        version of the library. If the saved state and the template differ in structure, nothing is
+        moved either.
 
         Args:
           template: a state, or the result of `jax.eval_shape` for a state. Its tree structure,

@@ -154,9 +154,9 @@ def keep_compilations() -> None:
     """Makes JAX keep compiled programs in the user's cache folder, so that each is compiled once.
 
     JAX's own environment variables have precedence. JAX_COMPILATION_CACHE_DIR names another folder.
-    If this variable is empty, no programs are kept. JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS
-    leaves out programs that compile in less time. Nothing is kept for a user who has neither
-    XDG_CACHE_HOME nor a home folder.
+    If this variable is empty, no programs are kept. Programs that compile faster than
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS are not kept. Nothing is kept for a user who has
+    neither XDG_CACHE_HOME nor a home folder.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         caches = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
@@ -208,10 +208,10 @@ def open_run(
       name: the experiment's name, which `config.json` records.
       config: the experiment's settings, a dataclass with a `workdir`.
       free: the settings that may change when a run is resumed.
-      more: other records that decide the result, such as the data's digest.
+      more: other values that affect the result, such as the digest of the data.
 
     Raises:
-      UserError: the folder holds files that are not a run's, or a run with other settings.
+      UserError: the folder holds files that do not belong to a run, or a run with other settings.
     """
     settings = {"experiment": name, "config": dataclasses.asdict(config), **more}
     try:
@@ -229,7 +229,8 @@ def record(name: str, config: Any, work: Callable[[RunFolder], Record]) -> Recor
     Args:
       name: the experiment's name, which `config.json` records.
       config: the experiment's settings, a dataclass with a `workdir`.
-      work: trains, saves pictures in the folder and returns the summary's records.
+      work: a function that trains, saves pictures in the folder and returns the entries of the
+        summary.
     """
     folder = open_run(name, config)
     if done := folder.summary():

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Adds the path to an OSError without one, such as an error from a write to an open file."""
+    """Adds the path to an OSError that has none, such as an error from a write to an open file."""
     try:
         yield
     except OSError as error:

@@ -35,7 +35,7 @@ class RunFolder:
       free: dotted names of the settings that may differ between sessions.
 
     Raises:
-      UserError: the folder holds files that are not a run's, or a run with other settings.
+      UserError: the folder holds files that do not belong to a run, or a run with other settings.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class RunFolder:
         self._metrics = self.path / "metrics.jsonl"
 
     def part(self, name: str) -> "RunFolder":
-        """Returns the sub-folder `name`, for one of several trainings in the same run."""
+        """Returns the sub-folder `name`. Use one sub-folder per training if a run has several."""
         return RunFolder(self.path / name, self._settings, self._free)
 
     def _found(self) -> Record:
@@ -113,8 +113,8 @@ class RunFolder:
     def metrics(self, announce: Callable[[str], None] = print) -> list[Record]:
         """Returns the records logged so far, in order.
 
-        Each record has a `step` and finite values. Unreadable lines are left out, such as a line
-        cut off by a crash.
+        Each record has a `step` and finite values. Lines that cannot be read, such as a line cut
+        off by a crash, are left out.
 
         Args:
           announce: called with a message about each line that is left out.
@@ -176,7 +176,7 @@ class RunFolder:
     def once(self, work: Callable[[], Record]) -> Record:
         """Returns the summary. If there is none, calls `work` in a session and saves a new summary.
 
-        The new summary is the result of `work`, with the duration of the call in seconds.
+        The new summary is the result of `work` plus the duration of the call in seconds.
         """
         if done := self.summary():
             return done
@@ -288,7 +288,7 @@ def _check_same(path: Path, old: Record, new: Record, free: frozenset[str]) -> N
 
 
 def _other_source(was: Record, now: Record) -> str:
-    """Returns a hint if the two settings name different data sources, or "" otherwise."""
+    """Returns a hint if old and new settings name different data sources, or "" otherwise."""
     source = was.get("data.source")
     if source == now.get("data.source"):
         return ""

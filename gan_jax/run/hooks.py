@@ -109,7 +109,8 @@ def log(
       writer: a tensorboardX `SummaryWriter`, or None.
 
     Raises:
-      ValueError: (by `start`) a metric has the name of another entry of a record, or no elements.
+      ValueError: raised by `start` if a metric has no elements, or has the name of another entry of
+        a record.
     """
     began = time.monotonic()
     last = begin, began  # step and time
@@ -180,7 +181,7 @@ class Look(NamedTuple):
         and after the last step.
       see: a pure function of the state, compiled once.
       show: `(step, result) -> picture`, called on the host with the result of `see`. The picture is
-        uint8 [H, W] or [H, W, C], which TensorBoard shows, or None.
+        None, or uint8 [H, W] or [H, W, C]. TensorBoard shows it.
     """
 
     every: Every

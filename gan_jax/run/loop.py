@@ -115,7 +115,7 @@ class Interrupted(Exception):
     """A signal ended the run early. The current chunk was completed and the state was saved.
 
     Attributes:
-      signum: SIGINT, SIGTERM, or SIGPIPE if the program that read stdout has ended.
+      signum: SIGINT or SIGTERM, or SIGPIPE if the program that reads stdout has ended.
       step: the last completed step.
     """
 
@@ -137,7 +137,7 @@ def run(
     """Trains from step `start` to step `num_steps` and returns the last state.
 
     Args:
-      chunk: the compiled result of `make_chunk`. It may donate its state.
+      chunk: the compiled result of `make_chunk`. It may donate the state.
       state: the state after `start` steps.
       batches: a function of the number of steps already taken. It returns the batches of the next K
         = `chunk_length` steps, every leaf [K, ...].
@@ -156,7 +156,7 @@ def run(
     with signals(_NOTICE) as received:
 
         def finish_all() -> None:
-            """Also finishes the hooks after one that failed, such as a save after a picture."""
+            """Calls every finish function, such as a save, even after another one failed."""
             failed = None
             while unfinished:
                 try:

@@ -44,9 +44,9 @@ def train(
         `Algorithm`. Its random draws must depend on the state alone.
       state: the initial state, whose leaves are arrays. It is donated. For an ensemble each array
         has a leading axis, with one entry for each GAN.
-      batches: `step -> batches`, the batches of the next `chunk_length` steps, every leaf
-        [chunk_length, ...]. The result must not depend on earlier calls. None for a step that draws
-        its own data, such as a step made by `data.synthetic.feed`.
+      batches: a function `step -> batches` that returns the batches of the next `chunk_length`
+        steps, every leaf [chunk_length, ...]. The result must not depend on earlier calls. None for
+        a step that draws its own data, such as a step made by `data.synthetic.feed`.
       folder: the folder of the run, or its path.
       num_steps: the number of calls of the step, including those of earlier sessions.
       chunk_length: maximum number of steps in one compiled program, and between two records.
@@ -54,7 +54,7 @@ def train(
         state is also saved at the end and after a signal.
       keep_checkpoints: the number of newest checkpoints to keep.
       layout: a name in `parallel.AXIS_NAMES`, or "ensemble". An ensemble trains many GANs on the
-        same batches, on the largest number of devices that divides the number of GANs.
+        same batches. It uses the largest number of devices that divides the number of GANs.
       looks: further results that are computed from the state at certain steps, such as samples.
       words: turns a record into the text of the progress display.
       tensorboard: whether to write event files to `tensorboard/` in the folder.
@@ -167,7 +167,7 @@ def _devices_of(ensemble: PyTree, devices: Sequence[jax.Device]) -> Sequence[jax
 
 
 def _writer(path: Path, first: int) -> Any:
-    """Returns a `SummaryWriter`. Older events of steps from `first` on are no longer shown."""
+    """Returns a `SummaryWriter`. TensorBoard then hides older events of step `first` and later."""
     from tensorboardX import SummaryWriter
 
     return SummaryWriter(str(path / "tensorboard"), purge_step=first)

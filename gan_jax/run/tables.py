@@ -6,7 +6,7 @@ import numpy as np
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Returns a table in Markdown. A row shorter than the header ends in empty cells."""
+    """Returns a table in Markdown. A row shorter than the header is filled up with empty cells."""
     width = len(header)
 
     def line(cells: Sequence[object]) -> str:

@@ -62,8 +62,8 @@ def _kl(log_p: Array, log_q: Array) -> Array:
 def _pearson(log_p: Array, log_q: Array) -> Array:
     """Returns q f(p/q) for f(u) = (u - 1)^2.
 
-    It is computed as max(p, q)^2 / q (1 - min(p, q) / max(p, q))^2, which overflows only where the
-    result does.
+    It is computed as (max(p, q)^2 / q) * (1 - min(p, q) / max(p, q))^2. This form overflows only
+    where the result itself does.
     """
     distance = jnp.abs(optimal_logit(log_p, log_q))
     return times(2 * jnp.maximum(log_p, log_q) - log_q, jnp.square(jnp.expm1(-distance)))

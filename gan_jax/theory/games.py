@@ -1,9 +1,9 @@
 """Two-player games as vector fields, their equilibria and the convergence of training.
 
-A game consists of two losses. Each loss is a function of both players' parameters, which may be any
-pytrees: theta for the generator and psi for the discriminator. The players follow the vector field
-v = (-dL_G/dtheta, -dL_D/dpsi). An equilibrium is a zero of v. If all eigenvalues of the Jacobian of
-v at an equilibrium have negative real parts, gradient descent with a small enough step converges
+A game consists of two losses. Each loss is a function of the generator's parameters theta and the
+discriminator's parameters psi, which may be any pytrees. The players follow the vector field v =
+(-dL_G/dtheta, -dL_D/dpsi). An equilibrium is a zero of v. If all eigenvalues of the Jacobian of v
+at an equilibrium have negative real parts, gradient descent with a small enough step converges
 (Mescheder, Geiger and Nowozin 2018, section 2).
 
 >>> import jax.numpy as jnp

@@ -15,11 +15,11 @@ def pushforward_log_prob(fn: Callable[[Array], Array], z: Array, prior_log_prob:
     """Returns log p_g(G(z)) = log p_z(z) - log |det dG/dz| for an invertible G: [N, D] -> [N].
 
     The density is computed at x = G(z) for given z, so G need not be inverted. The Jacobian of `fn`
-    is computed by forward-mode differentiation, with D passes for each point. Its determinant takes
-    O(D^3) operations for each point. All Jacobians together need memory for N D^2 numbers. The
-    density is infinite where the Jacobian is singular. If several z map to one x, the result is
-    only the given z's part of the density at x. For one variable, `branched_log_prob` adds up all
-    parts.
+    is computed by forward-mode differentiation, with D passes (one per dimension) for each point.
+    Its determinant takes O(D^3) operations for each point. All Jacobians [N, D, D] are in memory at
+    once. The density is infinite where the Jacobian is singular. If several z map to one x, each
+    adds to the density at x, and the result counts only the given z. For one variable,
+    `branched_log_prob` counts all of them.
 
     Args:
       fn: maps one point z [D] to x [D].

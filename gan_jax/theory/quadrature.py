@@ -11,18 +11,18 @@ from gan_jax.types import Array
 
 
 def expectation(log_p: Array, x: Array, weights: Array) -> Array:
-    """Returns E_p[x], the sum of weights p x, as a scalar []. 0 times infinity counts as 0."""
+    """Returns E_p[x], the sum of weights * p * x, as a scalar []. 0 times infinity counts as 0."""
     return integral(times(log_p, x), weights)
 
 
 def integral(x: Array, weights: Array) -> Array:
-    """Returns the sum of weights x over the nodes with nonzero weight: [N], [N] -> []."""
+    """Returns the sum of weights * x over the nodes with nonzero weight: [N], [N] -> []."""
     counted = weights != 0
     return jnp.sum(jnp.where(counted, weights * jnp.where(counted, x, 0.0), 0.0))
 
 
 def times(log_p: Array, x: Array) -> Array:
-    """Returns p x. Where p = 0 the result and its gradients are 0, even if x is infinite.
+    """Returns p * x. Where p = 0 the result and its gradients are 0, even if x is infinite.
 
     Where x is infinite and log p is finite the result is x, even if p itself rounds to 0.
     """
@@ -50,7 +50,7 @@ def box(*axes: tuple[Array, Array]) -> tuple[Array, Array]:
 
     A one-dimensional rule is a pair (nodes, weights).
 
-    N is the product of the D numbers of nodes, so memory grows exponentially with D.
+    N is the product of the numbers of nodes of the rules, so memory grows exponentially with D.
     """
     nodes = jnp.meshgrid(*(nodes for nodes, _ in axes), indexing="ij")
     weights = jnp.meshgrid(*(weights for _, weights in axes), indexing="ij")
@@ -61,7 +61,7 @@ def box(*axes: tuple[Array, Array]) -> tuple[Array, Array]:
 
 
 def standard_normal(num: int) -> tuple[Array, Array]:
-    """Returns nodes [num] and weights [num] for Z ~ N(0, 1): sum(weights x(nodes)) = E[x(Z)].
+    """Returns nodes [num] and weights [num] for Z ~ N(0, 1): sum(weights * x(nodes)) = E[x(Z)].
 
     This is the Gauss-Hermite rule, which is exact for polynomials of degree below 2 `num`.
     """

@@ -2,7 +2,7 @@
 
 Writes --out, a NumPy archive with the samples as `x` (uint8 [num, H, W, C]).
 
-A picture of the first hundred samples is written next to it.
+A picture of the first hundred samples is written next to --out.
 
 The same seed gives the same samples. A larger --num adds samples and does not change the others.
 """

@@ -62,7 +62,7 @@ class Config:
     model: ModelName = "dcgan"
     """Architecture of the two networks. maxout is the one of Goodfellow et al. 2014."""
     width: int | None = None
-    """Features per hidden layer. For dcgan: in the layer nearest the image. None: the default."""
+    """Features per hidden layer. For dcgan: in the layer next to the image. None: the default."""
     discriminator_norm: bool = False
     """Add batch norm to dcgan's discriminator, as in Radford et al. 2016."""
     latent: int = 32
@@ -111,7 +111,7 @@ FREE = frozenset(
 images must stay the same: the run records their digest."""
 
 _DAMAGED = (AttributeError, LookupError, TypeError, ValueError, ArithmeticError)
-"""Exceptions that damaged settings may raise in `build`. Reading JSON checks no field's type."""
+"""Exceptions that damaged settings may raise in `build`. JSON is read without a check of types."""
 
 
 def check(config: Config) -> None:

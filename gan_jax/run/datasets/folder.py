@@ -28,12 +28,12 @@ def read(
     """Reads every image file below a folder, in the order of their relative paths.
 
     A file counts as an image if its suffix is one of `SUFFIXES` or its content is in one of
-    `images.FORMATS`. An animation gives its first frame. Links to files and to folders are
-    followed. Names that begin with a dot are skipped.
+    `images.FORMATS`. From an animation only the first frame is read. Links to files and to folders
+    are followed. Names that begin with a dot are skipped.
 
-    Other entries are skipped and announced: files by their suffix, immediate subfolders without an
-    image, and links to a folder that contains the link. If only some images are in immediate
-    subfolders, no image has a label, and this is announced too.
+    Three kinds of entries are skipped and announced: other files (counted by suffix), immediate
+    subfolders without an image, and links to a folder that contains the link. If only some images
+    are in immediate subfolders, no image has a label, and this is announced too.
 
     Args:
       folder: The folder.

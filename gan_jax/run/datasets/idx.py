@@ -33,7 +33,7 @@ def read(folder: Path, *, announce: Callable[[str], None] = print) -> Examples:
     Args:
       folder: The folder.
       announce: Called with a message if there are several files of images or of labels.
-        Uncompressed files are preferred to compressed files. After that, names such as
+        Uncompressed files are preferred to compressed files. If this does not decide, names such as
         train-images-idx3 are preferred to names such as train-images.idx3.
 
     Returns:
@@ -78,14 +78,14 @@ def read_file(path: Path, ndim: int) -> NDArray[np.uint8]:
 
     Args:
       path: The file.
-      ndim: The number of dimensions it should have: 3 for images, 1 for labels.
+      ndim: The expected number of dimensions: 3 for images, 1 for labels.
 
     Returns:
       A read-only uint8 array of `ndim` dimensions.
 
     Raises:
-      DataError: The file cannot be read, is not such a file, is truncated, or has further bytes at
-        its end.
+      DataError: The file cannot be read, is not an IDX file of this kind, is truncated, or has
+        extra bytes at its end.
     """
     data = _bytes_of(path)
     header = 4 + 4 * ndim

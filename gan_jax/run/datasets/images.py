@@ -21,7 +21,8 @@ Encoded: TypeAlias = File | NDArray[np.uint8]  # or pixels [H, W, 1 or 3]
 T = TypeVar("T")
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
-"""Pillow's names of the formats that are read. A file's content decides its format, not its name.
+"""Pillow's names of the formats that are read. The format is found from a file's content. The
+file's name does not matter.
 
 Pillow can read many more formats. For some of them, such as EPS, it starts another program.
 """
@@ -48,8 +49,8 @@ def stack(
     """Decodes images into one array.
 
     An image with transparency gets a white background. An image with an EXIF orientation is turned
-    upright. Samples of 16 bits are reduced to their upper 8 bits. An animation gives its first
-    frame. Metadata that cannot be parsed are ignored.
+    upright. Samples of 16 bits are reduced to their upper 8 bits. From an animation only the first
+    frame is read. Metadata that cannot be parsed are ignored.
 
     Args:
       images: Pairs of a name and an image. The names are for messages.
@@ -99,9 +100,9 @@ def stack(
 
 
 def conform(x: NDArray[np.uint8], size: int | None, channels: Channels | None) -> NDArray[np.uint8]:
-    """Returns images [N, H, W, C] in the size and the number of channels asked for.
+    """Returns images [N, H, W, C] with the given size and number of channels.
 
-    They are converted as by `stack`. If nothing has to change, the result is `x` itself.
+    The conversions are those of `stack`. If nothing has to change, the result is `x` itself.
     """
     wanted = (size or x.shape[1], size or x.shape[2], channels or x.shape[3])
     if wanted == x.shape[1:]:
@@ -161,7 +162,7 @@ def _read(name: str, file: File, read: Callable[[File], T]) -> T:
 
 
 def _without_metadata(file: File) -> bytes:
-    """Returns the content of a file. The metadata of a PNG or a JPEG are left out."""
+    """Returns the content of a file, without the metadata if it is a PNG or a JPEG."""
     content = file if isinstance(file, bytes) else file.read_bytes()
     for magic, parts in ((_PNG, _chunks), (_JPEG, _segments)):
         if content.startswith(magic):

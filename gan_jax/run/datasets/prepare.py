@@ -60,7 +60,8 @@ def prepare(name: str, folder: Path, announce: Callable[[str], None]) -> Path:
 def own_name(name: str) -> str:
     """Returns our builder's name for a data set.
 
-    The name differs from the official name, so that neither builder reads the other's files.
+    It differs from the official name, so that our builder and TFDS's builder do not read each
+    other's files.
     """
     return f"gan_jax_{name}"
 

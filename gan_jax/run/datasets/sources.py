@@ -150,7 +150,7 @@ def _folder(config: Config, announce: Announce) -> Examples:
 
 
 def _classes(label: NDArray[np.integer] | None, announce: Announce) -> NDArray[np.int32] | None:
-    """Returns the labels [N] as int32, or None if there are none or some are not classes."""
+    """Returns the labels [N] as int32, or None if they are missing or some are not classes."""
     if label is None or (label.min() >= 0 and label.max() <= np.iinfo(np.int32).max):
         return None if label is None else label.astype(np.int32, copy=False)
     announce(
@@ -177,8 +177,8 @@ def _required_dir(config: Config) -> Path:
 def _name(config: Config, source: str) -> str:
     """Returns the name of the data set.
 
-    For images in a folder, it is the folder's name. For IDX files, it is the folder's name if this
-    is the name of a known data set. Otherwise it is `config.name`.
+    For images in a folder, it is the folder's name. For IDX files it is also the folder's name, if
+    a known data set has this name. Otherwise it is `config.name`.
     """
     if source in ("folder", "idx"):
         folder_name = _required_dir(config).resolve().name

@@ -40,7 +40,8 @@ def find(name: str, folder: Path | None) -> Path | None:
         searched.
 
     Raises:
-      DataError: Several configs are prepared and the name has none, or a folder cannot be listed.
+      DataError: Several configs are prepared and the name does not say which, or a folder cannot be
+        listed.
     """
     for root in [default_dir()] if folder is None else [folder, default_dir()]:
         for prepared in (root / name, root / prepare.own_name(name)):
@@ -154,7 +155,7 @@ def _read_prepared(prepared: Path, size: int | None, channels: Channels | None) 
 
 
 def _classes(value: Any) -> Iterator[str]:
-    """Yields the names of Python classes in a features file, also in JSON inside strings."""
+    """Yields the names of Python classes in a features file, also those in strings of JSON."""
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
             value = json.loads(value)

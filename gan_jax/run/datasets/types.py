@@ -41,6 +41,6 @@ class Config:
     # Number of colour channels, 1 for grey or 3 for colour. None: as in the images. For a folder:
     # colour if any image has colour.
     channels: Channels | None = None
-    # Number of images to keep out of training. They are a random choice from all classes, and
-    # always the same.
+    # Number of images to keep out of training. They are drawn at random from all classes. The
+    # choice is always the same.
     held_out: int = 0

@@ -20,7 +20,7 @@ def chart(
 
     Args:
       rows, columns: the numbers of rows and columns of axes. Several axes are returned as an array,
-        as by `subplots`.
+        as `subplots` does.
       size: width and height in inches.
       **grid: further arguments of `Figure.subplots`.
     """
@@ -56,7 +56,7 @@ def curves(records: Sequence[dict[str, float]], file: Path) -> None:
     """Draws V with its optimum, both losses and both accuracies over the steps of a run.
 
     Args:
-      records: records with a `step`. If some records lack a metric, it is drawn from the others.
+      records: records with a `step`. A metric is drawn from the records that contain it.
       file: the PNG to write.
     """
     figure, (value, losses, accuracies) = chart(3, size=(7, 7), sharex=True)

@@ -19,7 +19,7 @@ class Moment(NamedTuple):
       title: the title of the panel.
       x: [N] increasing numbers.
       p_data, p_g: [N] densities at x. p_g may be infinite where G turns back.
-      discriminator, optimal: [N] the trained D(x) and D*(x), in [0, 1].
+      discriminator, optimal: [N] values of the trained D(x) and of D*(x), in [0, 1].
       z, made: [K] latents and G(z).
     """
 
@@ -126,8 +126,8 @@ def convergence(
     """Draws JSD and V over the updates of G. Thin lines are seeds, and thick lines are medians.
 
     Args:
-      runs: a dictionary from names in the legend to pairs. A pair consists of the numbers of G's
-        updates [F], and a dictionary with the arrays `jsd` and `value` [F, seeds] in nats.
+      runs: a dictionary from names in the legend to pairs. A pair consists of an array [F] that
+        counts G's updates, and a dictionary with the arrays `jsd` and `value` [F, seeds] in nats.
       file: the PNG to write.
 
     Raises:

@@ -56,7 +56,7 @@ def history(
     most: int = 60,
     announce: Callable[[str], None] = print,
 ) -> None:
-    """Writes the saved grids of a run as an animation, and some of them side by side.
+    """Writes the saved grids of a run as an animation, and some of them as one picture.
 
     Args:
       grids: PNG files of one size, in order.
@@ -115,7 +115,10 @@ def animate(pictures: Sequence[Image.Image], gif: Path) -> None:
 
 
 def _spread(count: int, most: int) -> list[int]:
-    """Returns at most `most` of `count` indices, evenly spread, with the first and the last."""
+    """Returns evenly spaced indices below `count`, no more than `most` of them.
+
+    The first and the last index are included.
+    """
     return sorted({round(i) for i in np.linspace(0, count - 1, min(count, most))})
 
 
