@@ -37,17 +37,17 @@ from gan_jax.types import Array, Metrics, Network, PyTree
 DATA = synthetic.gaussian(1.0, 0.5)
 PRIOR = synthetic.gaussian()
 """Prior of z. The paper has a uniform z. With a uniform z, G(z) is bounded, so p_g of a small
-smooth G has no mass in the tails of p. Each unit of missing mass adds log(2) / 2 to the JSD."""
+smooth G has no mass in the tails of p. A missing mass m would add m log(2) / 2 to the JSD."""
 
 NODES, WEIGHTS = interval(-5.0, 7.0, 601)
 """Quadrature over x, up to 12 standard deviations from the mean of the data."""
 LATENTS, LATENT_WEIGHTS = interval(-8.0, 8.0, 161)
 """Quadrature over z."""
 SEARCHED = interval(-8.05, 8.05, 162)[0][:, None]
-"""[M, 1] ends of the intervals in which G(z) = x is solved for z. `LATENTS` are inside them."""
+"""[M, 1] ends of the intervals in which G(z) = x is solved for z. They enclose all `LATENTS`."""
 LOG_2 = plots.LOG_4 / 2
 ARROWS = jnp.array([[NormalDist().inv_cdf((i + 0.5) / 25)] for i in range(25)])
-"""[25, 1] quantiles of the prior: the k-th is at the probability (k - 1/2) / 25."""
+"""[25, 1] quantiles of the prior at the probabilities (k - 1/2) / 25, for k from 1 to 25."""
 LIMITS = (-2.5, 3.5)
 """Range of x and z in the pictures."""
 PANELS = ("(a) untrained", "(b) D trained, G not yet", "(c) during", "(d) at the end")
@@ -72,7 +72,7 @@ class Config:
     num_updates: int = 10_000
     """Updates of D and G together in each training. One in n_critic + 1 is an update of G."""
     warmup: int = 200
-    """Updates of D before the first update of G. They show panel (b) of the paper's figure."""
+    """Updates of D before the first update of G. Panel (b) of demonstration.png is drawn after them."""
     seeds: int = 10
     """Number of GANs in each training, with seeds 0, 1, ... The pictures show seed 0."""
     batch_size: int = 512
@@ -145,7 +145,8 @@ def examine(gan: GAN, state: TrainState) -> tuple[Metrics, Metrics]:
     z = LATENTS[:, None]
     x = jnp.concatenate([NODES[:, None], generate(gan, params, z)])
     log_p, log_q = DATA.log_prob(x), log_p_g(gan, params, x[:, 0])
-    # Where G turns back, rounding can hide a fake's own z from the search: its branch is added.
+    # Where the slope of G is near 0, rounding can hide a fake's own z from the search. The density
+    # is then at least that of the branch of this z.
     own = theory.pushforward_log_prob(
         lambda point: generate(gan, params, point[None])[0], z, PRIOR.log_prob
     )

@@ -55,7 +55,7 @@ class Rules:
     num_steps: int = 8000
     """Updates of G."""
     batch_size: int = 256
-    """Real samples (or packs of samples) in an update of D. D also gets as many fakes."""
+    """Real samples (or packs of samples) in an update of D. D also gets an equal number of fakes."""
     generator_lr: float = 2e-3
     """Initial learning rate of G. It decays along half a cosine."""
     discriminator_lr: float = 2e-3
@@ -68,7 +68,7 @@ class Rules:
     """Adam's decay rate for the mean of the squared gradients."""
     ema_decay: float = 0.9998
     """Largest decay rate of the moving average of G's weights. Samples are drawn with this average.
-    Early in training it covers about the last ninth of the updates so far."""
+    Early in training the average covers about the last ninth of the updates so far."""
     seeds: int = 10
     """Number of GANs. All are trained in one program, spread over the devices."""
     seed: int = 0
@@ -192,7 +192,7 @@ def judged(gan: GAN, state: TrainState, reach: float, num: int, *, unit: float =
 
 
 def table(metrics: dict[str, PerSeed]) -> str:
-    """Returns a text table of the mean, lowest and highest value over seeds, one column per key."""
+    """Returns a table as text: mean, lowest and highest over the seeds, in one column per key."""
     titles = [f"{who.replace('_', ' ')}: mean (lowest to highest)" for who in metrics]
     rows = {"": titles} | {
         name: [spread(found[name], ".4g") for found in metrics.values()]

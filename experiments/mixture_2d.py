@@ -67,7 +67,7 @@ class Config(Recipe):
     workdir: Path = Path("runs/mixture_2d")
     """Folder of the run."""
     frames: int = 40
-    """Frames of the animation after the start of training. One more shows the untrained G."""
+    """Frames of the animation that show G in training. One more frame shows the untrained G."""
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -105,7 +105,7 @@ def build(recipe: Recipe, distribution: Distribution) -> many.Game:
 def measure(
     recipe: Recipe, distribution: Distribution, draw: Callable[..., Array], key: Array
 ) -> dict[str, Array]:
-    """Returns the metrics of a sampler, each [].
+    """Returns the metrics of a sampler, each of shape [].
 
     `energy_distance` and its `p_value` compare one draw with the same number of real samples. If
     the distribution has modes, the fields of `mode_coverage` are included, as means over all draws.
@@ -152,7 +152,7 @@ def metrics_of(
             "perfect_sampler": measure(recipe, distribution, distribution.sample, key_perfect),
         }
 
-    # One seed after the other: the energy test holds all distances between the samples.
+    # One seed after the other: the energy test keeps all distances between samples in memory.
     found = jax.jit(lambda *each: jax.lax.map(of_both, each))(states, keys)
     return jax.tree.map(lambda values: np.asarray(values, float).tolist(), found)
 

@@ -60,17 +60,17 @@ class Config(many.Rules):
     """Gives D batch norm, as in the PacGAN study. Penalties are then forbidden, because they need a
     D that judges each image by itself."""
     discriminator_width: int = 16
-    """Features of D's first layer. The PacGAN study has 4 and 2. G's last hidden layer has 8."""
+    """Features of D's first layer. The PacGAN study uses 4 or 2. G's last hidden layer has 8."""
     num_steps: int = 3000
     """Updates of G."""
     batch_size: int = 32
-    """Real stacks (or packs of stacks) in an update of D. D also gets as many fakes."""
+    """Real stacks (or packs of stacks) in an update of D. D also gets an equal number of fakes."""
     latent: int = 256
     """Number of dimensions of z ~ N(0, I)."""
     generator_lr: float = 5e-4
     """Initial learning rate of G. It decays along half a cosine."""
     discriminator_lr: float = 3e-3
-    """Initial learning rate of D, which must learn faster than G. For 4 features, use 0.008."""
+    """Initial learning rate of D, which must learn faster than G. For a D of width 4, use 0.008."""
     final_lr_share: float = 0.0
     """Final learning rate of D and G, as a fraction of the initial rate."""
     ema_decay: float = 0.998
@@ -212,7 +212,7 @@ def _history(folder: RunFolder) -> list[Record]:
 def _accuracy(dataset: datasets.Dataset) -> float | None:
     """Returns the classifier's accuracy on the digits, if they have labels.
 
-    Most of the embedded digits are in its training set.
+    Most of the embedded digits are in the classifier's training set.
     """
     if dataset.label is None:
         return None
