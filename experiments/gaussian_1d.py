@@ -72,7 +72,7 @@ class Config:
     num_updates: int = 10_000
     """Updates of D and G together in each training. One in n_critic + 1 is an update of G."""
     warmup: int = 200
-    """Updates of D before the first update of G. Panel (b) of demonstration.png is drawn after them."""
+    """Updates of D before the first update of G. Panel (b) of the picture shows their result."""
     seeds: int = 10
     """Number of GANs in each training, with seeds 0, 1, ... The pictures show seed 0."""
     batch_size: int = 512
@@ -82,7 +82,7 @@ class Config:
     discriminator_lr: float = 1e-2
     """Adam's initial learning rate for D. It decays to 0 along half a cosine."""
     generator_lr: tuple[float, ...] = (1e-4, 2e-3)
-    """Adam's initial learning rate for G, one for each --n-critic. It decays in the same way."""
+    """Adam's initial learning rate for G, one for each --n-critic. It decays like D's rate."""
     frames: int = 32
     """Number of times during training that metrics are computed and a picture is drawn."""
 
@@ -201,8 +201,8 @@ def play(config: Config, gan: GAN, n_critic: int, rounds: int) -> tuple[TrainSta
 def train(config: Config, gan: GAN, n_critic: int, folder: RunFolder) -> Seen:
     """Trains all seeds at once. Returns the numbers of G's updates and the results of `examine`.
 
-    `examine` is called at the start, after the updates of D alone, and after each of the `frames`
-    chunks. The metrics are those of all seeds, [seeds]. The functions are those of seed 0.
+    `examine` is called before and after the warm-up, and `frames` times during training. The
+    metrics are arrays [seeds] over all seeds. The functions are those of seed 0.
     """
     chunk = config.num_updates // (n_critic + 1) // config.frames
     rounds, name = chunk * config.frames, f"n_critic_{n_critic}"

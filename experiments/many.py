@@ -35,8 +35,8 @@ class Rules:
     """Names of D's penalties, from gan_jax.penalties.PENALTIES. Give `--penalty` without a name for
     no penalty."""
     penalty_weight: float = 0.1
-    """Initial weight of each penalty (gamma / 2 for R1 and R2). It is for samples divided by their
-    root mean square."""
+    """Initial weight of each penalty (gamma / 2 for R1 and R2). The weight is for samples
+    divided by their root mean square."""
     final_penalty_share: float = 1e-4
     """Final weight of each penalty, as a fraction of the initial one. The weight decays
     geometrically. G finds the modes while the penalty is strong. D learns the width of the modes
@@ -55,7 +55,7 @@ class Rules:
     num_steps: int = 8000
     """Updates of G."""
     batch_size: int = 256
-    """Real samples (or packs of samples) in an update of D. D also gets an equal number of fakes."""
+    """Real samples (or packs) in an update of D. D also gets the same number of fakes."""
     generator_lr: float = 2e-3
     """Initial learning rate of G. It decays along half a cosine."""
     discriminator_lr: float = 2e-3
@@ -159,7 +159,7 @@ def updates(rules: Rules) -> dict[str, int]:
 
 
 def penalty_weight(rules: Rules, step: Array) -> Array:
-    """Returns the weight of each penalty after `step` updates of D. It decays geometrically."""
+    """Returns the weight of each penalty after `step` updates of D. The decay is geometric."""
     done = jnp.minimum(step / (rules.num_steps * rules.n_critic), 1.0)
     return rules.penalty_weight * rules.final_penalty_share**done
 

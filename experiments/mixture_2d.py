@@ -1,4 +1,4 @@
-"""Trains GANs on a distribution in the plane with a known density: many seeds in one program.
+"""Trains many GANs in one program, on a distribution in the plane with a known density.
 
 The experiment measures how many modes are found, how sharp they are and whether they are drawn
 equally often, as VEEGAN (Srivastava et al. 2017) and PacGAN (Lin et al. 2018) do. It also measures
@@ -86,7 +86,7 @@ def check(config: Config) -> None:
 
 
 def data(recipe: Recipe) -> tuple[Distribution, float]:
-    """Returns the distribution scaled to a root mean square of 1, and the original value."""
+    """Returns the distribution scaled to a root mean square of 1, and its original scale."""
     return standardised(DISTRIBUTIONS[recipe.data]())
 
 
@@ -114,7 +114,7 @@ def measure(
       recipe: gives the number of draws and the number of samples in each.
       distribution: the distribution of the real samples.
       draw: the sampler, `(key, num) -> x [num, 2]`.
-      key: the key for the draws and for the test with `p_value`.
+      key: the key for the draws and for the energy test.
     """
     key_real, key_test, key_draws = jax.random.split(key, 3)
     keys = jax.random.split(key_draws, recipe.draws)
@@ -141,7 +141,7 @@ def title(metrics: many.PerSeed, number: int) -> str:
 def metrics_of(
     recipe: Recipe, game: many.Game, distribution: Distribution, states: TrainState
 ) -> dict[str, many.PerSeed]:
-    """Returns the metrics of the GANs and of a perfect sampler, each a list over the seeds."""
+    """Returns the metrics of the GANs and of a perfect sampler, as lists over the seeds."""
     keys = jax.vmap(jax.random.key)(jnp.arange(recipe.seeds))
 
     def of_both(each: tuple[TrainState, Array]) -> dict[str, dict[str, Array]]:

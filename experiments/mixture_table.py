@@ -4,8 +4,8 @@ The published tables are those of VEEGAN (Srivastava et al. 2017) and PacGAN (Li
 distributions (ring and grid) and the number of samples are those of VEEGAN. Each row of the table
 is a method. All methods use networks of the same size and several seeds. The experiment writes
 table.md, a picture for each distribution and summary.json to --workdir. A picture shows samples of
-the first seed of each method. summary.json has the metrics of every seed. Each method is trained on
-each distribution in its own folder in ways/. The same command resumes a run that was stopped.
+the first seed of each method. summary.json has the metrics of every seed. Each training (one method
+on one distribution) has its own folder in ways/. The same command resumes a run that was stopped.
 """
 
 import dataclasses
@@ -112,7 +112,7 @@ class Config:
     num_steps: int = Recipe.num_steps
     """Updates of G. The method `long` makes eight times as many."""
     batch_size: int = Recipe.batch_size
-    """Real samples (or packs of samples) in an update of D. D also gets an equal number of fakes."""
+    """Real samples (or packs) in an update of D. D also gets the same number of fakes."""
     seeds: int = Recipe.seeds
     """Number of GANs for each method and distribution."""
     seed: int = 0

@@ -64,8 +64,8 @@ RADIUS, SCALE = 1.0, 0.05
 NUM_SAMPLES = 2500
 """Number of samples in which the modes are counted."""
 EXTENT = 1.6
-"""The pictures show x and y from minus this value to this value. Those with a frozen D show twice
-this range."""
+"""The pictures show x and y from minus this value to this value. Pictures with a frozen D show
+twice this range."""
 
 
 def build(config: Config) -> tuple[GAN, Algorithm]:
