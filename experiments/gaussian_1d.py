@@ -72,7 +72,8 @@ class Config:
     num_updates: int = 10_000
     """Updates of D and G together in each training. One in n_critic + 1 is an update of G."""
     warmup: int = 200
-    """Updates of D before the first update of G. Panel (b) of the picture shows their result."""
+    """Updates of D before the first update of G. Panel (b) of demonstration.png shows D after
+    these updates."""
     seeds: int = 10
     """Number of GANs in each training, with seeds 0, 1, ... The pictures show seed 0."""
     batch_size: int = 512

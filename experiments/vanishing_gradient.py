@@ -86,9 +86,9 @@ def gradient(gan: GAN, loss: AdversarialLoss, theta: PyTree, psi: PyTree, z: Arr
 def measure(gan: GAN, theta: PyTree, psi: PyTree, z: Array) -> dict[str, Array]:
     """Returns norms of G's gradients over all z [M, B, L], and the variance over M minibatches.
 
-    `saturating` and `non_saturating` are the norms for the two losses. `variance` is an unbiased
-    estimate of the trace of the covariance of a minibatch's gradient, for the non-saturating loss.
-    `relative_deviation` is sqrt(variance) / non_saturating.
+    `saturating` and `non_saturating` are the norms for the minimax and the non-saturating loss.
+    `variance` is for the non-saturating loss. It is an unbiased estimate of the trace of the
+    covariance of a minibatch's gradient. `relative_deviation` is sqrt(variance) / non_saturating.
     """
 
     def over(loss: AdversarialLoss) -> Array:
