@@ -1,6 +1,6 @@
-"""Path length regularisation makes |J^T y| equal for all w (Karras et al. 2020, section 3.2).
+"""Path length regularisation of StyleGAN2's G (Karras et al. 2020, section 3.2).
 
-G is a mapping network z -> w followed by a synthesis network w -> x. J is dx/dw. y is random.
+G maps z -> w -> x. The term makes |J^T y| equal for all w. J is dx/dw, and y is a random image.
 """
 
 from functools import partial

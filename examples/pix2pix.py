@@ -48,7 +48,7 @@ def batch(key: jax.Array, num: int) -> Batch:
 
 
 def main(seed: int = 0, steps: int = 1000) -> float:
-    """Returns the mean absolute error per pixel, in [-1, 1], on new pairs."""
+    """Returns the mean absolute error per pixel on new pairs. Pixels are in [-1, 1]."""
     algorithm, key = make(), jax.random.key(seed)
     train = partial(jax.lax.scan, feed(algorithm.step, batch, (1, 64)), length=steps)
     state, _ = jax.jit(train)(jax.jit(algorithm.init)(key, batch(key, 64)))

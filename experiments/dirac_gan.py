@@ -58,7 +58,7 @@ class Method(NamedTuple):
       loss, penalty: functions of the library.
       noisy: whether instance noise is added.
       consensus: whether consensus optimisation is used.
-      converges: whether the method converges in general, by table 1 of the paper.
+      converges: whether the method converges in general, according to table 1 of the paper.
     """
 
     title: str
@@ -87,8 +87,8 @@ UPDATES: dict[str, Callable[[Losses, float], Update]] = {
 
 NOISE = np.sqrt(3.0) * np.array([-1.0, 0.0, 0.0, 0.0, 0.0, 1.0])
 """Three-point Gauss-Hermite quadrature as a batch of six values. The weights 1/6, 2/3 and 1/6 are
-the shares of the three points: they occur once, four times and once. For polynomials up to the
-fifth degree, the mean over this batch is exactly the mean over N(0, 1)."""
+the shares of the three points: they occur once, four times and once in the batch. For polynomials
+up to the fifth degree, the mean over this batch is exactly the mean over N(0, 1)."""
 
 
 def build(sigma: float, theta: float, psi: float) -> tuple[GAN, TrainState, Batch]:

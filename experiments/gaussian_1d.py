@@ -37,17 +37,17 @@ from gan_jax.types import Array, Metrics, Network, PyTree
 DATA = synthetic.gaussian(1.0, 0.5)
 PRIOR = synthetic.gaussian()
 """Prior of z. The paper has a uniform z. With a uniform z, G(z) is bounded, so p_g of a small
-smooth G has no mass in the tails of p. Each unit of missing mass adds log(2) / 2 to the JSD."""
+smooth G has no mass in the tails of p. A missing mass m would add m log(2) / 2 to the JSD."""
 
 NODES, WEIGHTS = interval(-5.0, 7.0, 601)
 """Quadrature over x, up to 12 standard deviations from the mean of the data."""
 LATENTS, LATENT_WEIGHTS = interval(-8.0, 8.0, 161)
 """Quadrature over z."""
 SEARCHED = interval(-8.05, 8.05, 162)[0][:, None]
-"""[M, 1] ends of the intervals in which G(z) = x is solved for z. `LATENTS` are inside them."""
+"""[M, 1] ends of the intervals in which G(z) = x is solved for z. They enclose all `LATENTS`."""
 LOG_2 = plots.LOG_4 / 2
 ARROWS = jnp.array([[NormalDist().inv_cdf((i + 0.5) / 25)] for i in range(25)])
-"""[25, 1] quantiles of the prior: the k-th is at the probability (k - 1/2) / 25."""
+"""[25, 1] quantiles of the prior at the probabilities (k - 1/2) / 25, for k from 1 to 25."""
 LIMITS = (-2.5, 3.5)
 """Range of x and z in the pictures."""
 PANELS = ("(a) untrained", "(b) D trained, G not yet", "(c) during", "(d) at the end")
@@ -72,7 +72,8 @@ class Config:
     num_updates: int = 10_000
     """Updates of D and G together in each training. One in n_critic + 1 is an update of G."""
     warmup: int = 200
-    """Updates of D before the first update of G. They show panel (b) of the paper's figure."""
+    """Updates of D before the first update of G. Panel (b) of demonstration.png shows D after
+    these updates."""
     seeds: int = 10
     """Number of GANs in each training, with seeds 0, 1, ... The pictures show seed 0."""
     batch_size: int = 512
@@ -82,7 +83,7 @@ class Config:
     discriminator_lr: float = 1e-2
     """Adam's initial learning rate for D. It decays to 0 along half a cosine."""
     generator_lr: tuple[float, ...] = (1e-4, 2e-3)
-    """Adam's initial learning rate for G, one for each --n-critic. It decays in the same way."""
+    """Adam's initial learning rate for G, one for each --n-critic. It decays like D's rate."""
     frames: int = 32
     """Number of times during training that metrics are computed and a picture is drawn."""
 
@@ -145,7 +146,8 @@ def examine(gan: GAN, state: TrainState) -> tuple[Metrics, Metrics]:
     z = LATENTS[:, None]
     x = jnp.concatenate([NODES[:, None], generate(gan, params, z)])
     log_p, log_q = DATA.log_prob(x), log_p_g(gan, params, x[:, 0])
-    # Where G turns back, rounding can hide a fake's own z from the search: its branch is added.
+    # Where the slope of G is near 0, rounding can hide a fake's own z from the search. The density
+    # is then at least that of the branch of this z.
     own = theory.pushforward_log_prob(
         lambda point: generate(gan, params, point[None])[0], z, PRIOR.log_prob
     )
@@ -200,8 +202,8 @@ def play(config: Config, gan: GAN, n_critic: int, rounds: int) -> tuple[TrainSta
 def train(config: Config, gan: GAN, n_critic: int, folder: RunFolder) -> Seen:
     """Trains all seeds at once. Returns the numbers of G's updates and the results of `examine`.
 
-    `examine` is called at the start, after the updates of D alone, and after each of the `frames`
-    chunks. The metrics are those of all seeds, [seeds]. The functions are those of seed 0.
+    `examine` is called before and after the warm-up, and `frames` times during training. The
+    metrics are arrays [seeds] over all seeds. The functions are those of seed 0.
     """
     chunk = config.num_updates // (n_critic + 1) // config.frames
     rounds, name = chunk * config.frames, f"n_critic_{n_critic}"

@@ -35,8 +35,8 @@ class Rules:
     """Names of D's penalties, from gan_jax.penalties.PENALTIES. Give `--penalty` without a name for
     no penalty."""
     penalty_weight: float = 0.1
-    """Initial weight of each penalty (gamma / 2 for R1 and R2). It is for samples divided by their
-    root mean square."""
+    """Initial weight of each penalty (gamma / 2 for R1 and R2). The weight is for samples
+    divided by their root mean square."""
     final_penalty_share: float = 1e-4
     """Final weight of each penalty, as a fraction of the initial one. The weight decays
     geometrically. G finds the modes while the penalty is strong. D learns the width of the modes
@@ -55,7 +55,7 @@ class Rules:
     num_steps: int = 8000
     """Updates of G."""
     batch_size: int = 256
-    """Real samples (or packs of samples) in an update of D. D also gets as many fakes."""
+    """Real samples (or packs) in an update of D. D also gets the same number of fakes."""
     generator_lr: float = 2e-3
     """Initial learning rate of G. It decays along half a cosine."""
     discriminator_lr: float = 2e-3
@@ -68,7 +68,7 @@ class Rules:
     """Adam's decay rate for the mean of the squared gradients."""
     ema_decay: float = 0.9998
     """Largest decay rate of the moving average of G's weights. Samples are drawn with this average.
-    Early in training it covers about the last ninth of the updates so far."""
+    Early in training the average covers about the last ninth of the updates so far."""
     seeds: int = 10
     """Number of GANs. All are trained in one program, spread over the devices."""
     seed: int = 0
@@ -159,7 +159,7 @@ def updates(rules: Rules) -> dict[str, int]:
 
 
 def penalty_weight(rules: Rules, step: Array) -> Array:
-    """Returns the weight of each penalty after `step` updates of D. It decays geometrically."""
+    """Returns the weight of each penalty after `step` updates of D. The decay is geometric."""
     done = jnp.minimum(step / (rules.num_steps * rules.n_critic), 1.0)
     return rules.penalty_weight * rules.final_penalty_share**done
 
@@ -192,7 +192,7 @@ def judged(gan: GAN, state: TrainState, reach: float, num: int, *, unit: float =
 
 
 def table(metrics: dict[str, PerSeed]) -> str:
-    """Returns a text table of the mean, lowest and highest value over seeds, one column per key."""
+    """Returns a table as text: mean, lowest and highest over the seeds, in one column per key."""
     titles = [f"{who.replace('_', ' ')}: mean (lowest to highest)" for who in metrics]
     rows = {"": titles} | {
         name: [spread(found[name], ".4g") for found in metrics.values()]

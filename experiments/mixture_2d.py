@@ -1,4 +1,4 @@
-"""Trains GANs on a distribution in the plane with a known density: many seeds in one program.
+"""Trains many GANs in one program, on a distribution in the plane with a known density.
 
 The experiment measures how many modes are found, how sharp they are and whether they are drawn
 equally often, as VEEGAN (Srivastava et al. 2017) and PacGAN (Lin et al. 2018) do. It also measures
@@ -67,7 +67,7 @@ class Config(Recipe):
     workdir: Path = Path("runs/mixture_2d")
     """Folder of the run."""
     frames: int = 40
-    """Frames of the animation after the start of training. One more shows the untrained G."""
+    """Frames of the animation that show G in training. One more frame shows the untrained G."""
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -86,7 +86,7 @@ def check(config: Config) -> None:
 
 
 def data(recipe: Recipe) -> tuple[Distribution, float]:
-    """Returns the distribution scaled to a root mean square of 1, and the original value."""
+    """Returns the distribution scaled to a root mean square of 1, and its original scale."""
     return standardised(DISTRIBUTIONS[recipe.data]())
 
 
@@ -105,7 +105,7 @@ def build(recipe: Recipe, distribution: Distribution) -> many.Game:
 def measure(
     recipe: Recipe, distribution: Distribution, draw: Callable[..., Array], key: Array
 ) -> dict[str, Array]:
-    """Returns the metrics of a sampler, each [].
+    """Returns the metrics of a sampler, each of shape [].
 
     `energy_distance` and its `p_value` compare one draw with the same number of real samples. If
     the distribution has modes, the fields of `mode_coverage` are included, as means over all draws.
@@ -114,7 +114,7 @@ def measure(
       recipe: gives the number of draws and the number of samples in each.
       distribution: the distribution of the real samples.
       draw: the sampler, `(key, num) -> x [num, 2]`.
-      key: the key for the draws and for the test with `p_value`.
+      key: the key for the draws and for the energy test.
     """
     key_real, key_test, key_draws = jax.random.split(key, 3)
     keys = jax.random.split(key_draws, recipe.draws)
@@ -141,7 +141,7 @@ def title(metrics: many.PerSeed, number: int) -> str:
 def metrics_of(
     recipe: Recipe, game: many.Game, distribution: Distribution, states: TrainState
 ) -> dict[str, many.PerSeed]:
-    """Returns the metrics of the GANs and of a perfect sampler, each a list over the seeds."""
+    """Returns the metrics of the GANs and of a perfect sampler, as lists over the seeds."""
     keys = jax.vmap(jax.random.key)(jnp.arange(recipe.seeds))
 
     def of_both(each: tuple[TrainState, Array]) -> dict[str, dict[str, Array]]:
@@ -152,7 +152,7 @@ def metrics_of(
             "perfect_sampler": measure(recipe, distribution, distribution.sample, key_perfect),
         }
 
-    # One seed after the other: the energy test holds all distances between the samples.
+    # One seed after the other: the energy test keeps all distances between samples in memory.
     found = jax.jit(lambda *each: jax.lax.map(of_both, each))(states, keys)
     return jax.tree.map(lambda values: np.asarray(values, float).tolist(), found)
 

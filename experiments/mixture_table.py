@@ -4,8 +4,8 @@ The published tables are those of VEEGAN (Srivastava et al. 2017) and PacGAN (Li
 distributions (ring and grid) and the number of samples are those of VEEGAN. Each row of the table
 is a method. All methods use networks of the same size and several seeds. The experiment writes
 table.md, a picture for each distribution and summary.json to --workdir. A picture shows samples of
-the first seed of each method. summary.json has the metrics of every seed. Each method is trained on
-each distribution in its own folder in ways/. The same command resumes a run that was stopped.
+the first seed of each method. summary.json has the metrics of every seed. Each training (one method
+on one distribution) has its own folder in ways/. The same command resumes a run that was stopped.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ class Way(NamedTuple):
     Attributes:
       title: the method's name in the table.
       changes: the settings that differ from the recommended recipe.
-      times: the number of updates, divided by that of most methods.
+      times: the factor by which --num-steps is multiplied.
     """
 
     title: str
@@ -68,9 +68,8 @@ WAYS = {
 }
 """The methods, from one that loses modes to the recommended recipe.
 
-`plain` and the methods after it have the same networks, optimizer and learning rates. Each of them
-is `plain` with the changes in its title, except WGAN-GP. The "usual" settings are leaky ReLUs in G,
-z ~ N(0, I) and 0.5 for Adam's b1.
+Each method after `plain` is `plain` with the changes in its title. The "usual" settings are leaky
+ReLUs in G, z ~ N(0, I) and 0.5 for Adam's b1.
 """
 
 PUBLISHED = {
@@ -93,7 +92,8 @@ PUBLISHED = {
         "PacGAN4": (24.8, 93.6, 0.04),
     },
 }
-"""Published means of the modes found, the high-quality samples in % and the reverse KL in nats."""
+"""Published means of three metrics: the number of modes found, the share of high-quality samples in
+%, and the reverse KL in nats."""
 
 REPORTED = ("settings", "updates", "gan", "perfect_sampler", "diverged")
 """Entries that are copied from the summary of each training to the summary of the table."""
@@ -112,7 +112,7 @@ class Config:
     num_steps: int = Recipe.num_steps
     """Updates of G. The method `long` makes eight times as many."""
     batch_size: int = Recipe.batch_size
-    """Real samples (or packs of samples) in an update of D. D also gets as many fakes."""
+    """Real samples (or packs) in an update of D. D also gets the same number of fakes."""
     seeds: int = Recipe.seeds
     """Number of GANs for each method and distribution."""
     seed: int = 0

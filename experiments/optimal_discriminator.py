@@ -58,8 +58,8 @@ class Case:
     Attributes:
       p, q: the distributions of the real samples and of the fakes.
       discriminator: D.
-      limits: (low, high) of the quadrature in each dimension; if empty, x is discrete and the modes
-        of p are all its values.
+      limits: (low, high) of the quadrature in each dimension. If it is empty, x is discrete, and
+        the modes of p are all values of x.
     """
 
     p: Distribution
@@ -89,7 +89,7 @@ class _Smooth(nn.Module):
 
 
 def table(*shares: float) -> Distribution:
-    """Returns a distribution on 0.0, 1.0, ... [N, 1]. `log_prob` is the log of a probability."""
+    """Returns the distribution of x [N, 1] on 0.0, 1.0, ... that has these probabilities."""
     log_p = np.log(shares)
     return Distribution(
         lambda key, num: jax.random.categorical(key, log_p, shape=(num, 1)).astype(float),
@@ -143,7 +143,7 @@ def train(case: Case, config: Config, name: str, folder: RunFolder) -> tuple[PyT
 def exact(case: Case, params: PyTree) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Returns the metrics of D by quadrature in float64, and the functions of x for the pictures.
 
-    The metrics are V, its upper bound, and the largest |D - D*| where (p + q) / 2 has mass.
+    The metrics are V, its upper bound, and the largest |D - D*| where (p + q) / 2 is not tiny.
     """
     with jax.enable_x64(True):
         metrics, drawn = _exact(case, params)

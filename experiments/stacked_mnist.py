@@ -2,11 +2,11 @@
 
 An image is a stack of three random digits, one in each colour channel (Metz et al. 2017; Srivastava
 et al. 2017). The networks are the small ones of the PacGAN study (Lin et al. 2018, section 4.2). A
-classifier names the digits of 26,000 samples. The experiment counts the classes among the samples,
-and computes the KL divergence of their histogram from the uniform distribution. It reports the same
-metrics for real stacks. At every count it writes samples.png (each stack and its three digits) and
-curves.png to --workdir. At the end it writes summary.json. The same command resumes a run that was
-stopped.
+classifier determines the digits in 26,000 samples. The experiment counts the classes among the
+samples, and computes the KL divergence of the histogram of classes from the uniform distribution.
+It reports the same metrics for real stacks. At every count it writes samples.png (each stack and
+its three digits) and curves.png to --workdir. At the end it writes summary.json. The same command
+resumes a run that was stopped.
 """
 
 import dataclasses
@@ -53,24 +53,24 @@ class Config(many.Rules):
     penalty_weight: float = 0.1
     """Initial weight of each penalty (gamma / 2 for R1 and R2), for pixels in [-1, 1]."""
     final_penalty_share: float = 1.0
-    """Final weight of each penalty, as a fraction of the initial one. It decays geometrically."""
+    """Final weight of each penalty, as a fraction of the initial one. The decay is geometric."""
     noise: float = 0.0
     """Largest standard deviation of the noise added to D's pixels in [-1, 1]. 0 means no noise."""
     discriminator_norm: bool = False
     """Gives D batch norm, as in the PacGAN study. Penalties are then forbidden, because they need a
     D that judges each image by itself."""
     discriminator_width: int = 16
-    """Features of D's first layer. The PacGAN study has 4 and 2. G's last hidden layer has 8."""
+    """Features of D's first layer. The PacGAN study uses 4 or 2."""
     num_steps: int = 3000
     """Updates of G."""
     batch_size: int = 32
-    """Real stacks (or packs of stacks) in an update of D. D also gets as many fakes."""
+    """Real stacks (or packs) in an update of D. D also gets the same number of fakes."""
     latent: int = 256
     """Number of dimensions of z ~ N(0, I)."""
     generator_lr: float = 5e-4
     """Initial learning rate of G. It decays along half a cosine."""
     discriminator_lr: float = 3e-3
-    """Initial learning rate of D, which must learn faster than G. For 4 features, use 0.008."""
+    """Initial learning rate of D, which must learn faster than G. For a D of width 4, use 0.008."""
     final_lr_share: float = 0.0
     """Final learning rate of D and G, as a fraction of the initial rate."""
     ema_decay: float = 0.998
@@ -132,9 +132,9 @@ def images(draw: Callable[[Array, int], Array], key: Array, num: int) -> Array:
 def count(x: np.ndarray) -> dict[str, float]:
     """Returns the metrics of stacks, uint8 [N, 28, 28, 3], from the classes of their digits.
 
-    `captured` and `reverse_kl` are those of `class_coverage`. `confidence` is the mean over the
-    digits of the largest class probability. It is low for images that are not clear digits. Such
-    images are counted like all others.
+    `captured` and `reverse_kl` are those of `class_coverage`. `confidence` is the largest class
+    probability of a digit, averaged over all digits. It is low for images that are not clear
+    digits. Such images are counted like all others.
     """
     probability = digits.class_probabilities(np.asarray(unstacked(jnp.asarray(x))))
     found = class_coverage(stack_class(jnp.asarray(probability.argmax(axis=1))), KINDS)
@@ -212,7 +212,7 @@ def _history(folder: RunFolder) -> list[Record]:
 def _accuracy(dataset: datasets.Dataset) -> float | None:
     """Returns the classifier's accuracy on the digits, if they have labels.
 
-    Most of the embedded digits are in its training set.
+    Most of the embedded digits are in the classifier's training set.
     """
     if dataset.label is None:
         return None

@@ -55,7 +55,8 @@ class Config:
     learning_rate: float = 1e-3
     """Adam's learning rate for both players."""
     r1: float = 0.1
-    """Weight gamma of the penalty R1, gamma / 2 |grad D|^2. Without R1, balanced players circle."""
+    """Weight gamma of R1. The penalty is (gamma / 2) |grad D|^2. Without R1, players that make
+    equally many updates circle around the equilibrium."""
 
 
 RADIUS, SCALE = 1.0, 0.05
@@ -63,8 +64,8 @@ RADIUS, SCALE = 1.0, 0.05
 NUM_SAMPLES = 2500
 """Number of samples in which the modes are counted."""
 EXTENT = 1.6
-"""The pictures show x and y from minus this value to this value. Those with a frozen D show twice
-this range."""
+"""The pictures show x and y from minus this value to this value. Pictures with a frozen D show
+twice this range."""
 
 
 def build(config: Config) -> tuple[GAN, Algorithm]:

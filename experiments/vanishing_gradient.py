@@ -86,9 +86,9 @@ def gradient(gan: GAN, loss: AdversarialLoss, theta: PyTree, psi: PyTree, z: Arr
 def measure(gan: GAN, theta: PyTree, psi: PyTree, z: Array) -> dict[str, Array]:
     """Returns norms of G's gradients over all z [M, B, L], and the variance over M minibatches.
 
-    `variance` is an unbiased estimate for the non-saturating loss: the trace of the covariance of
-    the minibatch gradient. `relative_deviation` is the square root of `variance`, divided by
-    `non_saturating`, the norm of the gradient over all z.
+    `saturating` and `non_saturating` are the norms for the minimax and the non-saturating loss.
+    `variance` is for the non-saturating loss. It is an unbiased estimate of the trace of the
+    covariance of a minibatch's gradient. `relative_deviation` is sqrt(variance) / non_saturating.
     """
 
     def over(loss: AdversarialLoss) -> Array:
@@ -109,8 +109,8 @@ def bound(gan: GAN, theta: PyTree, psi: PyTree, z: Array) -> dict[str, Array]:
     """Returns the norm of G's minimax gradient over z [N, L], and the bound of theorem 2.4.
 
     The theorem assumes that D* and its slope are 0 near every fake. The bound is M eps / (1 - eps).
-    eps is the maximum of D + |dD/dx| over the fakes. M^2 is the mean of |dG(z)/dtheta|^2, in the
-    spectral norm. If eps >= 1, the bound is infinite.
+    eps is the maximum of D + |dD/dx| over the fakes. M^2 is the mean of the squared spectral
+    norm of dG(z)/dtheta. If eps >= 1, the bound is infinite.
     """
 
     def made(theta: PyTree, z: Array) -> Array:
@@ -200,7 +200,10 @@ def on_digits(config: Config, folder: RunFolder) -> dict[int, Seen]:
 
 
 def in_the_plane(config: Config, folder: RunFolder) -> Seen:
-    """Returns the metrics of `bound` while D learns. Real samples are on a circle, fakes inside."""
+    """Returns the metrics of `bound` while D learns.
+
+    Real samples are on a circle, and fakes are inside it.
+    """
     gan, tx = mlp((2,), latent=2, width=64), optax.adam(config.learning_rate)
     game = adversarial(gan, losses.minimax, generator_tx=optax.identity(), discriminator_tx=tx)
     keys = jax.random.split(jax.random.key(config.seed), 2)
