@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import gc
 import io
 import os
 import signal
@@ -77,6 +78,7 @@ def _run(
     prog: str,
     args: Sequence[str] | None,
 ) -> None:
+    gc.freeze()  # imported modules are not searched for garbage: the start takes 0.2 s less
     keep_compilations()
     memory.return_large_buffers()
     with warnings.catch_warnings():
