@@ -55,8 +55,9 @@ def from_linen(module: nn.Module, *, label: str | None = "label") -> Network:
       label: the name of the argument for labels. With None, labels are ignored.
 
     Raises:
-      ValueError: `label` is not the default and is not an argument of the module. A module that has arguments besides x must have one with the name that `label` gives. If it
-    has none, a call with a labelled batch raises ValueError.
+      ValueError: `label` is not the default and is not an argument of the module. A module that
+        has arguments besides x must have one with the name that `label` gives. If it has none, a
+        call with a labelled batch raises ValueError.
     """
     accepted = accepted_by(type(module), label, "from_linen(module")
 

@@ -111,7 +111,8 @@ FREE = frozenset(
 images must stay the same: the run records their digest."""
 
 _DAMAGED = (AttributeError, LookupError, TypeError, ValueError, ArithmeticError)
-"""Exceptions that `build` may raise if the settings are damaged. JSON is read without a check of types."""
+"""Exceptions that `build` may raise if the settings are damaged. JSON is read without a check of
+types."""
 
 
 def check(config: Config) -> None:
