@@ -20,11 +20,8 @@ from gan_jax import (
     GAN,
     Batch,
     TrainState,
-    init,
+    adversarial,
     losses,
-    make_discriminator_step,
-    make_generator_step,
-    make_train_step,
     mixed_precision,
     parallel,
     rematerialised,
@@ -177,32 +174,24 @@ def build(
         gan = mixed_precision(gan)
     if config.rematerialise:
         gan = rematerialised(gan)
-    loss = losses.LOSSES[config.loss]
-    shared: dict[str, Any] = {"accumulate": config.accumulate, "axis_name": axis_name}
-    generator_tx = adam(config.generator_lr, b1=config.b1, b2=config.b2)
-    discriminator_tx = adam(config.discriminator_lr, b1=config.b1, b2=config.b2)
-
-    # The average follows the first updates closely, so early samples show progress.
-    ema_decay = rising_decay(config.ema_decay)
+    algorithm = adversarial(
+        gan,
+        losses.LOSSES[config.loss],
+        generator_tx=adam(config.generator_lr, b1=config.b1, b2=config.b2),
+        discriminator_tx=adam(config.discriminator_lr, b1=config.b1, b2=config.b2),
+        penalties=[(r1, config.r1 / 2)] if config.r1 else [],
+        n_critic=config.n_critic,
+        # The average follows the first updates closely, so early samples show progress.
+        ema_decay=rising_decay(config.ema_decay),
+        accumulate=config.accumulate,
+        axis_name=axis_name,
+    )
 
     def begin(seed: Array) -> TrainState:
-        key = jax.random.key(seed)
-        return init(gan, generator_tx, discriminator_tx, key, Batch(jnp.zeros((2, *shape))))
+        return algorithm.init(jax.random.key(seed), Batch(jnp.zeros((2, *shape))))
 
-    seed = np.uint32(config.seed)
-    state = jax.jit(begin)(seed)
-    step = make_train_step(
-        make_discriminator_step(
-            gan,
-            loss,
-            discriminator_tx,
-            penalties=[(r1, config.r1 / 2)] if config.r1 else [],
-            **shared,
-        ),
-        make_generator_step(gan, loss, generator_tx, ema_decay=ema_decay, **shared),
-        n_critic=config.n_critic,
-    )
-    return gan, state, step
+    state = jax.jit(begin)(np.uint32(config.seed))
+    return gan, state, algorithm.step
 
 
 def restore(run: Path) -> tuple[GAN, int, TrainState]:
