@@ -12,6 +12,7 @@ from statistics import median, quantiles
 
 from benchmarks import problem
 from benchmarks.cases import CASES, Case
+from benchmarks.problem import Problem
 from benchmarks.workers import jax_library
 from benchmarks.workers.protocol import Loop, Setting
 from gan_jax.run import cli, datasets
@@ -34,19 +35,18 @@ def main(config: Config) -> dict[str, dict[str, list[float]]]:
     """Prints a table for each case and batch size, and returns the seconds per step."""
     cli.check_at_least(config, rounds=2)
     cli.check_above_zero(config, "seconds")
+    digits = datasets.load(datasets.Config(source="embedded")).x
     found = {}
     for case in (CASES[name] for name in config.cases):
         for batch_size in case.batch_sizes:
             label = f"{case.name}, batch {batch_size}"
-            found[label] = seconds_per_step(config, case, batch_size)
+            found[label] = seconds_per_step(config, problem.make(case, batch_size, 0, digits), case)
             print(f"### {label}\n\n{_table(found[label])}\n", flush=True)
     return found
 
 
-def seconds_per_step(config: Config, case: Case, batch_size: int) -> dict[str, list[float]]:
+def seconds_per_step(config: Config, given: Problem, case: Case) -> dict[str, list[float]]:
     """Returns the seconds per step of each program in each round."""
-    digits = datasets.load(datasets.Config(source="embedded")).x
-    given = problem.make(case, batch_size, 0, digits)
     loops = {
         name: jax_library.build(Setting(name, case, given, fixed=False))
         for name in ("all", *(f"all but {form}" for form in _USED[case.model]), "none")

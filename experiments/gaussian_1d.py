@@ -146,8 +146,8 @@ def examine(gan: GAN, state: TrainState) -> tuple[Metrics, Metrics]:
     z = LATENTS[:, None]
     x = jnp.concatenate([NODES[:, None], generate(gan, params, z)])
     log_p, log_q = DATA.log_prob(x), log_p_g(gan, params, x[:, 0])
-    # Where the slope of G is near 0, rounding can hide a fake's own z from the search. The density
-    # is then at least that of the branch of this z.
+    # The search can miss the z that made a sample, because of rounding, if G's slope there is near
+    # 0. The density is at least the part of it that this z contributes.
     own = theory.pushforward_log_prob(
         lambda point: generate(gan, params, point[None])[0], z, PRIOR.log_prob
     )

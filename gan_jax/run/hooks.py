@@ -20,11 +20,13 @@ from gan_jax.run.loop import Finish, Hook
 from gan_jax.run.loop import NonFinite as NonFinite
 from gan_jax.types import Metrics, PyTree
 
+_TIMES = ("step", "steps_per_second", "seconds")
+"""The entries that `log` adds to the metrics of a record."""
+
 
 def in_words(record: Record) -> str:
     """Returns all metrics of a record as one line of names and values."""
-    left_out = {"step", "seconds", "steps_per_second"}
-    return " ".join(f"{k} {v:.3g}" for k, v in record.items() if k not in left_out)
+    return " ".join(f"{k} {v:.3g}" for k, v in record.items() if k not in _TIMES)
 
 
 def time_left(elapsed: float, done: int, left: int) -> str:
@@ -145,7 +147,7 @@ def log(
 
 def _check_names(metrics: Metrics) -> None:
     for name, value in metrics.items():
-        if name in ("step", "steps_per_second", "seconds"):
+        if name in _TIMES:
             raise ValueError(f"a step returns a metric {name!r}, which a record has: rename it")
         if not value.size:
             raise ValueError(f"a step returns the metric {name!r} without elements: leave it out")

@@ -153,8 +153,8 @@ denominator, `js` is twice the Jensen-Shannon divergence, and `gan` is `js` minu
 def f_divergence(name: str, log_p: Array, log_q: Array, weights: Array) -> Array:
     """Returns D_f(p, q) = E_q[f(p/q)] as a scalar []. `name` is one of `F_DIVERGENCES`.
 
-    Where q is zero, the mass of p is multiplied by the limit of f(u)/u at infinity, as in the
-    definition.
+    Values of x at which q is 0 add p(x) times the limit of f(u)/u at infinity, as in the definition
+    of D_f.
     """
     return integral(F_DIVERGENCES[name].perspective(log_p, log_q), weights)
 

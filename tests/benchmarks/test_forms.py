@@ -2,9 +2,10 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
-from benchmarks import forms
+from benchmarks import forms, problem
 from benchmarks.cases import CASES
 from gan_jax import _cpu
 from gan_jax.errors import UserError
@@ -20,7 +21,9 @@ def test_the_programs_differ_in_their_forms_alone(monkeypatch, quick_compile):
     monkeypatch.setattr(_cpu, "only", noting)
     case = dataclasses.replace(CASES["mixture"], widths=(8, 8))
     config = forms.Config(rounds=2, seconds=1e-6)
-    seconds = forms.seconds_per_step(config, case, 4)
+    seconds = forms.seconds_per_step(
+        config, problem.make(case, 4, 0, np.zeros((1, 28, 28, 1), np.uint8)), case
+    )
     assert list(seconds) == ["all", "all but dense", "all but keys", "all but adam", "none"]
     assert all(len(times) == 2 and min(times) > 0 for times in seconds.values())
     assert set(enabled) == {
