@@ -11,7 +11,8 @@ MODELS: dict[str, Callable[..., GAN]] = {
     "mlp": mlp.mlp,
     "maxout": mlp.maxout,
 }
-"""All models by name. Each is a function `(shape, *, latent, width) -> GAN`."""
+"""All models by name. Each is a function `(shape, *, latent, width, num_classes=None,
+conditional="projection") -> GAN`."""
 
 if TYPE_CHECKING:
     ModelName: TypeAlias = str

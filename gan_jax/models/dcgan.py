@@ -5,8 +5,17 @@ import jax.numpy as jnp
 
 from gan_jax import priors
 from gan_jax.networks.linen import from_linen
-from gan_jax.nn import DCGAN_INIT, BatchNorm, Conv, ConvTranspose, MinibatchStd
-from gan_jax.types import GAN, Array
+from gan_jax.nn import (
+    DCGAN_INIT,
+    BatchNorm,
+    Conditional,
+    Conv,
+    ConvTranspose,
+    MinibatchStd,
+    judged,
+    with_class_channel,
+)
+from gan_jax.types import GAN, Array, Output
 
 _LEVELS = {28: 2, 32: 3, 64: 4}
 """The number of times each image size is halved. The smallest images have 7, 4 and 4 pixels per
@@ -18,6 +27,8 @@ def dcgan(
     *,
     latent: int = 100,
     width: int = 64,
+    num_classes: int | None = None,
+    conditional: Conditional = "projection",
     discriminator_norm: bool = True,
     minibatch_std: bool = False,
 ) -> GAN:
@@ -33,6 +44,9 @@ def dcgan(
       latent: number of dimensions of z.
       width: number of features in the layer nearest to the image. The number doubles with each
         layer away from the image.
+      num_classes: number of classes of a conditional GAN, or None for an unconditional GAN. G uses
+        conditional batch norm.
+      conditional: how D uses the class. See `gan_jax.nn.Conditional`.
       discriminator_norm: whether D has batch norm. Without batch norm, D judges each image
         separately, as a gradient penalty assumes. With batch norm, D compares the images of a batch
         and trains without a penalty.
@@ -50,8 +64,10 @@ def dcgan(
         )
     widths = tuple(width * 2**level for level in range(_LEVELS[side]))
     return GAN(
-        generator=from_linen(_Generator(side, channels, widths[::-1])),
-        discriminator=from_linen(_Discriminator(widths, discriminator_norm, minibatch_std)),
+        generator=from_linen(_Generator(side, channels, widths[::-1], num_classes)),
+        discriminator=from_linen(
+            _Discriminator(widths, discriminator_norm, minibatch_std, num_classes, conditional)
+        ),
         prior=priors.normal(latent),
     )
 
@@ -60,15 +76,16 @@ class _Generator(nn.Module):
     side: int
     channels: int
     widths: tuple[int, ...]
+    num_classes: int | None
 
     @nn.compact
-    def __call__(self, z: Array, *, train: bool) -> Array:
+    def __call__(self, z: Array, label: Array | None = None, *, train: bool) -> Array:
         first, *rest = self.widths
         side = self.side // 2 ** len(self.widths)
         x = nn.Dense(side * side * first, use_bias=False, kernel_init=DCGAN_INIT)(z)
         x = x.reshape(-1, side, side, first)
         for features in (*rest, self.channels):
-            x = nn.relu(BatchNorm()(x, train=train))
+            x = nn.relu(BatchNorm(self.num_classes)(x, label, train=train))
             x = ConvTranspose(features)(x)
         return jnp.tanh(x)
 
@@ -77,9 +94,12 @@ class _Discriminator(nn.Module):
     widths: tuple[int, ...]
     norm: bool
     minibatch_std: bool
+    num_classes: int | None
+    conditional: Conditional
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
+    def __call__(self, x: Array, label: Array | None = None, *, train: bool) -> Array | Output:
+        x = with_class_channel(x, self.num_classes, label, self.conditional)
         for level, features in enumerate(self.widths):
             x = Conv(features, use_bias=not self.norm)(x)
             if self.norm and level > 0:
@@ -87,4 +107,5 @@ class _Discriminator(nn.Module):
             x = nn.leaky_relu(x, 0.2)
         if self.minibatch_std:
             x = MinibatchStd()(x)
-        return nn.Dense(1, kernel_init=DCGAN_INIT)(x.reshape(x.shape[0], -1))[:, 0]
+        x = x.reshape(x.shape[0], -1)
+        return judged(x, self.num_classes, label, self.conditional, kernel_init=DCGAN_INIT)

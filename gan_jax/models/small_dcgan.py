@@ -5,8 +5,17 @@ import jax.numpy as jnp
 
 from gan_jax import priors
 from gan_jax.networks.linen import from_linen
-from gan_jax.nn import DCGAN_INIT, BatchNorm, Doubled, Halved, Repainted
-from gan_jax.types import GAN, Array
+from gan_jax.nn import (
+    DCGAN_INIT,
+    BatchNorm,
+    Conditional,
+    Doubled,
+    Halved,
+    Repainted,
+    judged,
+    with_class_channel,
+)
+from gan_jax.types import GAN, Array, Output
 
 _SIDE = 28
 _GENERATOR_SIDES = (7, 14, _SIDE)
@@ -19,6 +28,8 @@ def small_dcgan(
     latent: int = 256,
     width: int = 8,
     discriminator_width: int = 4,
+    num_classes: int | None = None,
+    conditional: Conditional = "projection",
     discriminator_norm: bool = True,
 ) -> GAN:
     """Returns a GAN of two small convolutional networks, with z ~ N(0, I).
@@ -40,6 +51,9 @@ def small_dcgan(
         halved.
       discriminator_width: number of features of D's first layer. Each further layer has twice as
         many features as the layer before.
+      num_classes: number of classes of a conditional GAN, or None for an unconditional GAN. G uses
+        conditional batch norm.
+      conditional: how D uses the class. See `gan_jax.nn.Conditional`.
       discriminator_norm: whether D has batch norm. Without batch norm, D judges each image
         separately, as a gradient penalty assumes. With batch norm, D compares the images of a batch
         and trains without a penalty.
@@ -54,8 +68,10 @@ def small_dcgan(
             "resize them, or choose another model"
         )
     return GAN(
-        generator=from_linen(_Generator(channels, width)),
-        discriminator=from_linen(_Discriminator(discriminator_width, discriminator_norm)),
+        generator=from_linen(_Generator(channels, width, num_classes)),
+        discriminator=from_linen(
+            _Discriminator(discriminator_width, discriminator_norm, num_classes, conditional)
+        ),
         prior=priors.normal(latent),
     )
 
@@ -63,11 +79,12 @@ def small_dcgan(
 class _Generator(nn.Module):
     channels: int
     width: int
+    num_classes: int | None
 
     @nn.compact
-    def __call__(self, z: Array, *, train: bool) -> Array:
+    def __call__(self, z: Array, label: Array | None = None, *, train: bool) -> Array:
         def activated(x: Array) -> Array:
-            return nn.relu(BatchNorm()(x, train=train))
+            return nn.relu(BatchNorm(self.num_classes)(x, label, train=train))
 
         features = 2 ** len(_GENERATOR_SIDES) * self.width
         x = nn.Dense(4 * 4 * features, use_bias=False, kernel_init=DCGAN_INIT)(z)
@@ -81,12 +98,16 @@ class _Generator(nn.Module):
 class _Discriminator(nn.Module):
     width: int
     norm: bool
+    num_classes: int | None
+    conditional: Conditional
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
+    def __call__(self, x: Array, label: Array | None = None, *, train: bool) -> Array | Output:
+        x = with_class_channel(x, self.num_classes, label, self.conditional)
         for level in range(3):
             x = Halved(self.width * 2**level, use_bias=not self.norm)(x)
             if self.norm:
                 x = BatchNorm()(x, train=train)
             x = nn.leaky_relu(x, 0.3)
-        return nn.Dense(1, kernel_init=_HE_INIT)(x.reshape(x.shape[0], -1))[:, 0]
+        x = x.reshape(x.shape[0], -1)
+        return judged(x, self.num_classes, label, self.conditional, kernel_init=_HE_INIT)

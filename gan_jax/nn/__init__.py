@@ -1,5 +1,6 @@
 """Flax Linen layers used by several models."""
 
+from gan_jax.nn.conditional import Conditional, judged, with_class, with_class_channel
 from gan_jax.nn.convolutions import Conv, ConvTranspose
 from gan_jax.nn.dense import Dense
 from gan_jax.nn.dropout import Dropout
@@ -12,6 +13,7 @@ __all__ = [
     "DCGAN_INIT",
     "PARAM_DTYPE",
     "BatchNorm",
+    "Conditional",
     "Conv",
     "ConvTranspose",
     "Dense",
@@ -20,4 +22,7 @@ __all__ = [
     "Halved",
     "MinibatchStd",
     "Repainted",
+    "judged",
+    "with_class",
+    "with_class_channel",
 ]

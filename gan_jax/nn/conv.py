@@ -33,18 +33,28 @@ from gan_jax.parallel import split_alike
 from gan_jax.types import Array
 
 
-def conv(x: Array, kernel: Array, *, strides: Pair, padding: Pair) -> Array:
+def conv(x: Array, kernel: Array, *, strides: Pair, padding: Pair, groups: int = 1) -> Array:
     """Returns the convolution [B, h, w, O] of x, where h = (H + 2 padding - kh) // stride + 1.
 
     The result has the type that x and the kernel promote to, as in `flax.linen.Conv`.
 
     Args:
       x: [B, H, W, I].
-      kernel: [kh, kw, I, O].
+      kernel: [kh, kw, I / groups, O].
       strides: steps in pixels, along height and width.
       padding: zeros added on each side, along height and width.
+      groups: number of groups into which the features I and O are split.
     """
     x, kernel = promote_dtype(x, kernel)
+    if groups > 1:
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            strides,
+            [(p, p) for p in padding],
+            feature_group_count=groups,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
     size, window = (x.shape[1], x.shape[2]), (kernel.shape[0], kernel.shape[1])
     geometry = Geometry(size, window, strides, padding)
     return split_alike(partial(_forward.bind, **_parameters(geometry)), x, kernel)

@@ -1,6 +1,7 @@
 """Strided convolutions as Flax Linen layers."""
 
 import flax.linen as nn
+from flax.linen.initializers import Initializer
 
 from gan_jax.nn import conv
 from gan_jax.nn.initial import DCGAN_INIT, PARAM_DTYPE
@@ -19,13 +20,15 @@ class Conv(nn.Module):
     window: tuple[int, int] = (4, 4)
     strides: tuple[int, int] = (2, 2)
     padding: tuple[int, int] = (1, 1)
+    groups: int = 1
+    """Input and output features are split into this many groups. Each output reads one group."""
+    kernel_init: Initializer = DCGAN_INIT
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        kernel = self.param(
-            "kernel", DCGAN_INIT, (*self.window, x.shape[-1], self.features), PARAM_DTYPE
-        )
-        y = conv.conv(x, kernel, strides=self.strides, padding=self.padding)
+        shape = (*self.window, x.shape[-1] // self.groups, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, PARAM_DTYPE)
+        y = conv.conv(x, kernel, strides=self.strides, padding=self.padding, groups=self.groups)
         if not self.use_bias:
             return y
         return y + self.param("bias", nn.initializers.zeros, (1, 1, 1, self.features), PARAM_DTYPE)
