@@ -1,5 +1,7 @@
 """3x3 convolutions that halve, double or keep the size of images (Metz et al. 2017)."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -14,7 +16,7 @@ _HE_INIT = nn.initializers.he_normal()
 # kernel that is extended to 4x4 by zeros in front gives the same result, and `conv` is faster for
 # 4x4 kernels.
 
-_HALVING = {"strides": (2, 2), "padding": (1, 1)}
+_HALVING: dict[str, Any] = {"strides": (2, 2), "padding": (1, 1)}
 
 
 def _widened(kernel: Array) -> Array:
