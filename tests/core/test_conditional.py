@@ -110,9 +110,9 @@ def test_conditional_batch_norm_has_a_scale_and_a_bias_for_each_class(train):
     statistics = {"mean": draw(4, 2), "var": jnp.exp(draw(5, 2))}
     given = {"params": {"BatchNorm_0": params}, "batch_stats": {"BatchNorm_0": statistics}}
     y, _ = layer.apply(given, x, LABEL, train=train, mutable=["batch_stats"])
-    mean, variance = statistics["mean"], statistics["var"]
+    mean, variance = np.asarray(statistics["mean"]), np.asarray(statistics["var"])
     if train:
-        mean, variance = np.mean(x, (0, 1, 2)), np.var(x, (0, 1, 2))
+        mean, variance = np.asarray(x).mean((0, 1, 2)), np.asarray(x).var((0, 1, 2))
     for i, label in enumerate(LABEL):
         plain = (np.asarray(x[i]) - mean) / np.sqrt(variance + 1e-5)
         expected = plain * np.asarray(params["scale"])[label] + np.asarray(params["bias"])[label]
