@@ -1,7 +1,8 @@
-"""Every loss with every penalty and every model, under jit, vmap and pmap: 50 steps stay finite.
+"""Every loss with every penalty, model, conditioning and augmentation: 20 steps stay finite.
 
-The loss and the penalty are inputs of one compiled program, which selects them with `lax.switch`.
-So each model and layout needs a single compilation for all combinations.
+The loss, the penalty and the augmentation are inputs of one compiled program, which selects them
+with `lax.switch`. So each model, conditioning and layout needs a single compilation for all
+combinations. Each pair of a loss and a penalty comes with one augmentation, in turn.
 """
 
 from functools import partial
@@ -14,18 +15,21 @@ import numpy as np
 import pytest
 
 import gan_jax
-from gan_jax import AdversarialLoss, Batch
+from gan_jax import AdversarialLoss, Batch, augment
 from gan_jax.losses import LOSSES
 from gan_jax.models import MODELS
 from gan_jax.optimizers import adam
-from gan_jax.parallel import AXIS_NAME
+from gan_jax.parallel import AXIS_NAME, shard_step
 from gan_jax.penalties import PENALTIES
+from gan_jax.terms import CONDITIONAL_TERMS, ConditionalTerms
 from gan_jax.types import WithMemory
 
-STEPS, BATCH, DEVICES = 50, 4, 2
+STEPS, BATCH, DEVICES, CLASSES = 20, 4, 2, 3
 SMALL = {"mlp": {"width": 4, "depth": 1}, "maxout": {"width": 2}, "dcgan": {"width": 2}}
 SHAPES = {"mlp": (6, 6, 1), "maxout": (6, 6, 1), "dcgan": (28, 28, 1)}
-COMBINATIONS = list(product(range(len(LOSSES)), range(len(PENALTIES))))
+AUGMENTATIONS = (lambda key, x: x, augment.shift, augment.flip)
+PAIRS = list(product(range(len(LOSSES)), range(len(PENALTIES))))
+COMBINATIONS = [(*pair, i % len(AUGMENTATIONS)) for i, pair in enumerate(PAIRS)]
 TX = adam(1e-3, b1=0.5)
 
 
@@ -59,53 +63,78 @@ def penalties_of(index):
     return [(chosen, 0.1), *remembering]
 
 
-def train(model, axis_name, x, combination):
-    """Returns the state after 50 steps and the metrics of all of them."""
+def train(model, conditional, axis_name, batch, combination):
+    """Returns the parameters after 20 steps, and the metrics of all of them."""
     loss, penalties = loss_of(combination[0]), penalties_of(combination[1])
-    gan = MODELS[model](SHAPES[model], latent=3, **SMALL[model])
-    options = {"axis_name": axis_name}
-    step = gan_jax.make_train_step(
-        gan_jax.make_discriminator_step(gan, loss, TX, penalties=penalties, **options),
-        gan_jax.make_generator_step(gan, loss, TX, **options),
+    classes = {} if conditional is None else {"num_classes": CLASSES, "conditional": conditional}
+    terms = ConditionalTerms() if conditional is None else CONDITIONAL_TERMS[conditional]
+    algorithm = gan_jax.adversarial(
+        MODELS[model](SHAPES[model], latent=3, **SMALL[model], **classes),
+        loss,
+        generator_tx=TX,
+        discriminator_tx=TX,
+        penalties=penalties,
+        discriminator_terms=terms.discriminator,
+        generator_terms=terms.generator,
+        augmentation=lambda key, x: jax.lax.switch(combination[2], AUGMENTATIONS, key, x),
+        axis_name=axis_name,
     )
-    state = gan_jax.init(gan, TX, TX, jax.random.key(0), Batch(x), penalties=penalties)
-    batch = Batch(x[None])
-    state, metrics = jax.lax.scan(lambda state, _: step(state, batch), state, length=STEPS)
+    batches = jax.tree.map(lambda leaf: leaf[None], batch)
+    state = algorithm.init(jax.random.key(0), batch)
+    state, metrics = jax.lax.scan(
+        lambda state, _: algorithm.step(state, batches), state, length=STEPS
+    )
     params = jax.flatten_util.ravel_pytree((state.generator.params, state.discriminator.params))[0]
     return params, metrics
 
 
-def all_at_once(model, x, combinations):
-    return jax.jit(jax.vmap(partial(train, model, None, x)))(combinations)
+def each(train, combinations):
+    return jax.lax.map(train, combinations)
 
 
-def one_by_one(model, x, combinations):
-    return jax.jit(partial(jax.lax.map, partial(train, model, None, x)))(combinations)
+def all_at_once(model, conditional, batch, combinations):
+    return jax.jit(jax.vmap(partial(train, model, conditional, None, batch)))(combinations)
 
 
-def on_two_devices(model, x, combinations):
-    def shard(x):
-        return jax.lax.map(partial(train, model, AXIS_NAME, x), combinations)
+def one_by_one(model, conditional, batch, combinations):
+    return jax.jit(partial(each, partial(train, model, conditional, None, batch)))(combinations)
 
-    halves = x.reshape(DEVICES, -1, *x.shape[1:])
+
+def by_shard(model, conditional, batch, combinations):
+    def step(state, batch):
+        return state, each(partial(train, model, conditional, None, batch), combinations)
+
+    return shard_step(step, devices=jax.devices()[:DEVICES])({}, batch)[1]
+
+
+def by_pmap(model, conditional, batch, combinations):
+    def shard(batch):
+        return each(partial(train, model, conditional, AXIS_NAME, batch), combinations)
+
+    halves = jax.tree.map(lambda a: a.reshape(DEVICES, -1, *a.shape[1:]), batch)
     made = jax.pmap(shard, AXIS_NAME, devices=jax.devices()[:DEVICES])(halves)
     return jax.tree.map(lambda leaf: leaf[0], made)
 
 
+LAYOUTS = (one_by_one, by_shard, by_pmap)
+CASES = [
+    ("mlp", None, all_at_once),
+    *product(MODELS, (None, *CONDITIONAL_TERMS), LAYOUTS),
+]
+QUICK = [("mlp", "projection", one_by_one)]
+
+
 @pytest.mark.parametrize(
-    ("model", "layout"),
-    [
-        pytest.param(model, layout, marks=[] if quick else [pytest.mark.slow])
-        for model, layout in product(MODELS, (all_at_once, one_by_one, on_two_devices))
-        for quick in (model == "mlp" and layout is one_by_one,)
-    ],
+    ("model", "conditional", "layout"),
+    [pytest.param(*case, marks=[] if case in QUICK else [pytest.mark.slow]) for case in CASES],
 )
-def test_all_train_to_finite_figures(model, layout, quick_compile):
+def test_all_train_to_finite_figures(model, conditional, layout, quick_compile):
     x = jnp.tanh(jax.random.normal(jax.random.key(1), (BATCH, *SHAPES[model])))
+    label = None if conditional is None else jnp.arange(BATCH) % CLASSES
     combinations = tuple(jnp.array(column) for column in zip(*COMBINATIONS, strict=True))
-    params, metrics = jax.device_get(layout(model, x, combinations))
+    params, metrics = jax.device_get(layout(model, conditional, Batch(x, label), combinations))
     finite = {name: np.isfinite(values).all(axis=1) for name, values in metrics.items()}
-    names = [(list(LOSSES)[i], list(PENALTIES)[j]) for i, j in COMBINATIONS]
+    names = [(list(LOSSES)[i], list(PENALTIES)[j]) for i, j in PAIRS]
     bad = [(names[k], name) for name, ok in finite.items() for k in np.flatnonzero(~ok)]
     assert not bad
     assert np.isfinite(params).all()
