@@ -1,6 +1,5 @@
 """BigGAN (Brock et al. 2019): residual networks with spectral normalisation in G and D."""
 
-
 import flax.linen as nn
 import jax.numpy as jnp
 from flax.linen.initializers import Initializer
