@@ -81,10 +81,10 @@ def spectral_norm(
         Parameters named "bias" or "scale" are not normalised, and neither are other vectors and
         scalars, such as the slope of a PReLU.
       iterations: power iteration steps in each training pass, at least 1.
-      as_matrix: whether A is the kernel reshaped to a matrix with the kernel's last axis, as in
-        Miyato et al. The norm of that matrix is up to sqrt(kh kw) times smaller than the norm of a
-        convolution with a window of kh x kw, so the network is not 1-Lipschitz. Published recipes
-        for deep networks need the larger kernels that result.
+      as_matrix: whether A is the kernel reshaped to a matrix that keeps the kernel's last axis, as
+        in Miyato et al. and the recipes after them. The norm of a convolution with a window of kh x
+        kw is up to sqrt(kh kw) times larger than the norm of that matrix, so the network is not
+        1-Lipschitz. The power iteration is cheaper.
       embeddings: whether `Embed` is normalised.
 
     Returns:

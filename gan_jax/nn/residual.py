@@ -63,7 +63,7 @@ def plan(shape: tuple[int, int, int], width: int, *, wide: bool, model: str) -> 
             start, (4 * width,) * (doublings + 1), (of_discriminator,) * 4, min(doublings, 2)
         )
     halvings = doublings + (min(start) > 4 and all(n % 2 == 0 for n in start))
-    top = max(doublings, 5) if wide else doublings
+    top = doublings + (wide and doublings < 5)
     return Plan(
         start,
         tuple(width * min(16, 2 ** (top - i)) for i in range(doublings + 1)),

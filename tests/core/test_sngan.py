@@ -279,15 +279,11 @@ def test_initial_weights_are_glorots():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("labels", [None, 3])
-@pytest.mark.parametrize("conditional", ["projection", "acgan"])
 @pytest.mark.parametrize("model", [sngan, biggan])
-def test_a_step_with_r1_on_images_that_are_not_square(model, conditional, labels):
+def test_a_step_with_r1_on_images_that_are_not_square(model, labels):
     """Everything is finite, every kernel moves, and samples of two labels differ."""
     shape = (8, 16, 2)
-    gan, tx = (
-        model(shape, latent=6, width=2, num_classes=labels, conditional=conditional),
-        optax.adam(0.1),
-    )
+    gan, tx = model(shape, latent=6, width=2, num_classes=labels), optax.adam(0.1)
     label = None if labels is None else jnp.array([0, 1, 2, 1])
     batch = Batch(jax.random.uniform(jax.random.key(1), (4, *shape), minval=-1.0), label)
     algorithm = gan_jax.adversarial(
@@ -298,9 +294,9 @@ def test_a_step_with_r1_on_images_that_are_not_square(model, conditional, labels
         penalties=[(penalties.r1, 1.0)],
     )
     before = jax.jit(algorithm.init)(jax.random.key(0), batch)
-    step = jax.jit(algorithm.step)
-    after, metrics = step(before, jax.tree.map(lambda leaf: leaf[None], batch))
-    after, metrics = step(after, jax.tree.map(lambda leaf: leaf[None], batch))
+    step, after = jax.jit(algorithm.step), before
+    for _ in range(2):  # attention moves after its factor
+        after, metrics = step(after, jax.tree.map(lambda leaf: leaf[None], batch))
     for leaf in jax.tree.leaves((after.replace(key=0), metrics)):
         assert np.isfinite(leaf).all()
     for role in ("generator", "discriminator"):
