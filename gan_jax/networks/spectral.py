@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from gan_jax.nn import Conv, ConvTranspose, Doubled, Halved, Repainted
+from gan_jax.nn.residual import Conv3
 from gan_jax.types import GAN, Array, Network, PyTree
 
 LAYERS = (
     *(nn.Dense, nn.Conv, nn.ConvTranspose, nn.Embed),
     *(Conv, ConvTranspose),
-    *(Halved, Doubled, Repainted),
+    *(Halved, Doubled, Repainted, Conv3),
 )
 """The layer types that are normalised."""
 
@@ -50,7 +51,9 @@ _SMALLEST = 1e-12
 """Norms up to this value count as 0. Nothing is divided by such a norm."""
 
 
-def spectral_norm(network: Network, *, iterations: int = 1) -> Network:
+def spectral_norm(
+    network: Network, *, iterations: int = 1, as_matrix: bool = False, embeddings: bool = True
+) -> Network:
     """Returns the network with each layer's kernel divided by the norm of the layer's linear map.
 
     The norm is estimated by power iteration with a persistent state (Miyato et al. 2018, algorithm
@@ -69,9 +72,8 @@ def spectral_norm(network: Network, *, iterations: int = 1) -> Network:
     rate or more `iterations` reduces the error.
 
     A is the complete layer without its bias. For a convolution, this map includes the stride, the
-    padding and the size of the input. (Miyato et al. reshape the kernel to a matrix. The norm of
-    that matrix may be smaller.) With 1-Lipschitz activations and no batch norm, the network is
-    1-Lipschitz up to the error of the estimates. A layer with norm 0 does not change.
+    padding and the size of the input. With 1-Lipschitz activations and no batch norm, the network
+    is 1-Lipschitz up to the error of the estimates. A layer with norm 0 does not change.
 
     Args:
       network: any network of Linen layers. These layers are normalised: `flax.linen.Dense`, `Conv`,
@@ -79,6 +81,11 @@ def spectral_norm(network: Network, *, iterations: int = 1) -> Network:
         Parameters named "bias" or "scale" are not normalised, and neither are other vectors and
         scalars, such as the slope of a PReLU.
       iterations: power iteration steps in each training pass, at least 1.
+      as_matrix: whether A is the kernel reshaped to a matrix that keeps the kernel's last axis, as
+        in Miyato et al. and the recipes after them. The norm of a convolution with a window of kh x
+        kw is up to sqrt(kh kw) times larger than the norm of that matrix, so the network is not
+        1-Lipschitz. The power iteration is cheaper.
+      embeddings: whether `Embed` is normalised.
 
     Returns:
       A network with the same parameters. Its model state is {"network": the network's own state,
@@ -94,12 +101,13 @@ def spectral_norm(network: Network, *, iterations: int = 1) -> Network:
     """
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1, got {iterations}")
+    layers_of = partial(_layers, network, as_matrix, embeddings)
 
     def init(key: Array, x: Array, label: Array | None = None) -> tuple[PyTree, PyTree]:
         key_network, key_directions = jax.random.split(key)
         params, model_state = network.init(key_network, x, label)
         directions = {}
-        for i, (path, layer) in enumerate(_layers(network, x, label).items()):
+        for i, (path, layer) in enumerate(layers_of(x, label).items()):
             v = jax.random.normal(jax.random.fold_in(key_directions, i), layer.input_shape)
             step = partial(_power_step, layer.map, _get(params, path)[layer.parameter])
             directions["/".join(path)] = jax.lax.fori_loop(
@@ -117,7 +125,7 @@ def spectral_norm(network: Network, *, iterations: int = 1) -> Network:
         **options: Any,
     ) -> tuple[Array, PyTree]:
         directions = dict(model_state["directions"])
-        for path, layer in _layers(network, x, label).items():
+        for path, layer in layers_of(x, label).items():
             name, kernel = "/".join(path), _get(params, path)[layer.parameter]
             for _ in range(iterations if train else 0):
                 directions[name] = _power_step(layer.map, kernel, directions[name])
@@ -173,8 +181,10 @@ def _divisor(length: Array) -> Array:
     return jnp.where(length > _SMALLEST, length, 1.0)
 
 
-def _layers(network: Network, x: PyTree, label: PyTree | None) -> dict[Path, _Layer]:
-    """Returns every linear layer by the path of its parameters.
+def _layers(
+    network: Network, as_matrix: bool, embeddings: bool, x: PyTree, label: PyTree | None
+) -> dict[Path, _Layer]:
+    """Returns every linear layer to normalise by the path of its parameters.
 
     An initialisation with abstract arrays finds the layers. It needs no mapped axis.
     """
@@ -193,17 +203,20 @@ def _layers(network: Network, x: PyTree, label: PyTree | None) -> dict[Path, _La
             rewritten.add("/".join(path))
         elif isinstance(module, nn.Embed) and context.method_name in ("__call__", "attend"):
             shape = (module.num_embeddings, module.features)
-            found[path] = _Layer(lambda matrix, v: v @ matrix, shape[:1], "embedding", shape)
+            found[path] = _Layer(_matrix_map, shape[:1], "embedding", shape)
         elif isinstance(module, LAYERS) and context.method_name == "__call__":
+            kernel: Any = module.get_variable("params", "kernel")
             shape = arguments[0].shape[1:]
+            if as_matrix:
+                shape = (kernel.size // kernel.shape[-1],)
             if path in found and found[path].input_shape != shape:
                 raise ValueError(
                     f"the layer {'/'.join(path)!r} is used on inputs of shapes "
                     f"{found[path].input_shape} and {shape}, so its norm is ambiguous: use a "
                     "separate layer for each shape"
                 )
-            kernel: Any = module.get_variable("params", "kernel")
-            found[path] = _Layer(_map_of(module), shape, "kernel", kernel.shape)
+            layer = _matrix_map if as_matrix else _map_of(module)
+            found[path] = _Layer(layer, shape, "kernel", kernel.shape)
         return made
 
     with nn.intercept_methods(look):
@@ -222,7 +235,9 @@ def _layers(network: Network, x: PyTree, label: PyTree | None) -> dict[Path, _La
             "only Linen's Dense, Conv, ConvTranspose and Embed, and those of gan_jax.nn. Name a "
             "parameter bias or scale if it is only added, or multiplied per feature"
         )
-    return found
+    return {
+        path: layer for path, layer in found.items() if embeddings or layer.parameter != "embedding"
+    }
 
 
 def _matrices(params: PyTree) -> dict[Path, tuple[int, ...]]:
@@ -236,6 +251,11 @@ def _matrices(params: PyTree) -> dict[Path, tuple[int, ...]]:
         for (*path, name), shape in shapes.items()
         if name in _MATRICES or (name not in _NO_MATRICES and sum(n > 1 for n in shape) > 1)
     }
+
+
+def _matrix_map(kernel: Array, v: Array) -> Array:
+    """Returns v [N, F] times the kernel reshaped to a matrix [F, ...]."""
+    return v @ kernel.reshape(-1, kernel.shape[-1])
 
 
 def _map_of(module: nn.Module) -> Map:
