@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from gan_jax.models import dcgan, mlp
+from gan_jax.models import biggan, dcgan, mlp, sngan
 from gan_jax.types import GAN
 
 MODELS: dict[str, Callable[..., GAN]] = {
     "dcgan": dcgan.dcgan,
     "mlp": mlp.mlp,
     "maxout": mlp.maxout,
+    "sngan": sngan.sngan,
+    "biggan": biggan.biggan,
 }
 """All models by name. Each is a function `(shape, *, latent, width, num_classes=None,
 conditional="projection") -> GAN`."""
@@ -20,4 +22,4 @@ else:
     ModelName = Literal[tuple(MODELS)]
 """The type of a setting that chooses a model: one of the keys of `MODELS`."""
 
-__all__ = ["MODELS", "ModelName", "dcgan", "mlp"]
+__all__ = ["MODELS", "ModelName", "biggan", "dcgan", "mlp", "sngan"]

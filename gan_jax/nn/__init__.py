@@ -1,12 +1,13 @@
 """Flax Linen layers used by several models."""
 
+from gan_jax.nn.attention import SelfAttention
 from gan_jax.nn.conditional import Conditional, judged, with_class, with_class_channel
 from gan_jax.nn.convolutions import Conv, ConvTranspose
 from gan_jax.nn.dense import Dense
 from gan_jax.nn.dropout import Dropout
 from gan_jax.nn.initial import DCGAN_INIT, PARAM_DTYPE
 from gan_jax.nn.minibatch import MinibatchStd
-from gan_jax.nn.norms import BatchNorm
+from gan_jax.nn.norms import BatchNorm, ModulatedBatchNorm
 from gan_jax.nn.resizing import Doubled, Halved, Repainted
 
 __all__ = [
@@ -21,7 +22,9 @@ __all__ = [
     "Dropout",
     "Halved",
     "MinibatchStd",
+    "ModulatedBatchNorm",
     "Repainted",
+    "SelfAttention",
     "judged",
     "with_class",
     "with_class_channel",

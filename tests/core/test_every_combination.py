@@ -25,9 +25,22 @@ from gan_jax.terms import CONDITIONAL_TERMS, ConditionalTerms
 from gan_jax.types import WithMemory
 
 STEPS, BATCH, DEVICES, CLASSES = 20, 4, 2, 3
-SMALL = {"mlp": {"width": 4, "depth": 1}, "maxout": {"width": 2}, "dcgan": {"width": 2}}
-SHAPES = {"mlp": (6, 6, 1), "maxout": (6, 6, 1), "dcgan": (28, 28, 1)}
-AUGMENTATIONS = (lambda key, x: x, augment.shift, augment.flip)
+SMALL = {
+    "mlp": {"width": 4, "depth": 1},
+    "maxout": {"width": 2},
+    "dcgan": {"width": 2},
+    "sngan": {"width": 2},
+    "biggan": {"width": 2},
+    "r3gan": {"width": 8, "blocks": 1},
+    "stylegan2": {"width": 2, "max_width": 4},
+}
+SHAPES = dict.fromkeys(MODELS, (8, 8, 1)) | {"dcgan": (28, 28, 1)}
+AUGMENTATIONS = (
+    lambda key, x: x,
+    augment.shift_and_flip,
+    augment.diff_augment,
+    partial(augment.ada.pipe, p=0.5),
+)
 PAIRS = list(product(range(len(LOSSES)), range(len(PENALTIES))))
 COMBINATIONS = [(*pair, i % len(AUGMENTATIONS)) for i, pair in enumerate(PAIRS)]
 TX = adam(1e-3, b1=0.5)
