@@ -37,7 +37,7 @@ def r3gan(
 
     G's last layer is linear: samples can exceed [-1, 1] a little.
 
-    The paper trains the networks with `losses.RELATIVISTIC`, `penalties.r1` and `penalties.r2`, and
+    The paper trains the networks with `losses.relativistic`, `penalties.r1` and `penalties.r2`, and
     Adam with b1 = 0.
 
     Args:
@@ -168,7 +168,8 @@ class _Discriminator(nn.Module):
             for _ in range(self.blocks):
                 x = _Block(self.blocks * len(self.widths))(x)
         kernel = self.param("kernel", _normal(), (*x.shape[1:3], 1, features), PARAM_DTYPE)
-        x = jnp.sum(x * kernel[:, :, 0], axis=(1, 2))  # a depthwise convolution to one pixel
+        # A depthwise convolution to one pixel is a weighted sum for each feature.
+        x = jnp.sum(x * jnp.moveaxis(kernel, 2, 0), axis=(1, 2))
         if self.num_classes is None:
             return _linear(1)(x)[:, 0]
         if label is None or self.conditional != "projection":
