@@ -35,7 +35,7 @@ def r3gan(
     least 4. For example, 32 pixels have stages of 4, 8, 16 and 32. Images are resampled by
     `gan_jax.nn.resampling`. There is no normalisation, so D judges each image separately.
 
-    G's last layer is linear: samples can exceed [-1, 1] a little.
+    G's last layer is linear, so samples can leave [-1, 1]. `data.pipeline.quantize` clips them.
 
     The paper trains the networks with `losses.relativistic`, `penalties.r1` and `penalties.r2`, and
     Adam with b1 = 0.
@@ -81,17 +81,15 @@ def r3gan(
     )
 
 
-def _normal(gain: float = 1.0) -> Initializer:
+def _normal(gain: float) -> Initializer:
     """Returns the initialiser N(0, gain^2 / fan-in)."""
     return nn.initializers.variance_scaling(gain**2, "fan_in", "normal")
 
 
-def _linear(
-    features: int,
-    *,
-    use_bias: bool = False,
-    init: Initializer = _normal(),  # noqa: B008
-) -> nn.Module:
+_UNIT_GAIN = _normal(1.0)
+
+
+def _linear(features: int, *, use_bias: bool = False, init: Initializer = _UNIT_GAIN) -> nn.Module:
     """Returns a dense layer, which is a 1x1 convolution for images."""
     return Dense(features, use_bias=use_bias, kernel_init=init, param_dtype=PARAM_DTYPE)
 
@@ -167,12 +165,12 @@ class _Discriminator(nn.Module):
                 x = _linear(features)(x)
             for _ in range(self.blocks):
                 x = _Block(self.blocks * len(self.widths))(x)
-        kernel = self.param("kernel", _normal(), (*x.shape[1:3], 1, features), PARAM_DTYPE)
+        kernel = self.param("kernel", _UNIT_GAIN, (*x.shape[1:3], 1, features), PARAM_DTYPE)
         # A depthwise convolution to one pixel is a weighted sum for each feature.
         x = jnp.sum(x * jnp.moveaxis(kernel, 2, 0), axis=(1, 2))
-        if self.num_classes is None:
+        if self.num_classes is None or label is None:
             return _linear(1)(x)[:, 0]
-        if label is None or self.conditional != "projection":
-            return judged(x, self.num_classes, label, self.conditional, kernel_init=_normal())
+        if self.conditional != "projection":
+            return judged(x, self.num_classes, label, self.conditional, kernel_init=_UNIT_GAIN)
         of_class = _embedded(label, self.num_classes, features, gain=1 / math.sqrt(features))
         return jnp.sum(of_class * _linear(features)(x), axis=-1)
