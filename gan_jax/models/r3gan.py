@@ -27,6 +27,7 @@ def r3gan(
     num_classes: int | None = None,
     conditional: Conditional = "projection",
     blocks: int = 2,
+    wide_up_to: int = 32,
 ) -> GAN:
     """Returns the residual networks of R3GAN. The defaults are the paper's for CIFAR-10.
 
@@ -43,14 +44,15 @@ def r3gan(
     Args:
       shape: [H, W, C] of one image. H and W can differ.
       latent: number of dimensions of z.
-      width: number of features of all stages of up to 32 pixels, a multiple of 8. Each doubling of
-        the size beyond 32 pixels halves the width. Inside a block, the width is twice as large and
-        is split into groups of 16.
+      width: number of features of the smallest stage. It and the width of every other stage must be
+        multiples of 8. Inside a block, the width is twice as large and is split into groups of 16.
       num_classes: number of classes of a conditional GAN, or None for an unconditional GAN. G
         receives an embedding of the class next to z.
       conditional: how D uses the class. See `gan_jax.nn.Conditional`. With "projection" the logit
         is <embedding of the class, features> alone, without an unconditional term.
       blocks: number of residual blocks of each stage.
+      wide_up_to: the largest size, in pixels of the shorter side, whose stage has the full width.
+        Each doubling beyond it halves the width.
 
     Raises:
       ValueError: the sides cannot be halved to a size between 4 and 15, or a stage's width is not
@@ -66,7 +68,7 @@ def r3gan(
             f"and 15, got {shape[0]}x{shape[1]}, which ends at {height}x{side}: resize them, for "
             "example to multiples of 16"
         )
-    halved = [min(height, side) * 2**level > 32 for level in range(halvings + 1)]
+    halved = [min(height, side) * 2**level > wide_up_to for level in range(halvings + 1)]
     unit = 8 * 2 ** sum(halved)
     if width < unit or width % unit:
         raise ValueError(

@@ -65,12 +65,16 @@ def test_the_networks_for_cifar_have_the_papers_number_of_parameters(classes):
     assert round(count(g) / 1e6, 1) == {None: 20.7, 10: 20.8}[classes]
 
 
-def test_widths_halve_beyond_32_pixels():
-    """FFHQ-64's preset: four stages of 768 features, and one of 384."""
-    _, g, _, d = described(r3gan((64, 64, 3), width=768), (64, 64, 3))
-    for params in (g, d):
-        block = [p["Dense_0"]["kernel"].shape[0] for name, p in params.items() if "Block" in name]
-        assert sorted(block) == [384] * 2 + [768] * 8
+@pytest.mark.parametrize(
+    ("side", "options", "widths"),
+    [(64, {}, (384, 768, 768, 768, 768)), (28, {"width": 64, "wide_up_to": 7}, (16, 32, 64))],
+)
+def test_widths_halve_beyond_a_size(side, options, widths):
+    """The first case is the paper's preset for FFHQ-64."""
+    _, g, _, d = described(r3gan((side, side, 3), blocks=1, **options), (side, side, 3))
+    for params, order in ((d, widths), (g, widths[::-1])):
+        for number, features in enumerate(order):
+            assert params[f"_Block_{number}"]["Dense_0"]["kernel"].shape[0] == features
 
 
 @pytest.mark.parametrize(
