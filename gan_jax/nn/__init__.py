@@ -8,6 +8,7 @@ from gan_jax.nn.dropout import Dropout
 from gan_jax.nn.initial import DCGAN_INIT, PARAM_DTYPE
 from gan_jax.nn.minibatch import MinibatchStd
 from gan_jax.nn.norms import BatchNorm, ModulatedBatchNorm
+from gan_jax.nn.resampling import downsample, upsample
 from gan_jax.nn.resizing import Doubled, Halved, Repainted
 
 __all__ = [
@@ -25,7 +26,9 @@ __all__ = [
     "ModulatedBatchNorm",
     "Repainted",
     "SelfAttention",
+    "downsample",
     "judged",
+    "upsample",
     "with_class",
     "with_class_channel",
 ]
