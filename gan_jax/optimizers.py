@@ -120,7 +120,7 @@ def frozen(
       ValueError: raised by `init` if no parameter or every parameter would be frozen.
     """
 
-    def mask(params: PyTree) -> PyTree:
+    def labels(params: PyTree) -> PyTree:
         leaves, structure = jax.tree.flatten_with_path(params)
         paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
         chosen = [bool(where(path)) for path in paths]
@@ -129,9 +129,9 @@ def frozen(
                 f"where freezes {sum(chosen)} of {len(chosen)} parameters: choose some of "
                 f"{', '.join(paths)}"
             )
-        return jax.tree.unflatten(structure, chosen)
+        return jax.tree.unflatten(structure, ["frozen" if c else "trained" for c in chosen])
 
-    return optax.selective_transform(tx, freeze_mask=mask)
+    return optax.partition({"trained": tx, "frozen": optax.set_to_zero()}, labels)
 
 
 class ExtragradientState(NamedTuple):

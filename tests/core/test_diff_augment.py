@@ -55,7 +55,7 @@ def test_translations_are_scipys_and_all_alike_often():
 
 
 def test_cutouts_are_squares_around_each_place_alike_often():
-    """The square has sides 4 and 3, and its centre is any pixel, or past the end if the side is even."""
+    """The rectangle is 4 x 3. Its centre is a pixel, or past the end where the side is even."""
     y = drawn(jnp.ones((8, 6, 1)), "cutout")[..., 0]
     masks = []
     for a in range(9):  # the side 4 is even, so its centre may be on the far edge

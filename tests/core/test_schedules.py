@@ -24,7 +24,7 @@ def test_half_a_cosine_then_constant():
 
 
 def test_weights_lose_half_their_share_in_the_half_life():
-    decay = half_life(1000, 50)(STEPS)
+    decay = jax.vmap(half_life(1000, 50))(STEPS)
     np.testing.assert_allclose(np.cumprod(decay)[19::20], [0.5, 0.25], rtol=1e-5)
 
 
@@ -49,7 +49,7 @@ def test_a_ramp_and_a_schedule_of_the_half_life():
 )
 def test_the_batch_size_does_not_matter(schedule):
     """After the same number of images, the value is the same. A decay holds for each update."""
-    small, large = (np.asarray(schedule(size)(STEPS)) for size in (50, 200))
+    small, large = (np.asarray(jax.vmap(schedule(size))(STEPS)) for size in (50, 200))
     power = 4 if schedule.func is half_life else 1
     np.testing.assert_allclose(small[::4] ** power, large[:10], rtol=1e-5)
 
