@@ -6,14 +6,12 @@ from functools import cache, partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from jax.test_util import check_grads
 from scipy import ndimage, stats
 
-import gan_jax
-from gan_jax import GAN, Batch, Network, losses, penalties, priors
-from gan_jax.augment import ada, adaptive, scheduled
+from gan_jax import Output, penalties
+from gan_jax.augment import ada, adaptive, diff_augment, scheduled
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -189,6 +187,7 @@ def test_without_probability_it_is_the_identity_and_with_it_each_image_has_its_o
     assert (y == 0).all(axis=-1).mean() == pytest.approx((7 / 16) ** 2, abs=0.05)
 
 
+@pytest.mark.slow
 def test_it_has_derivatives_of_second_order():
     with jax.enable_x64(True):
         x = 0.3 * jax.random.normal(jax.random.key(0), (3, 4, 1))
@@ -196,7 +195,21 @@ def test_it_has_derivatives_of_second_order():
         check_grads(y, (x,), order=2, modes=["rev"])
 
 
-@pytest.mark.parametrize("augment", [partial(ada.pipe, p=1.0), gan_jax.augment.diff_augment])
+def turned_and_recoloured(key, x):
+    del key
+    given = {"rotate": 0.7, "scale": -0.2, "xfrac": np.array([0.1, -0.2]), "lumaflip": 1.0}
+    return changed(amounts(**given), x)
+
+
+@pytest.mark.parametrize(
+    "augment",
+    [
+        turned_and_recoloured,
+        pytest.param(partial(ada.pipe, p=1.0), marks=pytest.mark.slow),
+        pytest.param(diff_augment, marks=pytest.mark.slow),
+    ],
+    ids=["fixed", "ada", "diff_augment"],
+)
 def test_r1_through_the_augmentation_equals_finite_differences(augment):
     """D(x) = w . tanh(T(x)), so R1 is a sum of squared slopes before the augmentation T."""
     with jax.enable_x64(True):
@@ -208,64 +221,63 @@ def test_r1_through_the_augmentation_equals_finite_differences(augment):
             return jnp.tanh(y) @ w
 
         @jax.jit
+        @jax.value_and_grad
         def r1(w):
             return jnp.sum(penalties.r1(partial(logits, w), x, x, keys[0]))
 
-        w, h = jax.random.normal(jax.random.key(2), (16,)), 1e-5
+        w, along = jax.random.normal(jax.random.key(2), (2, 16))
+        h = 1e-5
         steps = h * jnp.eye(16).reshape(16, 1, 4, 4, 1)
         sides = jax.jit(jax.vmap(logits, (None, 0)))
         slopes = (sides(w, x[None] + steps) - sides(w, x[None] - steps)) / (2 * h)
-        np.testing.assert_allclose(r1(w), jnp.sum(slopes**2), rtol=1e-6)
-        check_grads(r1, (w,), order=1, modes=["rev"])
-
-
-def sign_gan():
-    """Images of ones against a D that returns their mean: a luma flip changes its sign."""
-
-    def judge(params, model_state, x, label=None, *, train, key=None):
-        return params * jnp.mean(x, axis=(1, 2, 3)), model_state
-
-    def generate(params, model_state, z, label=None, *, train, key=None):
-        return params * z.reshape(-1, 2, 2, 1), model_state
-
-    def init(key, x, label=None):
-        return jnp.ones(()), {}
-
-    return GAN(Network(init, generate), Network(init, judge), priors.normal(4))
+        value, slope = r1(w)
+        np.testing.assert_allclose(value, jnp.sum(slopes**2), rtol=1e-6)
+        ahead, behind = (r1(w + side * along)[0] for side in (h, -h))
+        np.testing.assert_allclose(slope @ along, (ahead - behind) / (2 * h), rtol=1e-6)
 
 
 LUMAFLIP = partial(ada.pipe, kinds=("lumaflip",))
 
 
-def followed(augmentation, num):
-    """The metrics of each update of a D that does not learn."""
-    tx, batch = optax.sgd(0.0), Batch(jnp.ones((256, 2, 2, 1)))
-    gan = sign_gan()
-    state = gan_jax.init(gan, tx, tx, jax.random.key(0), batch, augmentation=augmentation)
-    step = gan_jax.make_discriminator_step(gan, losses.hinge, tx, augmentation=augmentation)
-    return jax.jit(lambda state: jax.lax.scan(lambda s, _: step(s, batch), state, length=num))(
-        state
-    )[1]
+def judged(augmentation, memory, step):
+    """The logits of a D that returns the mean, of images of ones: a luma flip changes the sign."""
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(0), step), 256)
+    x = jnp.ones((2, 2, 1))
+    return jnp.mean(
+        jax.vmap(lambda key: augmentation.apply(key, x, memory, step))(keys), axis=(1, 2, 3)
+    )
 
 
 def test_the_feedback_finds_the_probability_that_holds_the_target():
     """Half of the flips change the sign, so r_t = 1 - p, and 0.6 needs p = 0.4."""
-    p = followed(adaptive(LUMAFLIP, rate=0.01), 200)["augmentation_p"]
+    augmentation = adaptive(LUMAFLIP, rate=0.01)
+
+    def update(memory, step):
+        return augmentation.update(memory, Output(judged(augmentation, memory, step))), memory["p"]
+
+    _, p = jax.jit(lambda: jax.lax.scan(update, augmentation.init(), jnp.arange(200)))()
     assert p[0] == 0
     assert p[100:].mean() == pytest.approx(0.4, abs=0.03)
 
 
 def test_a_schedule_sets_the_probability_of_each_update():
-    seen = followed(scheduled(LUMAFLIP, lambda step: step / 10), 11)["real_accuracy"]
-    np.testing.assert_allclose(seen, 1 - np.arange(11) / 20, atol=5 * 0.5 / 256**0.5)
-    assert seen[0] == 1
+    augmentation = scheduled(LUMAFLIP, lambda step: step / 10)
+    shares = jax.jit(
+        lambda: jax.lax.map(
+            lambda step: jnp.mean(judged(augmentation, augmentation.init(), step) > 0),
+            jnp.arange(11),
+        )
+    )()
+    np.testing.assert_allclose(shares, 1 - np.arange(11) / 20, atol=5 * 0.5 / 256**0.5)
+    assert shares[0] == 1
 
 
-def test_what_is_refused():
+def test_it_keeps_types_and_refuses_what_it_does_not_know():
     key, x = jax.random.key(0), jnp.ones((4, 4, 2))
+    assert jax.eval_shape(EVERYTHING, key, x[..., :1].astype(jnp.bfloat16), 0.5).dtype == "bfloat16"
     with pytest.raises(ValueError, match=r"kinds must be .*blit.* got \('xflip',\)"):
         ada.pipe(key, x, 0.5, kinds=("xflip",))
     with pytest.raises(ValueError, match="colours need 1 or 3 channels, got 2"):
-        ada.pipe(key, x, 0.5)
+        jax.eval_shape(ada.pipe, key, x, 0.5)
     with pytest.raises(ValueError, match="one image"):
         ada.pipe(key, x[0], 0.5)
