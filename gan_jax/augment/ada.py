@@ -36,7 +36,7 @@ _AMOUNTS: dict[str, Callable[[Array, Array], Array]] = {
     "hue": lambda u, z: jnp.pi * (2 * u[0] - 1),  # radians
     "saturation": lambda u, z: z[0],  # power of 2
     "noise": lambda u, z: 0.1 * jnp.abs(z[0]),
-    "cutout": lambda u, z: jnp.append(u, 0.5),  # the centre and the side, as shares of the sides
+    "cutout": lambda u, z: u,  # the centre, as shares of the sides
 }
 """The amount of each transformation, from two uniform numbers u in [0, 1) and two normal numbers z.
 
@@ -93,9 +93,9 @@ def pipe(
     if "noise" in chosen:
         y = y + amount["noise"] * jax.random.normal(key_noise, y.shape, y.dtype)
     if "cutout" in chosen:
-        *centre, side = amount["cutout"]
-        sides = jnp.array(y.shape[:2])
-        y = cut_out(y, (jnp.stack(centre) - side / 2) * sides - 0.5, side * sides)
+        centre = amount["cutout"]
+        sides = np.array(y.shape[:2])
+        y = cut_out(y, (centre - 0.25) * sides - 0.5, 0.5 * jnp.any(centre > 0) * sides)
     return y.astype(x.dtype)
 
 
@@ -127,10 +127,10 @@ def _affine(amount: dict[str, Array], height: int, width: int) -> Array:
 
     The origin is the centre of the image. The last factor belongs to the last transformation.
     """
-    size = jnp.array([width, height], float)
+    size = np.array([width, height])
     shrink, stretch = jnp.exp2(-amount["scale"]), jnp.exp2(-amount["aniso"])
     factors = (
-        _scaling(1 - 2 * amount["xflip"], jnp.ones(())),
+        _scaling(1 - 2 * amount["xflip"], 1.0),
         jnp.round(_rotation(-jnp.pi / 2 * amount["rotate90"])),
         _translation(-jnp.round(amount["xint"] * size)),
         _scaling(shrink, shrink),
@@ -143,21 +143,22 @@ def _affine(amount: dict[str, Array], height: int, width: int) -> Array:
     return functools.reduce(lambda a, b: jnp.sum(a[:, :, None] * b[None], axis=1), factors)
 
 
-def _matrix(*entries: Array | float) -> Array:
-    return jnp.stack([*map(jnp.asarray, entries), *np.array([0.0, 0.0, 1.0])]).reshape(3, 3)
+# These matrices are sums, because `jnp.stack` refuses entries that a mesh with explicit axes shards
+# differently.
 
 
-def _scaling(x: Array, y: Array) -> Array:
-    return _matrix(x, 0.0, 0.0, 0.0, y, 0.0)
+def _scaling(x: Array, y: Array | float) -> Array:
+    return x * np.diag([1.0, 0, 0]) + y * np.diag([0, 1.0, 0]) + np.diag([0, 0, 1.0])
 
 
 def _rotation(angle: Array) -> Array:
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    return _matrix(cos, -sin, 0.0, sin, cos, 0.0)
+    turned = np.array([[0, -1.0, 0], [1, 0, 0], [0, 0, 0]])
+    plane = np.diag([1.0, 1, 0])
+    return jnp.cos(angle) * plane + jnp.sin(angle) * turned + np.diag([0, 0, 1.0])
 
 
 def _translation(by: Array) -> Array:
-    return _matrix(1.0, 0.0, by[0], 0.0, 1.0, by[1])
+    return np.eye(3) + by[0] * np.eye(3, k=2) + by[1] * np.diag([0, 1.0], k=1)
 
 
 def _warped(x: Array, matrix: Array) -> Array:

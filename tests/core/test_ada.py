@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 from scipy import ndimage, stats
 
@@ -270,6 +271,16 @@ def test_a_schedule_sets_the_probability_of_each_update():
     )()
     np.testing.assert_allclose(shares, 1 - np.arange(11) / 20, atol=5 * 0.5 / 256**0.5)
     assert shares[0] == 1
+
+
+def test_it_can_be_traced_for_a_batch_over_a_mesh_with_explicit_axes():
+    mesh = jax.make_mesh((8,), ("devices",), axis_types=(AxisType.Explicit,))
+    split = NamedSharding(mesh, PartitionSpec("devices"))
+    keys, x = jax.device_put(
+        (jax.random.split(jax.random.key(0), 8), jnp.ones((8, 4, 4, 3))), split
+    )
+    made = jax.eval_shape(jax.vmap(partial(EVERYTHING, p=0.5)), keys, x)
+    assert made.sharding.spec == PartitionSpec("devices", None, None, None)
 
 
 def test_it_keeps_types_and_refuses_what_it_does_not_know():

