@@ -148,7 +148,7 @@ def _affine(amount: dict[str, Array], height: int, width: int) -> Array:
 
 
 def _scaling(x: Array, y: Array | float) -> Array:
-    return x * np.diag([1.0, 0, 0]) + y * np.diag([0, 1.0, 0]) + np.diag([0, 0, 1.0])
+    return jnp.diag(jnp.array([0, 0, 1.0])) + x * np.diag([1.0, 0, 0]) + y * np.diag([0, 1.0, 0])
 
 
 def _rotation(angle: Array) -> Array:
@@ -158,7 +158,7 @@ def _rotation(angle: Array) -> Array:
 
 
 def _translation(by: Array) -> Array:
-    return np.eye(3) + by[0] * np.eye(3, k=2) + by[1] * np.diag([0, 1.0], k=1)
+    return jnp.eye(3) + by[0] * np.eye(3, k=2) + by[1] * np.diag([0, 1.0], k=1)
 
 
 def _warped(x: Array, matrix: Array) -> Array:
