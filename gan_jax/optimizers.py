@@ -1,4 +1,4 @@
-"""Optax optimizers: Adam, and two methods for games, extragradient and lookahead.
+"""Optax optimizers: Adam, frozen parameters, and the methods for games extragradient and lookahead.
 
 In a two-player game, plain gradient descent can rotate around the equilibrium and move away from
 it. `extragradient` and `lookahead` reduce this rotation, as `optax.optimistic_gradient_descent` and
@@ -6,6 +6,7 @@ it. `extragradient` and `lookahead` reduce this rotation, as `optax.optimistic_g
 player. The states of all these optimizers are trees of arrays, so every training step accepts them.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +21,10 @@ from gan_jax.types import Array, PyTree
 
 
 def adam(
-    learning_rate: optax.ScalarOrSchedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
+    learning_rate: optax.ScalarOrSchedule,
+    b1: float = 0.9,
+    b2: optax.ScalarOrSchedule = 0.999,
+    eps: float = 1e-8,
 ) -> optax.GradientTransformation:
     """Returns Adam (Kingma and Ba 2015, algorithm 1), equal to `optax.adam` up to rounding.
 
@@ -35,7 +39,8 @@ def adam(
     Args:
       learning_rate: a number above 0, or a schedule: a function of the number of updates made.
       b1: decay of the mean gradient, in [0, 1).
-      b2: decay of the mean squared gradient, in [0, 1).
+      b2: decay of the mean squared gradient, in [0, 1), or a schedule as for `learning_rate`. The
+        bias correction after n updates is 1 - b2^n with the latest b2, as in PyTorch if b2 changes.
       eps: added to the square root of the mean squared gradient.
 
     Raises:
@@ -55,11 +60,12 @@ def adam(
         count = state.count + 1
         # On a CPU, XLA would compute each mean twice: for the state and for the update.
         once = materialised if _cpu.uses("adam") else lambda mean: mean
+        c2 = b2(state.count) if callable(b2) else b2
         mean = jax.tree.map(lambda m, g: once(b1 * m + (1 - b1) * g), state.mu, wide)
-        square = jax.tree.map(lambda v, g: once(b2 * v + (1 - b2) * jnp.square(g)), state.nu, wide)
+        square = jax.tree.map(lambda v, g: once(c2 * v + (1 - c2) * jnp.square(g)), state.nu, wide)
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
         size = -rate / (1 - b1**count)
-        scale = 1 / jnp.sqrt(1 - b2**count)
+        scale = 1 / jnp.sqrt(1 - c2**count)
         updates = jax.tree.map(lambda m, v: size * m / (root(v) * scale + eps), mean, square)
         return cast_like(updates, gradients), optax.ScaleByAdamState(count, mean, square)
 
@@ -91,6 +97,41 @@ def _root_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Arr
     positive = size > 0
     slope = jnp.where(positive, 0.5 / jnp.where(positive, size, 1.0), 0.0)
     return size, slope * tangents[0]
+
+
+def frozen(
+    tx: optax.GradientTransformation, where: Callable[[str], bool]
+) -> optax.GradientTransformationExtraArgs:
+    """Returns tx, except that some parameters never change.
+
+    FreezeD (Mo et al. 2020) adapts a trained GAN to a small data set: D's first layers, which are
+    those next to the image, are frozen, and its other layers and all of G are trained. The first
+    layers of `dcgan` are Conv_0, Conv_1 and so on:
+
+        tx = frozen(adam(2e-4), lambda path: path.startswith("Conv_0/"))
+
+    Running statistics, such as those of batch norm, still change.
+
+    Args:
+      tx: any optimizer. It keeps no state for the frozen parameters.
+      where: whether to freeze the parameter at a path such as "Conv_0/kernel".
+
+    Raises:
+      ValueError: raised by `init` if no parameter or every parameter would be frozen.
+    """
+
+    def labels(params: PyTree) -> PyTree:
+        leaves, structure = jax.tree.flatten_with_path(params)
+        paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+        chosen = [bool(where(path)) for path in paths]
+        if all(chosen) or not any(chosen):
+            raise ValueError(
+                f"where freezes {sum(chosen)} of {len(chosen)} parameters: choose some of "
+                f"{', '.join(paths)}"
+            )
+        return jax.tree.unflatten(structure, ["frozen" if c else "trained" for c in chosen])
+
+    return optax.partition({"trained": tx, "frozen": optax.set_to_zero()}, labels)
 
 
 class ExtragradientState(NamedTuple):

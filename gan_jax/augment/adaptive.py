@@ -1,4 +1,4 @@
-"""Adaptive discriminator augmentation: feedback control of an augmentation's strength."""
+"""Control of an augmentation's probability p: by feedback, as ADA does, or by a schedule."""
 
 from collections.abc import Callable
 
@@ -21,6 +21,7 @@ def adaptive(
 
     Args:
       augment: `(key, x [...], p []) -> x [...]`, which changes one example with probability p.
+        For images, use `ada.pipe`.
       rate: the change of p per update, above 0. The paper uses the batch size divided by 500,000,
         so p needs at least 500,000 images to rise from 0 to 1.
       target: the desired r_t, in (-1, 1).
@@ -51,3 +52,22 @@ def adaptive(
         }
 
     return Augmentation(init, apply, update)
+
+
+def scheduled(
+    augment: Callable[[Array, PyTree, Array], PyTree], p: Callable[[Array], Array]
+) -> Augmentation:
+    """Returns an augmentation whose probability p is a function of the number of D's updates.
+
+    R3GAN (Huang et al. 2024) raises p in this way: see `gan_jax.schedules.half_cosine`.
+
+    Args:
+      augment: as for `adaptive`.
+      p: `step [] -> p []`, where `step` is the number of updates D has made.
+    """
+
+    def apply(key: Array, x: PyTree, memory: PyTree, step: Array) -> PyTree:
+        del memory
+        return augment(key, x, p(step))
+
+    return Augmentation(tuple, apply, lambda memory, _: memory)

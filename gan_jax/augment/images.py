@@ -1,4 +1,4 @@
-"""Random changes of one image, as pure functions `(key, x) -> x`. They keep the image's content.
+"""Random changes of one image, as pure functions `(key, x) -> x`.
 
 The functions take one example [H, W, C], as `penalties.consistency` requires. `jax.vmap` extends
 the functions to a batch.
@@ -25,12 +25,36 @@ def shift(key: Array, x: Array, *, share: float = 1 / 8) -> Array:
     Raises:
       ValueError: x is not an image [H, W, C].
     """
-    _check_image(x)
-    reach = [int(share * side) for side in x.shape[:2]]
-    padded = jnp.pad(x, [*((r, r) for r in reach), (0, 0)], mode="reflect")
+    check_image(x)
+    return shifted(key, x, [int(share * side) for side in x.shape[:2]], mode="reflect")
+
+
+def shifted(key: Array, x: Array, reach: list[int], mode: str) -> Array:
+    """Returns the image [H, W, C], shifted by a random number of whole pixels along each side.
+
+    Args:
+      key, x: as for `shift`.
+      reach: the largest shifts along H and W.
+      mode: how `jnp.pad` fills the gaps.
+    """
+    padded = jnp.pad(x, [*((r, r) for r in reach), (0, 0)], mode=mode)
     most = 2 * jnp.array(reach) + 1
     row, column = jax.random.randint(key, (2,), 0, most)
     return jax.lax.dynamic_slice(padded, (row, column, jnp.zeros_like(row)), x.shape)
+
+
+def cut_out(x: Array, start: Array, size: Array) -> Array:
+    """Returns the image [H, W, C] with a rectangle set to 0, which is grey.
+
+    The rectangle holds the pixels from `start` [2] to `start + size` [2], along H and W. A part of
+    it may lie outside the image.
+    """
+    rows, columns = (
+        (jnp.arange(side) >= first) & (jnp.arange(side) < first + length)
+        for side, first, length in zip(x.shape[:2], start, size, strict=True)
+    )
+    inside = rows[:, None, None] & columns[None, :, None]
+    return jnp.where(inside, jnp.zeros_like(x), x)
 
 
 def flip(key: Array, x: Array) -> Array:
@@ -39,7 +63,7 @@ def flip(key: Array, x: Array) -> Array:
     Raises:
       ValueError: x is not an image [H, W, C].
     """
-    _check_image(x)
+    check_image(x)
     return jnp.where(jax.random.bernoulli(key), x[:, ::-1], x)
 
 
@@ -53,7 +77,8 @@ def shift_and_flip(key: Array, x: Array) -> Array:
     return flip(key_flip, shift(key_shift, x))
 
 
-def _check_image(x: Array) -> None:
+def check_image(x: Array) -> None:
+    """Raises ValueError if x is not an image [H, W, C]."""
     if x.ndim != 3:
         raise ValueError(
             f"x must be one image [H, W, C], got shape {x.shape}: for other data give an "

@@ -10,7 +10,14 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from gan_jax.penalties.slope import dragan, gradient_penalty, one_sided_gradient_penalty, r1, r2
+from gan_jax.penalties.slope import (
+    dragan,
+    gradient_penalty,
+    one_sided_gradient_penalty,
+    r1,
+    r1_auto,
+    r2,
+)
 from gan_jax.terms.consistency import consistency, real_consistency
 from gan_jax.terms.lecam import lecam
 from gan_jax.types import Array, Penalty, Weight, WithMemory
@@ -24,6 +31,7 @@ __all__ = [
     "lecam",
     "one_sided_gradient_penalty",
     "r1",
+    "r1_auto",
     "r2",
     "real_consistency",
 ]

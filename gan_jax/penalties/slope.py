@@ -72,6 +72,15 @@ def r2(critic: CheckedCritic, real: PyTree, fake: PyTree, key: Array) -> Array:
     return _squared_gradient_norm(critic.on_fake, fake)
 
 
+def r1_auto(resolution: int, batch_size: int) -> float:
+    """Returns StyleGAN2-ADA's first guess of gamma: 0.0002 resolution^2 / batch_size.
+
+    The weight of `r1` is gamma / 2. Karras et al. 2020 use this gamma for images of `resolution`
+    pixels per side unless a better one is known.
+    """
+    return 0.0002 * resolution**2 / batch_size
+
+
 @checked
 def gradient_penalty(critic: CheckedCritic, real: PyTree, fake: PyTree, key: Array) -> Array:
     """Returns (|grad D| - 1)^2 at points between real and fake samples.
