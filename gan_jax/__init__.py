@@ -4,7 +4,17 @@ A GAN is two pure networks, a prior, a loss and two optimizers. A training step 
 `(TrainState, Batch) -> (TrainState, Metrics)`. Read `gan_jax.types` first.
 """
 
-from gan_jax import algorithms, augment, losses, networks, optimizers, penalties, priors, terms
+from gan_jax import (
+    algorithms,
+    augment,
+    losses,
+    networks,
+    optimizers,
+    penalties,
+    priors,
+    schedules,
+    terms,
+)
 from gan_jax.algorithms import (
     adversarial,
     generate,
@@ -85,6 +95,7 @@ __all__ = [
     "rematerialised",
     "rising_decay",
     "sample",
+    "schedules",
     "terms",
     "warm_start",
 ]
