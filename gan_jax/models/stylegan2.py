@@ -130,7 +130,7 @@ def styles(params: PyTree, z: PyTree, label: Array | None = None, *, train: bool
     depth = sum(name.startswith("dense") for name in own)
     num_classes = own["embedding"]["dense"]["kernel"].shape[0] if "embedding" in own else None
     mapping = _Mapping(own["dense_0"]["bias"].shape[0], depth, num_classes)
-    w: Array = mapping.apply({"params": own}, z, label, train=train)
+    w: Any = mapping.apply({"params": own}, z, label, train=train)
     return w
 
 
