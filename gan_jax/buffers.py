@@ -96,7 +96,8 @@ def _places(leaf: Any) -> list[int]:
     if not isinstance(leaf, jax.Array) or leaf.is_deleted():
         return []
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
+        with jax.ensure_compile_time_eval():  # under a trace, key_data would return a tracer
+            leaf = jax.random.key_data(leaf)
     if len(leaf.devices()) == 1:  # the same result in a third of the time
         return [leaf.unsafe_buffer_pointer()]
     return [shard.data.unsafe_buffer_pointer() for shard in leaf.addressable_shards]

@@ -7,6 +7,7 @@ from gan_jax.nn.dense import Dense
 from gan_jax.nn.dropout import Dropout
 from gan_jax.nn.initial import DCGAN_INIT, PARAM_DTYPE
 from gan_jax.nn.minibatch import MinibatchStd
+from gan_jax.nn.modulated import EqualConv, EqualDense, ModulatedConv
 from gan_jax.nn.norms import BatchNorm, ModulatedBatchNorm
 from gan_jax.nn.resampling import downsample, upsample
 from gan_jax.nn.resizing import Doubled, Halved, Repainted
@@ -21,9 +22,12 @@ __all__ = [
     "Dense",
     "Doubled",
     "Dropout",
+    "EqualConv",
+    "EqualDense",
     "Halved",
     "MinibatchStd",
     "ModulatedBatchNorm",
+    "ModulatedConv",
     "Repainted",
     "SelfAttention",
     "downsample",

@@ -147,3 +147,8 @@ def test_a_batch_may_hold_arrays_of_the_state_at_every_step(name, what, linear_g
         before = jax.tree.map(np.array, shared)
         state, _ = step(state, shared)
         jax.tree.map(np.testing.assert_array_equal, shared, before)
+
+
+def test_a_key_from_outside_a_trace_is_no_obstacle():
+    key = jax.random.key(0)
+    assert jax.eval_shape(lambda: unshared({"key": key, "x": jnp.zeros(2)}))["key"].shape == ()
