@@ -114,3 +114,10 @@ def test_a_pages_links_lead_somewhere(page):
     assert links
     for link in links:
         assert (ROOT / "docs" / link).exists(), link
+
+
+def test_the_code_on_the_page_of_models_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", PAGES["docs/models.md"], re.DOTALL)
+    names = {}
+    exec(code, names)
+    assert names["x"].shape == (5, 2)
