@@ -10,31 +10,35 @@ The same command resumes a run that was stopped. These files are written to --wo
 import dataclasses
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from gan_jax import (
     GAN,
     Batch,
     TrainState,
     adversarial,
+    augment,
     losses,
     mixed_precision,
     parallel,
     rematerialised,
+    terms,
 )
 from gan_jax.algorithms.player import rising_decay
 from gan_jax.errors import UserError
 from gan_jax.models import MODELS, ModelName
 from gan_jax.optimizers import adam
-from gan_jax.penalties import r1
+from gan_jax.penalties import lazy, r1, r2
 from gan_jax.run import cli, datasets
 from gan_jax.run.checkpoint import Checkpoints
 from gan_jax.run.folder import read_config
-from gan_jax.types import Array, StepFn
+from gan_jax.run.warm_start import warm_start
+from gan_jax.types import Array, Augment, Augmentation, StepFn, Weight
 
 NAME = "mnist"
 """The experiment's name in `config.json`."""
@@ -48,12 +52,17 @@ class Config:
     """Folder of the run. If it already contains a run, that run is resumed."""
     num_steps: int = 5000
     """Number of generator updates."""
+    conditional: Literal["none", "projection", "concat", "acgan", "reacgan"] = "none"
+    """Train on classes: the way D uses the class. The labels of the images are the classes, for a
+    folder its subfolders. projection is a good first choice."""
     batch_size: int = 32
     """Real images per minibatch, over all devices. D also gets the same number of fake images."""
     n_critic: int = 1
     """Discriminator updates per generator update (k of Algorithm 1)."""
     seed: int = 0
-    """Seed of the weights, the noise and the order of the images."""
+    """Seed of weights, noise and the order of the images."""
+    init_from: Path | None = None
+    """Folder of a run to start from. Arrays that fit the networks are copied."""
     loss: losses.LossName = "non_saturating"
     """Loss that the two networks minimise."""
     model: ModelName = "dcgan"
@@ -68,12 +77,22 @@ class Config:
     """Adam's learning rate for the generator."""
     discriminator_lr: float = 1e-3
     """Adam's learning rate for the discriminator."""
+    final_lr_share: float = 1.0
+    """Final learning rates, as a share of the first. They fall along half a cosine."""
     b1: float = 0.0
     """Decay rate of Adam's average of the gradient."""
     b2: float = 0.99
     """Decay rate of Adam's average of the squared gradient."""
     r1: float = 0.5
     """Weight gamma of the R1 penalty, gamma/2 |grad D|^2 on real images. 0: no penalty."""
+    r2: float = 0.0
+    """Weight gamma of the R2 penalty, the same on fake images."""
+    penalty_every: int = 1
+    """D's updates per penalty, whose weight grows by this factor. 16 saves time."""
+    final_penalty_share: float = 1.0
+    """Final weights of R1 and R2, as a share of the first."""
+    augment: Literal["none", "shift", "diffaugment", "ada"] = "none"
+    """Random changes of all images that D sees, for few images. ada adapts their strength."""
     ema_decay: float = 0.998
     """Decay rate of the moving average of the generator's weights. Samples use this average."""
     data: datasets.Config = dataclasses.field(default_factory=datasets.Config)
@@ -107,6 +126,9 @@ FREE = frozenset(
 """Settings that may change when a run is resumed, because no step's result depends on them. The
 images must stay the same: the run records their digest."""
 
+_SCHEDULES = ("final_lr_share", "final_penalty_share")
+"""Settings whose results depend on `num_steps`, unless they are 1."""
+
 _DAMAGED = (AttributeError, LookupError, TypeError, ValueError, ArithmeticError)
 """Exceptions that `build` may raise if the settings are damaged. JSON is read without a check of
 types."""
@@ -115,12 +137,15 @@ types."""
 def check(config: Config) -> None:
     """Raises `UserError` for values that no run could use."""
     counts = ["num_steps", "batch_size", "n_critic", "latent", "log_every", "sample_every"]
-    counts += ["checkpoint_every", "keep_checkpoints", "accumulate"]
+    counts += ["checkpoint_every", "keep_checkpoints", "accumulate", "penalty_every"]
     counts += ["width"] if config.width is not None else []
-    cli.check_at_least(config, **dict.fromkeys(counts, 1), r1=0)
+    cli.check_at_least(config, **dict.fromkeys(counts, 1), r1=0, r2=0)
     cli.check_seed(config)
     cli.check_above_zero(config, "generator_lr", "discriminator_lr")
     cli.check_below_one(config, "b1", "b2", "ema_decay")
+    for name in _SCHEDULES:
+        if not 0 <= (share := getattr(config, name)) <= 1:
+            raise UserError(f"{cli.flag(name)} must be in [0, 1], got {share}")
     for name in ("sample_every", "checkpoint_every"):
         if (every := getattr(config, name)) % config.log_every:
             multiple = f"a multiple of --log-every ({config.log_every})"
@@ -149,8 +174,8 @@ def check_dataset(config: Config, dataset: datasets.Dataset) -> None:
         )
 
 
-def networks(config: Config, shape: tuple[int, int, int]) -> GAN:
-    """Returns the networks for images [H, W, C].
+def networks(config: Config, shape: tuple[int, int, int], num_classes: int = 10) -> GAN:
+    """Returns the networks for images [H, W, C]. They are conditional if the settings say so.
 
     Raises:
       UserError: the model cannot make such images.
@@ -158,6 +183,8 @@ def networks(config: Config, shape: tuple[int, int, int]) -> GAN:
     options: dict[str, Any] = {} if config.width is None else {"width": config.width}
     if config.model == "dcgan":
         options["discriminator_norm"] = config.discriminator_norm
+    if is_conditional(config):
+        options |= {"num_classes": num_classes, "conditional": config.conditional}
     try:
         return MODELS[config.model](shape, latent=config.latent, **options)
     except ValueError as error:
@@ -165,21 +192,61 @@ def networks(config: Config, shape: tuple[int, int, int]) -> GAN:
         raise UserError(f"--model {config.model}: {error} ({remedy})") from None
 
 
+def is_conditional(config: Config) -> bool:
+    """Returns whether the networks receive the classes of the images."""
+    return config.conditional != "none"
+
+
+def _to_share(first: float, share: float, updates: int) -> Weight:
+    """Returns a number that falls to a share of itself, along half a cosine over the updates."""
+    return first if share == 1 else optax.cosine_decay_schedule(first, updates, share)
+
+
+def _augmentation(config: Config) -> Augment | Augmentation | None:
+    """Returns the augmentation in front of D."""
+    if config.augment == "ada":  # p may rise from 0 to 1 in 500,000 images
+        return augment.adaptive(augment.ada.pipe, rate=config.batch_size / 500_000)
+    return {"none": None, "shift": augment.shift, "diffaugment": augment.diff_augment}[
+        config.augment
+    ]
+
+
 def build(
-    config: Config, axis_name: str | None = None, shape: tuple[int, int, int] = (28, 28, 1)
+    config: Config,
+    axis_name: str | None = None,
+    shape: tuple[int, int, int] = (28, 28, 1),
+    num_classes: int = 10,
 ) -> tuple[GAN, TrainState, StepFn]:
-    """Returns the networks, the first state and the pure train step, for images [H, W, C]."""
-    gan = networks(config, shape)
+    """Returns the networks, the first state and the pure train step.
+
+    They are for images [H, W, C] and, if the settings say so, for this number of classes.
+    """
+    gan = networks(config, shape, num_classes)
     if config.precision == "bfloat16":
         gan = mixed_precision(gan)
     if config.rematerialise:
         gan = rematerialised(gan)
+    updates = config.num_steps * config.n_critic  # of D
+
+    def tx(rate: float, updates: int) -> optax.GradientTransformation:
+        return adam(
+            _to_share(rate, config.final_lr_share, updates), b1=config.b1, b2=config.b2
+        )
+
+    def weight(gamma: float) -> Weight:
+        size = _to_share(gamma / 2, config.final_penalty_share, updates)
+        return size if config.penalty_every == 1 else lazy(size, config.penalty_every)
+
+    of_class = terms.CONDITIONAL_TERMS.get(config.conditional)
     algorithm = adversarial(
         gan,
         losses.LOSSES[config.loss],
-        generator_tx=adam(config.generator_lr, b1=config.b1, b2=config.b2),
-        discriminator_tx=adam(config.discriminator_lr, b1=config.b1, b2=config.b2),
-        penalties=[(r1, config.r1 / 2)] if config.r1 else [],
+        generator_tx=tx(config.generator_lr, config.num_steps),
+        discriminator_tx=tx(config.discriminator_lr, updates),
+        penalties=[(p, weight(gamma)) for p, gamma in ((r1, config.r1), (r2, config.r2)) if gamma],
+        discriminator_terms=of_class.discriminator if of_class else (),
+        generator_terms=of_class.generator if of_class else (),
+        augmentation=_augmentation(config),
         n_critic=config.n_critic,
         # The average follows the first updates closely, so early samples show progress.
         ema_decay=rising_decay(config.ema_decay),
@@ -187,15 +254,31 @@ def build(
         axis_name=axis_name,
     )
 
+    label = jnp.zeros(2, jnp.int32) if is_conditional(config) else None
+
     def begin(seed: Array) -> TrainState:
-        return algorithm.init(jax.random.key(seed), Batch(jnp.zeros((2, *shape))))
+        return algorithm.init(jax.random.key(seed), Batch(jnp.zeros((2, *shape)), label))
 
     state = jax.jit(begin)(np.uint32(config.seed))
     return gan, state, algorithm.step
 
 
-def restore(run: Path) -> tuple[GAN, int, TrainState]:
-    """Returns a run's networks, and the step and the state of its newest readable checkpoint.
+class Restored(NamedTuple):
+    """A trained GAN.
+
+    Attributes:
+      gan, step, state: the networks, and the step and the state of a checkpoint.
+      classes: the names of the classes in the order of their labels. None: G takes no class.
+    """
+
+    gan: GAN
+    step: int
+    state: TrainState
+    classes: tuple[str, ...] | None
+
+
+def restore(run: Path) -> Restored:
+    """Returns a run's GAN with the state of its newest readable checkpoint.
 
     Raises:
       UserError: the folder does not contain a run of this command, or it has no checkpoint.
@@ -210,7 +293,9 @@ def restore(run: Path) -> tuple[GAN, int, TrainState]:
     try:
         raw = settings["config"]
         config = Config(**{**raw, "data": datasets.Config(**raw["data"])})
-        gan, template, _ = build(config, None, tuple(settings["data"]["shape"]))
+        classes = tuple(settings["data"]["classes"]) if is_conditional(config) else None
+        shape = tuple(settings["data"]["shape"])
+        gan, template, _ = build(config, None, shape, len(classes or ()))
     except _DAMAGED as error:
         raise UserError(
             f"{run / 'config.json'} is not that of a run of this version ({error!r})"
@@ -219,7 +304,7 @@ def restore(run: Path) -> tuple[GAN, int, TrainState]:
         restored = checkpoints.restore(template)
     if restored is None:
         raise UserError(f"{run} has no checkpoint yet: let the run go on for a while")
-    return gan, *restored
+    return Restored(gan, *restored, classes)
 
 
 def main(config: Config) -> TrainState:
@@ -229,10 +314,19 @@ def main(config: Config) -> TrainState:
     check(config)
     if (size := config.data.size) is not None:  # fails before images are read
         networks(config, (size, size, config.data.channels or 1))
-    dataset = datasets.load(config.data)
+    dataset = datasets.load(config.data, labelled=is_conditional(config))
     check_dataset(config, dataset)
-    folder = cli.open_run(NAME, config, free=FREE, data=images.describe(dataset))
-    gan, state, step = build(config, parallel.AXIS_NAMES[config.parallel], dataset.x.shape[1:])
+    scheduled = any(getattr(config, name) != 1 for name in _SCHEDULES)
+    free = FREE - {"num_steps"} if scheduled else FREE
+    folder = cli.open_run(NAME, config, free=free, data=images.describe(dataset))
+    axis_name, shape = parallel.AXIS_NAMES[config.parallel], dataset.x.shape[1:]
+    gan, state, step = build(config, axis_name, shape, len(dataset.classes or ()))
+    if config.init_from is not None and not folder.checkpoints.exists():
+        try:
+            other = restore(config.init_from)
+        except UserError as error:
+            raise UserError(f"--init-from: {error}") from None
+        state = warm_start(state, other.state, f"step {other.step} of {config.init_from}")
     return images.train(
         gan,
         state,
@@ -245,6 +339,7 @@ def main(config: Config) -> TrainState:
         layout=config.parallel,
         chunk_length=config.log_every,
         sample_every=config.sample_every,
+        conditional=is_conditional(config),
         checkpoint_every=config.checkpoint_every,
         keep_checkpoints=config.keep_checkpoints,
         tensorboard=config.tensorboard,

@@ -1,0 +1,62 @@
+"""A start from the weights of another run, as far as its networks are alike."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gan_jax.buffers import unshared
+from gan_jax.errors import UserError
+from gan_jax.types import Array, TrainState
+
+_NAMED = 6
+"""Arrays of one kind that a message names."""
+
+
+def warm_start(
+    state: TrainState,
+    other: TrainState,
+    source: str,
+    announce: Callable[[str], None] = print,
+) -> TrainState:
+    """Returns the state with copies of another run's arrays, where path and shape are the same.
+
+    Parameters, model states (such as running statistics) and the moving averages are copied.
+    Optimizer states, memories and step counts are not.
+
+    Args:
+      state: the first state of a new run.
+      other: a state of the other run.
+      source: the origin of the other state, for messages.
+      announce: called with messages that name the arrays that were not copied.
+
+    Raises:
+      UserError: no array fits.
+    """
+    found, mine = _arrays(other), _arrays(state)
+    fits = {path for path in mine if path in found and found[path].shape == mine[path].shape}
+    if not fits:
+        raise UserError(f"--init-from: no array of {source} fits these networks")
+    announce(f"started from {source}: {len(fits)} of {len(mine)} arrays were copied")
+    missing = [path if path not in found else _shapes(path, found, mine) for path in mine if path not in fits]
+    unused = [path for path in found if path not in mine]
+    for what, paths in (("these begin anew", missing), ("only the other run has these", unused)):
+        if paths:
+            more = f" and {len(paths) - _NAMED} more" * (len(paths) > _NAMED)
+            announce(f"  {what}: {', '.join(paths[:_NAMED])}{more}")
+
+    def take(path: Any, own: Array) -> Array:
+        name = jax.tree_util.keystr(path)
+        return jnp.array(found[name], own.dtype) if name in fits else own
+
+    return unshared(jax.tree.map_with_path(take, state))
+
+
+def _arrays(state: TrainState) -> dict[str, Array]:
+    """Returns the arrays that a run can take from another one, by their path in the state."""
+    copied = (".params", ".model_state", ".ema_params", ".ema_model_state")
+    leaves = jax.tree.leaves_with_path(state)
+    named = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+    players = tuple(f".{player}{kind}" for player in ("generator", "discriminator") for kind in copied[:2])
+    return {path: leaf for path, leaf in named.items() if path.startswith((*players, *copied[2:]))}
