@@ -39,12 +39,14 @@ def warm_start(
     if not fits:
         raise UserError(f"--init-from: no array of {source} fits these networks")
     announce(f"started from {source}: {len(fits)} of {len(mine)} arrays were copied")
-    missing = [path if path not in found else _shapes(path, found, mine) for path in mine if path not in fits]
-    unused = [path for path in found if path not in mine]
-    for what, paths in (("these begin anew", missing), ("only the other run has these", unused)):
+    for what, paths in (
+        ("these begin anew", [path for path in mine if path not in fits]),
+        ("these were left behind", [path for path in found if path not in fits]),
+    ):
+        named = [f"{path} {list((mine | found)[path].shape)}" for path in paths[:_NAMED]]
+        more = f" and {len(paths) - _NAMED} more" * (len(paths) > _NAMED)
         if paths:
-            more = f" and {len(paths) - _NAMED} more" * (len(paths) > _NAMED)
-            announce(f"  {what}: {', '.join(paths[:_NAMED])}{more}")
+            announce(f"  {what}: {', '.join(named)}{more}")
 
     def take(path: Any, own: Array) -> Array:
         name = jax.tree_util.keystr(path)
@@ -53,10 +55,18 @@ def warm_start(
     return unshared(jax.tree.map_with_path(take, state))
 
 
+_COPIED = tuple(
+    f".{name}"
+    for name in (
+        *("generator.params", "generator.model_state"),
+        *("discriminator.params", "discriminator.model_state"),
+        *("ema_params", "ema_model_state"),
+    )
+)
+"""The paths in the state at which arrays are copied begin with one of these."""
+
+
 def _arrays(state: TrainState) -> dict[str, Array]:
-    """Returns the arrays that a run can take from another one, by their path in the state."""
-    copied = (".params", ".model_state", ".ema_params", ".ema_model_state")
-    leaves = jax.tree.leaves_with_path(state)
-    named = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
-    players = tuple(f".{player}{kind}" for player in ("generator", "discriminator") for kind in copied[:2])
-    return {path: leaf for path, leaf in named.items() if path.startswith((*players, *copied[2:]))}
+    """Returns the arrays that may be copied, by their path in the state."""
+    named = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(state)}
+    return {path: leaf for path, leaf in named.items() if path.startswith(_COPIED)}

@@ -36,7 +36,7 @@ from gan_jax.optimizers import adam
 from gan_jax.penalties import lazy, r1, r2
 from gan_jax.run import cli, datasets
 from gan_jax.run.checkpoint import Checkpoints
-from gan_jax.run.folder import read_config
+from gan_jax.run.folder import RunFolder, read_config
 from gan_jax.run.warm_start import warm_start
 from gan_jax.types import Array, Augment, Augmentation, StepFn, Weight
 
@@ -49,20 +49,19 @@ class Config:
     """The settings of a run."""
 
     workdir: Path = Path("runs/mnist")
-    """Folder of the run. If it already contains a run, that run is resumed."""
+    """Folder of the run. A run in it is resumed."""
     num_steps: int = 5000
     """Number of generator updates."""
     conditional: Literal["none", "projection", "concat", "acgan", "reacgan"] = "none"
-    """Train on classes: the way D uses the class. The labels of the images are the classes, for a
-    folder its subfolders. projection is a good first choice."""
+    """Train on the classes of the images, which D receives in this form. Try projection first."""
     batch_size: int = 32
-    """Real images per minibatch, over all devices. D also gets the same number of fake images."""
+    """Real images per batch, over all devices, and as many fakes."""
     n_critic: int = 1
-    """Discriminator updates per generator update (k of Algorithm 1)."""
+    """D's updates per update of G (k of Algorithm 1)."""
     seed: int = 0
     """Seed of weights, noise and the order of the images."""
     init_from: Path | None = None
-    """Folder of a run to start from. Arrays that fit the networks are copied."""
+    """Run to start from. Its arrays that fit are copied."""
     loss: losses.LossName = "non_saturating"
     """Loss that the two networks minimise."""
     model: ModelName = "dcgan"
@@ -74,45 +73,45 @@ class Config:
     latent: int = 32
     """Number of dimensions of the noise z."""
     generator_lr: float = 1e-3
-    """Adam's learning rate for the generator."""
+    """Adam's learning rate for G."""
     discriminator_lr: float = 1e-3
-    """Adam's learning rate for the discriminator."""
+    """Adam's learning rate for D."""
     final_lr_share: float = 1.0
-    """Final learning rates, as a share of the first. They fall along half a cosine."""
+    """Share of the rates at the end, after half a cosine."""
     b1: float = 0.0
     """Decay rate of Adam's average of the gradient."""
     b2: float = 0.99
     """Decay rate of Adam's average of the squared gradient."""
     r1: float = 0.5
-    """Weight gamma of the R1 penalty, gamma/2 |grad D|^2 on real images. 0: no penalty."""
+    """Weight gamma of R1, gamma/2 |grad D|^2 on real images."""
     r2: float = 0.0
-    """Weight gamma of the R2 penalty, the same on fake images."""
+    """Weight gamma of R2, the same on fake images."""
     penalty_every: int = 1
-    """D's updates per penalty, whose weight grows by this factor. 16 saves time."""
+    """D's updates per penalty. Its weight grows in proportion."""
     final_penalty_share: float = 1.0
-    """Final weights of R1 and R2, as a share of the first."""
+    """Share of R1 and R2 at the end, after half a cosine."""
     augment: Literal["none", "shift", "diffaugment", "ada"] = "none"
-    """Random changes of all images that D sees, for few images. ada adapts their strength."""
+    """Random changes of all images before D, if there are few images. ada adapts their strength."""
     ema_decay: float = 0.998
-    """Decay rate of the moving average of the generator's weights. Samples use this average."""
+    """Decay rate of the average of G's weights, for samples."""
     data: datasets.Config = dataclasses.field(default_factory=datasets.Config)
     """The images to train on."""
     parallel: Literal["shard", "jit", "pmap"] = "shard"
-    """shard: all devices, by sharded jit. pmap: all devices, by pmap. jit: one device."""
+    """shard, pmap: all devices. jit: one device."""
     accumulate: int = 1
     """Microbatches per batch. A larger number needs less memory. The gradients stay the same."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Number format in the networks. Weights, statistics and losses stay float32."""
     rematerialise: bool = False
-    """Compute activations again instead of keeping them. This takes less memory and more time."""
+    """Keep no activations: less memory, more time."""
     log_every: int = 50
-    """Steps between two records of the metrics. These steps run as one compiled program."""
+    """Steps between two records, in one compiled program."""
     sample_every: int = 200
     """Steps between two grids of samples."""
     checkpoint_every: int = 500
     """Steps between two checkpoints."""
     keep_checkpoints: int = 3
-    """Number of newest checkpoints to keep. Older checkpoints are deleted."""
+    """Number of newest checkpoints to keep."""
     tensorboard: bool = False
     """Write TensorBoard files too."""
 
@@ -204,11 +203,13 @@ def _to_share(first: float, share: float, updates: int) -> Weight:
 
 def _augmentation(config: Config) -> Augment | Augmentation | None:
     """Returns the augmentation in front of D."""
+    if config.augment == "shift":
+        return augment.shift
+    if config.augment == "diffaugment":
+        return augment.diff_augment
     if config.augment == "ada":  # p may rise from 0 to 1 in 500,000 images
         return augment.adaptive(augment.ada.pipe, rate=config.batch_size / 500_000)
-    return {"none": None, "shift": augment.shift, "diffaugment": augment.diff_augment}[
-        config.augment
-    ]
+    return None
 
 
 def build(
@@ -229,23 +230,21 @@ def build(
     updates = config.num_steps * config.n_critic  # of D
 
     def tx(rate: float, updates: int) -> optax.GradientTransformation:
-        return adam(
-            _to_share(rate, config.final_lr_share, updates), b1=config.b1, b2=config.b2
-        )
+        return adam(_to_share(rate, config.final_lr_share, updates), b1=config.b1, b2=config.b2)
 
     def weight(gamma: float) -> Weight:
         size = _to_share(gamma / 2, config.final_penalty_share, updates)
         return size if config.penalty_every == 1 else lazy(size, config.penalty_every)
 
-    of_class = terms.CONDITIONAL_TERMS.get(config.conditional)
+    of_class = terms.CONDITIONAL_TERMS.get(config.conditional, terms.ConditionalTerms())
     algorithm = adversarial(
         gan,
         losses.LOSSES[config.loss],
         generator_tx=tx(config.generator_lr, config.num_steps),
         discriminator_tx=tx(config.discriminator_lr, updates),
         penalties=[(p, weight(gamma)) for p, gamma in ((r1, config.r1), (r2, config.r2)) if gamma],
-        discriminator_terms=of_class.discriminator if of_class else (),
-        generator_terms=of_class.generator if of_class else (),
+        discriminator_terms=of_class.discriminator,
+        generator_terms=of_class.generator,
         augmentation=_augmentation(config),
         n_critic=config.n_critic,
         # The average follows the first updates closely, so early samples show progress.
@@ -307,6 +306,11 @@ def restore(run: Path) -> Restored:
     return Restored(gan, *restored, classes)
 
 
+def _has_begun(folder: RunFolder) -> bool:
+    with closing(Checkpoints(folder.checkpoints, keep=None)) as checkpoints:
+        return bool(checkpoints.steps)
+
+
 def main(config: Config) -> TrainState:
     """Trains in `config.workdir`, or resumes the run in it."""
     from gan_jax.run import images
@@ -321,7 +325,7 @@ def main(config: Config) -> TrainState:
     folder = cli.open_run(NAME, config, free=free, data=images.describe(dataset))
     axis_name, shape = parallel.AXIS_NAMES[config.parallel], dataset.x.shape[1:]
     gan, state, step = build(config, axis_name, shape, len(dataset.classes or ()))
-    if config.init_from is not None and not folder.checkpoints.exists():
+    if config.init_from is not None and not _has_begun(folder):
         try:
             other = restore(config.init_from)
         except UserError as error:

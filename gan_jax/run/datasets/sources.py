@@ -45,7 +45,6 @@ def load(config: Config, *, labelled: bool = False, announce: Announce = print) 
     _check(config)
     source, examples = _read_first(config, announce)
     examples = _with_classes(examples)
-    label = examples.label
     x = images.conform(examples.x, config.size, config.channels)
     if config.held_out >= len(x):
         raise DataError(
@@ -54,7 +53,9 @@ def load(config: Config, *, labelled: bool = False, announce: Announce = print) 
         )
     kept = np.ones(len(x), bool)
     kept[np.random.default_rng(0).permutation(len(x))[: config.held_out]] = False
-    label = None if label is None else label[kept].astype(np.int32, copy=False)
+    label = None
+    if examples.label is not None:
+        label = examples.label[kept].astype(np.int32, copy=False)
     if labelled:
         _check_labels(label, examples)
     return Dataset(

@@ -152,8 +152,9 @@ def _read_prepared(prepared: Path, size: int | None, channels: Channels | None) 
     x = images.stack(encoded(), count, size, channels or (1 if grey else 3))
     if labels is None:
         return Examples(x, unlabelled=f"{prepared} has no integer feature named label")
-    named = isinstance(label, tfds.features.ClassLabel) and label.num_classes
-    return Examples(x, labels, tuple(label.names) if named else None)
+    if isinstance(label, tfds.features.ClassLabel) and label.num_classes:
+        return Examples(x, labels, tuple(label.names))
+    return Examples(x, labels)
 
 
 def _classes(value: Any) -> Iterator[str]:

@@ -45,8 +45,8 @@ class Config:
     # tfds: TFDS data that are already prepared, otherwise a download. idx: the files
     # train-images-idx3-ubyte[.gz] and train-labels-idx1-ubyte[.gz] in --data.dir. embedded: 5,000
     # MNIST digits, without an internet connection. folder: the PNG, JPEG, BMP, GIF and WebP files
-    # below --data.dir. auto: idx if --data.dir has such files, otherwise tfds. For mnist without
-    # --data.dir, embedded is the last choice.
+    # below --data.dir, whose subfolders are classes. auto: idx if --data.dir has such files,
+    # otherwise tfds. For mnist without --data.dir, embedded is the last choice.
     source: Source = "auto"
     # Folder of the IDX files, the images or the TFDS data. None: TFDS's default folder.
     dir: Path | None = None
