@@ -10,7 +10,7 @@ from gan_jax.buffers import unshared
 from gan_jax.errors import UserError
 from gan_jax.types import Array, TrainState
 
-_NAMED = 6
+_NAMED = 12
 """Arrays of one kind that a message names."""
 
 
@@ -32,27 +32,32 @@ def warm_start(
       announce: called with messages that name the arrays that were not copied.
 
     Raises:
-      UserError: no array fits.
+      UserError: no weights fit.
     """
     found, mine = _arrays(other), _arrays(state)
     fits = {path for path in mine if path in found and found[path].shape == mine[path].shape}
-    if not fits:
-        raise UserError(f"--init-from: no array of {source} fits these networks")
+    if not any(mine[path].ndim > 1 for path in fits):  # biases fit many networks
+        raise UserError(f"--init-from: no weights of {source} fit these networks")
     announce(f"started from {source}: {len(fits)} of {len(mine)} arrays were copied")
-    for what, paths in (
-        ("these begin anew", [path for path in mine if path not in fits]),
-        ("these were left behind", [path for path in found if path not in fits]),
-    ):
-        named = [f"{path} {list((mine | found)[path].shape)}" for path in paths[:_NAMED]]
-        more = f" and {len(paths) - _NAMED} more" * (len(paths) > _NAMED)
-        if paths:
-            announce(f"  {what}: {', '.join(named)}{more}")
+    anew = [
+        f"{path} {list(leaf.shape)}" + f" (there {list(found[path].shape)})" * (path in found)
+        for path, leaf in mine.items()
+        if path not in fits
+    ]
+    _say("not copied", anew, announce)
+    _say("only in the other run", [path for path in found if path not in mine], announce)
 
     def take(path: Any, own: Array) -> Array:
         name = jax.tree_util.keystr(path)
         return jnp.array(found[name], own.dtype) if name in fits else own
 
     return unshared(jax.tree.map_with_path(take, state))
+
+
+def _say(what: str, paths: list[str], announce: Callable[[str], None]) -> None:
+    more = f" and {len(paths) - _NAMED} more" * (len(paths) > _NAMED)
+    if paths:
+        announce(f"  {what}: {', '.join(paths[:_NAMED])}{more}")
 
 
 _COPIED = tuple(

@@ -108,7 +108,7 @@ def main(config: Config) -> np.ndarray:
     if len(groups) > 1 or config.interpolate:
         columns = min(100 if config.interpolate else 10, *map(len, groups))
         image = np.concatenate([group[:columns] for group in groups])
-        height = max(1, 560 * len(groups) // max(columns, len(groups)))
+        height = min(560, max(1, 1120 * len(groups) // columns))
         plots.save_image(plots.grid(image, columns=columns, height=height), picture)
     else:
         plots.save_image(plots.grid(x[:100]), picture)
@@ -159,7 +159,7 @@ def _labels(row: np.ndarray | None, start: int, size: int) -> Array | None:
 def _between(angle: Array, ends: Array) -> Array:
     """Returns points [N, ...] between two draws [2, ...] of N(0, I). Each has that distribution."""
     angle = angle.reshape(-1, *[1] * (ends.ndim - 1))
-    return jnp.cos(angle) * ends[0] + jnp.sin(angle) * ends[1]
+    return jnp.cos(angle) * ends[:1] + jnp.sin(angle) * ends[1:]
 
 
 def _room(num: int, shape: tuple[int, ...]) -> np.ndarray:
