@@ -48,9 +48,8 @@ RECIPES: dict[str, Config] = {
         final_lr_share=0.0,
         ema_decay=0.999,
     ),
-    # Huang et al. 2024, the settings for CIFAR-10 with smaller networks and a shorter run. Here the
-    # schedules last for the whole run, b2 has its last value from the start, and the strength of
-    # the augmentation is found by feedback.
+    # Huang et al. 2024, the settings for CIFAR-10 with networks of a quarter of the width, and with
+    # schedules that last for the whole run.
     "r3gan": _recipe(
         "r3gan",
         model="r3gan",
@@ -61,18 +60,20 @@ RECIPES: dict[str, Config] = {
         discriminator_lr=2e-4,
         final_lr_share=0.25,
         b1=0.0,
-        b2=0.99,
+        b2=0.9,
+        final_b2=0.99,
         r1=0.05,
         r2=0.05,
         final_penalty_share=0.1,
         augment="ada",
+        augment_p=0.55,
         ema_decay=0.9999,
     ),
-    # Karras et al. 2020, the settings for CIFAR-10: no path length regularisation and no style
-    # mixing.
+    # Karras et al. 2020 (ADA), the settings for CIFAR-10 with narrower networks.
     "stylegan2": _recipe(
         "stylegan2",
         model="stylegan2",
+        width=128,
         latent=512,
         generator_lr=2.5e-3,
         discriminator_lr=2.5e-3,
@@ -84,3 +85,4 @@ RECIPES: dict[str, Config] = {
         ema_decay=0.9999,
     ),
 }
+"""The recipes by name."""

@@ -85,7 +85,7 @@ def main(config: Config) -> np.ndarray:
         if config.interpolate:
             angle = jnp.pi / 2 * (start + jnp.arange(size)) / max(config.num - 1, 1)
             z = jax.tree.map(partial(_between, angle), ends)
-            x = generate(gan, state, z, label, key=key, ema=config.ema)
+            x = generate(gan, state, z, label, ema=config.ema)
         else:
             key_batch = jax.random.fold_in(key, start // BATCH)
             x = sample(gan, state, key_batch, size, label, ema=config.ema)

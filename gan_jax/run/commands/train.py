@@ -82,6 +82,8 @@ class Config:
     """Decay rate of Adam's average of the gradient."""
     b2: float = 0.99
     """Decay rate of Adam's average of the squared gradient."""
+    final_b2: float | None = None
+    """b2 at the end, after half a cosine. None: b2 is constant."""
     r1: float = 0.5
     """Weight gamma of R1, gamma/2 |grad D|^2 on real images."""
     r2: float = 0.0
@@ -91,7 +93,9 @@ class Config:
     final_penalty_share: float = 1.0
     """Share of R1 and R2 at the end, after half a cosine."""
     augment: Literal["none", "shift", "diffaugment", "ada"] = "none"
-    """Random changes of all images before D, if there are few images. ada adapts their strength."""
+    """Random changes of all images before D, if there are few images."""
+    augment_p: float | None = None
+    """ada's p at the end, after half a cosine. None: p adapts itself."""
     ema_decay: float = 0.998
     """Decay rate of the average of G's weights, for samples."""
     data: datasets.Config = dataclasses.field(default_factory=datasets.Config)
@@ -125,8 +129,11 @@ FREE = frozenset(
 """Settings that may change when a run is resumed, because no step's result depends on them. The
 images must stay the same: the run records their digest."""
 
-_SCHEDULES = ("final_lr_share", "final_penalty_share")
-"""Settings whose results depend on `num_steps`, unless they are 1."""
+_SCHEDULES = {"final_lr_share": 1, "final_penalty_share": 1, "final_b2": None, "augment_p": None}
+"""Settings with which the results depend on `num_steps`, and the values with which they do not."""
+
+_UNSIGNED = ("wasserstein", "relativistic", "relativistic_average")
+"""Losses that do not change if the same number is added to all logits of D."""
 
 _DAMAGED = (AttributeError, LookupError, TypeError, ValueError, ArithmeticError)
 """Exceptions that `build` may raise if the settings are damaged. JSON is read without a check of
@@ -143,8 +150,17 @@ def check(config: Config) -> None:
     cli.check_above_zero(config, "generator_lr", "discriminator_lr")
     cli.check_below_one(config, "b1", "b2", "ema_decay")
     for name in _SCHEDULES:
-        if not 0 <= (share := getattr(config, name)) <= 1:
+        if (share := getattr(config, name)) is not None and not 0 <= share <= 1:
             raise UserError(f"{cli.flag(name)} must be in [0, 1], got {share}")
+    if config.final_b2 is not None:
+        cli.check_below_one(config, "final_b2")
+    if config.augment == "ada" and config.augment_p is None and config.loss in _UNSIGNED:
+        raise UserError(
+            f"--augment ada adapts p to the signs of D's logits, which mean nothing for --loss "
+            f"{config.loss}: add --augment-p, such as 0.5, or choose another loss"
+        )
+    if config.augment != "ada" and config.augment_p is not None:
+        raise UserError(f"--augment-p {config.augment_p} is for --augment ada: add it")
     for name in ("sample_every", "checkpoint_every"):
         if (every := getattr(config, name)) % config.log_every:
             multiple = f"a multiple of --log-every ({config.log_every})"
@@ -196,17 +212,22 @@ def is_conditional(config: Config) -> bool:
     return config.conditional != "none"
 
 
-def _to_share(first: float, share: float, updates: int) -> Weight:
-    """Returns a number that falls to a share of itself, along half a cosine over the updates."""
-    return first if share == 1 else optax.cosine_decay_schedule(first, updates, share)
+def _half_cosine(first: float, last: float, updates: int) -> Any:
+    """Returns a schedule from the first to the last number, or the number if they are equal."""
+    if first == last:
+        return first
+    share = optax.cosine_decay_schedule(1.0, updates)
+    return lambda step: last + (first - last) * share(step)
 
 
-def _augmentation(config: Config) -> Augment | Augmentation | None:
+def _augmentation(config: Config, updates: int) -> Augment | Augmentation | None:
     """Returns the augmentation in front of D."""
     if config.augment == "shift":
         return augment.shift
     if config.augment == "diffaugment":
         return augment.diff_augment
+    if config.augment == "ada" and config.augment_p is not None:
+        return augment.scheduled(augment.ada.pipe, _half_cosine(0.0, config.augment_p, updates))
     if config.augment == "ada":  # p may rise from 0 to 1 in 500,000 images
         return augment.adaptive(augment.ada.pipe, rate=config.batch_size / 500_000)
     return None
@@ -230,10 +251,16 @@ def build(
     updates = config.num_steps * config.n_critic  # of D
 
     def tx(rate: float, updates: int) -> optax.GradientTransformation:
-        return adam(_to_share(rate, config.final_lr_share, updates), b1=config.b1, b2=config.b2)
+        b2 = config.b2 if config.final_b2 is None else config.final_b2
+        return adam(
+            _half_cosine(rate, rate * config.final_lr_share, updates),
+            b1=config.b1,
+            b2=_half_cosine(config.b2, b2, updates),
+        )
 
     def weight(gamma: float) -> Weight:
-        size = _to_share(gamma / 2, config.final_penalty_share, updates)
+        first = gamma / 2
+        size = _half_cosine(first, first * config.final_penalty_share, updates)
         return size if config.penalty_every == 1 else lazy(size, config.penalty_every)
 
     of_class = terms.CONDITIONAL_TERMS.get(config.conditional, terms.ConditionalTerms())
@@ -245,7 +272,7 @@ def build(
         penalties=[(p, weight(gamma)) for p, gamma in ((r1, config.r1), (r2, config.r2)) if gamma],
         discriminator_terms=of_class.discriminator,
         generator_terms=of_class.generator,
-        augmentation=_augmentation(config),
+        augmentation=_augmentation(config, updates),
         n_critic=config.n_critic,
         # The average follows the first updates closely, so early samples show progress.
         ema_decay=rising_decay(config.ema_decay),
@@ -320,7 +347,7 @@ def main(config: Config) -> TrainState:
         networks(config, (size, size, config.data.channels or 1))
     dataset = datasets.load(config.data, labelled=is_conditional(config))
     check_dataset(config, dataset)
-    scheduled = any(getattr(config, name) != 1 for name in _SCHEDULES)
+    scheduled = any(getattr(config, name) != value for name, value in _SCHEDULES.items())
     free = FREE - {"num_steps"} if scheduled else FREE
     folder = cli.open_run(NAME, config, free=free, data=images.describe(dataset))
     axis_name, shape = parallel.AXIS_NAMES[config.parallel], dataset.x.shape[1:]
