@@ -10,12 +10,13 @@ The same command resumes a run that was stopped. These files are written to --wo
 import dataclasses
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import tyro
 
 from gan_jax import (
     GAN,
@@ -44,6 +45,10 @@ NAME = "mnist"
 """The experiment's name in `config.json`."""
 
 
+# The names are in the text, because tyro moves the texts of all flags below long choices.
+_LOSS = tyro.conf.arg(metavar="NAME", help=f"Loss of the two networks: {', '.join(losses.LOSSES)}.")
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """The settings of a run."""
@@ -53,7 +58,7 @@ class Config:
     num_steps: int = 5000
     """Number of generator updates."""
     conditional: Literal["none", "projection", "concat", "acgan", "reacgan"] = "none"
-    """Train on the classes of the images, which D receives in this form. Try projection first."""
+    """Train on the classes of the images, which D uses in this way. Try projection first."""
     batch_size: int = 32
     """Real images per batch, over all devices, and as many fakes."""
     n_critic: int = 1
@@ -62,10 +67,9 @@ class Config:
     """Seed of weights, noise and the order of the images."""
     init_from: Path | None = None
     """Run to start from. Its arrays that fit are copied."""
-    loss: losses.LossName = "non_saturating"
-    """Loss that the two networks minimise."""
+    loss: Annotated[losses.LossName, _LOSS] = "non_saturating"
     model: ModelName = "dcgan"
-    """Architecture of the two networks. maxout is the one of Goodfellow et al. 2014."""
+    """Architecture of the two networks."""
     width: int | None = None
     """Features per hidden layer. For dcgan: in the layer next to the image. None: the default."""
     discriminator_norm: bool = False
