@@ -60,7 +60,7 @@ class Config:
     conditional: Literal["none", "projection", "concat", "acgan", "reacgan"] = "none"
     """Train on the classes of the images, which D uses in this way. Try projection first."""
     batch_size: int = 32
-    """Real images per batch, over all devices, and as many fakes."""
+    """Real images per batch, on all devices; as many fakes."""
     n_critic: int = 1
     """D's updates per update of G (k of Algorithm 1)."""
     seed: int = 0
@@ -71,9 +71,9 @@ class Config:
     model: ModelName = "dcgan"
     """Architecture of the two networks."""
     width: int | None = None
-    """Features per hidden layer. For dcgan: in the layer next to the image. None: the default."""
+    """Features per layer: see the model. None: its default."""
     discriminator_norm: bool = False
-    """Add batch norm to dcgan's discriminator, as in Radford et al. 2016."""
+    """Batch norm in dcgan's D, as in Radford et al. 2016."""
     latent: int = 32
     """Number of dimensions of the noise z."""
     generator_lr: float = 1e-3
@@ -87,7 +87,7 @@ class Config:
     b2: float = 0.99
     """Decay rate of Adam's average of the squared gradient."""
     final_b2: float | None = None
-    """b2 at the end, after half a cosine. None: b2 is constant."""
+    """b2 at the end, if it moves along half a cosine."""
     r1: float = 0.5
     """Weight gamma of R1, gamma/2 |grad D|^2 on real images."""
     r2: float = 0.0
@@ -97,9 +97,9 @@ class Config:
     final_penalty_share: float = 1.0
     """Share of R1 and R2 at the end, after half a cosine."""
     augment: Literal["none", "shift", "diffaugment", "ada"] = "none"
-    """Random changes of all images before D, if there are few images."""
+    """Random changes of D's images, for small data sets."""
     augment_p: float | None = None
-    """ada's p at the end, after half a cosine. None: p adapts itself."""
+    """ada's p at the end, if it does not adapt itself."""
     ema_decay: float = 0.998
     """Decay rate of the average of G's weights, for samples."""
     data: datasets.Config = dataclasses.field(default_factory=datasets.Config)
