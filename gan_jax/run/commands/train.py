@@ -39,6 +39,7 @@ from gan_jax.run import cli, datasets
 from gan_jax.run.checkpoint import Checkpoints
 from gan_jax.run.folder import RunFolder, read_config
 from gan_jax.run.warm_start import warm_start
+from gan_jax.schedules import half_cosine
 from gan_jax.types import Array, Augment, Augmentation, StepFn, Weight
 
 NAME = "mnist"
@@ -216,12 +217,9 @@ def is_conditional(config: Config) -> bool:
     return config.conditional != "none"
 
 
-def _half_cosine(first: float, last: float, updates: int) -> Any:
+def _moved(first: float, last: float, updates: int) -> Any:
     """Returns a schedule from the first to the last number, or the number if they are equal."""
-    if first == last:
-        return first
-    share = optax.cosine_decay_schedule(1.0, updates)
-    return lambda step: last + (first - last) * share(step)
+    return first if first == last else half_cosine(first, last, updates, batch_size=1)
 
 
 def _augmentation(config: Config, updates: int) -> Augment | Augmentation | None:
@@ -231,7 +229,7 @@ def _augmentation(config: Config, updates: int) -> Augment | Augmentation | None
     if config.augment == "diffaugment":
         return augment.diff_augment
     if config.augment == "ada" and config.augment_p is not None:
-        return augment.scheduled(augment.ada.pipe, _half_cosine(0.0, config.augment_p, updates))
+        return augment.scheduled(augment.ada.pipe, _moved(0.0, config.augment_p, updates))
     if config.augment == "ada":  # p may rise from 0 to 1 in 500,000 images
         return augment.adaptive(augment.ada.pipe, rate=config.batch_size / 500_000)
     return None
@@ -257,14 +255,14 @@ def build(
     def tx(rate: float, updates: int) -> optax.GradientTransformation:
         b2 = config.b2 if config.final_b2 is None else config.final_b2
         return adam(
-            _half_cosine(rate, rate * config.final_lr_share, updates),
+            _moved(rate, rate * config.final_lr_share, updates),
             b1=config.b1,
-            b2=_half_cosine(config.b2, b2, updates),
+            b2=_moved(config.b2, b2, updates),
         )
 
     def weight(gamma: float) -> Weight:
         first = gamma / 2
-        size = _half_cosine(first, first * config.final_penalty_share, updates)
+        size = _moved(first, first * config.final_penalty_share, updates)
         return size if config.penalty_every == 1 else lazy(size, config.penalty_every)
 
     of_class = terms.CONDITIONAL_TERMS.get(config.conditional, terms.ConditionalTerms())
