@@ -44,8 +44,10 @@ def main() -> None:
         if not error.name or error.name.split(".")[0] == "gan_jax":
             raise
         sys.exit(f"error: {error.name} is not installed: pip install 'gan-jax[experiments]'")
-    description = command.__doc__ or ""
-    cli.run(command.main, command.Config, description, prog=f"gan-jax {name}", args=sys.argv[2:])
+    settings = {"prog": f"gan-jax {name}", "args": sys.argv[2:]}
+    if name == "train":
+        settings["recipes"] = importlib.import_module("gan_jax.run.commands.recipes").RECIPES
+    cli.run(command.main, command.Config, command.__doc__ or "", **settings)
 
 
 def end_on_signals() -> None:

@@ -22,11 +22,13 @@ from gan_jax.run import datasets as data
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
 
 
-def write_idx(folder, images=IMAGES):
-    """A folder of one IDX file."""
+def write_idx(folder, images=IMAGES, labels=None):
+    """A folder of one IDX file, or two with labels."""
     folder.mkdir(parents=True, exist_ok=True)
-    header = struct.pack(">HBB3I", 0, 8, 3, *images.shape)
-    (folder / "train-images-idx3-ubyte").write_bytes(header + images.tobytes())
+    for name, array in (("images-idx3", images), ("labels-idx1", labels)):
+        if array is not None:
+            header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+            (folder / f"train-{name}-ubyte").write_bytes(header + array.tobytes())
     return folder
 
 

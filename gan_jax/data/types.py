@@ -17,6 +17,7 @@ class Dataset(NamedTuple):
       name: "mnist", "fashion_mnist", the name of a folder, ...
       source: the origin of the images: "tfds", "idx", "embedded" or "folder".
       held_out: [M, H, W, C] uint8, images from the same source that are not in `x`.
+      classes: the names of the classes in the order of the labels, or None.
     """
 
     x: NDArray[np.uint8]
@@ -24,6 +25,7 @@ class Dataset(NamedTuple):
     name: str
     source: str
     held_out: NDArray[np.uint8]
+    classes: tuple[str, ...] | None = None
 
     @property
     def sha256(self) -> str:

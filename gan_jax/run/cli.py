@@ -1,14 +1,16 @@
 """The command line that all commands share."""
 
+import argparse
 import dataclasses
 import errno
 import gc
 import io
+import json
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +38,9 @@ _OF_THE_DISK = {
 """Error numbers of the operating system for errors that the user can fix. ENOENT is not among them,
 because the user's paths are checked earlier. A missing file is therefore a bug of this program."""
 
+_RECIPES = """--recipe NAME gives the flags other defaults, those of one of {}.
+--recipe NAME --help shows the defaults, and --recipe NAME --print writes all settings."""
+
 _PATHS = ConstructorRegistry()
 """Makes every flag of type `Path` parse its text with `_path`."""
 
@@ -49,6 +54,8 @@ def run(
     *,
     prog: str | None = None,
     args: Sequence[str] | None = None,
+    recipes: Mapping[str, Config] | None = None,
+    recipe: str | None = None,
 ) -> None:
     """Parses the flags and runs `main`. For errors that the user can fix, no traceback is printed.
 
@@ -59,11 +66,14 @@ def run(
       prog: the command as the user types it, for messages. None: the command that started this
         process.
       args: the flags. None: the flags of this process.
+      recipes: settings by name. The flag --recipe NAME makes them the defaults of the other flags,
+        and --print prints the settings instead of running the command.
+      recipe: the name of the recipe without --recipe. None: the defaults of the dataclass.
     """
     _make_streams_usable()
     try:
         try:
-            _run(main, config, description, prog or _program(), args)
+            _run(main, config, description, prog or _program(), args, recipes or {}, recipe)
         finally:
             sys.stdout.flush()  # Python's own flush at exit would print a traceback
     except BrokenPipeError:  # the reader of stdout is gone, as after `| head -1`
@@ -77,13 +87,29 @@ def _run(
     description: str,
     prog: str,
     args: Sequence[str] | None,
+    recipes: Mapping[str, Config],
+    recipe: str | None,
 ) -> None:
     gc.freeze()  # imported modules are not searched for garbage: the start takes 0.2 s less
     keep_compilations()
     memory.return_large_buffers()
+    options: dict[str, Any] = {"prog": prog, "description": description, "registry": _PATHS}
+    only_print = False
+    if recipes:
+        chooser = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)
+        chooser.add_argument("--recipe", choices=recipes, default=recipe)
+        chooser.add_argument("--print", action="store_true")
+        options["description"] = f"{description.rstrip()}\n\n{_RECIPES.format(', '.join(recipes))}"
+        chosen, args = chooser.parse_known_args(args)
+        only_print = chosen.print
+        if chosen.recipe is not None:
+            options["default"] = recipes[chosen.recipe]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        settings = tyro.cli(config, prog=prog, description=description, args=args, registry=_PATHS)
+        settings = tyro.cli(config, args=args, **options)
+    if only_print:
+        print(json.dumps(dataclasses.asdict(settings), indent=2, default=str))
+        return
     try:
         main(settings)
     except (UserError, CheckpointError) as error:

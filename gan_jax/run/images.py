@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gan_jax.algorithms import sample
@@ -20,17 +21,34 @@ _DRAWN_AT_ONCE = 32
 """Samples drawn per call: smaller batches need less scratch memory and compile faster."""
 
 
-def grids(gan: GAN, folder: RunFolder, every: Every, num: int = 64) -> Look:
-    """Returns a `Look` that saves grids of `num` samples, always from the same noise."""
+MOST_ROWS = 16
+"""Classes that a picture of samples shows, one to a row."""
+
+
+def grids(
+    gan: GAN, folder: RunFolder, every: Every, num: int = 64, *, num_classes: int | None = None
+) -> Look:
+    """Returns a `Look` that saves grids of `num` samples, always from the same noise.
+
+    A conditional GAN has `num_classes`. Each of its first classes then gets a row of eight samples.
+    All rows are drawn from the same noise.
+    """
+    rows = min(num_classes or 0, MOST_ROWS)
+    layout = {"columns": 8, "height": min(560, 70 * rows)} if rows else {}
 
     def sampler(state: TrainState) -> jax.Array:
         key = jax.random.fold_in(state.key, Stream.FIXED_NOISE)
+        if rows:
+            x = jax.lax.map(
+                lambda label: sample(gan, state, key, 8, jnp.full(8, label)), jnp.arange(rows)
+            )
+            return quantize(x.reshape(-1, *x.shape[2:]))
         keys = jax.random.split(key, -(-num // _DRAWN_AT_ONCE))
         x = jax.lax.map(lambda key: sample(gan, state, key, _DRAWN_AT_ONCE), keys)
         return quantize(x.reshape(-1, *x.shape[2:])[:num])
 
     def show(step: int, images: np.ndarray) -> np.ndarray:
-        picture = plots.grid(images)
+        picture = plots.grid(images, **layout)
         plots.save_image(picture, folder.samples / f"{step:07d}.png")
         return np.asarray(picture.convert("RGB"))
 
@@ -49,6 +67,7 @@ def train(
     n_critic: int,
     chunk_length: int,
     sample_every: Every,
+    conditional: bool = False,
     announce: Callable[[str], None] = print,
     **options: Any,
 ) -> TrainState:
@@ -63,12 +82,18 @@ def train(
       batch_size, n_critic: as in Algorithm 1.
       chunk_length, announce, **options: arguments of `session.train`.
       sample_every: the steps after which a grid of samples is drawn, as for `Look.every`.
+      conditional: whether G receives a class. The grids then show one class in each row.
 
     Returns:
       The last state. Results and exceptions are as for `session.train`.
     """
     with folder.visit():
         folder.samples.mkdir(exist_ok=True)
+        num_classes = None
+        if conditional and dataset.classes:
+            num_classes = len(dataset.classes)
+            shown = ", ".join(dataset.classes[:MOST_ROWS])
+            announce(f"samples/ has one row for each class, in this order: {shown}")
         batches = make_batches(dataset, state.key, (chunk_length, n_critic, batch_size))
         state = session.train(
             on_bytes(step),
@@ -77,7 +102,7 @@ def train(
             folder=folder,
             num_steps=num_steps,
             chunk_length=chunk_length,
-            looks=[grids(gan, folder, sample_every)],
+            looks=[grids(gan, folder, sample_every, num_classes=num_classes)],
             words=plots.in_short,
             announce=announce,
             **options,
@@ -99,6 +124,7 @@ def describe(dataset: Dataset) -> Record:
         "count": len(dataset.x),
         "shape": list(dataset.x.shape[1:]),
         "held_out": len(dataset.held_out),
+        "classes": dataset.classes and list(dataset.classes),
         "sha256": dataset.sha256,
     }
 

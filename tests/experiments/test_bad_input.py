@@ -90,6 +90,15 @@ FLAGS = {
         "--model dcgan --data.size 30 --data.dir /nowhere",
         "--model dcgan: dcgan takes images of 28, 32, 64 pixels, got 30x30",
     ),
+    "share": ("--final-lr-share 1.5", "--final-lr-share must be in [0, 1], got 1.5"),
+    "final b2": ("--final-b2 1", "--final-b2 must be in [0, 1), got 1.0"),
+    "ada": (
+        "--augment ada --loss relativistic",
+        "the signs of D's logits, which mean nothing for --loss relativistic: add --augment-p",
+    ),
+    "p": ("--augment-p 0.5", "--augment-p 0.5 is for --augment ada: add it"),
+    "no labels": ("--conditional acgan", "--conditional needs images with labels: "),
+    "no such start": ("--init-from nowhere", "--init-from: "),
     "source": ("--data.source disk", "invalid choice 'disk'"),
 }
 """Case -> (flags added to a good command, what is said)."""

@@ -1,5 +1,6 @@
 """Every experiment that trains: after an interruption it leaves the same files as without."""
 
+import numpy as np
 import pytest
 from small_runs import assert_resumes_exactly, write_idx
 
@@ -71,9 +72,17 @@ def test_an_interrupted_experiment_resumes_exactly(when, tmp_path, monkeypatch):
     assert_resumes_exactly(experiment, experiment.Config(**{**small, **settings}), tmp_path, after)
 
 
-def test_so_does_the_main_job(tmp_path):
+CONDITIONAL = {"conditional": "acgan", "augment": "shift"}
+SCHEDULES = {"final_lr_share": 0.1, "final_penalty_share": 0.2}
+
+
+@pytest.mark.parametrize(
+    "more", [pytest.param({}, marks=pytest.mark.slow), {**CONDITIONAL, **SCHEDULES}]
+)
+def test_so_does_the_main_job(more, tmp_path):
     settings = {"num_steps": 16, "sample_every": 8, "checkpoint_every": 8, "log_every": 4}
-    data = datasets.Config(source="idx", dir=write_idx(tmp_path / "idx"))
+    labels = np.arange(40, dtype=np.uint8) % 3
+    data = datasets.Config(source="idx", dir=write_idx(tmp_path / "idx", labels=labels))
     shape = {"model": "mlp", "latent": 4, "width": 4, "batch_size": 4}
-    config = mnist.Config(data=data, parallel="jit", **settings, **shape)
+    config = mnist.Config(data=data, parallel="jit", **settings, **shape, **more)
     assert_resumes_exactly(mnist, config, tmp_path, 2)

@@ -22,8 +22,8 @@ def write(path: Path, pixels: np.ndarray, **options: Any) -> Path:
     return path
 
 
-def read(folder: Path, **fields: Any) -> Dataset:
-    return load(Config(source="folder", dir=folder, **fields))
+def read(folder: Path, *, labelled: bool = False, **fields: Any) -> Dataset:
+    return load(Config(source="folder", dir=folder, **fields), labelled=labelled)
 
 
 @pytest.mark.parametrize("pixels", [GREY, COLOUR], ids=["grey", "colour"])
@@ -50,8 +50,9 @@ def test_lossy_formats_are_near(tmp_path, suffix):
 def test_immediate_subfolders_are_labels(tmp_path):
     for i, name in enumerate(["dog/0.png", "cat/0.png", "cat/1.png", "eel/0.png"]):
         write(tmp_path / name, GREY[i])
-    data = read(tmp_path)
+    data = read(tmp_path, labelled=True)
     np.testing.assert_array_equal(data.label, np.array([0, 0, 1, 2]))
+    assert data.classes == ("cat", "dog", "eel")
     assert data.label.dtype == np.int32
     np.testing.assert_array_equal(data.x[2, ..., 0], GREY[0])
 
@@ -261,28 +262,21 @@ def test_lines_of_bounded_number_and_length(tmp_path):
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (["a.png", "b.png"], None),
-        (["cat/a.png", "dog/b.png"], None),
-        (
-            ["a.png", "cat/b.png", "cat/c.png"],
-            "1 of 3 are not in an immediate subfolder of .*(a.png",
-        ),
+        (["a.png", "b.png"], r"2 of 2 images are not .*\(a\.png, b\.png\)"),
+        (["a.png", "cat/b.png", "cat/c.png"], r"1 of 3 images are not in an imm.*\(a\.png\)"),
         (
             ["train/cat/a.png", "train/dog/b.png"],
-            "2 of 2 are not in an immediate .*(train/cat/a.png",
+            r"2 of 2 .*\(train/cat/a\.png, train/dog/b\.png\)",
         ),
     ],
 )
-def test_labels_that_are_lost_are_announced(tmp_path, names, said):
+def test_images_outside_the_classes_matter_only_if_labels_do(tmp_path, names, said):
     for name in names:
         write(tmp_path / name, GREY[0])
     data, lines = said_of(tmp_path)
-    assert (data.label is None) == (names[0] == "a.png" or said is not None)
-    assert len(lines) == (said is not None)
-    if said:
-        start, end = said.split(".*")
-        assert start in lines[0]
-        assert end in lines[0]
+    assert (data.label, data.classes, lines) == (None, None, [])
+    with pytest.raises(DataError, match=f"--conditional needs .*{said}; give a folder with one"):
+        read(tmp_path, labelled=True)
 
 
 def test_nothing_to_read(tmp_path):

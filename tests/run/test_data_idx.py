@@ -47,6 +47,28 @@ def test_round_trip(tmp_path, mark, end, source):
 def test_labels_are_optional(tmp_path):
     write(tmp_path, pack(X), None, "-", "")
     assert read(tmp_path).label is None
+    with pytest.raises(DataError, match=r"--conditional .* has no file train-labels-idx1-ubyte"):
+        load(Config(source="idx", dir=tmp_path), labelled=True)
+
+
+@pytest.mark.parametrize(
+    ("label", "held_out", "said"),
+    [
+        ([0, 1, 2, 1, 0], 0, None),
+        ([0, 3, 4, 3, 0], 0, "none of the 5 training images is of class 1, 2; add images"),
+        ([0, 1, 2, 1, 0], 4, "none of the 1 training images is of class .*--data.held-out"),
+        ([0, 0, 0, 0, 0], 0, "two classes or more, but all images are of class 0; leave --cond"),
+        ([3, 1, 4, 1, 255], 0, "the labels of 5 images go up to 255; number the classes 0, 1"),
+    ],
+)
+def test_every_class_needs_an_image(tmp_path, label, held_out, said):
+    write(tmp_path, pack(X), pack(np.array(label, np.uint8)), "-", "")
+    config = Config(source="idx", dir=tmp_path, held_out=held_out)
+    if said is None:
+        assert load(config, labelled=True).classes == ("0", "1", "2")
+    else:
+        with pytest.raises(DataError, match=said):
+            load(config, labelled=True)
 
 
 @pytest.mark.parametrize("folder", ["fashion-mnist", "kmnist"])

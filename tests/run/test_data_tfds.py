@@ -233,6 +233,8 @@ def test_colour_images_of_several_sizes(tmp_path):
     data = read("flowers", tmp_path, size=4)
     assert data.x.shape == (2, 4, 4, 3)
     assert data.label is None
+    with pytest.raises(DataError, match=r"--conditional needs .* has no integer feature named lab"):
+        load(Config(name="flowers", source="tfds", dir=tmp_path, size=4), labelled=True)
     assert read("flowers", tmp_path, size=4, channels=1).x.shape == (2, 4, 4, 1)
     with pytest.raises(DataError, match=r"Example 0 .*is 8x6, Example 1 .* 8x5 .*--data\.size 32"):
         read("flowers", tmp_path)
@@ -343,18 +345,34 @@ def test_a_silent_host_costs_seconds_only(monkeypatch):
 @pytest.mark.parametrize(
     ("labels", "kept"), [([0, 2**31 - 1], True), ([-1, 0], False), ([0, 2**31], False)]
 )
-def test_labels_that_are_no_classes_are_left_out_with_a_word(tmp_path, labels, kept):
+def test_labels_that_are_no_classes_matter_only_if_labels_do(tmp_path, labels, kept):
     features = {"image": image_feature(6, 8, 3), "label": np.int64}
     examples = [{"image": png(COLOUR[i]), "label": label} for i, label in enumerate(labels)]
     build(tmp_path, "mnist", features, examples)
     said: list[str] = []
-    data = load(Config(source="tfds", dir=tmp_path), announce=said.append)
+    config = Config(source="tfds", dir=tmp_path)
+    data = load(config, announce=said.append)
+    assert (data.classes, said) == (None, [])
     if kept:
         np.testing.assert_array_equal(data.label, labels)
-        assert said == []
     else:
         assert data.label is None
-        assert f"the labels are not used: they range from {min(labels)} to {max(labels)}" in said[0]
+    expected = f"go up to {labels[1]}" if kept else f"range from {min(labels)} to {max(labels)}"
+    with pytest.raises(DataError, match=f"--conditional needs images .* labels .*{expected}"):
+        load(config, labelled=True)
+
+
+def test_the_names_of_classes_are_those_that_tfds_knows(tmp_path):
+    import tensorflow_datasets as tfds
+
+    named = tfds.features.ClassLabel(names=["ship", "frog", "gnu"])
+    examples = [{"image": png(COLOUR[i]), "label": i} for i in (1, 0)]
+    build(tmp_path, "animals", {"image": image_feature(6, 8, 3), "label": named}, examples)
+    data = read("animals", tmp_path)
+    np.testing.assert_array_equal(data.label, [1, 0])
+    assert data.classes == ("ship", "frog", "gnu")
+    with pytest.raises(DataError, match=r"none of the 2 training images is of class gnu; add"):
+        load(Config(name="animals", source="tfds", dir=tmp_path), labelled=True)
 
 
 def test_examples_in_other_formats_are_refused(tmp_path):

@@ -1,23 +1,29 @@
 """Draws samples from a trained run.
 
-Writes --out, a NumPy archive with the samples as `x` (uint8 [num, H, W, C]).
+Writes --out, a NumPy archive with the samples as `x` (uint8 [num, H, W, C]). If the run is
+conditional, `label` ([num]) has their classes.
 
-A picture of the first hundred samples is written next to --out.
+A picture of the first samples is written next to --out. Several classes have one row each.
 
 The same seed gives the same samples. A larger --num adds samples and does not change the others.
 """
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from gan_jax import sample
+from gan_jax import generate, sample
 from gan_jax.data.pipeline import quantize
 from gan_jax.errors import UserError
+from gan_jax.random import draw
 from gan_jax.run import cli
 from gan_jax.run.commands import train
 from gan_jax.run.files import whole
@@ -36,7 +42,12 @@ class Config:
     out: Path = Path("samples.npz")
     """Archive to write. The name ends in .npz. The picture has the same name, but ends in .png."""
     num: int = 100
-    """Number of images."""
+    """Number of images. With --label all: number of images of each class."""
+    label: str | None = None
+    """Class of the images, by name or number. all: every class, from the same noise. None: if the
+    run is conditional, the classes in turn."""
+    interpolate: bool = False
+    """Draw --num images on the way from one noise to another, for the class or for every class."""
     seed: int = 0
     """Seed of the noise."""
     ema: bool = True
@@ -46,8 +57,9 @@ class Config:
 
 
 def main(config: Config) -> np.ndarray:
-    """Draws samples, writes them to `config.out` and returns them: uint8 [num, H, W, C]."""
+    """Draws samples, writes them to `config.out` and returns them: uint8 [N, H, W, C]."""
     from gan_jax.run import plots
+    from gan_jax.run.images import MOST_ROWS
 
     cli.check_at_least(config, num=1)
     cli.check_seed(config)
@@ -62,22 +74,92 @@ def main(config: Config) -> np.ndarray:
     if not config.out.absolute().parent.is_dir():
         raise UserError(f"--out: there is no folder {config.out.absolute().parent}")
 
-    gan, step, state = train.restore(config.run)
+    gan, step, state, classes = train.restore(config.run)
+    rows = _rows(config, classes)
+    size = BATCH if len(rows) == 1 else min(BATCH, config.num)
+    key = jax.random.key(config.seed)
+    ends = draw(gan.prior, key, 2)
 
     @jax.jit
-    def draw(key: Array) -> Array:
-        return quantize(sample(gan, state, key, BATCH, ema=config.ema))
+    def make(start: Array, label: Array | None) -> Array:
+        if config.interpolate:
+            angle = jnp.pi / 2 * (start + jnp.arange(size)) / max(config.num - 1, 1)
+            z = jax.tree.map(partial(_between, angle), ends)
+            x = generate(gan, state, z, label, ema=config.ema)
+        else:
+            key_batch = jax.random.fold_in(key, start // BATCH)
+            x = sample(gan, state, key_batch, size, label, ema=config.ema)
+        return quantize(x)
 
-    key = jax.random.key(config.seed)
-    x = _room(config.num, jax.eval_shape(draw, key).shape[1:])
-    for start in tqdm(range(0, config.num, BATCH), unit="batch", disable=None):
-        images = np.asarray(draw(jax.random.fold_in(key, start // BATCH)))
-        x[start : start + BATCH] = images[: config.num - start]
+    shape = jax.eval_shape(make, jnp.int32(0), _labels(rows[0], 0, size)).shape[1:]
+    x = _room(len(rows) * config.num, shape)
+    starts = [(i, start) for i in range(len(rows)) for start in range(0, config.num, size)]
+    for i, start in tqdm(starts, unit="batch", disable=None):
+        images = np.asarray(make(jnp.int32(start), _labels(rows[i], start, size)))
+        first, num = i * config.num + start, min(size, config.num - start)
+        x[first : first + num] = images[:num]
+    arrays = {"x": x}
+    if classes:
+        arrays["label"] = np.concatenate(rows)
     with whole(config.out) as opened:
-        np.savez_compressed(opened, x=x)
-    plots.save_image(plots.grid(x[:100]), picture)
-    print(f"{config.num} samples of step {step}: {config.out}, {picture}")
+        np.savez_compressed(opened, allow_pickle=False, **arrays)
+    shown = np.unique(arrays.get("label", 0))[:MOST_ROWS]
+    groups = [x[arrays["label"] == number] for number in shown] if classes else [x]
+    if len(groups) > 1 or config.interpolate:
+        columns = min(100 if config.interpolate else 10, *map(len, groups))
+        image = np.concatenate([group[:columns] for group in groups])
+        height = min(560, max(1, 1120 * len(groups) // columns))
+        plots.save_image(plots.grid(image, columns=columns, height=height), picture)
+    else:
+        plots.save_image(plots.grid(x[:100]), picture)
+    print(f"{len(x)} samples of step {step}: {config.out}, {picture}")
+    if classes and len(groups) > 1:
+        print(f"the picture has one row for each class: {', '.join(classes[k] for k in shown)}")
     return x
+
+
+def _rows(config: Config, classes: Sequence[str] | None) -> list[Any]:
+    """Returns the labels [num] of the images to draw, for one class after another.
+
+    The labels of an unconditional run are None.
+
+    Raises:
+      UserError: --label is no class of the run.
+    """
+    if classes is None:
+        if config.label is not None:
+            raise UserError(
+                f"--label {config.label}: {config.run} was trained without classes; train with "
+                "--conditional projection"
+            )
+        return [None]
+    numbers = np.arange(len(classes), dtype=np.int32)
+    if config.label is None and not config.interpolate:
+        return [np.resize(numbers, config.num)]
+    if config.label in (None, "all"):
+        return [np.full(config.num, number) for number in numbers]
+    if config.label in classes:
+        number = classes.index(config.label)
+    elif config.label.isdecimal() and int(config.label) < len(classes):
+        number = int(config.label)
+    else:
+        named = [name if name == str(k) else f"{k} {name}" for k, name in enumerate(classes)]
+        raise UserError(
+            f"--label {config.label} is no class of {config.run}: give all, or one of "
+            f"{', '.join(named)}"
+        )
+    return [np.full(config.num, numbers[number])]
+
+
+def _labels(row: np.ndarray | None, start: int, size: int) -> Array | None:
+    """Returns the labels [size] of the samples from `start` on. The last ones may be padding."""
+    return None if row is None else jnp.asarray(np.resize(row[start:], size))
+
+
+def _between(angle: Array, ends: Array) -> Array:
+    """Returns points [N, ...] between two draws [2, ...] of N(0, I). Each has that distribution."""
+    angle = angle.reshape(-1, *[1] * (ends.ndim - 1))
+    return jnp.cos(angle) * ends[:1] + jnp.sin(angle) * ends[1:]
 
 
 def _room(num: int, shape: tuple[int, ...]) -> np.ndarray:

@@ -10,34 +10,44 @@ The same command resumes a run that was stopped. These files are written to --wo
 import dataclasses
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+import tyro
 
 from gan_jax import (
     GAN,
     Batch,
     TrainState,
     adversarial,
+    augment,
     losses,
     mixed_precision,
     parallel,
     rematerialised,
+    terms,
 )
 from gan_jax.algorithms.player import rising_decay
 from gan_jax.errors import UserError
 from gan_jax.models import MODELS, ModelName
 from gan_jax.optimizers import adam
-from gan_jax.penalties import r1
+from gan_jax.penalties import lazy, r1, r2
 from gan_jax.run import cli, datasets
 from gan_jax.run.checkpoint import Checkpoints
-from gan_jax.run.folder import read_config
-from gan_jax.types import Array, StepFn
+from gan_jax.run.folder import RunFolder, read_config
+from gan_jax.run.warm_start import warm_start
+from gan_jax.schedules import half_cosine
+from gan_jax.types import Array, Augment, Augmentation, StepFn, Weight
 
 NAME = "mnist"
 """The experiment's name in `config.json`."""
+
+
+# The names are in the text, because tyro moves the texts of all flags below long choices.
+_LOSS = tyro.conf.arg(metavar="NAME", help=f"Loss of the two networks: {', '.join(losses.LOSSES)}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,55 +55,72 @@ class Config:
     """The settings of a run."""
 
     workdir: Path = Path("runs/mnist")
-    """Folder of the run. If it already contains a run, that run is resumed."""
+    """Folder of the run. A run in it is resumed."""
     num_steps: int = 5000
     """Number of generator updates."""
+    conditional: Literal["none", "projection", "concat", "acgan", "reacgan"] = "none"
+    """Train on the classes of the images, which D uses in this way. Try projection first."""
     batch_size: int = 32
-    """Real images per minibatch, over all devices. D also gets the same number of fake images."""
+    """Real images per batch, on all devices; as many fakes."""
     n_critic: int = 1
-    """Discriminator updates per generator update (k of Algorithm 1)."""
+    """D's updates per update of G (k of Algorithm 1)."""
     seed: int = 0
-    """Seed of the weights, the noise and the order of the images."""
-    loss: losses.LossName = "non_saturating"
-    """Loss that the two networks minimise."""
+    """Seed of weights, noise and the order of the images."""
+    init_from: Path | None = None
+    """Run to start from. Its arrays that fit are copied."""
+    loss: Annotated[losses.LossName, _LOSS] = "non_saturating"
     model: ModelName = "dcgan"
-    """Architecture of the two networks. maxout is the one of Goodfellow et al. 2014."""
+    """Architecture of the two networks."""
     width: int | None = None
-    """Features per hidden layer. For dcgan: in the layer next to the image. None: the default."""
+    """Features per layer: see the model. None: its default."""
     discriminator_norm: bool = False
-    """Add batch norm to dcgan's discriminator, as in Radford et al. 2016."""
+    """Batch norm in dcgan's D, as in Radford et al. 2016."""
     latent: int = 32
     """Number of dimensions of the noise z."""
     generator_lr: float = 1e-3
-    """Adam's learning rate for the generator."""
+    """Adam's learning rate for G."""
     discriminator_lr: float = 1e-3
-    """Adam's learning rate for the discriminator."""
+    """Adam's learning rate for D."""
+    final_lr_share: float = 1.0
+    """Share of the rates at the end, after half a cosine."""
     b1: float = 0.0
     """Decay rate of Adam's average of the gradient."""
     b2: float = 0.99
     """Decay rate of Adam's average of the squared gradient."""
+    final_b2: float | None = None
+    """b2 at the end, if it moves along half a cosine."""
     r1: float = 0.5
-    """Weight gamma of the R1 penalty, gamma/2 |grad D|^2 on real images. 0: no penalty."""
+    """Weight gamma of R1, gamma/2 |grad D|^2 on real images."""
+    r2: float = 0.0
+    """Weight gamma of R2, the same on fake images."""
+    penalty_every: int = 1
+    """D's updates per penalty. Its weight grows in proportion."""
+    final_penalty_share: float = 1.0
+    """Share of R1 and R2 at the end, after half a cosine."""
+    augment: Literal["none", "shift", "diffaugment", "ada"] = "none"
+    """Random changes of D's images, for small data sets."""
+    augment_p: float | None = None
+    """ada's p at the end, if it does not adapt itself."""
     ema_decay: float = 0.998
-    """Decay rate of the moving average of the generator's weights. Samples use this average."""
+    """Decay rate of the average of G's weights, for samples."""
     data: datasets.Config = dataclasses.field(default_factory=datasets.Config)
     """The images to train on."""
     parallel: Literal["shard", "jit", "pmap"] = "shard"
-    """shard: all devices, by sharded jit. pmap: all devices, by pmap. jit: one device."""
+    """shard, pmap: all devices. jit: one device."""
     accumulate: int = 1
     """Microbatches per batch. A larger number needs less memory. The gradients stay the same."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Number format in the networks. Weights, statistics and losses stay float32."""
     rematerialise: bool = False
-    """Compute activations again instead of keeping them. This takes less memory and more time."""
+    """Keep no activations: less memory, more time."""
     log_every: int = 50
-    """Steps between two records of the metrics. These steps run as one compiled program."""
+    """Steps between two records, in one compiled program."""
     sample_every: int = 200
     """Steps between two grids of samples."""
     checkpoint_every: int = 500
     """Steps between two checkpoints."""
     keep_checkpoints: int = 3
-    """Number of newest checkpoints to keep. Older checkpoints are deleted."""
+    """Number of newest checkpoints to keep."""
     tensorboard: bool = False
     """Write TensorBoard files too."""
 
@@ -107,6 +134,12 @@ FREE = frozenset(
 """Settings that may change when a run is resumed, because no step's result depends on them. The
 images must stay the same: the run records their digest."""
 
+_SCHEDULES = {"final_lr_share": 1, "final_penalty_share": 1, "final_b2": None, "augment_p": None}
+"""Settings with which the results depend on `num_steps`, and the values with which they do not."""
+
+_UNSIGNED = ("wasserstein", "relativistic", "relativistic_average")
+"""Losses that do not change if the same number is added to all logits of D."""
+
 _DAMAGED = (AttributeError, LookupError, TypeError, ValueError, ArithmeticError)
 """Exceptions that `build` may raise if the settings are damaged. JSON is read without a check of
 types."""
@@ -115,12 +148,24 @@ types."""
 def check(config: Config) -> None:
     """Raises `UserError` for values that no run could use."""
     counts = ["num_steps", "batch_size", "n_critic", "latent", "log_every", "sample_every"]
-    counts += ["checkpoint_every", "keep_checkpoints", "accumulate"]
+    counts += ["checkpoint_every", "keep_checkpoints", "accumulate", "penalty_every"]
     counts += ["width"] if config.width is not None else []
-    cli.check_at_least(config, **dict.fromkeys(counts, 1), r1=0)
+    cli.check_at_least(config, **dict.fromkeys(counts, 1), r1=0, r2=0)
     cli.check_seed(config)
     cli.check_above_zero(config, "generator_lr", "discriminator_lr")
     cli.check_below_one(config, "b1", "b2", "ema_decay")
+    for name in _SCHEDULES:
+        if (share := getattr(config, name)) is not None and not 0 <= share <= 1:
+            raise UserError(f"{cli.flag(name)} must be in [0, 1], got {share}")
+    if config.final_b2 is not None:
+        cli.check_below_one(config, "final_b2")
+    if config.augment == "ada" and config.augment_p is None and config.loss in _UNSIGNED:
+        raise UserError(
+            f"--augment ada adapts p to the signs of D's logits, which mean nothing for --loss "
+            f"{config.loss}: add --augment-p, such as 0.5, or choose another loss"
+        )
+    if config.augment != "ada" and config.augment_p is not None:
+        raise UserError(f"--augment-p {config.augment_p} is for --augment ada: add it")
     for name in ("sample_every", "checkpoint_every"):
         if (every := getattr(config, name)) % config.log_every:
             multiple = f"a multiple of --log-every ({config.log_every})"
@@ -149,8 +194,8 @@ def check_dataset(config: Config, dataset: datasets.Dataset) -> None:
         )
 
 
-def networks(config: Config, shape: tuple[int, int, int]) -> GAN:
-    """Returns the networks for images [H, W, C].
+def networks(config: Config, shape: tuple[int, int, int], num_classes: int = 10) -> GAN:
+    """Returns the networks for images [H, W, C]. They are conditional if the settings say so.
 
     Raises:
       UserError: the model cannot make such images.
@@ -158,6 +203,8 @@ def networks(config: Config, shape: tuple[int, int, int]) -> GAN:
     options: dict[str, Any] = {} if config.width is None else {"width": config.width}
     if config.model == "dcgan":
         options["discriminator_norm"] = config.discriminator_norm
+    if is_conditional(config):
+        options |= {"num_classes": num_classes, "conditional": config.conditional}
     try:
         return MODELS[config.model](shape, latent=config.latent, **options)
     except ValueError as error:
@@ -165,21 +212,69 @@ def networks(config: Config, shape: tuple[int, int, int]) -> GAN:
         raise UserError(f"--model {config.model}: {error} ({remedy})") from None
 
 
+def is_conditional(config: Config) -> bool:
+    """Returns whether the networks receive the classes of the images."""
+    return config.conditional != "none"
+
+
+def _moved(first: float, last: float, updates: int) -> Any:
+    """Returns a schedule from the first to the last number, or the number if they are equal."""
+    return first if first == last else half_cosine(first, last, updates, batch_size=1)
+
+
+def _augmentation(config: Config, updates: int) -> Augment | Augmentation | None:
+    """Returns the augmentation in front of D."""
+    if config.augment == "shift":
+        return augment.shift
+    if config.augment == "diffaugment":
+        return augment.diff_augment
+    if config.augment == "ada" and config.augment_p is not None:
+        return augment.scheduled(augment.ada.pipe, _moved(0.0, config.augment_p, updates))
+    if config.augment == "ada":  # p may rise from 0 to 1 in 500,000 images
+        return augment.adaptive(augment.ada.pipe, rate=config.batch_size / 500_000)
+    return None
+
+
 def build(
-    config: Config, axis_name: str | None = None, shape: tuple[int, int, int] = (28, 28, 1)
+    config: Config,
+    axis_name: str | None = None,
+    shape: tuple[int, int, int] = (28, 28, 1),
+    num_classes: int = 10,
 ) -> tuple[GAN, TrainState, StepFn]:
-    """Returns the networks, the first state and the pure train step, for images [H, W, C]."""
-    gan = networks(config, shape)
+    """Returns the networks, the first state and the pure train step.
+
+    They are for images [H, W, C] and, if the settings say so, for this number of classes.
+    """
+    gan = networks(config, shape, num_classes)
     if config.precision == "bfloat16":
         gan = mixed_precision(gan)
     if config.rematerialise:
         gan = rematerialised(gan)
+    updates = config.num_steps * config.n_critic  # of D
+
+    def tx(rate: float, updates: int) -> optax.GradientTransformation:
+        b2 = config.b2 if config.final_b2 is None else config.final_b2
+        return adam(
+            _moved(rate, rate * config.final_lr_share, updates),
+            b1=config.b1,
+            b2=_moved(config.b2, b2, updates),
+        )
+
+    def weight(gamma: float) -> Weight:
+        first = gamma / 2
+        size = _moved(first, first * config.final_penalty_share, updates)
+        return size if config.penalty_every == 1 else lazy(size, config.penalty_every)
+
+    of_class = terms.CONDITIONAL_TERMS.get(config.conditional, terms.ConditionalTerms())
     algorithm = adversarial(
         gan,
         losses.LOSSES[config.loss],
-        generator_tx=adam(config.generator_lr, b1=config.b1, b2=config.b2),
-        discriminator_tx=adam(config.discriminator_lr, b1=config.b1, b2=config.b2),
-        penalties=[(r1, config.r1 / 2)] if config.r1 else [],
+        generator_tx=tx(config.generator_lr, config.num_steps),
+        discriminator_tx=tx(config.discriminator_lr, updates),
+        penalties=[(p, weight(gamma)) for p, gamma in ((r1, config.r1), (r2, config.r2)) if gamma],
+        discriminator_terms=of_class.discriminator,
+        generator_terms=of_class.generator,
+        augmentation=_augmentation(config, updates),
         n_critic=config.n_critic,
         # The average follows the first updates closely, so early samples show progress.
         ema_decay=rising_decay(config.ema_decay),
@@ -187,15 +282,31 @@ def build(
         axis_name=axis_name,
     )
 
+    label = jnp.zeros(2, jnp.int32) if is_conditional(config) else None
+
     def begin(seed: Array) -> TrainState:
-        return algorithm.init(jax.random.key(seed), Batch(jnp.zeros((2, *shape))))
+        return algorithm.init(jax.random.key(seed), Batch(jnp.zeros((2, *shape)), label))
 
     state = jax.jit(begin)(np.uint32(config.seed))
     return gan, state, algorithm.step
 
 
-def restore(run: Path) -> tuple[GAN, int, TrainState]:
-    """Returns a run's networks, and the step and the state of its newest readable checkpoint.
+class Restored(NamedTuple):
+    """A trained GAN.
+
+    Attributes:
+      gan, step, state: the networks, and the step and the state of a checkpoint.
+      classes: the names of the classes in the order of their labels. None: G takes no class.
+    """
+
+    gan: GAN
+    step: int
+    state: TrainState
+    classes: tuple[str, ...] | None
+
+
+def restore(run: Path) -> Restored:
+    """Returns a run's GAN with the state of its newest readable checkpoint.
 
     Raises:
       UserError: the folder does not contain a run of this command, or it has no checkpoint.
@@ -210,7 +321,9 @@ def restore(run: Path) -> tuple[GAN, int, TrainState]:
     try:
         raw = settings["config"]
         config = Config(**{**raw, "data": datasets.Config(**raw["data"])})
-        gan, template, _ = build(config, None, tuple(settings["data"]["shape"]))
+        classes = tuple(settings["data"]["classes"]) if is_conditional(config) else None
+        shape = tuple(settings["data"]["shape"])
+        gan, template, _ = build(config, None, shape, len(classes or ()))
     except _DAMAGED as error:
         raise UserError(
             f"{run / 'config.json'} is not that of a run of this version ({error!r})"
@@ -219,7 +332,12 @@ def restore(run: Path) -> tuple[GAN, int, TrainState]:
         restored = checkpoints.restore(template)
     if restored is None:
         raise UserError(f"{run} has no checkpoint yet: let the run go on for a while")
-    return gan, *restored
+    return Restored(gan, *restored, classes)
+
+
+def _has_begun(folder: RunFolder) -> bool:
+    with closing(Checkpoints(folder.checkpoints, keep=None)) as checkpoints:
+        return bool(checkpoints.steps)
 
 
 def main(config: Config) -> TrainState:
@@ -229,10 +347,19 @@ def main(config: Config) -> TrainState:
     check(config)
     if (size := config.data.size) is not None:  # fails before images are read
         networks(config, (size, size, config.data.channels or 1))
-    dataset = datasets.load(config.data)
+    dataset = datasets.load(config.data, labelled=is_conditional(config))
     check_dataset(config, dataset)
-    folder = cli.open_run(NAME, config, free=FREE, data=images.describe(dataset))
-    gan, state, step = build(config, parallel.AXIS_NAMES[config.parallel], dataset.x.shape[1:])
+    scheduled = any(getattr(config, name) != value for name, value in _SCHEDULES.items())
+    free = FREE - {"num_steps"} if scheduled else FREE
+    folder = cli.open_run(NAME, config, free=free, data=images.describe(dataset))
+    axis_name, shape = parallel.AXIS_NAMES[config.parallel], dataset.x.shape[1:]
+    gan, state, step = build(config, axis_name, shape, len(dataset.classes or ()))
+    if config.init_from is not None and not _has_begun(folder):
+        try:
+            other = restore(config.init_from)
+        except UserError as error:
+            raise UserError(f"--init-from: {error}") from None
+        state = warm_start(state, other.state, f"step {other.step} of {config.init_from}")
     return images.train(
         gan,
         state,
@@ -245,6 +372,7 @@ def main(config: Config) -> TrainState:
         layout=config.parallel,
         chunk_length=config.log_every,
         sample_every=config.sample_every,
+        conditional=is_conditional(config),
         checkpoint_every=config.checkpoint_every,
         keep_checkpoints=config.keep_checkpoints,
         tensorboard=config.tensorboard,

@@ -28,4 +28,4 @@ def read() -> Examples:
     # `mnist_data()` parses this file in 2 s, by genfromtxt. These lines take 0.2 s.
     text = gzip.decompress(Path(DATA_PATH).read_bytes()).decode()
     table = np.fromstring(text.replace("\n", ","), np.uint8, sep=",").reshape(-1, 28 * 28 + 1)
-    return table[:, :-1].reshape(-1, 28, 28, 1), table[:, -1].astype(np.int32)
+    return Examples(table[:, :-1].reshape(-1, 28, 28, 1), table[:, -1].astype(np.int32))

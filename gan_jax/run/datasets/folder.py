@@ -32,8 +32,7 @@ def read(
     are followed. Names that begin with a dot are skipped.
 
     Three kinds of entries are skipped and announced: other files (counted by suffix), immediate
-    subfolders without an image, and links to a folder that contains the link. If only some images
-    are in immediate subfolders, no image has a label, and this is announced too.
+    subfolders without an image, and links to a folder that contains the link.
 
     Args:
       folder: The folder.
@@ -43,9 +42,8 @@ def read(
       announce: Called with each message.
 
     Returns:
-      Images [N, H, W, C] uint8 in [0, 255], and labels [N] int32 or None. There are labels if every
-      image is in an immediate subfolder. A label is the index of this subfolder among the
-      subfolders with images, in alphabetical order.
+      The images, with labels if every image is in an immediate subfolder. The classes are the names
+      of the subfolders with images, in alphabetical order.
 
     Raises:
       DataError: A folder cannot be listed, a link leads nowhere, there is no image, images cannot
@@ -70,17 +68,18 @@ def read(
         )
         for kind in _summary(found):
             announce(f"data:   {kind}")
-    label = _labels(relative)
-    if label is None and any(len(path.parts) > 1 for path in relative):
-        elsewhere = [path for path in relative if len(path.parts) != 2]
-        announce(
-            f"data: the images have no labels: {len(elsewhere):,} of {len(relative):,} are not in "
-            f"an immediate subfolder of {_shown(folder)} ({_names(elsewhere)})."
-        )
     paths = [folder / path for path in relative]
     channels = channels or (3 if any(map(images.has_colour, paths)) else 1)
     x = images.stack(((_shown(path), path) for path in paths), len(paths), size, channels)
-    return x, label
+    if elsewhere := [path for path in relative if len(path.parts) != 2]:
+        return Examples(
+            x,
+            unlabelled=f"{len(elsewhere):,} of {len(relative):,} images are not in an immediate "
+            f"subfolder of {_shown(folder)} ({_names(elsewhere)}); give a folder with one "
+            "subfolder for each class",
+        )
+    names, label = np.unique([path.parts[0] for path in relative], return_inverse=True)
+    return Examples(x, label.astype(np.int32), tuple(map(_shown, names.tolist())))
 
 
 def count(folder: Path) -> int:
@@ -128,13 +127,6 @@ def _walk(root: Path, relative: Path, above: frozenset[str]) -> Iterator[tuple[s
             yield "image", path
         else:
             yield _shown(path.suffix) or "without a suffix", path
-
-
-def _labels(relative: list[Path]) -> np.ndarray | None:
-    if any(len(path.parts) != 2 for path in relative):
-        return None
-    _, label = np.unique([path.parts[0] for path in relative], return_inverse=True)
-    return label.astype(np.int32)
 
 
 def _summary(found: Mapping[str, list[Path]]) -> list[str]:

@@ -54,14 +54,16 @@ def read(folder: Path, *, announce: Callable[[str], None] = print) -> Examples:
     if x.size == 0:
         raise DataError(f"{images_path} has no pixels: its shape is {x.shape[:3]}. Get it again.")
     if labels_path is None:
-        return x, None
+        return Examples(
+            x, unlabelled=f"{folder} has no file train-labels-idx1-ubyte, with or without .gz"
+        )
     label = read_file(labels_path, ndim=1)
     if len(label) != len(x):
         raise DataError(
             f"{labels_path} has {len(label):,} labels, {images_path} {len(x):,} images; "
             "the two files must be of one data set."
         )
-    return x, label.astype(np.int32)
+    return Examples(x, label.astype(np.int32))
 
 
 def _one(paths: list[Path], announce: Callable[[str], None]) -> Path | None:

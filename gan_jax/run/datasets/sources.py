@@ -20,7 +20,7 @@ _ALIGNMENT = 64
 """Alignment of XLA's buffers on a CPU, in bytes."""
 
 
-def load(config: Config, *, announce: Announce = print) -> Dataset:
+def load(config: Config, *, labelled: bool = False, announce: Announce = print) -> Dataset:
     """Returns the training images that a config describes.
 
     If `config.source` names a source, no other source is tried. `auto` tries these sources in
@@ -30,6 +30,7 @@ def load(config: Config, *, announce: Announce = print) -> Dataset:
 
     Args:
       config: The settings of the data set.
+      labelled: Whether every training image needs a class, and every class a training image.
       announce: Called with a message about a download, a fallback to the embedded digits, or files
         that are left out.
 
@@ -38,12 +39,13 @@ def load(config: Config, *, announce: Announce = print) -> Dataset:
       `config.held_out`. A larger `held_out` holds out the same examples and further ones.
 
     Raises:
-      DataError: A field of the config is out of range, or the data cannot be loaded.
+      DataError: A field of the config is out of range, the data cannot be loaded, or `labelled` is
+        True and the labels do not suffice.
     """
     _check(config)
-    source, (x, numbers) = _read_first(config, announce)
-    label = _classes(numbers, announce)
-    x = images.conform(x, config.size, config.channels)
+    source, examples = _read_first(config, announce)
+    examples = _with_classes(examples)
+    x = images.conform(examples.x, config.size, config.channels)
     if config.held_out >= len(x):
         raise DataError(
             f"--data.held-out {config.held_out} leaves nothing of {len(x):,} images to train on; "
@@ -51,12 +53,18 @@ def load(config: Config, *, announce: Announce = print) -> Dataset:
         )
     kept = np.ones(len(x), bool)
     kept[np.random.default_rng(0).permutation(len(x))[: config.held_out]] = False
+    label = None
+    if examples.label is not None:
+        label = examples.label[kept].astype(np.int32, copy=False)
+    if labelled:
+        _check_labels(label, examples)
     return Dataset(
         x=_aligned(x[kept]),
-        label=None if label is None else label[kept],
+        label=label,
         name=_name(config, source),
         source=source,
         held_out=x[~kept],
+        classes=examples.classes,
     )
 
 
@@ -149,15 +157,53 @@ def _folder(config: Config, announce: Announce) -> Examples:
     return folder.read(_required_dir(config), config.size, config.channels, announce=announce)
 
 
-def _classes(label: NDArray[np.integer] | None, announce: Announce) -> NDArray[np.int32] | None:
-    """Returns the labels [N] as int32, or None if they are missing or some are not classes."""
-    if label is None or (label.min() >= 0 and label.max() <= np.iinfo(np.int32).max):
-        return None if label is None else label.astype(np.int32, copy=False)
-    announce(
-        f"data: the labels are not used: they range from {label.min()} to {label.max()}, and "
-        "classes are numbers from 0 on (TFDS marks images without a label with -1)"
-    )
-    return None
+def _with_classes(examples: Examples) -> Examples:
+    """Returns the examples with the names of their classes. Numbers are the names if there are no
+    others. Labels that are not classes become None."""
+    label, classes = examples.label, examples.classes
+    if label is None:
+        return examples
+    least, most = int(label.min()), int(label.max())
+    if least < 0 or most > np.iinfo(np.int32).max or (classes and most >= len(classes)):
+        known = f"there are {len(classes)} classes" if classes else "classes are numbers from 0 on"
+        return examples._replace(
+            label=None,
+            classes=None,
+            unlabelled=f"the labels range from {least} to {most}, and {known} (TFDS marks images "
+            "without a label with -1)",
+        )
+    if classes is None and most < len(label):  # otherwise they are not numbers of classes
+        classes = tuple(map(str, range(most + 1)))
+    return examples._replace(classes=classes)
+
+
+_MOST_NAMED = 5
+"""Classes named in an error."""
+
+
+def _check_labels(label: NDArray[np.int32] | None, examples: Examples) -> None:
+    """Raises DataError unless there are two classes or more and each has a training image."""
+    if label is None:
+        raise DataError(f"--conditional needs images with labels: {examples.unlabelled}.")
+    classes = examples.classes
+    if classes is None:
+        raise DataError(
+            f"--conditional needs images of every class, but the labels of {len(label):,} images "
+            f"go up to {label.max()}; number the classes 0, 1, 2 and so on."
+        )
+    if len(classes) < 2:
+        raise DataError(
+            f"--conditional needs two classes or more, but all images are of class {classes[0]}; "
+            "leave --conditional out."
+        )
+    present = np.bincount(label, minlength=len(classes))
+    if missing := [name for name, count in zip(classes, present, strict=True) if not count]:
+        more = f" and {len(missing) - _MOST_NAMED} more" * (len(missing) > _MOST_NAMED)
+        raise DataError(
+            f"--conditional needs images of every class, but none of the {len(label):,} training "
+            f"images is of class {', '.join(missing[:_MOST_NAMED])}{more}; add images, lower "
+            "--data.held-out, or number the classes without gaps."
+        )
 
 
 def _expanded(path: Path | None) -> Path | None:

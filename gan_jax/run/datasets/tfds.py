@@ -79,8 +79,7 @@ def read(
       announce: Called with a message before a download.
 
     Returns:
-      Images [N, H, W, C] uint8 in [0, 255], and labels [N] as they are stored. The labels are None
-      if the data set has no integer labels.
+      The images, and the labels as they are stored if they are integers.
 
     Raises:
       DataError: There is no such data set, or it cannot be read or prepared.
@@ -151,7 +150,11 @@ def _read_prepared(prepared: Path, size: int | None, channels: Channels | None) 
 
     grey = image.shape[-1] == 1
     x = images.stack(encoded(), count, size, channels or (1 if grey else 3))
-    return x, labels
+    if labels is None:
+        return Examples(x, unlabelled=f"{prepared} has no integer feature named label")
+    if isinstance(label, tfds.features.ClassLabel) and label.num_classes:
+        return Examples(x, labels, tuple(label.names))
+    return Examples(x, labels)
 
 
 def _classes(value: Any) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,22 @@ from gan_jax.errors import UserError
 
 Source: TypeAlias = Literal["auto", "tfds", "idx", "embedded", "folder"]
 Channels: TypeAlias = Literal[1, 3]
-Examples: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.integer] | None]
+
+
+class Examples(NamedTuple):
+    """The images of a source, with their labels if it has labels.
+
+    Attributes:
+      x: [N, H, W, C] uint8 in [0, 255].
+      label: [N] integers, or None.
+      classes: the names of the classes in the order of the labels, or None if they have no names.
+      unlabelled: the reason and the remedy if `label` is None.
+    """
+
+    x: NDArray[np.uint8]
+    label: NDArray[np.integer] | None = None
+    classes: tuple[str, ...] | None = None
+    unlabelled: str = ""
 
 
 class DataError(UserError):
@@ -30,8 +45,8 @@ class Config:
     # tfds: TFDS data that are already prepared, otherwise a download. idx: the files
     # train-images-idx3-ubyte[.gz] and train-labels-idx1-ubyte[.gz] in --data.dir. embedded: 5,000
     # MNIST digits, without an internet connection. folder: the PNG, JPEG, BMP, GIF and WebP files
-    # below --data.dir. auto: idx if --data.dir has such files, otherwise tfds. For mnist without
-    # --data.dir, embedded is the last choice.
+    # below --data.dir, whose subfolders are classes. auto: idx if --data.dir has such files,
+    # otherwise tfds. For mnist without --data.dir, embedded is the last choice.
     source: Source = "auto"
     # Folder of the IDX files, the images or the TFDS data. None: TFDS's default folder.
     dir: Path | None = None
