@@ -1,5 +1,6 @@
 """Trains on images, and writes grids of samples, curves and a summary."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from gan_jax.algorithms import sample
 from gan_jax.data.pipeline import make_batches, on_bytes, quantize
 from gan_jax.data.types import Dataset
+from gan_jax.metrics.neighbours import memorisation
 from gan_jax.random import Stream
 from gan_jax.run import plots, session
 from gan_jax.run.folder import Record, RunFolder
@@ -24,35 +26,71 @@ _DRAWN_AT_ONCE = 32
 MOST_ROWS = 16
 """Classes that a picture of samples shows, one to a row."""
 
+COPIED = 0.6
+"""The ratio of `nearness` below which G may copy training images. Copies with noise of a tenth of
+the range of pixels have a ratio of 0.4. New digits have a ratio above 1."""
 
-def grids(
-    gan: GAN, folder: RunFolder, every: Every, num: int = 64, *, num_classes: int | None = None
-) -> Look:
-    """Returns a `Look` that saves grids of `num` samples, always from the same noise.
 
-    A conditional GAN has `num_classes`. Each of its first classes then gets a row of eight samples.
-    All rows are drawn from the same noise.
+def sampler(
+    gan: GAN, num: int, num_classes: int | None = None
+) -> Callable[[TrainState], jax.Array]:
+    """Returns a function that draws samples, uint8 [num, H, W, C], always from the same noise.
+
+    With `num_classes` it draws eight samples of each of the first classes instead, all from the
+    same noise.
     """
-    rows = min(num_classes or 0, MOST_ROWS)
-    layout = {"columns": 8, "height": min(560, 70 * rows)} if rows else {}
 
-    def sampler(state: TrainState) -> jax.Array:
+    def draw(state: TrainState) -> jax.Array:
         key = jax.random.fold_in(state.key, Stream.FIXED_NOISE)
-        if rows:
-            x = jax.lax.map(
-                lambda label: sample(gan, state, key, 8, jnp.full(8, label)), jnp.arange(rows)
-            )
+        if num_classes:
+            labels = jnp.arange(min(num_classes, MOST_ROWS))
+            x = jax.lax.map(lambda label: sample(gan, state, key, 8, jnp.full(8, label)), labels)
             return quantize(x.reshape(-1, *x.shape[2:]))
         keys = jax.random.split(key, -(-num // _DRAWN_AT_ONCE))
         x = jax.lax.map(lambda key: sample(gan, state, key, _DRAWN_AT_ONCE), keys)
         return quantize(x.reshape(-1, *x.shape[2:])[:num])
+
+    return draw
+
+
+def grids(
+    gan: GAN, folder: RunFolder, every: Every, num: int = 64, *, num_classes: int | None = None
+) -> Look:
+    """Returns a `Look` that saves the images of a `sampler` as a grid, one row for each class."""
+    rows = min(num_classes or 0, MOST_ROWS)
+    layout = {"columns": 8, "height": min(560, 70 * rows)} if rows else {}
 
     def show(step: int, images: np.ndarray) -> np.ndarray:
         picture = plots.grid(images, **layout)
         plots.save_image(picture, folder.samples / f"{step:07d}.png")
         return np.asarray(picture.convert("RGB"))
 
-    return Look(every, sampler, show)
+    return Look(every, sampler(gan, num, num_classes), show)
+
+
+def nearness(samples: np.ndarray, x: np.ndarray) -> float | None:
+    """Returns how near samples are to training images, compared with how near these are.
+
+    It is the ratio of `metrics.neighbours.memorisation`, on pixels. Images of the training set take
+    the place of held-out images, and are compared with the others.
+
+    Args:
+      samples: [N, H, W, C].
+      x: [M, H, W, C], the training images. At most 10,000 random ones are compared.
+
+    Returns:
+      The ratio, or None if there are fewer than 2 N training images or most of them are equal.
+    """
+    if len(x) < 2 * len(samples):
+        return None
+    chosen = np.random.default_rng(0).permutation(len(x))[:10_000]
+    first, others = np.split(chosen, [len(samples)])
+    pixels = [
+        jnp.asarray(images.reshape(len(images), -1), jnp.float32)
+        for images in (samples, x[others], x[first])
+    ]
+    ratio = float(memorisation(*pixels).ratio)
+    return ratio if math.isfinite(ratio) else None
 
 
 def train(
@@ -112,7 +150,8 @@ def train(
             announce(f"{folder.path} is complete at step {done}: a larger num_steps continues it")
         else:
             with signals():  # the run is almost done, so the first signal is ignored
-                _finish(folder, done, dataset, announce)
+                made = jax.jit(sampler(gan, 64, num_classes))(state)
+                _finish(folder, done, dataset, nearness(np.asarray(made), dataset.x), announce)
     return state
 
 
@@ -130,7 +169,11 @@ def describe(dataset: Dataset) -> Record:
 
 
 def _finish(
-    folder: RunFolder, step: int, dataset: Dataset, announce: Callable[[str], None]
+    folder: RunFolder,
+    step: int,
+    dataset: Dataset,
+    ratio: float | None,
+    announce: Callable[[str], None],
 ) -> None:
     """Draws the curves and the pictures of the whole run, and writes the summary."""
     records = folder.metrics(announce)
@@ -144,6 +187,12 @@ def _finish(
             "metrics": records[-1] if records else {},
             "data": describe(dataset),
             "wall_seconds": session.seconds(records),
+            "nearness_to_training_images": ratio,
         }
     )
+    if ratio is not None and ratio < COPIED:
+        announce(
+            f"warning: the samples are {1 / ratio:.1f} times nearer to training images than these "
+            "are to each other: G may copy them. Use more images, or an augmentation"
+        )
     announce(f"done: look at {', '.join(map(str, grids[-1:]))}, {gif} and {curves}")
