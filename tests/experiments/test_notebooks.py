@@ -22,7 +22,8 @@ from gan_jax.run import datasets
 
 every = {"log_every": 10, "sample_every": 10, "checkpoint_every": 10}
 embedded = datasets.Config(source="embedded")
-config = mnist.Config(workdir=Path("run"), num_steps=20, width=8, data=embedded, **every)""",
+small = {"conditional": "projection", "num_steps": 20, "width": 8, "data": embedded}
+config = mnist.Config(workdir=Path("run"), **small, **every)""",
         "ring_steps = 20",
     ],
     "theory.ipynb": [
