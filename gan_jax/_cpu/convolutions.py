@@ -20,7 +20,7 @@ from functools import reduce, wraps
 
 import jax.numpy as jnp
 
-from gan_jax._cpu import winograd
+from gan_jax._cpu import batched, winograd
 from gan_jax._cpu.arrays import materialised
 from gan_jax._cpu.winograd import place, together
 from gan_jax.nn import conv_native
@@ -30,6 +30,9 @@ from gan_jax.types import Array
 _THICK = 32
 """The smallest number of input features, and of output features, for which Winograd's method is
 used. With fewer features, the other method (*windows*) is faster."""
+
+_THIN = 8
+"""The same number for one group of several."""
 
 
 def _at_least_single(function: Callable[..., Array]) -> Callable[[Array, Array, Geometry], Array]:
@@ -54,6 +57,10 @@ def forward(x: Array, kernel: Array, geometry: Geometry) -> Array:
         taps = winograd.taps(_tile_kernel(kernel, geometry), axes)
         products = _each(jnp.matmul, winograd.inputs(_pixels(x, geometry), axes), taps)
         return winograd.outputs(products, axes)
+    if _is_batched(geometry, x.shape[3], kernel.shape[3]):
+        return batched.forward(x, kernel, geometry)
+    if _is_product(geometry):
+        return x @ kernel[0, 0]
     if _is_tiled(geometry):
         windows, matrix = _windows(x, geometry), _tile_kernel(kernel, geometry)
         return windows @ matrix.reshape(-1, kernel.shape[3])
@@ -68,6 +75,10 @@ def input_gradient(g: Array, kernel: Array, geometry: Geometry) -> Array:
         taps = winograd.taps(_tile_kernel(kernel, geometry), axes)
         products = _each(lambda m, w: m @ w.T, winograd.outputs_transposed(g, axes), taps)
         return _tiles_transposed(winograd.inputs_transposed(products, axes), geometry)
+    if _is_batched(geometry, g.shape[3], kernel.shape[2] * geometry.groups):
+        return batched.input_gradient(g, kernel, geometry)
+    if _is_product(geometry):
+        return g @ kernel[0, 0].T
     if _is_tiled(geometry):
         matrix = _tile_kernel(kernel, geometry).reshape(-1, kernel.shape[3])
         return _windows_transposed(g @ matrix.T, geometry)
@@ -89,13 +100,30 @@ def kernel_gradient(x: Array, g: Array, geometry: Geometry) -> Array:
         # The sums are transposed here, because transposing each product would take longer.
         tiles = winograd.taps_transposed(products, axes).swapaxes(2, 3)
         return _kernel_of_tiles(tiles, geometry)
+    if _is_batched(geometry, x.shape[3], g.shape[3]):
+        return batched.kernel_gradient(x, g, geometry)
+    if _is_product(geometry):
+        return product(x, g).T[None, None]
     if _is_tiled(geometry):
         return _kernel_of_tiles(product(_windows(x, geometry), g).T, geometry)
+    if geometry.groups > 1:
+        return conv_native.kernel_gradient(x, g, geometry)
     return conv_native.canonical_kernel_gradient(x, g, geometry)
 
 
+def _is_product(geometry: Geometry) -> bool:
+    """Returns whether the convolution multiplies every pixel by one matrix."""
+    return geometry[1:] == ((1, 1), (1, 1), (0, 0), 1)
+
+
+def _is_batched(geometry: Geometry, *features: int) -> bool:
+    least = _THICK if geometry.groups == 1 else _THIN * geometry.groups
+    return batched.applies(geometry) and min(features) >= least
+
+
 def _is_tiled(geometry: Geometry) -> bool:
-    return all(k % s == 0 for k, s in zip(geometry.window, geometry.strides, strict=True))
+    strides = zip(geometry.window, geometry.strides, strict=True)
+    return geometry.groups == 1 and all(k % s == 0 for k, s in strides)
 
 
 def _is_winograd(geometry: Geometry, *features: int) -> bool:

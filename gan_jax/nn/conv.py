@@ -46,17 +46,8 @@ def conv(x: Array, kernel: Array, *, strides: Pair, padding: Pair, groups: int =
       groups: number of groups into which the features I and O are split.
     """
     x, kernel = promote_dtype(x, kernel)
-    if groups > 1:
-        return jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            strides,
-            [(p, p) for p in padding],
-            feature_group_count=groups,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
     size, window = (x.shape[1], x.shape[2]), (kernel.shape[0], kernel.shape[1])
-    geometry = Geometry(size, window, strides, padding)
+    geometry = Geometry(size, window, strides, padding, groups)
     return split_alike(partial(_forward.bind, **_parameters(geometry)), x, kernel)
 
 
