@@ -1,17 +1,18 @@
 """The three maps of a strided convolution as matrix products, which are fast on a CPU.
 
-A window is the part of the image under the kernel. These forms apply if the strides divide the size
-of the window, as 2x2 divides 4x4. The image is then cut into *tiles* of stride x stride pixels, and
-every window covers whole tiles. The strided convolution over pixels becomes a convolution with
-stride 1 over tiles. That convolution is computed in one of two ways:
+A window is the part of the image under the kernel. Most of these forms apply if the stride is above
+1 and divides the size of the window, as 2x2 divides 4x4. The image is then cut into *tiles* of
+stride x stride pixels, and every window covers whole tiles. The strided convolution over pixels
+becomes a convolution with stride 1 over tiles. That convolution is computed in one of two ways:
 
 *Windows*: each row of a matrix holds the tiles of one window, and the matrix is multiplied by the
 kernel.
 
 *Winograd's minimal filtering* (see `winograd`): this method is for windows of 2x2 tiles.
 
-All other convolutions are computed as in `conv_native`. The module `winograd` also uses the word
-tiles, but for groups of outputs.
+Windows of 3x3 pixels with stride 1, with or without groups, are filtered by `batched`. All other
+convolutions are computed as in `conv_native`. The module `winograd` also uses the word tiles, but
+for groups of outputs.
 """
 
 import itertools
@@ -59,8 +60,6 @@ def forward(x: Array, kernel: Array, geometry: Geometry) -> Array:
         return winograd.outputs(products, axes)
     if _is_batched(geometry, x.shape[3], kernel.shape[3]):
         return batched.forward(x, kernel, geometry)
-    if _is_product(geometry):
-        return x @ kernel[0, 0]
     if _is_tiled(geometry):
         windows, matrix = _windows(x, geometry), _tile_kernel(kernel, geometry)
         return windows @ matrix.reshape(-1, kernel.shape[3])
@@ -77,8 +76,6 @@ def input_gradient(g: Array, kernel: Array, geometry: Geometry) -> Array:
         return _tiles_transposed(winograd.inputs_transposed(products, axes), geometry)
     if _is_batched(geometry, g.shape[3], kernel.shape[2] * geometry.groups):
         return batched.input_gradient(g, kernel, geometry)
-    if _is_product(geometry):
-        return g @ kernel[0, 0].T
     if _is_tiled(geometry):
         matrix = _tile_kernel(kernel, geometry).reshape(-1, kernel.shape[3])
         return _windows_transposed(g @ matrix.T, geometry)
@@ -102,7 +99,7 @@ def kernel_gradient(x: Array, g: Array, geometry: Geometry) -> Array:
         return _kernel_of_tiles(tiles, geometry)
     if _is_batched(geometry, x.shape[3], g.shape[3]):
         return batched.kernel_gradient(x, g, geometry)
-    if _is_product(geometry):
+    if _is_pointwise(geometry):
         return product(x, g).T[None, None]
     if _is_tiled(geometry):
         return _kernel_of_tiles(product(_windows(x, geometry), g).T, geometry)
@@ -111,7 +108,7 @@ def kernel_gradient(x: Array, g: Array, geometry: Geometry) -> Array:
     return conv_native.canonical_kernel_gradient(x, g, geometry)
 
 
-def _is_product(geometry: Geometry) -> bool:
+def _is_pointwise(geometry: Geometry) -> bool:
     """Returns whether the convolution multiplies every pixel by one matrix."""
     return geometry[1:] == ((1, 1), (1, 1), (0, 0), 1)
 
@@ -122,8 +119,10 @@ def _is_batched(geometry: Geometry, *features: int) -> bool:
 
 
 def _is_tiled(geometry: Geometry) -> bool:
-    strides = zip(geometry.window, geometry.strides, strict=True)
-    return geometry.groups == 1 and all(k % s == 0 for k, s in strides)
+    # With stride 1, a tile is one pixel, and XLA's own convolution is faster than windows.
+    if geometry.groups > 1 or geometry.strides == (1, 1):
+        return False
+    return all(k % s == 0 for k, s in zip(geometry.window, geometry.strides, strict=True))
 
 
 def _is_winograd(geometry: Geometry, *features: int) -> bool:
