@@ -59,13 +59,9 @@ def kernel_gradient(x: Array, g: Array, geometry: Geometry) -> Array:
 
 def _inputs(x: Array, padding: Pair, output: Pair, groups: int) -> Array:
     down, across = (-(-n // _TILE) for n in output)
-    x = place(x, 1, padding[0], _TILE * down + _TAPS - 1)
-    x = place(x, 2, padding[1], _TILE * across + _TAPS - 1)
-    weights = _COEFFICIENTS.inputs
-    rows = _sums(weights, [_every(x, 1, k, down) for k in range(len(weights))], 0)
-    rows = _split(materialised(rows), groups)  # [groups, products, B, tiles, W, I]
-    factors = _sums(weights, [_every(rows, 4, k, across) for k in range(len(weights))], 0)
-    return factors.reshape(*factors.shape[:3], -1, factors.shape[-1])
+    x = place(_split(x, groups), 2, padding[0], _TILE * down + _TAPS - 1)
+    x = place(x, 3, padding[1], _TILE * across + _TAPS - 1)
+    return _factors(x, _COEFFICIENTS.inputs, (down, across))
 
 
 def _taps(kernel: Array, groups: int) -> Array:
@@ -95,11 +91,16 @@ def _outputs(products: Array, x: Array, output: Pair) -> Array:
 
 def _outputs_transposed(g: Array, groups: int) -> Array:
     down, across = (-(-n // _TILE) for n in g.shape[1:3])
-    g = place(place(g, 1, 0, _TILE * down), 2, 0, _TILE * across)
-    weights = _COEFFICIENTS.outputs.T
-    rows = _sums(weights, [_every(g, 1, k, down) for k in range(_TILE)], 0)
-    rows = _split(materialised(rows), groups)
-    factors = _sums(weights, [_every(rows, 4, k, across) for k in range(_TILE)], 0)
+    g = place(place(_split(g, groups), 2, 0, _TILE * down), 3, 0, _TILE * across)
+    return _factors(g, _COEFFICIENTS.outputs.T, (down, across))
+
+
+def _factors(x: Array, weights: np.ndarray, tiles: Pair) -> Array:
+    """Returns the sums of pixels of all tiles, given images [groups, B, H, W, features]."""
+    # Groups are made contiguous first, because the sums read every pixel several times.
+    x, count = materialised(x), weights.shape[1]
+    rows = materialised(_sums(weights, [_every(x, 2, k, tiles[0]) for k in range(count)], 1))
+    factors = _sums(weights, [_every(rows, 4, k, tiles[1]) for k in range(count)], 0)
     return factors.reshape(*factors.shape[:3], -1, factors.shape[-1])
 
 

@@ -8,7 +8,8 @@ A convolution is one of three bilinear maps. The derivatives of each map are the
 
 The second map is the transposed convolution. This module makes each map a JAX primitive. A
 derivative of any order, in forward or reverse mode, therefore consists of these three primitives.
-JAX compiles them to convolutions on GPUs and TPUs, and to matrix products on a CPU.
+JAX compiles them to convolutions on GPUs and TPUs, and mostly to matrix products on a CPU. With
+groups, w is [kh, kw, I / groups, O] (see `conv_native.Geometry`).
 
 Plain autodiff is slow on a CPU. Autodiff writes the kernel gradient of a transposed convolution as
 a convolution that XLA runs fifty times slower than the third map. In addition, XLA uses a slow
