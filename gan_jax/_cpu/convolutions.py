@@ -10,9 +10,10 @@ kernel.
 
 *Winograd's minimal filtering* (see `winograd`): this method is for windows of 2x2 tiles.
 
-Windows of 3x3 pixels with stride 1, with or without groups, are filtered by `batched`. All other
-convolutions are computed as in `conv_native`. The module `winograd` also uses the word tiles, but
-for groups of outputs.
+Windows of 3x3 pixels with stride 1, with or without groups, are filtered by `batched`. The kernel
+gradient of a 1x1 convolution is one matrix product. All other convolutions are computed as in
+`conv_native`. The modules `winograd` and `batched` also use the word tiles, but for groups of
+outputs.
 """
 
 import itertools
