@@ -1,17 +1,19 @@
 """The three maps of a strided convolution as matrix products, which are fast on a CPU.
 
-A window is the part of the image under the kernel. These forms apply if the strides divide the size
-of the window, as 2x2 divides 4x4. The image is then cut into *tiles* of stride x stride pixels, and
-every window covers whole tiles. The strided convolution over pixels becomes a convolution with
-stride 1 over tiles. That convolution is computed in one of two ways:
+A window is the part of the image under the kernel. Most of these forms apply if the stride is above
+1 and divides the size of the window, as 2x2 divides 4x4. The image is then cut into *tiles* of
+stride x stride pixels, and every window covers whole tiles. The strided convolution over pixels
+becomes a convolution with stride 1 over tiles. That convolution is computed in one of two ways:
 
 *Windows*: each row of a matrix holds the tiles of one window, and the matrix is multiplied by the
 kernel.
 
 *Winograd's minimal filtering* (see `winograd`): this method is for windows of 2x2 tiles.
 
-All other convolutions are computed as in `conv_native`. The module `winograd` also uses the word
-tiles, but for groups of outputs.
+Windows of 3x3 pixels with stride 1, with or without groups, are filtered by `batched`. The kernel
+gradient of a 1x1 convolution is one matrix product. All other convolutions are computed as in
+`conv_native`. The modules `winograd` and `batched` also use the word tiles, but for groups of
+outputs.
 """
 
 import itertools
@@ -20,7 +22,7 @@ from functools import reduce, wraps
 
 import jax.numpy as jnp
 
-from gan_jax._cpu import winograd
+from gan_jax._cpu import batched, winograd
 from gan_jax._cpu.arrays import materialised
 from gan_jax._cpu.winograd import place, together
 from gan_jax.nn import conv_native
@@ -30,6 +32,9 @@ from gan_jax.types import Array
 _THICK = 32
 """The smallest number of input features, and of output features, for which Winograd's method is
 used. With fewer features, the other method (*windows*) is faster."""
+
+_THIN = 8
+"""The same number for one group of several."""
 
 
 def _at_least_single(function: Callable[..., Array]) -> Callable[[Array, Array, Geometry], Array]:
@@ -54,6 +59,8 @@ def forward(x: Array, kernel: Array, geometry: Geometry) -> Array:
         taps = winograd.taps(_tile_kernel(kernel, geometry), axes)
         products = _each(jnp.matmul, winograd.inputs(_pixels(x, geometry), axes), taps)
         return winograd.outputs(products, axes)
+    if _is_batched(geometry, x.shape[3], kernel.shape[3]):
+        return batched.forward(x, kernel, geometry)
     if _is_tiled(geometry):
         windows, matrix = _windows(x, geometry), _tile_kernel(kernel, geometry)
         return windows @ matrix.reshape(-1, kernel.shape[3])
@@ -68,6 +75,8 @@ def input_gradient(g: Array, kernel: Array, geometry: Geometry) -> Array:
         taps = winograd.taps(_tile_kernel(kernel, geometry), axes)
         products = _each(lambda m, w: m @ w.T, winograd.outputs_transposed(g, axes), taps)
         return _tiles_transposed(winograd.inputs_transposed(products, axes), geometry)
+    if _is_batched(geometry, g.shape[3], kernel.shape[2] * geometry.groups):
+        return batched.input_gradient(g, kernel, geometry)
     if _is_tiled(geometry):
         matrix = _tile_kernel(kernel, geometry).reshape(-1, kernel.shape[3])
         return _windows_transposed(g @ matrix.T, geometry)
@@ -89,12 +98,31 @@ def kernel_gradient(x: Array, g: Array, geometry: Geometry) -> Array:
         # The sums are transposed here, because transposing each product would take longer.
         tiles = winograd.taps_transposed(products, axes).swapaxes(2, 3)
         return _kernel_of_tiles(tiles, geometry)
+    if _is_batched(geometry, x.shape[3], g.shape[3]):
+        return batched.kernel_gradient(x, g, geometry)
+    if _is_pointwise(geometry):
+        return product(x, g).T[None, None]
     if _is_tiled(geometry):
         return _kernel_of_tiles(product(_windows(x, geometry), g).T, geometry)
+    if geometry.groups > 1:
+        return conv_native.kernel_gradient(x, g, geometry)
     return conv_native.canonical_kernel_gradient(x, g, geometry)
 
 
+def _is_pointwise(geometry: Geometry) -> bool:
+    """Returns whether the convolution multiplies every pixel by one matrix."""
+    return geometry[1:] == ((1, 1), (1, 1), (0, 0), 1)
+
+
+def _is_batched(geometry: Geometry, *features: int) -> bool:
+    least = _THICK if geometry.groups == 1 else _THIN * geometry.groups
+    return batched.applies(geometry) and min(features) >= least
+
+
 def _is_tiled(geometry: Geometry) -> bool:
+    # With stride 1, a tile is one pixel, and XLA's own convolution is faster than windows.
+    if geometry.groups > 1 or geometry.strides == (1, 1):
+        return False
     return all(k % s == 0 for k, s in zip(geometry.window, geometry.strides, strict=True))
 
 

@@ -48,22 +48,22 @@ Factors = list[list[Array]]
 """A grid of factors or products. The first index is along the height, the second along the
 width."""
 
-_POINTS = (0.0, 1.0, -1.0, 2.0)
+_POINTS = (0.0, 1.0, -1.0, 2.0, -2.0)
 
-_SIZES = range(2, len(_POINTS) + 1)
+_SIZES = range(2, 5)
 """The tile sizes m to choose from."""
 
 _ROWS = 256
 """Minimum number of rows per factor for m above 2. With fewer rows, larger tiles are slower."""
 
 
-class _Coefficients(NamedTuple):
+class Coefficients(NamedTuple):
     """The coefficients of the three linear maps for one tile of m outputs.
 
     Attributes:
-      inputs: [m + 1, m + 1], with one row per product and one column per input.
-      taps: [m + 1, 2], with one row per product and one column per kernel element.
-      outputs: [m, m + 1], with one row per output and one column per product.
+      inputs: [products, products], with one row per product and one column per input.
+      taps: [products, window], with one row per product and one column per kernel element.
+      outputs: [m, products], with one row per output and one column per product.
     """
 
     inputs: np.ndarray
@@ -72,16 +72,21 @@ class _Coefficients(NamedTuple):
 
 
 @functools.cache
-def _coefficients(m: int) -> _Coefficients:
-    points = _POINTS[:m]
-    inputs = np.zeros((m + 1, m + 1))
+def coefficients(m: int, window: int = 2) -> Coefficients:
+    """Returns the coefficients for tiles of m outputs, each of which has `window` inputs.
+
+    A window of more than two inputs needs more points: m + window - 2.
+    """
+    n = m + window - 2
+    points = _POINTS[:n]
+    inputs = np.zeros((n + 1, n + 1))
     for j, a in enumerate(points):
         others = [b for b in points if b != a]
-        inputs[j, :m] = polynomial.polyfromroots(others) / math.prod(a - b for b in others)
-    inputs[m] = polynomial.polyfromroots(points)
-    taps = np.vstack([np.vander(points, 2, increasing=True), [0.0, 1.0]])
+        inputs[j, :n] = polynomial.polyfromroots(others) / math.prod(a - b for b in others)
+    inputs[n] = polynomial.polyfromroots(points)
+    taps = np.vstack([np.vander(points, window, increasing=True), np.eye(window)[-1]])
     outputs = np.vstack([np.vander(points, m, increasing=True), np.eye(m)[-1]]).T
-    return _Coefficients(inputs, taps, outputs)
+    return Coefficients(inputs, taps, outputs)
 
 
 class Axis(NamedTuple):
@@ -174,7 +179,7 @@ def outputs_transposed(g: Array, axes: Axes) -> Factors:
 
 
 def _inputs(x: Array, axis: int, along: Axis) -> list[Array]:
-    weights, m, whole = _coefficients(along.m).inputs, along.m, along.whole
+    weights, m, whole = coefficients(along.m).inputs, along.m, along.whole
     touched = -(-x.shape[axis] // m)
     parts = _split(place(x, axis, 0, m * touched), axis, m)
     last = [*(place(part, axis, 0, whole) for part in parts), place(parts[0], axis, -1, whole)]
@@ -183,7 +188,7 @@ def _inputs(x: Array, axis: int, along: Axis) -> list[Array]:
 
 
 def _inputs_transposed(factors: list[Array], axis: int, along: Axis) -> Array:
-    weights, m, size = _coefficients(along.m).inputs, along.m, along.n + 1
+    weights, m, size = coefficients(along.m).inputs, along.m, along.n + 1
     touched = -(-size // m)
     filled = [*factors[:m], place(factors[m], axis, 0, along.tiles)]
     parts = [place(_sum(weights[:, k], filled), axis, 0, touched) for k in range(m)]
@@ -192,21 +197,21 @@ def _inputs_transposed(factors: list[Array], axis: int, along: Axis) -> Array:
 
 
 def _taps(kernel: Any, along: Axis) -> list[Array]:
-    return [_sum(row, [kernel[0], kernel[1]]) for row in _coefficients(along.m).taps]
+    return [_sum(row, [kernel[0], kernel[1]]) for row in coefficients(along.m).taps]
 
 
 def _taps_transposed(factors: list[Array], along: Axis) -> Array:
-    return jnp.stack([_sum(column, factors) for column in _coefficients(along.m).taps.T])
+    return jnp.stack([_sum(column, factors) for column in coefficients(along.m).taps.T])
 
 
 def _outputs(products: list[Array], axis: int, along: Axis) -> Array:
-    weights, m = _coefficients(along.m).outputs, along.m
+    weights, m = coefficients(along.m).outputs, along.m
     filled = [*products[:m], place(products[m], axis, 0, along.tiles)]
     return place(_weave([_sum(row, filled) for row in weights], axis), axis, 0, along.n)
 
 
 def _outputs_transposed(g: Array, axis: int, along: Axis) -> list[Array]:
-    weights, m = _coefficients(along.m).outputs, along.m
+    weights, m = coefficients(along.m).outputs, along.m
     parts = _split(place(g, axis, 0, m * along.tiles), axis, m)
     factors = [_sum(column, parts) for column in weights.T]
     return [*factors[:m], place(factors[m], axis, 0, along.whole)]

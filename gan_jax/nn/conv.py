@@ -8,7 +8,8 @@ A convolution is one of three bilinear maps. The derivatives of each map are the
 
 The second map is the transposed convolution. This module makes each map a JAX primitive. A
 derivative of any order, in forward or reverse mode, therefore consists of these three primitives.
-JAX compiles them to convolutions on GPUs and TPUs, and to matrix products on a CPU.
+JAX compiles them to convolutions on GPUs and TPUs, and mostly to matrix products on a CPU. With
+groups, w is [kh, kw, I / groups, O] (see `conv_native.Geometry`).
 
 Plain autodiff is slow on a CPU. Autodiff writes the kernel gradient of a transposed convolution as
 a convolution that XLA runs fifty times slower than the third map. In addition, XLA uses a slow
@@ -46,17 +47,8 @@ def conv(x: Array, kernel: Array, *, strides: Pair, padding: Pair, groups: int =
       groups: number of groups into which the features I and O are split.
     """
     x, kernel = promote_dtype(x, kernel)
-    if groups > 1:
-        return jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            strides,
-            [(p, p) for p in padding],
-            feature_group_count=groups,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
     size, window = (x.shape[1], x.shape[2]), (kernel.shape[0], kernel.shape[1])
-    geometry = Geometry(size, window, strides, padding)
+    geometry = Geometry(size, window, strides, padding, groups)
     return split_alike(partial(_forward.bind, **_parameters(geometry)), x, kernel)
 
 

@@ -11,14 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gan_jax._cpu import batched, winograd
 from gan_jax._cpu import convolutions as conv_cpu
-from gan_jax._cpu import winograd
 from gan_jax._cpu.arrays import materialised
 from gan_jax.nn import conv_native
 from gan_jax.nn.conv import conv, conv_transpose
 
 GEOMETRIES = {
     "halving": ((6, 4), (4, 4), (2, 2), (1, 1)),
+    "pointwise": ((2, 3), (1, 1), (1, 1), (0, 0)),
     "same": ((4, 5), (3, 3), (1, 1), (1, 1)),
     "remainder": ((8, 7), (3, 2), (2, 3), (1, 0)),  # rows and columns the stride never reaches
     "gaps": ((7, 8), (2, 1), (3, 2), (0, 0)),  # strides larger than the window
@@ -95,9 +96,14 @@ def conv_transpose_by_loops(x, kernel, strides, padding):
     return y[:, padding[0] : y.shape[1] - padding[0], padding[1] : y.shape[2] - padding[1]]
 
 
-def native_conv(x, kernel, *, strides, padding):
+def native_conv(x, kernel, *, strides, padding, groups=1):
     return jax.lax.conv_general_dilated(
-        x, kernel, strides, [(p, p) for p in padding], dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x,
+        kernel,
+        strides,
+        [(p, p) for p in padding],
+        feature_group_count=groups,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
 
@@ -158,6 +164,62 @@ def test_derivatives_to_second_order_are_those_of_xlas_own(function, geometry):
     )
     jax.tree.map(close, ours, native)
     close(jax.tree.leaves(ours[1])[0], jax.tree.leaves(ours[2])[0])
+
+
+GROUPED = {
+    "filtered": ((4, 5), (3, 3), (1, 1)),
+    "halving": ((6, 4), (4, 4), (2, 2)),
+    "pointwise": ((2, 3), (1, 1), (1, 1)),
+}
+"""(height, width), window, strides. The padding is half the window, rounded down."""
+
+
+def grouped_arguments(geometry):
+    """Returns x [2, H, W, 16], a kernel [kh, kw, 8, 24] and the options for two groups."""
+    size, window, strides = GROUPED[geometry]
+    inputs = draw((2, *size, 16), (*window, 8, 24))
+    padding = (window[0] - 1) // 2, (window[1] - 1) // 2
+    return inputs, {"strides": strides, "padding": padding, "groups": 2}
+
+
+@pytest.mark.parametrize("geometry", GROUPED)
+def test_groups_are_separate_convolutions(geometry):
+    (x, kernel), options = grouped_arguments(geometry)
+    made = conv(x, kernel, **options)
+    del options["groups"]
+    halves = zip(jnp.split(x, 2, axis=3), jnp.split(kernel, 2, axis=3), strict=True)
+    expected = [conv_by_loops(*map(np.asarray, half), **options) for half in halves]
+    close(made, np.concatenate(expected, axis=3))
+
+
+@pytest.mark.parametrize("geometry", GROUPED)
+def test_derivatives_of_groups_are_those_of_xlas_own(geometry):
+    inputs, options = grouped_arguments(geometry)
+    ours, native = (
+        jax.jit(partial(derivatives, partial(f, **options)))(tuple(inputs))
+        for f in (conv, native_conv)
+    )
+    jax.tree.map(close, ours, native)
+
+
+@pytest.mark.parametrize("axes", [(1, None), (0, 3)])
+def test_groups_under_vmap(axes):
+    (x, kernel), options = grouped_arguments("filtered")
+    stacked = [
+        a if axis is None else jnp.stack([a, 2 * a + 1], axis)
+        for a, axis in zip((x, kernel), axes, strict=True)
+    ]
+
+    def gradients(function, x, kernel):
+        return jax.grad(lambda *pair: jnp.sum(jnp.sin(function(*pair, **options))), argnums=(0, 1))(
+            x, kernel
+        )
+
+    ours, native = (
+        jax.jit(jax.vmap(partial(gradients, function), in_axes=axes))(*stacked)
+        for function in (conv, native_conv)
+    )
+    jax.tree.map(close, ours, native)
 
 
 def test_third_order_too():
@@ -231,6 +293,31 @@ def test_the_forms_for_the_cpu_equal_the_native_ones(geometry, thick, monkeypatc
         assert ours.shape == native.shape
         close(ours, native)
     close(conv_native.canonical_kernel_gradient(x, g, shape), expected[2])
+
+
+@pytest.mark.parametrize(
+    ("size", "padding", "groups"),
+    [((4, 4), (1, 1), 1), ((6, 9), (0, 1), 2), ((6, 8), (3, 2), 3)],
+)
+def test_filtering_at_once_equals_the_native_form(size, padding, groups):
+    """The method tiles every size, and padding may be larger than the window."""
+    shape = conv_native.Geometry(size, (3, 3), (1, 1), padding, groups)
+    assert batched.applies(shape)
+    x, kernel, g = draw((2, *size, 6), (3, 3, 6 // groups, 12), (2, *shape.output, 12))
+    made = jax.jit(partial(three_maps, batched), static_argnums=3)(x, kernel, g, shape)
+    for ours, native in zip(made, native_maps(x, kernel, g, shape), strict=True):
+        close(ours, native)
+
+
+@pytest.mark.parametrize(("features", "groups"), [(32, 1), (32, 2)])
+def test_filtering_at_once_rounds_little(features, groups):
+    shape = conv_native.Geometry((8, 8), (3, 3), (1, 1), (1, 1), groups)
+    assert conv_cpu._is_batched(shape, features, features)
+    image = (4, 8, 8, features)
+    arrays = draw(image, (3, 3, features // groups, features), image)
+    made = cpu_maps(*(a.astype(jnp.float32) for a in arrays), shape=shape)
+    for ours, exact in zip(made, native_maps(*arrays, shape), strict=True):
+        assert jnp.linalg.norm(ours - exact) < 1e-5 * jnp.linalg.norm(exact)
 
 
 @pytest.mark.parametrize("rows", range(1, 10))
