@@ -91,9 +91,16 @@ def _normal(gain: float) -> Initializer:
 _UNIT_GAIN = _normal(1.0)
 
 
-def _linear(features: int, *, use_bias: bool = False, init: Initializer = _UNIT_GAIN) -> nn.Module:
-    """Returns a dense layer, which is a 1x1 convolution for images."""
-    return Dense(features, use_bias=use_bias, kernel_init=init, param_dtype=PARAM_DTYPE)
+def _linear(features: int) -> nn.Module:
+    """Returns a dense layer for vectors."""
+    return Dense(features, use_bias=False, kernel_init=_UNIT_GAIN, param_dtype=PARAM_DTYPE)
+
+
+def _pointwise(
+    features: int, *, use_bias: bool = False, init: Initializer = _UNIT_GAIN
+) -> nn.Module:
+    """Returns a 1x1 convolution, which is faster on a CPU than a dense layer for each pixel."""
+    return Conv(features, use_bias, (1, 1), (1, 1), (0, 0), kernel_init=init)
 
 
 def _embedded(label: Array, num_classes: int, features: int, *, gain: float = 1.0) -> Array:
@@ -112,7 +119,7 @@ class _Block(nn.Module):
     def __call__(self, x: Array) -> Array:
         features = x.shape[-1]
         init = _normal(math.sqrt(2 / (1 + _SLOPE**2)) * self.total**-0.25)
-        y = _linear(2 * features, use_bias=True, init=init)(x)
+        y = _pointwise(2 * features, use_bias=True, init=init)(x)
         y = Conv(
             2 * features,
             use_bias=True,
@@ -121,7 +128,7 @@ class _Block(nn.Module):
             groups=2 * features // _GROUP,
             kernel_init=init,
         )(nn.leaky_relu(y, _SLOPE))
-        return x + _linear(features, init=nn.initializers.zeros)(nn.leaky_relu(y, _SLOPE))
+        return x + _pointwise(features, init=nn.initializers.zeros)(nn.leaky_relu(y, _SLOPE))
 
 
 class _Generator(nn.Module):
@@ -141,12 +148,12 @@ class _Generator(nn.Module):
         x = basis * _linear(self.widths[0])(z)[:, None, None]
         for level, features in enumerate(self.widths):
             if features != x.shape[-1]:
-                x = _linear(features)(x)
+                x = _pointwise(features)(x)
             if level > 0:
                 x = upsample(x)
             for _ in range(self.blocks):
                 x = _Block(self.blocks * len(self.widths))(x)
-        return _linear(self.channels)(x)
+        return _pointwise(self.channels)(x)
 
 
 class _Discriminator(nn.Module):
@@ -159,12 +166,12 @@ class _Discriminator(nn.Module):
     def __call__(self, x: Array, label: Array | None = None, *, train: bool) -> Array | Output:
         label = labels_for(self.num_classes, label)
         x = with_class_channel(x, self.num_classes, label, self.conditional)
-        x = _linear(self.widths[0])(x)
+        x = _pointwise(self.widths[0])(x)
         for level, features in enumerate(self.widths):
             if level > 0:
                 x = downsample(x)
             if features != x.shape[-1]:
-                x = _linear(features)(x)
+                x = _pointwise(features)(x)
             for _ in range(self.blocks):
                 x = _Block(self.blocks * len(self.widths))(x)
         kernel = self.param("kernel", _UNIT_GAIN, (*x.shape[1:3], 1, features), PARAM_DTYPE)

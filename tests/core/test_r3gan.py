@@ -74,7 +74,7 @@ def test_widths_halve_beyond_a_size(side, options, widths):
     _, g, _, d = described(r3gan((side, side, 3), blocks=1, **options), (side, side, 3))
     for params, order in ((d, widths), (g, widths[::-1])):
         for number, features in enumerate(order):
-            assert params[f"_Block_{number}"]["Dense_0"]["kernel"].shape[0] == features
+            assert params[f"_Block_{number}"]["Conv_0"]["kernel"].shape[2] == features
 
 
 @pytest.mark.parametrize(
@@ -111,15 +111,15 @@ def test_initial_variances(begun):
     deviations = [(g["basis"], 1), (d["kernel"], 1 / np.sqrt(4 * 6))]
     for params in (g, d):
         for block in (params["_Block_0"], params["_Block_1"]):
-            deviations.append((block["Dense_0"]["kernel"], gain / np.sqrt(16)))
-            deviations.append((block["Conv_0"]["kernel"], gain / np.sqrt(9 * 16)))
-            assert not np.any(block["Dense_1"]["kernel"])
+            deviations.append((block["Conv_0"]["kernel"], gain / np.sqrt(16)))
+            deviations.append((block["Conv_1"]["kernel"], gain / np.sqrt(9 * 16)))
+            assert not np.any(block["Conv_2"]["kernel"])
     deviations += [
         (g["Embed_0"]["embedding"], 1 / np.sqrt(3)),
         (g["Dense_0"]["kernel"], 1 / np.sqrt(64 + 64)),
-        (g["Dense_1"]["kernel"], 1 / np.sqrt(16)),
-        (d["Dense_0"]["kernel"], 1),
-        (d["Dense_1"]["kernel"], 1 / np.sqrt(16)),
+        (g["Conv_0"]["kernel"], 1 / np.sqrt(16)),
+        (d["Conv_0"]["kernel"], 1),
+        (d["Dense_0"]["kernel"], 1 / np.sqrt(16)),
         (d["Embed_0"]["embedding"], 1 / np.sqrt(16 * 3)),
     ]
     for array, deviation in deviations:
@@ -138,8 +138,8 @@ def test_a_block_is_the_identity_plus_three_convolutions_of_which_one_is_grouped
     def leaky(y):
         return np.where(y > 0, y, 0.2 * y)
 
-    first, grouped, last = (params[name] for name in ("Dense_0", "Conv_0", "Dense_1"))
-    y = leaky(x @ first["kernel"] + first["bias"])
+    first, grouped, last = (params[name] for name in ("Conv_0", "Conv_1", "Conv_2"))
+    y = leaky(x @ first["kernel"][0, 0] + first["bias"])
     padded = np.pad(y, ((0, 0), (1, 1), (1, 1), (0, 0)))
     y = np.zeros_like(y) + grouped["bias"]
     for feature in range(32):
@@ -148,7 +148,7 @@ def test_a_block_is_the_identity_plus_three_convolutions_of_which_one_is_grouped
             window = padded[:, row : row + 4, column : column + 3, group]
             y[..., feature] += window @ grouped["kernel"][row, column, :, feature]
     np.testing.assert_allclose(
-        jax.jit(block.apply)({"params": params}, x), x + leaky(y) @ last["kernel"], atol=1e-4
+        jax.jit(block.apply)({"params": params}, x), x + leaky(y) @ last["kernel"][0, 0], atol=1e-4
     )
 
 
