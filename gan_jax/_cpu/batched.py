@@ -4,8 +4,9 @@ The method is that of `winograd`, with three kernel elements instead of two. A t
 comes from 6x6 inputs and needs 36 products instead of 144. In float32 the rounding error is about
 3e-6 of the result.
 
-Here the factors are stacked in one array, and every step handles all of them at once. The program
-is short, which matters because a modern network has dozens of these convolutions.
+Here the factors (the transformed tiles and kernels) are stacked in one array, and every step
+handles all of them at once. The program is short, which matters because a modern network has dozens
+of these convolutions.
 
 The features may be split into groups, as in `conv_native`. Factors and products have the axes
 [products across, groups, products down, rows, features of a group], with one row for each tile of

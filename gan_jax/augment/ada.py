@@ -175,7 +175,7 @@ def _warped(x: Array, matrix: Array) -> Array:
 
 
 def _doubled(x: Array) -> Array:
-    """Returns [N, ...] with a value between each pair of neighbours: [2N - 1, ...].
+    """Returns x [N, ...] with an interpolated value between neighbours: [2N - 1, ...].
 
     The values are those of Catmull and Rom's cubic. The array is mirrored at its ends.
     """
@@ -188,8 +188,8 @@ def _doubled(x: Array) -> Array:
 def _recoloured(x: Array, amount: dict[str, Array]) -> Array:
     """Returns the image [H, W, C] with its colours changed.
 
-    Every transformation scales the grey axis (1, 1, 1), or turns or scales the plane of colours
-    around it. These maps commute, so one matrix is enough.
+    Brightness is added first. The other transformations scale the grey axis (1, 1, 1), and rotate
+    or scale the plane perpendicular to it. These maps commute, so one matrix is enough.
     """
     x = x + amount["brightness"]
     contrast = jnp.exp2(amount["contrast"])

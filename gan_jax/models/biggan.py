@@ -31,10 +31,10 @@ def biggan(
 ) -> GAN:
     """Returns a BigGAN, with the prior z ~ N(0, I).
 
-    The latent z is cut into one chunk for G's first layer and one for each block. In a block, the
-    chunk and an embedding of the class, which all blocks share, determine the scales and biases of
-    batch norm (paper, section 3 and appendix B). G ends in tanh. D has no batch norm, and ends in a
-    sum over pixels.
+    The latent z is cut into one chunk for G's first layer and one for each block. Each block
+    computes the scale and bias of its batch norms from its own chunk and an embedding of the class
+    that all blocks share (paper, section 3 and appendix B). G ends in tanh. D has no batch norm,
+    and ends in a sum over pixels.
 
     Kernels are orthogonal at first. Both networks are spectrally normalised by the norms of the
     reshaped kernels (`spectral_norm` with `as_matrix=True`). G's embedding is not normalised, as in

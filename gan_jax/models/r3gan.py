@@ -55,8 +55,8 @@ def r3gan(
         Each doubling beyond it halves the width.
 
     Raises:
-      ValueError: the sides cannot be halved to a size between 4 and 15, or a stage's width is not
-        divisible into groups.
+      ValueError: halving does not bring the shorter side to 4 to 15 pixels, or a stage's width is
+        not a multiple of 8.
     """
     height, side, channels = shape
     halvings = 0

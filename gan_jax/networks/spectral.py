@@ -72,8 +72,9 @@ def spectral_norm(
     rate or more `iterations` reduces the error.
 
     A is the complete layer without its bias. For a convolution, this map includes the stride, the
-    padding and the size of the input. With 1-Lipschitz activations and no batch norm, the network
-    is 1-Lipschitz up to the error of the estimates. A layer with norm 0 does not change.
+    padding and the size of the input. A chain of normalised layers and 1-Lipschitz activations is
+    1-Lipschitz up to the error of the estimates. Batch norm, skip connections and attention break
+    this. A layer with norm 0 does not change.
 
     Args:
       network: any network of Linen layers. These layers are normalised: `flax.linen.Dense`, `Conv`,

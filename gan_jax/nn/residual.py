@@ -73,7 +73,7 @@ def plan(shape: tuple[int, int, int], width: int, *, wide: bool, model: str) -> 
 
 
 class Conv3(nn.Module):
-    """A 3x3 convolution with a bias that may also resize: [B, H, W, I] -> [B, h, w, features].
+    """A 3x3 convolution that can also resize the image: [B, H, W, I] -> [B, h, w, features].
 
     "double" repeats each pixel 2x2 times before the convolution. "halve" averages 2x2 pixels after
     the convolution. Either pair of operations equals one convolution with a 4x4 kernel and stride

