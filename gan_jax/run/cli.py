@@ -38,7 +38,7 @@ _OF_THE_DISK = {
 """Error numbers of the operating system for errors that the user can fix. ENOENT is not among them,
 because the user's paths are checked earlier. A missing file is therefore a bug of this program."""
 
-_RECIPES = """--recipe NAME gives the flags other defaults, those of one of {}.
+_RECIPES = """--recipe NAME gives the flags other defaults, those of one of {}{}.
 --recipe NAME --help shows the defaults, and --recipe NAME --print writes all settings."""
 
 _PATHS = ConstructorRegistry()
@@ -99,7 +99,8 @@ def _run(
         chooser = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)
         chooser.add_argument("--recipe", choices=recipes, default=recipe)
         chooser.add_argument("--print", action="store_true")
-        options["description"] = f"{description.rstrip()}\n\n{_RECIPES.format(', '.join(recipes))}"
+        named = ", ".join(recipes), f" (if missing: {recipe})" if recipe else ""
+        options["description"] = f"{description.rstrip()}\n\n{_RECIPES.format(*named)}"
         chosen, args = chooser.parse_known_args(args)
         only_print = chosen.print
         if chosen.recipe is not None:

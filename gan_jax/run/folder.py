@@ -279,10 +279,13 @@ def _check_same(path: Path, old: Record, new: Record, free: frozenset[str]) -> N
         if name not in free and was.get(name) != now.get(name)
     ]
     if differences:
+        remedy = "Use its settings to resume it, or another folder for a new run."
+        if all(line.startswith("  data.") for line in differences):
+            remedy = "The data have changed. Put them back to resume it, or use another folder."
         raise UserError(
             f"{path} holds a run with other settings:\n"
             + "\n".join(differences)
-            + "\nUse its settings to resume it, or another folder for a new run."
+            + f"\n{remedy}"
             + _other_source(was, now)
         )
 

@@ -32,41 +32,33 @@ Gaussian noise, of a standard deviation of 10 % of the pixel range, have a ratio
 that are not in the training set have a ratio of 1."""
 
 
-def sampler(
-    gan: GAN, num: int, num_classes: int | None = None
-) -> Callable[[TrainState], jax.Array]:
-    """Returns a function that draws samples, uint8 [num, H, W, C], always from the same noise.
+def grids(
+    gan: GAN, folder: RunFolder, every: Every, num: int = 64, *, num_classes: int | None = None
+) -> Look:
+    """Returns a `Look` that saves grids of `num` samples, always from the same noise.
 
-    With `num_classes` it draws eight samples of each of the first classes instead, all from the
-    same noise.
+    With `num_classes`, a grid has a row of eight samples for each of the first classes instead. All
+    rows are drawn from the same noise.
     """
+    rows = min(num_classes or 0, MOST_ROWS)
+    layout = {"columns": 8, "height": min(560, 70 * rows)} if rows else {}
 
-    def draw(state: TrainState) -> jax.Array:
+    def sampler(state: TrainState) -> jax.Array:
         key = jax.random.fold_in(state.key, Stream.FIXED_NOISE)
-        if num_classes:
-            labels = jnp.arange(min(num_classes, MOST_ROWS))
+        if rows:
+            labels = jnp.arange(rows)
             x = jax.lax.map(lambda label: sample(gan, state, key, 8, jnp.full(8, label)), labels)
             return quantize(x.reshape(-1, *x.shape[2:]))
         keys = jax.random.split(key, -(-num // _DRAWN_AT_ONCE))
         x = jax.lax.map(lambda key: sample(gan, state, key, _DRAWN_AT_ONCE), keys)
         return quantize(x.reshape(-1, *x.shape[2:])[:num])
 
-    return draw
-
-
-def grids(
-    gan: GAN, folder: RunFolder, every: Every, num: int = 64, *, num_classes: int | None = None
-) -> Look:
-    """Returns a `Look` that saves the images of a `sampler` as a grid, one row for each class."""
-    rows = min(num_classes or 0, MOST_ROWS)
-    layout = {"columns": 8, "height": min(560, 70 * rows)} if rows else {}
-
     def show(step: int, images: np.ndarray) -> np.ndarray:
         picture = plots.grid(images, **layout)
         plots.save_image(picture, folder.samples / f"{step:07d}.png")
         return np.asarray(picture.convert("RGB"))
 
-    return Look(every, sampler(gan, num, num_classes), show)
+    return Look(every, sampler, show)
 
 
 def nearness(samples: np.ndarray, x: np.ndarray) -> float | None:
@@ -135,6 +127,13 @@ def train(
             num_classes = len(dataset.classes)
             shown = ", ".join(dataset.classes[:MOST_ROWS])
             announce(f"samples/ has one row for each class, in this order: {shown}")
+        look = grids(gan, folder, sample_every, num_classes=num_classes)
+        last = list[np.ndarray]()  # the images of the last grid
+
+        def show(step: int, images: np.ndarray) -> np.ndarray | None:
+            last[:] = [images]
+            return look.show(step, images)
+
         batches = make_batches(dataset, state.key, (chunk_length, n_critic, batch_size))
         state = session.train(
             on_bytes(step),
@@ -143,7 +142,7 @@ def train(
             folder=folder,
             num_steps=num_steps,
             chunk_length=chunk_length,
-            looks=[grids(gan, folder, sample_every, num_classes=num_classes)],
+            looks=[look._replace(show=show)],
             words=plots.in_short,
             announce=announce,
             **options,
@@ -153,8 +152,8 @@ def train(
             announce(f"{folder.path} is complete at step {done}: a larger num_steps continues it")
         else:
             with signals():  # the run is almost done, so the first signal is ignored
-                made = jax.jit(sampler(gan, 64, num_classes))(state)
-                _finish(folder, done, dataset, nearness(np.asarray(made), dataset.x), announce)
+                ratio = nearness(last[0], dataset.x) if last else None
+                _finish(folder, done, dataset, ratio, announce)
     return state
 
 

@@ -37,10 +37,11 @@ def warm_start(
     found, mine = _arrays(other), _arrays(state)
     fits = {path for path in mine if path in found and found[path].shape == mine[path].shape}
     if not any(mine[path].ndim > 1 for path in fits):  # biases fit many networks
-        raise UserError(f"--init-from: no weights of {source} fit these networks")
+        raise UserError(f"no weights of {source} fit these networks")
     announce(f"started from {source}: {len(fits)} of {len(mine)} arrays were copied")
     anew = [
-        f"{path} {list(leaf.shape)}" + f" (there {list(found[path].shape)})" * (path in found)
+        f"{path} {list(leaf.shape)}"
+        + (f" (there {list(found[path].shape)})" if path in found else "")
         for path, leaf in mine.items()
         if path not in fits
     ]
@@ -55,9 +56,13 @@ def warm_start(
 
 
 def _say(what: str, paths: list[str], announce: Callable[[str], None]) -> None:
-    more = f" and {len(paths) - _NAMED} more" * (len(paths) > _NAMED)
-    if paths:
-        announce(f"  {what}: {', '.join(paths[:_NAMED])}{more}")
+    if not paths:
+        return
+    announce(f"  {what}:")
+    for path in paths[:_NAMED]:
+        announce(f"    {path}")
+    if len(paths) > _NAMED:
+        announce(f"    and {len(paths) - _NAMED} more")
 
 
 _COPIED = tuple(

@@ -134,12 +134,12 @@ CASES = [
     ("mlp", None, all_at_once),
     *product(MODELS, (None, *CONDITIONAL_TERMS), LAYOUTS),
 ]
-QUICK = [("mlp", "projection", one_by_one)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "conditional", "layout"),
-    [pytest.param(*case, marks=[] if case in QUICK else [pytest.mark.slow]) for case in CASES],
+    CASES,
 )
 def test_all_train_to_finite_figures(model, conditional, layout, quick_compile):
     x = jnp.tanh(jax.random.normal(jax.random.key(1), (BATCH, *SHAPES[model])))

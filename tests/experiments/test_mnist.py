@@ -12,6 +12,7 @@ import signal
 import struct
 import sys
 import threading
+import typing
 
 import chex
 import jax
@@ -406,4 +407,4 @@ def test_help_documents_every_setting(module, monkeypatch, capsys):
 
 def test_every_loss_the_flag_offers_exists():
     (field,) = (field for field in dataclasses.fields(mnist.Config) if field.name == "loss")
-    assert set(field.type.__args__) == losses.LOSSES.keys()
+    assert set(typing.get_args(typing.get_args(field.type)[0])) == losses.LOSSES.keys()

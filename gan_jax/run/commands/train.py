@@ -359,9 +359,9 @@ def main(config: Config) -> TrainState:
     if config.init_from is not None and not _has_begun(folder):
         try:
             other = restore(config.init_from)
+            state = warm_start(state, other.state, f"step {other.step} of {config.init_from}")
         except UserError as error:
             raise UserError(f"--init-from: {error}") from None
-        state = warm_start(state, other.state, f"step {other.step} of {config.init_from}")
     return images.train(
         gan,
         state,
