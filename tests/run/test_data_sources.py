@@ -175,7 +175,7 @@ def test_every_field_is_a_documented_flag(capsys):
         "TFDS's default folder",
         "Crop the centre",
         "1 for grey",
-        "always the same",
+        "a fixed seed",
         "28, 32 or 64",
     ):
         assert said in printed
