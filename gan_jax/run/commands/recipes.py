@@ -19,19 +19,19 @@ def _recipe(name: str, **settings: object) -> Config:
 
 
 RECIPES: dict[str, Config] = {
-    # Radford et al. 2016, with R1 instead of batch norm in D (Mescheder et al. 2018).
+    # The networks of Radford et al. 2016 at half their width, with R1 instead of batch norm in D
+    # (Mescheder et al. 2018). A run takes about 17 minutes on two CPU cores.
     "dcgan": _recipe(
         "dcgan",
         model="dcgan",
-        width=64,
-        latent=100,
-        num_steps=50_000,
-        generator_lr=2e-4,
-        discriminator_lr=2e-4,
-        b1=0.5,
-        b2=0.999,
+        width=32,
+        latent=64,
+        num_steps=20_000,
+        batch_size=32,
+        generator_lr=1e-3,
+        discriminator_lr=1e-3,
+        final_lr_share=0.0,
         r1=1.0,
-        ema_decay=0.999,
     ),
     # Miyato et al. 2018, table 3 and section B.4. The model has spectral norm, so D needs no R1.
     "sngan": _recipe(
