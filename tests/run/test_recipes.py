@@ -54,7 +54,7 @@ def test_flags_change_a_recipe():
 def test_print_writes_the_settings_and_trains_nothing(capsys):
     assert command("--recipe=dcgan", "--r1", "3", "--print") == []
     printed = json.loads(capsys.readouterr().out)
-    assert (printed["r1"], printed["b1"], printed["data"]["size"]) == (3.0, 0.5, 32)
+    assert (printed["r1"], printed["latent"], printed["data"]["size"]) == (3.0, 64, 32)
 
 
 def test_help_shows_the_values_of_the_recipe(capsys):
