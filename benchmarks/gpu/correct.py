@@ -37,6 +37,7 @@ from gan_jax import (
     Batch,
     TrainState,
     algorithms,
+    augment,
     losses,
     mixed_precision,
     optimizers,
@@ -45,7 +46,6 @@ from gan_jax import (
     priors,
     rematerialised,
 )
-from gan_jax.augment import images as augmentations
 from gan_jax.augment import instance_noise, mixed_scales
 from gan_jax.data import synthetic
 from gan_jax.data.pipeline import on_bytes
@@ -56,6 +56,7 @@ from gan_jax.networks import spectrally_normalised
 from gan_jax.penalties import PENALTIES, r1
 from gan_jax.run.checkpoint import Checkpoints
 from gan_jax.run.loop import Work, make_chunk
+from gan_jax.terms import CONDITIONAL_TERMS, ConditionalTerms
 from gan_jax.types import PyTree, StepFn, WeightedPenalty
 
 FLOAT32 = 1e-4
@@ -219,17 +220,20 @@ def _begin(
     shape: tuple[int, ...],
     *,
     penalties: tuple[WeightedPenalty, ...] = (),
+    num_classes: int | None = None,
 ) -> _Start:
     """Returns a GAN with its initial state and a batch [1, B, ...] for a train step."""
+    label = None if num_classes is None else np.arange(_BATCH, dtype=np.int32) % num_classes
     x = np.random.default_rng(0).uniform(-1, 1, (_BATCH, *shape)).astype(np.float32)
 
     def first(key: jax.Array) -> TrainState:
-        batch = Batch(jnp.zeros(x.shape))
+        batch = Batch(jnp.zeros(x.shape), label)
         return gan_jax.init(gan, _SGD, _SGD, key, batch, penalties=penalties)
 
     with jax.default_device(_cpu()):
         state = jax.jit(first, compiler_options=IN_A_HURRY)(jax.random.key(0))
-        return _Start(gan, state, Batch(jax.device_put(x[None])))
+        batch = jax.tree.map(lambda leaf: jax.device_put(leaf[None]), Batch(x, label))
+        return _Start(gan, state, batch)
 
 
 @functools.cache
@@ -292,7 +296,17 @@ def _of_models() -> Iterator[_Check]:
     yield "models", "dcgan, D without norm", without
     deviation = functools.partial(dcgan, digit, minibatch_std=True)
     yield "models", "dcgan, minibatch deviation", deviation
+    for kind, terms in CONDITIONAL_TERMS.items():
+        yield "models", f"dcgan, {kind}", functools.partial(_of_classes, kind, terms)
     yield "models", "small_dcgan", functools.partial(row, small_dcgan, digit)
+
+
+def _of_classes(kind: str, terms: ConditionalTerms) -> Row:
+    shape = (28, 28, 1)
+    gan = MODELS["dcgan"](shape, latent=8, width=4, num_classes=3, conditional=kind)
+    start = _begin(gan, shape, num_classes=3)
+    step = _train(gan, discriminator_terms=terms.discriminator, generator_terms=terms.generator)
+    return _three(step, start)
 
 
 def _of_steps() -> Iterator[_Check]:
@@ -354,7 +368,10 @@ def _of_functions() -> Iterator[_Check]:
 
     def changes(key: jax.Array, images: jax.Array) -> PyTree:
         keys = jax.random.split(key, len(images))
-        kinds = (augmentations.shift, augmentations.flip, augmentations.shift_and_flip)
+        kinds = (
+            *(augment.shift, augment.flip, augment.shift_and_flip, augment.diff_augment),
+            functools.partial(augment.ada.pipe, p=0.5),
+        )
         return [jax.vmap(change)(keys, images) for change in kinds]
 
     def energy(key: jax.Array, x: jax.Array) -> PyTree:
@@ -366,7 +383,11 @@ def _of_functions() -> Iterator[_Check]:
         return modes.mode_coverage(x, jnp.asarray(ring.modes), 0.2), modes.class_coverage(label, 12)
 
     yield "draws", "priors and distributions", lambda: _both(FLOAT32, draws, key)
-    yield "augmentations", "shift, flip, both", lambda: _both(FLOAT32, changes, key, images)
+    yield (
+        "augmentations",
+        "shift, flip, DiffAugment, ADA",
+        lambda: _both(FLOAT32, changes, key, images),
+    )
     yield "metrics", "energy test", lambda: _both(FLOAT32, energy, key, x)
     yield "metrics", "modes and classes", lambda: _both(FLOAT32, coverage, x)
     yield "metrics", "digits", _digits
