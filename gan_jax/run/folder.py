@@ -273,19 +273,19 @@ def _flat(settings: Record, prefix: str = "") -> Record:
 
 def _check_same(path: Path, old: Record, new: Record, free: frozenset[str]) -> None:
     was, now = _flat(old), _flat(new)
-    differences = [
-        f"  {name}: {was.get(name)!r} there, {now.get(name)!r} asked for"
+    names = [
+        name
         for name in sorted(was.keys() | now.keys())
         if name not in free and was.get(name) != now.get(name)
     ]
-    if differences:
+    if names:
         remedy = "Use its settings to resume it, or another folder for a new run."
-        if all(line.startswith("  data.") for line in differences):
+        if all(name.startswith("data.") for name in names):
             remedy = "The data have changed. Put them back to resume it, or use another folder."
         raise UserError(
             f"{path} holds a run with other settings:\n"
-            + "\n".join(differences)
-            + f"\n{remedy}"
+            + "".join(f"  {n}: {was.get(n)!r} there, {now.get(n)!r} asked for\n" for n in names)
+            + remedy
             + _other_source(was, now)
         )
 

@@ -71,7 +71,8 @@ def nearness(samples: np.ndarray, x: np.ndarray) -> float | None:
 
     Args:
       samples: [N, H, W, C].
-      x: [M, H, W, C], the training images. At most 10,000 random ones are compared.
+      x: [M, H, W, C], the training images. At most 10,000 random ones are compared. Rows and
+        columns of images above 32 pixels are left out evenly, to save memory.
 
     Returns:
       The ratio, or None if there are fewer than 2 N training images or most of them are equal.
@@ -80,6 +81,8 @@ def nearness(samples: np.ndarray, x: np.ndarray) -> float | None:
         return None
     chosen = np.random.default_rng(0).permutation(len(x))[:10_000]
     first, others = np.split(chosen, [len(samples)])
+    thin = np.s_[:, :: -(-x.shape[1] // 32), :: -(-x.shape[2] // 32)]  # at most 123 MB in colour
+    samples, x = samples[thin], x[thin]
     pixels = [
         jnp.asarray(images.reshape(len(images), -1), jnp.float32)
         for images in (samples, x[others], x[first])

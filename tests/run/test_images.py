@@ -25,6 +25,12 @@ def test_copies_are_near_and_new_digits_are_not(digits):
     assert 0.9 < images.nearness(new, seen) < 1.1
 
 
+def test_large_images_are_thinned_out(digits):
+    """Every pixel of a digit is repeated, so the pixels that are left are those of the digit."""
+    large = digits[:700].repeat(2, axis=1).repeat(3, axis=2)
+    assert images.nearness(large[:64], large) == images.nearness(digits[:64], digits[:700])
+
+
 def test_nothing_is_said_of_few_or_equal_images(digits):
     assert images.nearness(digits[:64], digits[:100]) is None
     assert images.nearness(digits[:64], np.zeros_like(digits)) is None

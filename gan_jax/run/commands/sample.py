@@ -80,13 +80,12 @@ def main(config: Config) -> np.ndarray:
     rows = _rows(config, classes)
     size = BATCH if len(rows) == 1 else min(BATCH, config.num)
     key = jax.random.key(config.seed)
-    ends = draw(gan.prior, key, 2)
 
     @jax.jit
     def make(start: Array, label: Array | None) -> Array:
         if config.interpolate:
             angle = jnp.pi / 2 * (start + jnp.arange(size)) / max(config.num - 1, 1)
-            z = jax.tree.map(partial(_between, angle), ends)
+            z = jax.tree.map(partial(_between, angle), draw(gan.prior, key, 2))
             x = generate(gan, state, z, label, ema=config.ema)
         else:
             key_batch = jax.random.fold_in(key, start // BATCH)
