@@ -70,4 +70,9 @@ def scheduled(
         del memory
         return augment(key, x, p(step))
 
+    return without_memory(apply)
+
+
+def without_memory(apply: Callable[[Array, PyTree, PyTree, Array], PyTree]) -> Augmentation:
+    """Returns an augmentation with an empty memory, from `(key, x, memory, step) -> x`."""
     return Augmentation(tuple, apply, lambda memory, _: memory)

@@ -1,12 +1,13 @@
 """Gaussian noise added to samples before the discriminator sees them."""
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gan_jax.augment.adaptive import without_memory
 from gan_jax.random import keys_like
 from gan_jax.types import Array, Augmentation, PyTree
 
@@ -44,16 +45,7 @@ def instance_noise(scale: Scale) -> Augmentation:
 
         return jax.tree.map(change, x, keys_like(key_noise, x))
 
-    return Augmentation(_nothing, noisy, _unchanged)
-
-
-def _nothing() -> tuple[()]:
-    return ()
-
-
-def _unchanged(memory: PyTree, real_output: Any) -> PyTree:
-    del real_output
-    return memory
+    return without_memory(noisy)
 
 
 def mixed_scales(highest: float | Array, *, share: float = 0.5) -> Callable[[Array, Array], Array]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from gan_jax import batches, priors
 from gan_jax.networks.linen import from_linen
 from gan_jax.nn.conditional import Conditional, judged, labels_for, with_class_channel
-from gan_jax.nn.initial import PARAM_DTYPE
+from gan_jax.nn.initial import PARAM_DTYPE, biased
 from gan_jax.nn.minibatch import MinibatchStd
 from gan_jax.nn.modulated import EqualConv, EqualDense, ModulatedConv, activated, normalised
 from gan_jax.nn.resampling import upsample
@@ -223,8 +223,7 @@ class _Styled(nn.Module):
         strength = self.param("noise", nn.initializers.zeros, (), PARAM_DTYPE)
         if noise is not None:
             x += strength * noise.reshape(-1, *x.shape[1:3], 1).astype(x.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (1, 1, 1, self.features), PARAM_DTYPE)
-        return activated(x + bias)
+        return activated(biased(self, x))
 
 
 class _ToImage(nn.Module):
@@ -235,7 +234,7 @@ class _ToImage(nn.Module):
     @nn.compact
     def __call__(self, x: Array, w: Array) -> Array:
         x = ModulatedConv(self.channels, window=1, demodulate=False, name="conv")(x, w)
-        return x + self.param("bias", nn.initializers.zeros, (1, 1, 1, self.channels), PARAM_DTYPE)
+        return biased(self, x)
 
 
 class _Generator(nn.Module):

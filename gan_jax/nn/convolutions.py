@@ -4,7 +4,7 @@ import flax.linen as nn
 from flax.linen.initializers import Initializer
 
 from gan_jax.nn import conv
-from gan_jax.nn.initial import DCGAN_INIT, PARAM_DTYPE
+from gan_jax.nn.initial import DCGAN_INIT, PARAM_DTYPE, biased
 from gan_jax.types import Array
 
 
@@ -29,9 +29,7 @@ class Conv(nn.Module):
         shape = (*self.window, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, PARAM_DTYPE)
         y = conv.conv(x, kernel, strides=self.strides, padding=self.padding, groups=self.groups)
-        if not self.use_bias:
-            return y
-        return y + self.param("bias", nn.initializers.zeros, (1, 1, 1, self.features), PARAM_DTYPE)
+        return biased(self, y) if self.use_bias else y
 
 
 class ConvTranspose(nn.Module):

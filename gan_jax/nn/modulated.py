@@ -13,8 +13,8 @@ import jax.numpy as jnp
 
 from gan_jax.nn import conv
 from gan_jax.nn.dense import Dense
-from gan_jax.nn.initial import PARAM_DTYPE
-from gan_jax.nn.resampling import downsample
+from gan_jax.nn.initial import PARAM_DTYPE, biased
+from gan_jax.nn.resampling import blurred, downsample
 from gan_jax.trees import at_least_single
 from gan_jax.types import Array
 
@@ -73,9 +73,7 @@ class EqualConv(nn.Module):
         else:
             y = conv.conv(x, kernel, strides=(1, 1), padding=(edge, edge))
         y *= 1.0 / math.sqrt(math.prod(shape[:3]))
-        if not self.use_bias:
-            return y
-        return y + self.param("bias", nn.initializers.zeros, (1, 1, 1, self.features), PARAM_DTYPE)
+        return biased(self, y) if self.use_bias else y
 
 
 class ModulatedConv(nn.Module):
@@ -124,21 +122,3 @@ def modulated_conv(
     style, kernel = at_least_single(style), at_least_single(kernel)
     squares = jnp.square(style) @ jnp.sum(jnp.square(kernel), axis=(0, 1))
     return y * jax.lax.rsqrt(squares + 1e-8)[:, None, None].astype(y.dtype)
-
-
-def blurred(x: Array, padding: int) -> Array:
-    """Returns images filtered by [1, 3, 3, 1] / 8 along height and width.
-
-    [B, H, W, C] -> [B, H + 2 padding - 3, W + 2 padding - 3, C].
-    """
-    for axis in (1, 2):
-        a, b, c, d = (_padded(x, axis, padding - k, padding - 3 + k) for k in range(4))
-        x = 0.125 * (a + d) + 0.375 * (b + c)
-    return x
-
-
-def _padded(x: Array, axis: int, before: int, after: int) -> Array:
-    """Returns x with zeros added before and after an axis. Negative numbers remove pixels."""
-    edges = [(0, 0, 0)] * x.ndim
-    edges[axis] = (before, after, 0)
-    return jax.lax.pad(x, jnp.zeros((), x.dtype), edges)

@@ -47,11 +47,22 @@ def _doubled(padded: Array, axis: int, size: int) -> tuple[Array, Array]:
 def _halved(x: Array, axis: int) -> Array:
     pairs = x.reshape(*x.shape[:axis], x.shape[axis] // 2, 2, *x.shape[axis + 1 :])
     even, odd = (lax.index_in_dim(pairs, k, axis + 1, keepdims=False) for k in range(2))
-    return 0.375 * (even + odd) + 0.125 * (_moved(odd, axis, 1) + _moved(even, axis, -1))
+    return 0.375 * (even + odd) + 0.125 * (_padded(odd, axis, 1, -1) + _padded(even, axis, -1, 1))
 
 
-def _moved(x: Array, axis: int, by: int) -> Array:
-    """Returns x moved along an axis by some pixels. Pixels from outside are 0."""
-    config = [(0, 0, 0)] * x.ndim
-    config[axis] = (by, -by, 0)
-    return lax.pad(x, jnp.zeros((), x.dtype), config)
+def blurred(x: Array, padding: int) -> Array:
+    """Returns images filtered by [1, 3, 3, 1] / 8 along height and width.
+
+    [B, H, W, C] -> [B, H + 2 padding - 3, W + 2 padding - 3, C].
+    """
+    for axis in (1, 2):
+        a, b, c, d = (_padded(x, axis, padding - k, padding - 3 + k) for k in range(4))
+        x = 0.125 * (a + d) + 0.375 * (b + c)
+    return x
+
+
+def _padded(x: Array, axis: int, before: int, after: int) -> Array:
+    """Returns x with zeros added before and after an axis. Negative numbers remove pixels."""
+    edges = [(0, 0, 0)] * x.ndim
+    edges[axis] = (before, after, 0)
+    return lax.pad(x, jnp.zeros((), x.dtype), edges)

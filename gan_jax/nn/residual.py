@@ -11,7 +11,7 @@ from gan_jax.nn import conv
 from gan_jax.nn.attention import SelfAttention, pooled
 from gan_jax.nn.conditional import Conditional, judged, with_class_channel
 from gan_jax.nn.convolutions import Conv
-from gan_jax.nn.initial import PARAM_DTYPE
+from gan_jax.nn.initial import PARAM_DTYPE, biased
 from gan_jax.types import Array, Output
 
 
@@ -96,9 +96,7 @@ class Conv3(nn.Module):
             y = conv.conv(x, _summed(kernel) / 4, strides=(2, 2), padding=(1, 1))
         else:
             y = conv.conv(x, kernel, strides=(1, 1), padding=(1, 1))
-        if not self.use_bias:
-            return y
-        return y + self.param("bias", nn.initializers.zeros, (1, 1, 1, self.features), PARAM_DTYPE)
+        return biased(self, y) if self.use_bias else y
 
 
 def _summed(kernel: Array) -> Array:

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from gan_jax.nn import conv
-from gan_jax.nn.initial import DCGAN_INIT, PARAM_DTYPE
+from gan_jax.nn.initial import DCGAN_INIT, PARAM_DTYPE, biased
 from gan_jax.types import Array
 
 _HE_INIT = nn.initializers.he_normal()
@@ -35,9 +35,7 @@ class Halved(nn.Module):
         odd = x.shape[1] % 2
         x = jnp.pad(x, ((0, 0), (odd, 0), (odd, 0), (0, 0)))
         y = conv.conv(x, _widened(kernel), **_HALVING)
-        if not self.use_bias:
-            return y
-        return y + self.param("bias", nn.initializers.zeros, (1, 1, 1, self.features), PARAM_DTYPE)
+        return biased(self, y) if self.use_bias else y
 
 
 class Doubled(nn.Module):
@@ -68,6 +66,4 @@ class Repainted(nn.Module):
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", DCGAN_INIT, (3, 3, self.features, x.shape[-1]), PARAM_DTYPE)
         y = conv.conv_transpose(x, kernel, strides=(1, 1), padding=(1, 1))
-        if not self.use_bias:
-            return y
-        return y + self.param("bias", nn.initializers.zeros, (1, 1, 1, self.features), PARAM_DTYPE)
+        return biased(self, y) if self.use_bias else y
