@@ -13,7 +13,15 @@ from gan_jax.types import Batch
 
 @pytest.mark.parametrize("model", ["dcgan", "maxout", "mlp"])
 def test_a_fused_chunk_lowers_for_every_platform(model):
-    _, state, step = mnist.build(mnist.Config(model=model, width=8))
+    steps = []
+
+    def begin():
+        _, state, step = mnist.build(mnist.Config(model=model, width=8))
+        steps.append(step)
+        return state
+
+    state = jax.eval_shape(begin)  # no weights are drawn: compiling the draws takes many seconds
+    (step,) = steps
     work = Work(Batch(jnp.zeros((3, 1, 4, 28, 28, 1), jnp.uint8)), np.int32(3))
     traced = jax.jit(make_chunk(on_bytes(step), 3), donate_argnums=0).trace(state, work)
     for platform in ("cpu", "cuda", "tpu"):
