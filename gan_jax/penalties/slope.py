@@ -72,11 +72,12 @@ def r2(critic: CheckedCritic, real: PyTree, fake: PyTree, key: Array) -> Array:
     return _squared_gradient_norm(critic.on_fake, fake)
 
 
-def r1_auto(resolution: int, batch_size: int) -> float:
+def r1_auto(resolution: float, batch_size: int) -> float:
     """Returns StyleGAN2-ADA's first guess of gamma: 0.0002 resolution^2 / batch_size.
 
     The weight of `r1` is gamma / 2. Karras et al. 2020 use this gamma for images of `resolution`
-    pixels per side unless a better one is known.
+    pixels per side unless a better one is known. For other images than squares, `resolution` is the
+    square root of the number of pixels.
     """
     return 0.0002 * resolution**2 / batch_size
 

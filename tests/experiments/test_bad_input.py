@@ -66,6 +66,7 @@ FLAGS = {
     "b2": ("--b2 -0.1", "--b2 must be in [0, 1), got -0.1"),
     "ema": ("--ema-decay 1.5", "--ema-decay must be in [0, 1), got 1.5"),
     "r1": ("--r1 -1", "--r1 must be at least 0, got -1.0"),
+    "r1 by name": ("--r1 automatic", "'automatic'"),
     "r1 nan": ("--r1 nan", "--r1 must be at least 0, got nan"),
     "log_every": ("--log-every 0", "--log-every must be at least 1, got 0"),
     "sample_every": ("--sample-every 3", "--sample-every must be a multiple of --log-every (2)"),

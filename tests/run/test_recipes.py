@@ -5,8 +5,10 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 
+from gan_jax import Batch
 from gan_jax.run import cli
 from gan_jax.run.commands import train
 from gan_jax.run.commands.recipes import RECIPES
@@ -55,6 +57,28 @@ def test_print_writes_the_settings_and_trains_nothing(capsys):
     assert command("--recipe=dcgan", "--r1", "3", "--print") == []
     printed = json.loads(capsys.readouterr().out)
     assert (printed["r1"], printed["latent"], printed["data"]["size"]) == (3.0, 64, 32)
+
+
+def test_gamma_of_r1_may_follow_from_the_images_and_the_batch():
+    (settings,) = command("--r1", "auto", "--model", "mlp", "--width", "4", "--batch-size", "8")
+    assert settings.r1 == "auto"
+    train.check(settings)
+
+    def program(r1):
+        config = dataclasses.replace(settings, r1=r1)
+        programs = []
+
+        def trace():
+            _, state, step = train.build(config, None, (8, 4, 1))
+            programs.append(jax.make_jaxpr(step)(state, Batch(jnp.zeros((1, 8, 8, 4, 1)))))
+            return state
+
+        jax.eval_shape(trace)
+        return str(programs[0])
+
+    automatic = program("auto")
+    assert automatic == program(0.0002 * 8 * 4 / 8)
+    assert automatic != program(0.0002 * 8 * 8 / 8)
 
 
 def test_help_shows_the_values_of_the_recipe(capsys):

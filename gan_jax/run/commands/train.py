@@ -9,6 +9,7 @@ The same command resumes a run that was stopped. These files are written to --wo
 """
 
 import dataclasses
+import math
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -35,7 +36,7 @@ from gan_jax.algorithms.player import rising_decay
 from gan_jax.errors import UserError
 from gan_jax.models import MODELS, ModelName
 from gan_jax.optimizers import adam
-from gan_jax.penalties import lazy, r1, r2
+from gan_jax.penalties import lazy, r1, r1_auto, r2
 from gan_jax.run import cli, datasets
 from gan_jax.run.checkpoint import Checkpoints
 from gan_jax.run.folder import RunFolder, read_config
@@ -90,8 +91,8 @@ class Config:
     """Decay rate of Adam's average of the squared gradient."""
     final_b2: float | None = None
     """Final b2 (half cosine). None: b2 is constant."""
-    r1: float = 0.5
-    """Weight gamma of R1, gamma/2 |grad D|^2 on real images."""
+    r1: float | Literal["auto"] = 0.5
+    """Weight gamma of R1, gamma/2 |grad D|^2 on real images. auto: 0.0002 pixels/batch."""
     r2: float = 0.0
     """Weight gamma of R2, the same on fake images."""
     penalty_every: int = 1
@@ -152,7 +153,8 @@ def check(config: Config) -> None:
     counts = ["num_steps", "batch_size", "n_critic", "latent", "log_every", "sample_every"]
     counts += ["checkpoint_every", "keep_checkpoints", "accumulate", "penalty_every"]
     counts += ["width"] if config.width is not None else []
-    cli.check_at_least(config, **dict.fromkeys(counts, 1), r1=0, r2=0)
+    weights = ["r2"] if config.r1 == "auto" else ["r1", "r2"]
+    cli.check_at_least(config, **dict.fromkeys(counts, 1), **dict.fromkeys(weights, 0))
     cli.check_seed(config)
     cli.check_above_zero(config, "generator_lr", "discriminator_lr")
     cli.check_below_one(config, "b1", "b2", "ema_decay")
@@ -224,6 +226,13 @@ def _moved(first: float, last: float, updates: int) -> Any:
     return first if first == last else half_cosine(first, last, updates, batch_size=1)
 
 
+def _r1_gamma(config: Config, shape: tuple[int, int, int]) -> float:
+    """Returns R1's gamma for images [H, W, C]."""
+    if config.r1 == "auto":
+        return r1_auto(math.sqrt(shape[0] * shape[1]), config.batch_size)
+    return config.r1
+
+
 def _augmentation(config: Config, updates: int) -> Augment | Augmentation | None:
     """Returns the augmentation in front of D."""
     if config.augment == "shift":
@@ -267,13 +276,14 @@ def build(
         size = _moved(first, first * config.final_penalty_share, updates)
         return size if config.penalty_every == 1 else lazy(size, config.penalty_every)
 
+    gammas = ((r1, _r1_gamma(config, shape)), (r2, config.r2))
     of_class = terms.CONDITIONAL_TERMS.get(config.conditional, terms.ConditionalTerms())
     algorithm = adversarial(
         gan,
         losses.LOSSES[config.loss],
         generator_tx=tx(config.generator_lr, config.num_steps),
         discriminator_tx=tx(config.discriminator_lr, updates),
-        penalties=[(p, weight(gamma)) for p, gamma in ((r1, config.r1), (r2, config.r2)) if gamma],
+        penalties=[(penalty, weight(gamma)) for penalty, gamma in gammas if gamma],
         discriminator_terms=of_class.discriminator,
         generator_terms=of_class.generator,
         augmentation=_augmentation(config, updates),
