@@ -1,5 +1,6 @@
 """A run killed at any moment and begun again ends with the bits of an undisturbed run."""
 
+import json
 import os
 import random
 import signal
@@ -8,8 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-from small_runs import config, digest, flags, write_idx
+from small_runs import config, contents, digest, flags, write_idx
 
 from experiments import mnist
 from gan_jax.run.checkpoint import Checkpoints
@@ -18,8 +20,8 @@ ROOT = Path(__file__).parents[2]
 KILLS = 20
 
 
-def command(settings):
-    return [sys.executable, "-m", "experiments.mnist", *flags(settings)]
+def command(settings, *more):
+    return [sys.executable, "-m", "experiments.mnist", *flags(settings), *more]
 
 
 def environment(cache):
@@ -32,9 +34,9 @@ def environment(cache):
     }
 
 
-def final(settings):
+def final(settings, num_classes=10):
     """Returns the step and the digest of a finished run's last state."""
-    _, template, _ = mnist.build(settings, None, (8, 8, 1))
+    _, template, _ = mnist.build(settings, None, (8, 8, 1), num_classes)
     checkpoints = Checkpoints(settings.workdir / "checkpoints", keep=None)
     step, state = checkpoints.restore(template)
     checkpoints.close()
@@ -114,3 +116,48 @@ def test_killed_at_twenty_moments_the_run_ends_with_the_same_bits(tmp_path):
     assert in_a_save >= 5
     assert steps[-1] > 0
     assert final(killed) == final(whole) == (3000, final(whole)[1])
+
+
+TOGETHER = {
+    "conditional": "projection",
+    "augment": "ada",
+    "r1": "auto",
+    "final_lr_share": 0.0,
+    "final_b2": 0.999,
+    "final_penalty_share": 0.5,
+}
+
+
+@pytest.mark.slow
+def test_killed_with_classes_ada_and_schedules_it_leaves_what_an_undisturbed_run_does(tmp_path):
+    idx = write_idx(tmp_path / "idx", labels=np.arange(40, dtype=np.uint8) % 3)
+    every = {"num_steps": 200, "log_every": 10, "checkpoint_every": 20, "sample_every": 100}
+    whole, killed = (
+        config(tmp_path / name, idx, **every, **TOGETHER) for name in ("whole", "killed")
+    )
+    more = [
+        part
+        for name, value in TOGETHER.items()
+        for part in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    env = environment(tmp_path / "cache") | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    options = {"cwd": ROOT, "env": env, "text": True}
+    subprocess.run(command(whole, *more), **options, check=True, capture_output=True)
+
+    process = subprocess.Popen(
+        command(killed, *more), **options, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert wait_for(process, lambda: newest(killed.workdir) >= 40), process.communicate()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
+    assert newest(killed.workdir) < 200
+    last = subprocess.run(command(killed, *more), **options, check=True, capture_output=True)
+    assert "resuming from step" in last.stdout
+
+    assert final(killed, 3) == final(whole, 3) == (200, final(whole, 3)[1])
+    assert contents(killed.workdir) == contents(whole.workdir)
+    lines = (killed.workdir / "metrics.jsonl").read_text().splitlines()
+    p = [json.loads(line)["augmentation_p"] for line in lines]
+    assert p[-1] > 0
+    assert len(set(p)) > 5  # ADA moves p by feedback, before the kill and after it

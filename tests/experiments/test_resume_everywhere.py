@@ -73,7 +73,7 @@ def test_an_interrupted_experiment_resumes_exactly(when, tmp_path, monkeypatch):
 
 
 CONDITIONAL = {"conditional": "acgan", "augment": "shift"}
-SCHEDULES = {"final_lr_share": 0.1, "final_penalty_share": 0.2}
+SCHEDULES = {"r1": "auto", "final_lr_share": 0.1, "final_penalty_share": 0.2}
 
 
 @pytest.mark.parametrize(
