@@ -161,14 +161,18 @@ class Case:
 
     Attributes:
       name: name of the case.
-      model: "mlp", "maxout" or "dcgan".
+      model: "mlp", "maxout" or "dcgan", whose networks are chains of the layers above, or the name
+        of another model of `gan_jax.models`.
       shape: shape of one example, (2,) for the ring or [H, W, C].
       latent: number of dimensions of z. z is normal, or uniform with unit variance for maxout.
       widths: numbers of features of D's hidden layers, from x to the logit. G has the same numbers
-        in reverse order. For maxout they are also 5 times as large.
+        in reverse order. For maxout they are also 5 times as large. A model that is no chain has
+        one number, its width.
       slope: slope of the leaky ReLUs. 0 makes them ReLUs.
       norm: whether a DCGAN's D has batch norm. Without batch norm, D's convolutions have biases.
-      r1: the weight gamma / 2 of the penalty E |grad D|^2 on real samples.
+      r1, r2: the weights gamma / 2 of the penalty E |grad D|^2 on real and on fake samples. Only
+        cases that are no chains may have `r2`.
+      loss: name of the loss in `gan_jax.losses`. Chains have the non-saturating loss.
       n_critic: number of updates of D for each update of G. Each uses fresh z and real samples.
       dropout: whether dropout is on. It is off when losses are compared.
       batch_sizes: the batch sizes to time.
@@ -183,6 +187,8 @@ class Case:
     slope: float = 0.2
     norm: bool = True
     r1: float = 0.0
+    r2: float = 0.0
+    loss: str = "non_saturating"
     n_critic: int = 1
     dropout: bool = True
     batch_sizes: tuple[int, ...] = (64, 256)
@@ -193,6 +199,11 @@ class Case:
         """Returns True if each step draws its real samples from the ring, and False if they are
         images."""
         return self.shape == (2,)
+
+    @property
+    def is_chain(self) -> bool:
+        """Returns whether both networks are chains of the layers of this module."""
+        return self.model in ("mlp", "maxout", "dcgan")
 
     @property
     def generator(self) -> tuple[Layer, ...]:
@@ -293,4 +304,28 @@ CASES: dict[str, Case] = {
         ),
     )
 }
-"""All cases by name."""
+"""The cases whose networks are chains of layers, by name."""
+
+_SMALL = {
+    "shape": (32, 32, 3),
+    "latent": 128,
+    "batch_sizes": (32, 64),
+    "contenders": ("gan_jax", "torch_tuned"),
+}
+
+MODELS: dict[str, Case] = {
+    name: Case(name, **_SMALL | known)  # type: ignore[arg-type]
+    for name, known in {
+        "r3gan32": {
+            "model": "r3gan",
+            "widths": (96,),
+            "loss": "relativistic",
+            "r1": 0.025,
+            "r2": 0.025,
+        },
+        "sngan32": {"model": "sngan", "widths": (32,), "loss": "hinge"},
+        # StyleGAN2 applies R1 in every 16th update. The other updates are timed.
+        "stylegan2_32": {"model": "stylegan2", "widths": (32,)},
+    }.items()
+}
+"""The cases whose networks are other models of the library, by name."""

@@ -51,8 +51,13 @@ def _player(layers: list[Placed]) -> _Player:
     return _Player(sum(counts), counts[0], counts[-1])
 
 
-def step_flops(case: Case, batch_size: int) -> int:
-    """Returns the floating-point operations of one step: `n_critic` updates of D and one of G."""
+def step_flops(case: Case, batch_size: int) -> float:
+    """Returns the floating-point operations of one step: `n_critic` updates of D and one of G.
+
+    They are not counted for a case that is no chain of layers: NaN.
+    """
+    if not case.is_chain:
+        return math.nan
     g, d = (_player(layers) for layers in case.players().values())
     discriminator = g.all + 2 * (3 * d.all - d.first)
     if case.r1:

@@ -30,7 +30,8 @@ class Problem:
 
     Attributes:
       weights: for each player, the weights of its layers in order. Layers without weights are left
-        out.
+        out. A model that is no chain has all its parameters in one dictionary, by path. A second
+        one holds the directions of spectral norm.
       images: uint8 [N, H, W, C], the training images. On the ring the shape is [0, 2].
       real: the fixed batch, uint8 [B, H, W, C] or float32 [B, 2].
       z: the fixed noise [B, latent].
@@ -49,7 +50,7 @@ class Problem:
     def save(self, path: Path) -> None:
         """Writes an npz file."""
         arrays: dict[str, Any] = {
-            f"{player}/{index}/{name}": array
+            f"{player} {index} {name}": array
             for player, layers in self.weights.items()
             for index, layer in enumerate(layers)
             for name, array in layer.items()
@@ -62,9 +63,9 @@ def load(path: Path) -> Problem:
     weights: dict[str, list[Weights]] = {"generator": [], "discriminator": []}
     with np.load(path) as file:
         for key in file.files:
-            if "/" not in key:
+            if " " not in key:
                 continue
-            player, index, name = key.split("/")
+            player, index, name = key.split(" ")
             if int(index) == len(weights[player]):
                 weights[player].append({})
             weights[player][-1][name] = file[key]
@@ -82,10 +83,15 @@ def make(case: Case, batch_size: int, seed: int, digits: NDArray[np.uint8]) -> P
         case are larger.
     """
     rng = np.random.default_rng(seed)
-    weights = {
-        player: [_draw(placed, rng) for placed in layers if parameter_shapes(placed)]
-        for player, layers in case.players().items()
-    }
+    if case.is_chain:
+        weights = {
+            player: [_draw(placed, rng) for placed in layers if parameter_shapes(placed)]
+            for player, layers in case.players().items()
+        }
+    else:
+        from benchmarks.model_weights import model_weights  # it needs JAX
+
+        weights = model_weights(case, rng)
     if case.model == "maxout":
         z = rng.uniform(-math.sqrt(3), math.sqrt(3), (batch_size, case.latent))
     else:

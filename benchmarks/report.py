@@ -51,10 +51,11 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """Returns all results for the results file."""
+        flops = step_flops(self.case, self.batch_size)
         return {
             "case": dataclasses.asdict(self.case),
             "batch_size": self.batch_size,
-            "step_flops": step_flops(self.case, self.batch_size),
+            "step_flops": None if math.isnan(flops) else flops,
             "contenders": {name: timed.to_json() for name, timed in self.contenders.items()},
             "machine": {name: timed.to_json() for name, timed in self.machine.items()},
         }
@@ -62,7 +63,8 @@ class Result:
     def table(self) -> str:
         """Returns a table with the contenders as rows."""
         case, size = self.case, self.batch_size
-        gflop = step_flops(case, size) / 1e9
+        flops = step_flops(case, size)
+        counted = "" if math.isnan(flops) else f"{flops / 1e9:.3g} GFLOP a step; "
         examples = "samples" if case.on_ring else "images"
         header = (
             *("contender", "steps/s", "min to max", f"{examples}/s", f"÷ {BASELINE}"),
@@ -70,7 +72,7 @@ class Result:
         )
         return (
             f"### {case.name}, batch {size}\n\n"
-            f"{gflop:.3g} GFLOP a step; {self._machine_line()}\n\n"
+            f"{counted}{self._machine_line()}\n\n"
             f"{markdown(header, map(self._row, self.contenders))}"
         )
 

@@ -5,6 +5,7 @@ same three steps from the same weights on the same batch and noise. A contender 
 from this library's is excluded. The processes of a case all stay alive, but only one computes at a
 time. They take turns in windows of a few seconds, so changes of the machine affect all of them.
 
+The default cases are chains of layers. `--cases r3gan32 sngan32 stylegan2_32` times other models.
 PyTorch may be in another environment: --torch-python names its Python.
 `--rounds 1 --seconds 0.2` quickly checks that everything runs.
 """
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import problem
-from benchmarks.cases import CASES, Case
+from benchmarks.cases import CASES, MODELS, Case
 from benchmarks.driver import Timed, Worker, attempt, check, interleave
 from benchmarks.report import Result, machine_facts
 from gan_jax.errors import UserError
@@ -68,7 +69,8 @@ def main(config: Config) -> None:
     """Times all cases. After each case, prints its table and writes all results so far."""
     validate(config)
     no_torch = _without_torch(config)
-    plan = [(CASES[name], size) for name in config.cases for size in CASES[name].batch_sizes]
+    known = CASES | MODELS
+    plan = [(known[name], size) for name in config.cases for size in known[name].batch_sizes]
     (config.out / "logs").mkdir(parents=True, exist_ok=True)
     digits = data.load(data.Config(source="embedded")).x
     clock = _Clock(sum(config.rounds * len(contenders(config, case)) for case, _ in plan))
@@ -85,7 +87,7 @@ def main(config: Config) -> None:
 
 def validate(config: Config) -> None:
     """Raises `UserError` for an invalid setting. The message names its flag."""
-    for name, known in (("cases", tuple(CASES)), ("contenders", CONTENDERS)):
+    for name, known in (("cases", (*CASES, *MODELS)), ("contenders", CONTENDERS)):
         given = getattr(config, name)
         unknown = [value for value in given if value not in known]
         if unknown or not given:

@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax.traverse_util import unflatten_dict
 
 import gan_jax
 from benchmarks import cases
+from benchmarks.model_weights import library_gan
 from benchmarks.problem import Problem
 from benchmarks.workers.linen import Player, fill
 from benchmarks.workers.protocol import Loop, Losses, Setting, serve
@@ -51,6 +53,8 @@ def build(setting: Setting) -> Loop:
     ensemble = _ensemble(setting)
     long = problem.batch_size <= 64 or jax.default_backend() != "cpu"
     length = 1 if setting.fixed else 100 if case.on_ring else 50 if long else 20
+    if not case.is_chain:
+        length = min(length, 2)  # a step takes a second on a CPU
     if setting.contender == "gan_jax_1_core":
         parallel.use_one_core()
     elif ensemble > 1 or setting.contender == "gan_jax_shard":
@@ -108,6 +112,8 @@ def _ensemble(setting: Setting) -> int:
 
 def _gan(case: cases.Case) -> GAN:
     """Returns the library's model. If it has none for this case, Linen modules are used instead."""
+    if not case.is_chain:
+        return library_gan(case)
     if case.model == "dcgan":
         return MODELS["dcgan"](
             case.shape, latent=case.latent, width=case.widths[0], discriminator_norm=case.norm
@@ -149,6 +155,9 @@ def _fixed(gan: GAN, problem: Problem) -> GAN:
 
 
 def _with_weights(state: TrainState, case: cases.Case, problem: Problem) -> TrainState:
+    if not case.is_chain:
+        return _with_paths(state, problem)
+
     def player(name: str, layers: tuple[cases.Layer, ...]) -> PyTree:
         params = getattr(state, name).params
         return fill(params, layers, problem.weights[name], flip=False)
@@ -162,11 +171,26 @@ def _with_weights(state: TrainState, case: cases.Case, problem: Problem) -> Trai
     )
 
 
+def _with_paths(state: TrainState, problem: Problem) -> TrainState:
+    """Returns the state with the parameters and directions of a model that is no chain."""
+    players: dict[str, Any] = {}
+    for name, (weights, *directions) in problem.weights.items():
+        player = getattr(state, name)
+        params = jax.tree.map(jnp.asarray, unflatten_dict(weights, sep="/"))
+        for found in directions:
+            known = {**player.model_state, "directions": jax.tree.map(jnp.asarray, found)}
+            player = player.replace(model_state=known)
+        players[name] = player.replace(params=params)
+    ema_params = jax.tree.map(jnp.copy, players["generator"].params)
+    return state.replace(**players, ema_params=ema_params)  # type: ignore[attr-defined]
+
+
 def _train_step(gan: GAN, case: cases.Case, tx: optax.GradientTransformation) -> StepFn:
-    weighted = [(penalties.r1, case.r1)] if case.r1 else []
+    both = ((penalties.r1, case.r1), (penalties.r2, case.r2))
+    weighted, loss = [pair for pair in both if pair[1]], losses.LOSSES[case.loss]
     return gan_jax.make_train_step(
-        gan_jax.make_discriminator_step(gan, losses.non_saturating, tx, penalties=weighted),
-        gan_jax.make_generator_step(gan, losses.non_saturating, tx),
+        gan_jax.make_discriminator_step(gan, loss, tx, penalties=weighted),
+        gan_jax.make_generator_step(gan, loss, tx),
         n_critic=case.n_critic,
     )
 
@@ -177,7 +201,7 @@ def _options(setting: Setting) -> tuple[Options, ...]:
     On a CPU they select XLA's library for matrix products. `torch_tuned` likewise compares numbers
     of threads.
     """
-    usual = setting.contender == "gan_jax" and not setting.fixed
+    usual = setting.contender == "gan_jax" and not setting.fixed and setting.case.is_chain
     return (None, parallel.EIGEN) if usual and jax.default_backend() == "cpu" else (None,)
 
 

@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from benchmarks import cases
 from benchmarks.problem import dequantized
 from benchmarks.workers.protocol import Loop, Losses, Setting, cores, serve
+from benchmarks.workers.torch_models import model_step, network
 from benchmarks.workers.torch_networks import player, tutorial_ends
 
 Step = Callable[[], dict[str, Tensor]]
@@ -137,6 +138,9 @@ def build(setting: Setting) -> Loop:
     """Returns the loop of `torch_eager`, `torch_tuned` or `torch_compile`."""
     contender, case, problem, *_ = setting
     torch.manual_seed(0)
+    if not case.is_chain:
+        players = (network(case.model, name, problem.weights[name]) for name in problem.weights)
+        return _loop(model_step(*players, real_batches(setting, True), noise(setting), case))
     tuned, layers = contender != "torch_eager", case.players()
     generator, discriminator = (
         player(layers[name], problem.weights[name], inplace=not case.r1) for name in layers
@@ -155,7 +159,10 @@ def build(setting: Setting) -> Loop:
             torch.set_num_threads(_fastest_threads(step))
     else:
         step = eager_step(generator, discriminator, draw_real, draw_z, case)
+    return _loop(step)
 
+
+def _loop(step: Step) -> Loop:
     def loop(steps: int) -> tuple[int, Losses]:
         for _ in range(steps):
             losses = step()
