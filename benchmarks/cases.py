@@ -306,26 +306,19 @@ CASES: dict[str, Case] = {
 }
 """The cases whose networks are chains of layers, by name."""
 
-_SMALL = {
-    "shape": (32, 32, 3),
-    "latent": 128,
-    "batch_sizes": (32, 64),
-    "contenders": ("gan_jax", "torch_tuned"),
-}
+_PLAIN = Case(
+    "", "", (32, 32, 3), 128, (), batch_sizes=(32, 64), contenders=("gan_jax", "torch_tuned")
+)
 
 MODELS: dict[str, Case] = {
-    name: Case(name, **_SMALL | known)  # type: ignore[arg-type]
-    for name, known in {
-        "r3gan32": {
-            "model": "r3gan",
-            "widths": (96,),
-            "loss": "relativistic",
-            "r1": 0.025,
-            "r2": 0.025,
-        },
-        "sngan32": {"model": "sngan", "widths": (32,), "loss": "hinge"},
+    name: dataclasses.replace(case, name=name)
+    for name, case in {
+        "r3gan32": dataclasses.replace(
+            _PLAIN, model="r3gan", widths=(96,), loss="relativistic", r1=0.025, r2=0.025
+        ),
+        "sngan32": dataclasses.replace(_PLAIN, model="sngan", widths=(32,), loss="hinge"),
         # StyleGAN2 applies R1 in every 16th update. The other updates are timed.
-        "stylegan2_32": {"model": "stylegan2", "widths": (32,)},
+        "stylegan2_32": dataclasses.replace(_PLAIN, model="stylegan2", widths=(32,)),
     }.items()
 }
 """The cases whose networks are other models of the library, by name."""

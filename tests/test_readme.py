@@ -14,7 +14,7 @@ from gan_jax.run import datasets as data
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
-def test_the_steps_in_your_own_pipeline(capsys):
+def test_the_steps_in_your_own_pipeline(capsys, quick_compile):
     """The README's own lines, with fewer steps, which is enough to move towards the data."""
     code, parts, _ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     shorter = code.replace("range(3000)", "range(300)")
@@ -31,7 +31,7 @@ def test_the_steps_in_your_own_pipeline(capsys):
     assert np.linalg.norm(np.array(mean.split(), float) - 2.0) < 1.5 < np.linalg.norm([2.0, 2.0])
 
 
-def test_a_sweep(capsys):
+def test_a_sweep(capsys, quick_compile):
     """Eight GANs of two rates, in one program; all near the theory's -log 4."""
     _, _, code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     exec(code, {})

@@ -6,9 +6,10 @@ is fastest in PyTorch. A network takes the parameters as a dictionary of arrays 
 channels last.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -23,7 +24,8 @@ Draw: TypeAlias = Callable[[], Tensor]
 _BLUR = np.outer([1, 3, 3, 1], [1, 3, 3, 1]).astype(np.float32) / 64
 
 
-class Params(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Params:
     """The parameters below a path, and the directions of spectral norm by the paths of layers."""
 
     weights: Mapping[str, Any]
@@ -38,7 +40,7 @@ class Params(NamedTuple):
 
     def below(self, name: str) -> "Params":
         """Returns the parameters of a layer or block."""
-        return self._replace(path=f"{self.path}{name}/")
+        return dataclasses.replace(self, path=f"{self.path}{name}/")
 
     def each(self, name: str) -> "Iterator[Params]":
         """Yields the parameters of all layers `name`_0, `name`_1 and so on."""

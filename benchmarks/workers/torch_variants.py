@@ -139,8 +139,12 @@ def build(setting: Setting) -> Loop:
     contender, case, problem, *_ = setting
     torch.manual_seed(0)
     if not case.is_chain:
-        players = (network(case.model, name, problem.weights[name]) for name in problem.weights)
-        return _loop(model_step(*players, real_batches(setting, True), noise(setting), case))
+        generator, discriminator = (
+            network(case.model, name, problem.weights[name])
+            for name in ("generator", "discriminator")
+        )
+        draws = real_batches(setting, True), noise(setting)
+        return _loop(model_step(generator, discriminator, *draws, case))
     tuned, layers = contender != "torch_eager", case.players()
     generator, discriminator = (
         player(layers[name], problem.weights[name], inplace=not case.r1) for name in layers

@@ -72,7 +72,7 @@ def test_a_folder_in_the_place_of_the_export_is_refused(tmp_path):
         quality.validate(quality.Config(export=tmp_path / "a.npz"))
 
 
-def test_the_table_and_the_export(tmp_path, capsys):
+def test_the_table_and_the_export(tmp_path, capsys, quick_compile):
     """Real digits are nearer to real digits than noise is."""
     np.savez_compressed(tmp_path / "noise.npz", x=np.tile(DIGITS, (20, 1, 1, 1)))
     config = quality.Config(
