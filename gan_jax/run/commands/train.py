@@ -40,6 +40,7 @@ from gan_jax.run import cli, datasets
 from gan_jax.run.checkpoint import Checkpoints
 from gan_jax.run.folder import RunFolder, read_config
 from gan_jax.run.warm_start import warm_start
+from gan_jax.run.watch import UNSIGNED
 from gan_jax.schedules import half_cosine
 from gan_jax.types import Array, Augment, Augmentation, StepFn, Weight
 
@@ -118,10 +119,12 @@ class Config:
     """Steps between two records of the metrics."""
     sample_every: int = 200
     """Steps between two grids of samples."""
+    evaluate_every: int = 200
+    """Steps between two Fréchet distances. 0: none."""
     checkpoint_every: int = 500
     """Steps between two checkpoints."""
     keep_checkpoints: int = 3
-    """Number of newest checkpoints to keep."""
+    """Number of newest checkpoints to keep, beside the best."""
     tensorboard: bool = False
     """Write TensorBoard files too."""
 
@@ -129,7 +132,7 @@ class Config:
 FREE = frozenset(
     {
         *("workdir", "data.dir", "data.source", "num_steps", "log_every", "sample_every"),
-        *("checkpoint_every", "keep_checkpoints", "tensorboard"),
+        *("evaluate_every", "checkpoint_every", "keep_checkpoints", "tensorboard"),
     }
 )
 """Settings that may change when a run is resumed, because no step's result depends on them. The
@@ -137,10 +140,6 @@ images must stay the same: the run records their digest."""
 
 _SCHEDULES = {"final_lr_share": 1, "final_penalty_share": 1, "final_b2": None, "augment_p": None}
 """Settings of schedules that last `num_steps`, each with the value that turns it off."""
-
-_UNSIGNED = ("wasserstein", "relativistic", "relativistic_average")
-"""Losses whose gradients do not change if one number is added to all logits of D. The signs of the
-logits then mean nothing."""
 
 _DAMAGED = (AttributeError, LookupError, TypeError, ValueError, ArithmeticError)
 """Exceptions that `build` may raise if the settings are damaged. JSON is read without a check of
@@ -152,7 +151,7 @@ def check(config: Config) -> None:
     counts = ["num_steps", "batch_size", "n_critic", "latent", "log_every", "sample_every"]
     counts += ["checkpoint_every", "keep_checkpoints", "accumulate", "penalty_every"]
     counts += ["width"] if config.width is not None else []
-    cli.check_at_least(config, **dict.fromkeys(counts, 1), r1=0, r2=0)
+    cli.check_at_least(config, **dict.fromkeys(counts, 1), evaluate_every=0, r1=0, r2=0)
     cli.check_seed(config)
     cli.check_above_zero(config, "generator_lr", "discriminator_lr")
     cli.check_below_one(config, "b1", "b2", "ema_decay")
@@ -161,7 +160,7 @@ def check(config: Config) -> None:
             raise UserError(f"{cli.flag(name)} must be in [0, 1], got {share}")
     if config.final_b2 is not None:
         cli.check_below_one(config, "final_b2")
-    if config.augment == "ada" and config.augment_p is None and config.loss in _UNSIGNED:
+    if config.augment == "ada" and config.augment_p is None and config.loss in UNSIGNED:
         raise UserError(
             f"--augment ada adapts p to the signs of D's logits, which mean nothing for --loss "
             f"{config.loss}: add --augment-p, such as 0.5, or choose another loss"
@@ -374,6 +373,8 @@ def main(config: Config) -> TrainState:
         layout=config.parallel,
         chunk_length=config.log_every,
         sample_every=config.sample_every,
+        evaluate_every=config.evaluate_every or None,
+        loss=config.loss,
         conditional=is_conditional(config),
         checkpoint_every=config.checkpoint_every,
         keep_checkpoints=config.keep_checkpoints,
