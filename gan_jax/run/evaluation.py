@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,10 +17,8 @@ from gan_jax.random import Stream
 from gan_jax.run.folder import Record
 from gan_jax.run.hooks import Evaluation
 from gan_jax.run.loop import Every
+from gan_jax.run.watch import SCORE
 from gan_jax.types import GAN, Array, TrainState
-
-SCORE = "frechet_distance"
-"""The figure that chooses the best checkpoint: the lowest is the best."""
 
 AT_ONCE = 32
 """Samples drawn per call: smaller batches need less scratch memory and compile faster."""
@@ -124,20 +121,22 @@ def evaluation(
       extractor: the feature extractor. None: `default_extractor`.
     """
     extractor = extractor or default_extractor(dataset)
+    # A source may have its images in the order of their classes.
     chosen = np.random.default_rng(0).permutation(len(dataset.x))
-    held_out = len(dataset.held_out) >= _WATCHED
-    if conditional and dataset.held_out_label is None:
-        held_out = False
-    real = dataset.held_out[:_REFERENCE] if held_out else dataset.x[chosen[:_REFERENCE]]
+    unseen = np.random.default_rng(0).permutation(len(dataset.held_out))
+    held_out = len(unseen) >= _WATCHED
+    real = dataset.held_out[unseen[:_REFERENCE]] if held_out else dataset.x[chosen[:_REFERENCE]]
     origin = "held-out" if held_out else "training"
     protocol = Protocol(extractor.name, f"{len(real):,} {origin} images", _DRAWN)
 
     label = dataset.label if conditional else None
     training = np.resize(chosen, _WATCHED)
     shown = {"training": (dataset.x[training], None if label is None else label[training])}
-    if held_out:
-        some = dataset.held_out_label[:_WATCHED] if conditional else None
-        shown["held_out"] = dataset.held_out[:_WATCHED], some
+    held_out_label = dataset.held_out_label if conditional else None
+    if held_out and (not conditional or held_out_label is not None):
+        some = unseen[:_WATCHED]
+        of_some = None if held_out_label is None else held_out_label[some]
+        shown["held_out"] = dataset.held_out[some], of_some
     labels = None if label is None else label[np.resize(chosen, _DRAWN)]
     device = jax.device_put((shown, labels))
 

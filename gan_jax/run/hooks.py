@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -249,12 +249,6 @@ class Evaluation(NamedTuple):
     see: Callable[[Any], PyTree]
     measure: Callable[[Any], Record]
     score: str
-
-
-def best_record(records: Sequence[Record], score: str, steps: Collection[int]) -> Record | None:
-    """Returns the record with the lowest score among those of the given steps, or None."""
-    known = [record for record in records if score in record and record["step"] in steps]
-    return min(known, key=lambda record: record[score], default=None)
 
 
 def evaluate(

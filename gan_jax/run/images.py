@@ -14,9 +14,9 @@ from gan_jax.data.types import Dataset
 from gan_jax.metrics.extractor import Extractor
 from gan_jax.metrics.neighbours import nearest
 from gan_jax.random import Stream
-from gan_jax.run import evaluation, hooks, plots, session, watch
+from gan_jax.run import evaluation, plots, session, watch
 from gan_jax.run.checkpoint import saved_steps
-from gan_jax.run.folder import Record, RunFolder
+from gan_jax.run.folder import Record, RunFolder, best_record
 from gan_jax.run.hooks import Every, Look
 from gan_jax.run.loop import signals
 from gan_jax.types import GAN, StepFn, TrainState
@@ -27,11 +27,6 @@ _DRAWN_AT_ONCE = 32
 
 MOST_ROWS = 16
 """Classes that a picture of samples shows, one to a row."""
-
-COPIED = 0.6
-"""The ratio of `nearness` below which G may copy training images. Training digits with
-Gaussian noise, of a standard deviation of 10 % of the pixel range, have a ratio of 0.4. Real digits
-that are not in the training set have a ratio of 1."""
 
 
 def grids(
@@ -189,7 +184,7 @@ def train(
             chunk_length=chunk_length,
             looks=[look._replace(show=show)],
             evaluation=evaluated,
-            watch=watched.see,
+            watch=lambda record: [str(trouble) for trouble in watched.see(record)],
             words=lambda record: plots.in_short(meaningful(record, loss)),
             announce=announce,
             **options,
@@ -206,7 +201,8 @@ def train(
 
 def _nearness_during(dataset: Dataset) -> Callable[[np.ndarray], float | None]:
     """Returns a faster form of `nearness` for many calls, which also takes few training images."""
-    held_out = dataset.held_out[:64] if len(dataset.held_out) >= 64 else None
+    unseen = np.random.default_rng(0).permutation(len(dataset.held_out))[:64]
+    held_out = dataset.held_out[unseen] if len(unseen) == 64 else None
     num = min(64, len(dataset.x) // 8)
     prepared = list[Callable[[np.ndarray], float | None]]()
 
@@ -254,8 +250,8 @@ def _pace(records: Sequence[Record]) -> float:
 
 def _best(folder: RunFolder, records: Sequence[Record]) -> Record | None:
     """Returns the step and the score of the best checkpoint, or None if there is none."""
-    found = hooks.best_record(records, evaluation.SCORE, saved_steps(folder.checkpoints))
-    return found and {name: found[name] for name in ("step", evaluation.SCORE)}
+    found = best_record(records, watch.SCORE, saved_steps(folder.checkpoints))
+    return found and {name: found[name] for name in ("step", watch.SCORE)}
 
 
 def _finish(
@@ -290,7 +286,8 @@ def _finish(
             "troubles": [{"name": trouble.name, "step": trouble.step} for trouble in troubles],
         }
     )
-    if ratio is not None and ratio < COPIED:
+    named = {trouble.name for trouble in troubles}
+    if ratio is not None and ratio < watch.COPIED and "memorisation" not in named:
         announce(
             f"warning: the samples are {1 / ratio:.1f} times nearer to training images than these "
             "are to each other: G may copy them. Use more images, or an augmentation"

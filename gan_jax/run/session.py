@@ -13,7 +13,7 @@ from gan_jax import parallel
 from gan_jax.parallel import Step
 from gan_jax.run import hooks, memory
 from gan_jax.run.checkpoint import Checkpoints
-from gan_jax.run.folder import Record, RunFolder
+from gan_jax.run.folder import Record, RunFolder, best_record
 from gan_jax.run.loop import Every, Hook, make_chunk, run, signals
 from gan_jax.types import PyTree
 
@@ -122,7 +122,7 @@ def train(
         figures: Record = {}
         evaluate, save_best = list[Hook](), list[Hook]()
         if evaluation is not None:
-            known = hooks.best_record(records, evaluation.score, checkpoints.steps)
+            known = best_record(records, evaluation.score, checkpoints.steps)
             pair = hooks.evaluate(evaluation, figures, checkpoints, known)
             evaluate, save_best = [pair[0]], [pair[1]]
         state = run(

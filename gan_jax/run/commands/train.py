@@ -9,6 +9,7 @@ The same command resumes a run that was stopped. These files are written to --wo
 """
 
 import dataclasses
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -38,9 +39,9 @@ from gan_jax.optimizers import adam
 from gan_jax.penalties import lazy, r1, r2
 from gan_jax.run import cli, datasets
 from gan_jax.run.checkpoint import Checkpoints
-from gan_jax.run.folder import RunFolder, read_config
+from gan_jax.run.folder import RunFolder, best_record, read_config, read_records
 from gan_jax.run.warm_start import warm_start
-from gan_jax.run.watch import UNSIGNED
+from gan_jax.run.watch import SCORE, UNSIGNED
 from gan_jax.schedules import half_cosine
 from gan_jax.types import Array, Augment, Augmentation, StepFn, Weight
 
@@ -306,11 +307,16 @@ class Restored(NamedTuple):
     classes: tuple[str, ...] | None
 
 
-def restore(run: Path) -> Restored:
+def restore(run: Path, *, best: bool = False) -> Restored:
     """Returns a run's GAN with the state of its newest readable checkpoint.
 
+    Args:
+      run: the folder of the run.
+      best: whether to read the checkpoint with the lowest Fréchet distance instead.
+
     Raises:
-      UserError: the folder does not contain a run of this command, or it has no checkpoint.
+      UserError: the folder does not contain a run of this command, or it has no checkpoint, or no
+        checkpoint was evaluated.
       CheckpointError: no checkpoint can be read.
     """
     settings = read_config(run)
@@ -330,10 +336,21 @@ def restore(run: Path) -> Restored:
             f"{run / 'config.json'} is not that of a run of this version ({error!r})"
         ) from None
     with closing(Checkpoints(run / "checkpoints", keep=None)) as checkpoints:
-        restored = checkpoints.restore(template)
+        only = _best_step(run, checkpoints.steps) if best else None
+        restored = checkpoints.restore(template, only=only)
     if restored is None:
         raise UserError(f"{run} has no checkpoint yet: let the run go on for a while")
     return Restored(gan, *restored, classes)
+
+
+def _best_step(run: Path, steps: Sequence[int]) -> int:
+    """Returns the step of the checkpoint with the lowest Fréchet distance."""
+    found = best_record(read_records(run), SCORE, steps)
+    if found is None:
+        raise UserError(
+            f"{run} has no checkpoint with a Fréchet distance: train with --evaluate-every"
+        )
+    return int(found["step"])
 
 
 def _has_begun(folder: RunFolder) -> bool:
