@@ -7,6 +7,7 @@ evaluations are those of `gan_jax.run.evaluation`.
 
 import math
 from collections.abc import Callable, Sequence
+from statistics import median
 from typing import NamedTuple
 
 from gan_jax.run.folder import Record
@@ -78,7 +79,7 @@ class _Seen(NamedTuple):
 def _collapse(seen: _Seen) -> str | None:
     *before, now = seen.values("variety") or [0.0]
     highest = max(before, default=0.0)
-    if highest < 0.2 or now > 0.25 * highest:
+    if highest < 0.1 or now > 0.25 * highest:
         return None
     return f"the variety of the samples fell from {highest:.2f} to {now:.2f} of the data's"
 
@@ -121,12 +122,11 @@ def _saturation(seen: _Seen) -> str | None:
 
 
 def _divergence(seen: _Seen) -> str | None:
-    most = 10_000.0 if seen.balance is None else 30 * seen.balance
-    names = ("discriminator_loss", "generator_loss")
-    for name in names:
-        values = [abs(record.get(name, 0.0)) for record in seen.recent]
-        if min(values) > most:
-            return f"the size of {name} is above {min(values):.3g} for {_STEPS} steps"
+    most = 10_000.0 if seen.balance is None else 10 * seen.balance
+    for name in ("discriminator_loss", "generator_loss"):
+        size = median(abs(record.get(name, 0.0)) for record in seen.recent)
+        if size > most:
+            return f"{name} has a median size of {size:.3g} in the last {_STEPS} steps"
     return None
 
 

@@ -24,8 +24,8 @@ from gan_jax.run.datasets import embedded
 AT = 500
 
 
-def digits(training, size=28):
-    """Returns the embedded digits in a random order, with 1,000 held out."""
+def digits(training, size=14):
+    """Returns the embedded digits in a random order, with 1,000 held out and half the size."""
     examples = embedded.read()
     order = np.random.default_rng(0).permutation(5000)
     x, label = examples.x[order], examples.label[order]
@@ -67,26 +67,14 @@ def copying(state):
     return state.replace(generator=state.generator.replace(model_state=on), ema_model_state=on)
 
 
-def without_ones(batch):
-    """Every 1 is replaced by another digit."""
-    x, label = batch.x, batch.label
-    for _ in range(4):
-        one = label == 1
-        x = jnp.where(one[..., None, None, None], jnp.roll(x, 1, axis=-4), x)
-        label = jnp.where(one, jnp.roll(label, 1, axis=-1), label)
-    return batch._replace(x=x, label=label)
+def planted(step, change):
+    """Returns the step followed by a change of the state, in every step from `AT` on."""
 
-
-def planted(step, change=None, data=None):
     @functools.wraps(step)
     def stepped(state, batch):
         late = state.generator.step >= AT
-        if data is not None:
-            batch = jax.lax.cond(late, data, lambda batch: batch, batch)
         state, metrics = step(state, batch)
-        if change is not None:
-            state = jax.lax.cond(late, change, lambda state: state, state)
-        return state, metrics
+        return jax.lax.cond(late, change, lambda state: state, state), metrics
 
     return stepped
 
@@ -101,7 +89,6 @@ def run(
     gamma=0.5,
     rates=(1e-3, 1e-3),
     change=None,
-    data=None,
     gan=lambda gan: gan,
 ):
     """Trains and returns the troubles that the summary names, as pairs of name and step."""
@@ -120,7 +107,7 @@ def run(
     images.train(
         networks,
         state,
-        planted(algorithm.step, change, data),
+        planted(algorithm.step, change) if change else algorithm.step,
         dataset,
         folder=RunFolder(path),
         num_steps=num_steps,
@@ -139,7 +126,6 @@ def run(
 
 PLANTED = {
     "collapse": (AT, {"change": constant}),
-    "a class is gone": (AT, {"data": without_ones}),
     "memorisation": (AT, {"change": copying}),
     "overfitting of D": (0, {"gamma": 0.0, "rates": (1e-4, 1e-3)}),
     "saturation": (0, {"loss": "minimax", "gamma": 0.0, "rates": (1e-5, 1e-3)}),
@@ -176,5 +162,5 @@ def test_nothing_is_said_of_healthy_runs(name, tmp_path):
 
 
 @pytest.mark.slow
-def test_nothing_is_said_of_a_healthy_run_on_smaller_images(tmp_path):
-    assert run(tmp_path / "run", digits(4000, size=14), num_steps=1500, seed=6) == []
+def test_nothing_is_said_of_a_healthy_run_on_digits_of_full_size(tmp_path):
+    assert run(tmp_path / "run", digits(4000, size=28), num_steps=1500, seed=6) == []

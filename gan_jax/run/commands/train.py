@@ -9,6 +9,7 @@ The same command resumes a run that was stopped. These files are written to --wo
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -43,7 +44,7 @@ from gan_jax.run.folder import RunFolder, best_record, read_config, read_records
 from gan_jax.run.warm_start import warm_start
 from gan_jax.run.watch import SCORE, UNSIGNED
 from gan_jax.schedules import half_cosine
-from gan_jax.types import Array, Augment, Augmentation, StepFn, Weight
+from gan_jax.types import Array, Augment, Augmentation, Metrics, StepFn, Weight
 
 NAME = "mnist"
 """The experiment's name in `config.json`."""
@@ -290,7 +291,21 @@ def build(
         return algorithm.init(jax.random.key(seed), Batch(jnp.zeros((2, *shape)), label))
 
     state = jax.jit(begin)(np.uint32(config.seed))
+    if config.augment_p is not None:
+        return gan, state, _with_p(algorithm.step, _moved(0.0, config.augment_p, updates))
     return gan, state, algorithm.step
+
+
+def _with_p(step: StepFn, p: Any) -> StepFn:
+    """Returns the step with the scheduled probability of the augmentation among its metrics."""
+
+    @functools.wraps(step)
+    def stepped(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        state, metrics = step(state, batch)
+        now = p(state.discriminator.step - 1) if callable(p) else p
+        return state, {**metrics, "augmentation_p": jnp.float32(now)}
+
+    return stepped
 
 
 class Restored(NamedTuple):
