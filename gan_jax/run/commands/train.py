@@ -121,7 +121,7 @@ class Config:
     """Steps between two records of the metrics."""
     sample_every: int = 200
     """Steps between two grids of samples."""
-    evaluate_every: int = 200
+    evaluate_every: int = 500
     """Steps between two Fréchet distances. 0: none."""
     checkpoint_every: int = 500
     """Steps between two checkpoints."""
