@@ -122,8 +122,9 @@ def _saturation(seen: _Seen) -> str | None:
 
 
 def _divergence(seen: _Seen) -> str | None:
-    most = 10_000.0 if seen.balance is None else 10 * seen.balance
-    for name in ("discriminator_loss", "generator_loss"):
+    # A constant D has the loss `balance`, so D is of no use far above it.
+    for name, times in (("discriminator_loss", 3), ("generator_loss", 10)):
+        most = 10_000.0 if seen.balance is None else times * seen.balance
         size = median(abs(record.get(name, 0.0)) for record in seen.recent)
         if size > most:
             return f"{name} has a median size of {size:.3g} in the last {_STEPS} steps"
