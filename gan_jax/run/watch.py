@@ -109,7 +109,7 @@ def _memorisation(seen: _Seen) -> str | None:
     variety = (seen.values("variety") or [1.0])[-1]
     if now > COPIED or variety < 0.2:  # few distinct samples may be near to a training image
         return None
-    return f"the samples are {1 / now:.1f} times nearer to training images than unseen images are"
+    return f"samples are {now:.2f} times as far from training images as unseen images are"
 
 
 def _saturation(seen: _Seen) -> str | None:
