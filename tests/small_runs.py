@@ -33,7 +33,7 @@ def write_idx(folder, images=IMAGES, labels=None):
 
 
 def config(workdir, idx, **changes):
-    """A run of 6 steps that logs, draws and saves every 2."""
+    """A run of 6 steps that logs, draws and saves every 2, and evaluates nothing."""
     settings = {
         "model": "mlp",
         "width": 16,
@@ -43,6 +43,7 @@ def config(workdir, idx, **changes):
         "log_every": 2,
         "sample_every": 2,
         "checkpoint_every": 2,
+        "evaluate_every": 0,
         "parallel": "jit",
         "data": data.Config(source="idx", dir=idx),
     }
@@ -65,7 +66,7 @@ def flags(settings):
     ]
 
 
-_CADENCES = ("log", "sample", "checkpoint")
+_CADENCES = ("log", "sample", "evaluate", "checkpoint")
 
 
 def digest(state):

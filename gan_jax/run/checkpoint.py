@@ -8,7 +8,7 @@ import sys
 import tempfile
 import traceback
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ class Checkpoints:
     def __init__(self, folder: Path, *, keep: int | None = 3) -> None:
         self.folder = folder.absolute()
         self._keep = keep
+        self._protected = set[int]()
         self._address = self.folder if _is_plain(self.folder) else self._new_link()
         self._pending: tuple[int, Any] | None = None
         self._was_read_back = False
@@ -77,16 +78,23 @@ class Checkpoints:
         return training.Checkpointer(
             self._address,
             save_decision_policy=training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=training.preservation_policies.LatestN(self._keep),
+            preservation_policy=_NewestAndProtected(self._keep, self._protected),
             cleanup_tmp_directories=self._keep is not None,
         )
 
     @property
     def steps(self) -> list[int]:
         """The saved steps, in ascending order."""
-        # Orbax's own list of steps fails if the metadata of a single checkpoint are damaged.
-        entries = self.folder.iterdir() if self.folder.is_dir() else ()
-        return sorted(int(path.name) for path in entries if _STEP.fullmatch(path.name))
+        return saved_steps(self.folder)
+
+    def protect(self, step: int) -> None:
+        """Keeps the checkpoint of this step however old it becomes. Only one step is protected."""
+        self._protected.clear()
+        self._protected.add(step)
+
+    def has(self, step: int) -> bool:
+        """Returns whether this step is saved or is being saved."""
+        return step in self.steps or (self._pending is not None and self._pending[0] == step)
 
     def save(self, step: int, state: PyTree) -> None:
         """Starts to save a state in the background.
@@ -152,7 +160,11 @@ class Checkpoints:
             ) from error
 
     def restore(
-        self, template: PyTree, announce: Callable[[str], None] = print
+        self,
+        template: PyTree,
+        announce: Callable[[str], None] = print,
+        *,
+        only: int | None = None,
     ) -> tuple[int, PyTree] | None:
         """Returns (step, state) of the newest readable checkpoint, or None if the folder is empty.
 
@@ -168,6 +180,7 @@ class Checkpoints:
           template: a state, or the result of `jax.eval_shape` for a state. Its tree structure,
             shapes and types must be those of the saved state.
           announce: called with a message about each unreadable checkpoint.
+          only: the step of the checkpoint to read. None: the newest readable one.
 
         Raises:
           CheckpointError: no checkpoint can be read, or the newest readable checkpoint has another
@@ -177,7 +190,8 @@ class Checkpoints:
         """
         self.wait()
         wanted = describe(template)
-        steps, unreadable = self.steps, dict[int, str]()
+        steps = self.steps if only is None else [only]
+        unreadable = dict[int, str]()
         for step in reversed(steps):
             leaves, arrays, problem = self._try_load(step)
             if problem:
@@ -269,6 +283,26 @@ class Checkpoints:
         line = (str(error).splitlines() or [""])[0].replace(str(self._address), str(self.folder))
         line, *_ = re.split(r" \[\w+=", line)  # without tensorstore's internals
         return line if len(line) <= 240 else f"{line[:80]} ... {line[-150:]}"
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """Returns the steps of the checkpoints in a folder, in ascending order."""
+    # Orbax's own list of steps fails if the metadata of a single checkpoint are damaged.
+    entries = folder.iterdir() if folder.is_dir() else ()
+    return sorted(int(path.name) for path in entries if _STEP.fullmatch(path.name))
+
+
+class _NewestAndProtected:
+    """Orbax's policy for the checkpoints that a save does not delete."""
+
+    def __init__(self, newest: int | None, protected: Set[int]) -> None:
+        self._newest, self._protected = newest, protected
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        del context
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        newest = steps if self._newest is None else steps[-self._newest :]
+        return [step in newest or step in self._protected for step in steps]
 
 
 _STEP = re.compile("0|[1-9][0-9]*")

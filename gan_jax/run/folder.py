@@ -4,7 +4,7 @@ import importlib.metadata
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -119,19 +119,7 @@ class RunFolder:
         Args:
           announce: called with a message about each line that is left out.
         """
-        if not self._metrics.exists():
-            return []
-        records = []
-        for number, line in enumerate(self._metrics.read_bytes().split(b"\n"), start=1):
-            if not line.strip():
-                continue
-            try:
-                records.append(_parse_record(line))
-            except (ValueError, OverflowError, RecursionError) as error:
-                announce(
-                    f"line {number} of {self._metrics} cannot be read ({error}) and is left out"
-                )
-        return records
+        return read_records(self.path, announce)
 
     def rewind(self, step: int, announce: Callable[[str], None] = print) -> list[Record]:
         """Deletes the records after `step` and returns the others.
@@ -211,6 +199,28 @@ def read_config(path: Path) -> Record:
     if not isinstance(settings, dict):
         raise UserError(f"{file} is damaged (no JSON object): restore it, or use a new folder")
     return settings
+
+
+def read_records(path: Path, announce: Callable[[str], None] = print) -> list[Record]:
+    """Returns the records of the run in a folder, as `RunFolder.metrics` does."""
+    metrics = path / "metrics.jsonl"
+    if not metrics.exists():
+        return []
+    records = []
+    for number, line in enumerate(metrics.read_bytes().split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            records.append(_parse_record(line))
+        except (ValueError, OverflowError, RecursionError) as error:
+            announce(f"line {number} of {metrics} cannot be read ({error}) and is left out")
+    return records
+
+
+def best_record(records: Sequence[Record], score: str, steps: Collection[int]) -> Record | None:
+    """Returns the record with the lowest score among those of the given steps, or None."""
+    known = [record for record in records if score in record and record["step"] in steps]
+    return min(known, key=lambda record: record[score], default=None)
 
 
 @contextmanager

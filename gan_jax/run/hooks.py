@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -46,10 +46,12 @@ class Progress:
         self._num_steps, self._words = num_steps, words
         self._first: tuple[int, float] | None = None
         self._printed = 0.0
+        self._known: Record = {}
 
     def update(self, step: int, record: Record) -> None:
-        """Shows the metrics of a record."""
-        figures = self._words(record)
+        """Shows the metrics of a record, and the last value of metrics that it lacks."""
+        self._known |= record
+        figures = self._words(self._known)
         if not self._bar.disable:
             self._bar.set_postfix_str(figures, refresh=False)
             self._bar.update(step - self._bar.n)
@@ -94,6 +96,8 @@ def log(
     *,
     begin: int = 0,
     before: float = 0.0,
+    figures: Record | None = None,
+    watch: Callable[[Record], Sequence[str]] = lambda record: (),
     writer: Any = None,
 ) -> Hook:
     """Returns a hook that logs the mean of each metric over a chunk.
@@ -108,6 +112,9 @@ def log(
       checkpoints: checkpoints of the run, for the error message.
       begin: the step at which this session begins.
       before: seconds of training in earlier sessions of this run.
+      figures: further entries for the next record, such as those of `evaluate`. They are removed
+        when they are logged.
+      watch: called with each record. It returns messages to show.
       writer: a tensorboardX `SummaryWriter`, or None.
 
     Raises:
@@ -130,15 +137,21 @@ def log(
             record: Record = {
                 "step": step,
                 **{name: float(mean) for name, mean in means.items()},
+                **(figures or {}),
                 "steps_per_second": (step - last[0]) / (now - last[1]),
                 "seconds": before + now - began,
             }
             last = step, now
+            if figures is not None:
+                figures.clear()
             folder.log(record)
             if writer is not None:
                 for name in record.keys() - {"step", "seconds"}:
                     writer.add_scalar(name, record[name], step)
-            shown.update(step, record)  # comes last, because it fails if stdout is a closed pipe
+            # These come last, because they fail if stdout is a closed pipe.
+            shown.update(step, record)
+            for message in watch(record):
+                shown.say(message)
 
         return finish
 
@@ -221,11 +234,79 @@ def watch(
     return Hook(look.every, start)
 
 
-def save(every: Every, checkpoints: Checkpoints) -> Hook:
+class Evaluation(NamedTuple):
+    """Figures that are computed from the state at certain steps, one of which chooses the best.
+
+    Attributes:
+      every: the steps after which the figures are computed. They are also computed after the last
+        step.
+      see: a function of the state that dispatches work to the device. It must not keep the state.
+      measure: called on the host with the result of `see`. It returns finite figures by name.
+      score: the name of the figure whose lowest value marks the best state.
+    """
+
+    every: Every
+    see: Callable[[Any], PyTree]
+    measure: Callable[[Any], Record]
+    score: str
+
+
+def evaluate(
+    evaluation: Evaluation,
+    figures: Record,
+    checkpoints: Checkpoints,
+    best: Record | None = None,
+) -> tuple[Hook, Hook]:
+    """Returns a hook that evaluates, and a hook that saves the state if it is the best so far.
+
+    The hook of `log` comes between the two, so that a saved state always has its record.
+
+    Args:
+      evaluation: the functions to call and the steps when they are due.
+      figures: receives the figures. `log` moves them to a record.
+      checkpoints: checkpoints of the run. The best one is protected.
+      best: the record of the best checkpoint of earlier sessions, or None.
+    """
+    score = evaluation.score
+    lowest = float("inf")
+    if best is not None:
+        lowest = best[score]
+        checkpoints.protect(best["step"])
+    chosen = -1
+
+    def start(step: int, state: PyTree, metrics: Metrics) -> Finish:
+        del metrics
+        made = unshared(evaluation.see(state), apart_from=state)
+
+        def finish() -> None:
+            nonlocal lowest, chosen
+            figures.update(evaluation.measure(jax.device_get(made)))
+            if figures.get(score, lowest) < lowest:
+                lowest, chosen = figures[score], step
+
+        return finish
+
+    def protect(step: int) -> bool:
+        if step == chosen:
+            checkpoints.protect(step)
+        return step == chosen
+
+    return Hook(evaluation.every, start), save(evaluation.every, checkpoints, wanted=protect)
+
+
+def save(
+    every: Every, checkpoints: Checkpoints, wanted: Callable[[int], bool] | None = None
+) -> Hook:
     """Returns a hook that saves the state in the background, and also when a signal stops the run.
 
     If the state is not finite, the finish function of the hook saves nothing and raises
     `NonFinite`.
+
+    Args:
+      every: the steps after which the state is saved.
+      checkpoints: checkpoints of the run.
+      wanted: a function of the step that returns whether to save. If it is given, a signal does not
+        make the hook due.
     """
 
     def start(step: int, state: PyTree, metrics: Metrics) -> Finish:
@@ -233,14 +314,16 @@ def save(every: Every, checkpoints: Checkpoints) -> Hook:
         copy = snapshot(state)
 
         def finish() -> None:
+            if wanted is not None and not wanted(step):
+                return
             if not _is_finite(copy):
                 raise NonFinite(f"the state is not finite at step {step}. {_last(checkpoints)}")
-            if step not in checkpoints.steps:
+            if not checkpoints.has(step):
                 checkpoints.save(step, copy)
 
         return finish
 
-    return Hook(every, start, when_stopped=True)
+    return Hook(every, start, when_stopped=wanted is None)
 
 
 def _is_finite(state: PyTree) -> bool:

@@ -1,7 +1,7 @@
 """Trains on images, and writes grids of samples, curves and a summary."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,10 +11,12 @@ import numpy as np
 from gan_jax.algorithms import sample
 from gan_jax.data.pipeline import make_batches, on_bytes, quantize
 from gan_jax.data.types import Dataset
-from gan_jax.metrics.neighbours import memorisation
+from gan_jax.metrics.extractor import Extractor
+from gan_jax.metrics.neighbours import nearest
 from gan_jax.random import Stream
-from gan_jax.run import plots, session
-from gan_jax.run.folder import Record, RunFolder
+from gan_jax.run import evaluation, plots, session, watch
+from gan_jax.run.checkpoint import saved_steps
+from gan_jax.run.folder import Record, RunFolder, best_record
 from gan_jax.run.hooks import Every, Look
 from gan_jax.run.loop import signals
 from gan_jax.types import GAN, StepFn, TrainState
@@ -25,11 +27,6 @@ _DRAWN_AT_ONCE = 32
 
 MOST_ROWS = 16
 """Classes that a picture of samples shows, one to a row."""
-
-COPIED = 0.6
-"""The ratio of `nearness` below which G may copy training images. Training digits with
-Gaussian noise, of a standard deviation of 10 % of the pixel range, have a ratio of 0.4. Real digits
-that are not in the training set have a ratio of 1."""
 
 
 def grids(
@@ -79,16 +76,36 @@ def nearness(samples: np.ndarray, x: np.ndarray) -> float | None:
     """
     if len(x) < 2 * len(samples):
         return None
+    return near(x, len(samples))(samples)
+
+
+def near(
+    x: np.ndarray, num: int, held_out: np.ndarray | None = None, pixels: int = 32
+) -> Callable[[np.ndarray], float | None]:
+    """Returns the function `nearness` of samples, prepared for many calls.
+
+    Args:
+      x: [M, H, W, C], the training images.
+      num: number of training images in the place of held-out images.
+      held_out: [N, H, W, C], images that are used instead.
+      pixels: rows and columns of larger images are left out evenly.
+    """
+    thin = np.s_[:, :: -(-x.shape[1] // pixels), :: -(-x.shape[2] // pixels)]
+
+    def flat(images: np.ndarray) -> jax.Array:
+        images = images[thin]  # at most 123 MB in colour
+        return jnp.asarray(images.reshape(len(images), -1), jnp.float32)
+
     chosen = np.random.default_rng(0).permutation(len(x))[:10_000]
-    first, others = np.split(chosen, [len(samples)])
-    thin = np.s_[:, :: -(-x.shape[1] // 32), :: -(-x.shape[2] // 32)]  # at most 123 MB in colour
-    samples, x = samples[thin], x[thin]
-    pixels = [
-        jnp.asarray(images.reshape(len(images), -1), jnp.float32)
-        for images in (samples, x[others], x[first])
-    ]
-    ratio = float(memorisation(*pixels).ratio)
-    return ratio if math.isfinite(ratio) else None
+    first, others = np.split(chosen, [0 if held_out is not None else num])
+    training = flat(x[others])
+    usual = jnp.median(nearest(flat(x[first] if held_out is None else held_out), training)[0])
+
+    def of(samples: np.ndarray) -> float | None:
+        ratio = float(jnp.median(nearest(flat(samples), training)[0]) / usual)
+        return ratio if math.isfinite(ratio) else None
+
+    return of
 
 
 def train(
@@ -103,6 +120,9 @@ def train(
     n_critic: int,
     chunk_length: int,
     sample_every: Every,
+    evaluate_every: int | None = None,
+    extractor: Extractor | None = None,
+    loss: str = "",
     conditional: bool = False,
     announce: Callable[[str], None] = print,
     **options: Any,
@@ -118,6 +138,12 @@ def train(
       batch_size, n_critic: as in Algorithm 1.
       chunk_length, announce, **options: arguments of `session.train`.
       sample_every: the steps after which a grid of samples is drawn, as for `Look.every`.
+      evaluate_every: the number of steps between two evaluations: see `evaluation.evaluation`. The
+        checkpoint with the lowest Fréchet distance is kept. None: no evaluation.
+      extractor: the feature extractor of the Fréchet distance. None: that of
+        `evaluation.default_extractor`.
+      loss: the name of the loss in `losses.LOSSES`, or "" for another loss. The display omits
+        metrics that mean nothing for it.
       conditional: whether G receives a class. The grids then show one class in each row.
 
     Returns:
@@ -137,6 +163,17 @@ def train(
             last[:] = [images]
             return look.show(step, images)
 
+        evaluated, protocol = None, None
+        if evaluate_every is not None:
+            evaluated, protocol = evaluation.evaluation(
+                gan,
+                dataset,
+                evaluate_every,
+                _nearness_during(dataset),
+                conditional=conditional,
+                extractor=extractor,
+            )
+        watched = watch.Watch(loss)
         batches = make_batches(dataset, state.key, (chunk_length, n_critic, batch_size))
         state = session.train(
             on_bytes(step),
@@ -146,7 +183,9 @@ def train(
             num_steps=num_steps,
             chunk_length=chunk_length,
             looks=[look._replace(show=show)],
-            words=plots.in_short,
+            evaluation=evaluated,
+            watch=lambda record: [str(trouble) for trouble in watched.see(record)],
+            words=lambda record: plots.in_short(meaningful(record, loss)),
             announce=announce,
             **options,
         )
@@ -156,8 +195,35 @@ def train(
         else:
             with signals():  # the run is almost done, so the first signal is ignored
                 ratio = nearness(last[0], dataset.x) if last else None
-                _finish(folder, done, dataset, ratio, announce)
+                _finish(folder, done, dataset, ratio, announce, loss, protocol)
     return state
+
+
+def _nearness_during(dataset: Dataset) -> Callable[[np.ndarray], float | None]:
+    """Returns a faster form of `nearness` for many calls, which also takes few training images."""
+    unseen = np.random.default_rng(0).permutation(len(dataset.held_out))[:64]
+    held_out = dataset.held_out[unseen] if len(unseen) == 64 else None
+    num = min(64, len(dataset.x) // 8)
+    prepared = list[Callable[[np.ndarray], float | None]]()
+
+    def of(samples: np.ndarray) -> float | None:
+        if held_out is None and num < 8:
+            return None
+        if not prepared:  # only now, because the first step comes first
+            prepared.append(near(dataset.x, num, held_out, pixels=16))
+        return prepared[0](samples)
+
+    return of
+
+
+_OF_SIGNS = ("value", "jsd_lower_bound", "real_accuracy", "fake_accuracy")
+
+
+def meaningful(record: Record, loss: str) -> Record:
+    """Returns the metrics of a record that mean something for a loss."""
+    if loss not in watch.UNSIGNED:
+        return record
+    return {name: value for name, value in record.items() if name not in _OF_SIGNS}
 
 
 def describe(dataset: Dataset) -> Record:
@@ -173,31 +239,57 @@ def describe(dataset: Dataset) -> Record:
     }
 
 
+def _pace(records: Sequence[Record]) -> float:
+    """Returns the steps per second of the whole run, without those before the first record."""
+    first, last = records[0], records[-1]
+    seconds = last.get("seconds", 0.0) - first.get("seconds", 0.0)
+    if not seconds > 0:
+        return float(last.get("steps_per_second", 0.0))
+    return float((last["step"] - first["step"]) / seconds)
+
+
+def _best(folder: RunFolder, records: Sequence[Record]) -> Record | None:
+    """Returns the step and the score of the best checkpoint, or None if there is none."""
+    found = best_record(records, watch.SCORE, saved_steps(folder.checkpoints))
+    return found and {name: found[name] for name in ("step", watch.SCORE)}
+
+
 def _finish(
     folder: RunFolder,
     step: int,
     dataset: Dataset,
     ratio: float | None,
     announce: Callable[[str], None],
+    loss: str = "",
+    protocol: evaluation.Protocol | None = None,
 ) -> None:
     """Draws the curves and the pictures of the whole run, and writes the summary."""
     records = folder.metrics(announce)
+    troubles = watch.troubles(records, loss)
     curves, gif = folder.path / "curves.png", folder.path / "samples.gif"
-    plots.curves(records, curves)
+    plots.curves(
+        [meaningful(record, loss) for record in records],
+        curves,
+        marks={trouble.step: trouble.name for trouble in troubles},
+    )
     grids = [path for path in sorted(folder.samples.glob("*.png")) if path.stem.isdecimal()]
     plots.history(grids, gif, folder.path / "history.png", announce=announce)
     folder.summarise(
         {
             "step": step,
-            "metrics": records[-1] if records else {},
+            "metrics": {**records[-1], "steps_per_second": _pace(records)} if records else {},
             "data": describe(dataset),
             "wall_seconds": session.seconds(records),
             "nearness_to_training_images": ratio,
+            "evaluation": protocol and protocol._asdict(),
+            "best": _best(folder, records),
+            "troubles": [{"name": trouble.name, "step": trouble.step} for trouble in troubles],
         }
     )
-    if ratio is not None and ratio < COPIED:
+    named = {trouble.name for trouble in troubles}
+    if ratio is not None and ratio < watch.COPIED and "memorisation" not in named:
         announce(
-            f"warning: the samples are {1 / ratio:.1f} times nearer to training images than these "
+            f"warning: the samples are {1 / max(ratio, 0.01):.1f} times nearer to training images than these "
             "are to each other: G may copy them. Use more images, or an augmentation"
         )
     announce(f"done: look at {', '.join(map(str, grids[-1:]))}, {gif} and {curves}")

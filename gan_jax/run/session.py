@@ -13,7 +13,7 @@ from gan_jax import parallel
 from gan_jax.parallel import Step
 from gan_jax.run import hooks, memory
 from gan_jax.run.checkpoint import Checkpoints
-from gan_jax.run.folder import Record, RunFolder
+from gan_jax.run.folder import Record, RunFolder, best_record
 from gan_jax.run.loop import Every, Hook, make_chunk, run, signals
 from gan_jax.types import PyTree
 
@@ -30,6 +30,8 @@ def train(
     keep_checkpoints: int = 3,
     layout: str = "shard",
     looks: Sequence[hooks.Look] = (),
+    evaluation: hooks.Evaluation | None = None,
+    watch: Callable[[Record], Sequence[str]] = lambda record: (),
     words: Callable[[Record], str] = hooks.in_words,
     tensorboard: bool = False,
     announce: Callable[[str], None] = print,
@@ -52,10 +54,15 @@ def train(
       chunk_length: maximum number of steps in one compiled program, and between two records.
       checkpoint_every: the steps after which the state is saved, as for `Hook.every`. The
         state is also saved at the end and after a signal.
-      keep_checkpoints: the number of newest checkpoints to keep.
+      keep_checkpoints: the number of newest checkpoints to keep. With `evaluation`, the best
+        checkpoint is kept too.
       layout: a name in `parallel.AXIS_NAMES`, or "ensemble". An ensemble trains many GANs on the
         same batches. It uses the largest number of devices that divides the number of GANs.
       looks: further results that are computed from the state at certain steps, such as samples.
+      evaluation: figures for the records, such as a Fréchet distance of samples. The state with
+        the lowest `evaluation.score` is saved.
+      watch: called with each record, first with those of earlier sessions. It returns messages to
+        show, which are ignored for records of earlier sessions.
       words: turns a record into the text of the progress display.
       tensorboard: whether to write event files to `tensorboard/` in the folder.
       announce: called with each message.
@@ -103,13 +110,21 @@ def train(
         if not restored:
             for hook in watched:
                 hook.start(0, state, {})()
-        shown.say("compiling the training step")
+        shown.say("compiling the training step: this can take a minute")
         batches = batches or (lambda step: None)
         chunk = make_chunk(step, chunk_length)
         if ensemble:
             compiled = parallel.ensemble_step(chunk, batch_axis=None, devices=devices)
         else:
             compiled = parallel.make_step(layout, chunk)
+        for record in records:
+            watch(record)
+        figures: Record = {}
+        evaluate, save_best = list[Hook](), list[Hook]()
+        if evaluation is not None:
+            known = best_record(records, evaluation.score, checkpoints.steps)
+            pair = hooks.evaluate(evaluation, figures, checkpoints, known)
+            evaluate, save_best = [pair[0]], [pair[1]]
         state = run(
             compiled,
             state,
@@ -118,15 +133,19 @@ def train(
             num_steps=num_steps,
             chunk_length=chunk_length,
             hooks=(
+                *evaluate,
                 hooks.log(
                     folder,
                     shown,
                     checkpoints,
                     begin=start,
                     before=seconds(records),
+                    figures=figures,
+                    watch=watch,
                     writer=writer,
                 ),
                 *watched,
+                *save_best,
                 hooks.save(checkpoint_every, checkpoints),
                 Hook(None, lambda step, state, metrics: memory.release),
             ),

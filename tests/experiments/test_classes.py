@@ -49,7 +49,7 @@ def settings(workdir, colours, **changes):
 def trained(tmp_path_factory, colours):
     """Returns the settings of a run on two colours."""
     folder = tmp_path_factory.mktemp("trained") / "run"
-    cadence = {"log_every": 50, "sample_every": 150, "checkpoint_every": 50}
+    cadence = {"log_every": 50, "sample_every": 150, "checkpoint_every": 50, "evaluate_every": 0}
     rates = {"generator_lr": 5e-3, "discriminator_lr": 5e-3, "final_lr_share": 0.5}
     run = settings(folder, colours, num_steps=150, **rates, **cadence)
     mnist.main(run)

@@ -20,7 +20,7 @@ SMALL = {
 from experiments import mnist
 from gan_jax.run import datasets
 
-every = {"log_every": 10, "sample_every": 10, "checkpoint_every": 10}
+every = {"log_every": 10, "sample_every": 10, "checkpoint_every": 10, "evaluate_every": 0}
 embedded = datasets.Config(source="embedded")
 small = {"conditional": "projection", "num_steps": 20, "width": 8, "data": embedded}
 config = mnist.Config(workdir=Path("run"), **small, **every)""",

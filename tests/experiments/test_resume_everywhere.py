@@ -80,7 +80,13 @@ SCHEDULES = {"r1": "auto", "final_lr_share": 0.1, "final_penalty_share": 0.2}
     "more", [pytest.param({}, marks=pytest.mark.slow), {**CONDITIONAL, **SCHEDULES}]
 )
 def test_so_does_the_main_job(more, tmp_path):
-    settings = {"num_steps": 16, "sample_every": 8, "checkpoint_every": 8, "log_every": 4}
+    settings = {
+        "num_steps": 16,
+        "sample_every": 8,
+        "checkpoint_every": 8,
+        "log_every": 4,
+        "evaluate_every": 8,
+    }
     labels = np.arange(40, dtype=np.uint8) % 3
     data = datasets.Config(source="idx", dir=write_idx(tmp_path / "idx", labels=labels))
     shape = {"model": "mlp", "latent": 4, "width": 4, "batch_size": 4}

@@ -40,6 +40,8 @@ FLAGS = [
     "2",
     "--sample-every",
     "2",
+    "--evaluate-every",
+    "0",
     "--checkpoint-every",
     "2",
     "--parallel",

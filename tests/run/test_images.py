@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gan_jax.data.types import Dataset
-from gan_jax.run import RunFolder, images
+from gan_jax.run import RunFolder, images, watch
 from gan_jax.run.datasets import embedded
 
 
@@ -20,7 +20,7 @@ def noisy(x):
 
 def test_copies_are_near_and_new_digits_are_not(digits):
     seen, new = digits[:1000], digits[1000:1064]
-    assert images.nearness(noisy(seen[100:164]), seen) < images.COPIED
+    assert images.nearness(noisy(seen[100:164]), seen) < watch.COPIED
     assert images.nearness(seen[100:164], seen) < 0.1
     assert 0.9 < images.nearness(new, seen) < 1.1
 

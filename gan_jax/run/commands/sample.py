@@ -52,6 +52,8 @@ class Config:
     interpolate: bool = False
     seed: int = 0
     """Seed of the noise."""
+    best: bool = False
+    """Use the checkpoint with the lowest Fréchet distance, not the newest."""
     ema: bool = True
     """Use the moving average of the generator's weights, not the weights of the last step."""
     overwrite: bool = False
@@ -76,7 +78,7 @@ def main(config: Config) -> np.ndarray:
     if not config.out.absolute().parent.is_dir():
         raise UserError(f"--out: there is no folder {config.out.absolute().parent}")
 
-    gan, step, state, classes = train.restore(config.run)
+    gan, step, state, classes = train.restore(config.run, best=config.best)
     rows = _rows(config, classes)
     size = BATCH if len(rows) == 1 else min(BATCH, config.num)
     key = jax.random.key(config.seed)

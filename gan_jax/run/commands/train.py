@@ -9,7 +9,9 @@ The same command resumes a run that was stopped. These files are written to --wo
 """
 
 import dataclasses
+import functools
 import math
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -39,10 +41,11 @@ from gan_jax.optimizers import adam
 from gan_jax.penalties import lazy, r1, r1_auto, r2
 from gan_jax.run import cli, datasets
 from gan_jax.run.checkpoint import Checkpoints
-from gan_jax.run.folder import RunFolder, read_config
+from gan_jax.run.folder import RunFolder, best_record, read_config, read_records
 from gan_jax.run.warm_start import warm_start
+from gan_jax.run.watch import SCORE, UNSIGNED
 from gan_jax.schedules import half_cosine
-from gan_jax.types import Array, Augment, Augmentation, StepFn, Weight
+from gan_jax.types import Array, Augment, Augmentation, Metrics, StepFn, Weight
 
 NAME = "mnist"
 """The experiment's name in `config.json`."""
@@ -119,10 +122,12 @@ class Config:
     """Steps between two records of the metrics."""
     sample_every: int = 200
     """Steps between two grids of samples."""
+    evaluate_every: int = 500
+    """Steps between two Fréchet distances. 0: none."""
     checkpoint_every: int = 500
     """Steps between two checkpoints."""
     keep_checkpoints: int = 3
-    """Number of newest checkpoints to keep."""
+    """Number of newest checkpoints to keep, beside the best."""
     tensorboard: bool = False
     """Write TensorBoard files too."""
 
@@ -130,7 +135,7 @@ class Config:
 FREE = frozenset(
     {
         *("workdir", "data.dir", "data.source", "num_steps", "log_every", "sample_every"),
-        *("checkpoint_every", "keep_checkpoints", "tensorboard"),
+        *("evaluate_every", "checkpoint_every", "keep_checkpoints", "tensorboard"),
     }
 )
 """Settings that may change when a run is resumed, because no step's result depends on them. The
@@ -138,10 +143,6 @@ images must stay the same: the run records their digest."""
 
 _SCHEDULES = {"final_lr_share": 1, "final_penalty_share": 1, "final_b2": None, "augment_p": None}
 """Settings of schedules that last `num_steps`, each with the value that turns it off."""
-
-_UNSIGNED = ("wasserstein", "relativistic", "relativistic_average")
-"""Losses whose gradients do not change if one number is added to all logits of D. The signs of the
-logits then mean nothing."""
 
 _DAMAGED = (AttributeError, LookupError, TypeError, ValueError, ArithmeticError)
 """Exceptions that `build` may raise if the settings are damaged. JSON is read without a check of
@@ -153,7 +154,7 @@ def check(config: Config) -> None:
     counts = ["num_steps", "batch_size", "n_critic", "latent", "log_every", "sample_every"]
     counts += ["checkpoint_every", "keep_checkpoints", "accumulate", "penalty_every"]
     counts += ["width"] if config.width is not None else []
-    weights = ["r2"] if config.r1 == "auto" else ["r1", "r2"]
+    weights = ["evaluate_every", "r2"] + ["r1"] * (config.r1 != "auto")
     cli.check_at_least(config, **dict.fromkeys(counts, 1), **dict.fromkeys(weights, 0))
     cli.check_seed(config)
     cli.check_above_zero(config, "generator_lr", "discriminator_lr")
@@ -163,7 +164,7 @@ def check(config: Config) -> None:
             raise UserError(f"{cli.flag(name)} must be in [0, 1], got {share}")
     if config.final_b2 is not None:
         cli.check_below_one(config, "final_b2")
-    if config.augment == "ada" and config.augment_p is None and config.loss in _UNSIGNED:
+    if config.augment == "ada" and config.augment_p is None and config.loss in UNSIGNED:
         raise UserError(
             f"--augment ada adapts p to the signs of D's logits, which mean nothing for --loss "
             f"{config.loss}: add --augment-p, such as 0.5, or choose another loss"
@@ -300,7 +301,21 @@ def build(
         return algorithm.init(jax.random.key(seed), Batch(jnp.zeros((2, *shape)), label))
 
     state = jax.jit(begin)(np.uint32(config.seed))
+    if config.augment_p is not None:
+        return gan, state, _with_p(algorithm.step, _moved(0.0, config.augment_p, updates))
     return gan, state, algorithm.step
+
+
+def _with_p(step: StepFn, p: Any) -> StepFn:
+    """Returns the step with the scheduled probability of the augmentation among its metrics."""
+
+    @functools.wraps(step)
+    def stepped(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        state, metrics = step(state, batch)
+        now = p(state.discriminator.step - 1) if callable(p) else p
+        return state, {**metrics, "augmentation_p": jnp.float32(now)}
+
+    return stepped
 
 
 class Restored(NamedTuple):
@@ -317,11 +332,16 @@ class Restored(NamedTuple):
     classes: tuple[str, ...] | None
 
 
-def restore(run: Path) -> Restored:
+def restore(run: Path, *, best: bool = False) -> Restored:
     """Returns a run's GAN with the state of its newest readable checkpoint.
 
+    Args:
+      run: the folder of the run.
+      best: whether to read the checkpoint with the lowest Fréchet distance instead.
+
     Raises:
-      UserError: the folder does not contain a run of this command, or it has no checkpoint.
+      UserError: the folder does not contain a run of this command, or it has no checkpoint, or no
+        checkpoint was evaluated.
       CheckpointError: no checkpoint can be read.
     """
     settings = read_config(run)
@@ -341,10 +361,21 @@ def restore(run: Path) -> Restored:
             f"{run / 'config.json'} is not that of a run of this version ({error!r})"
         ) from None
     with closing(Checkpoints(run / "checkpoints", keep=None)) as checkpoints:
-        restored = checkpoints.restore(template)
+        only = _best_step(run, checkpoints.steps) if best else None
+        restored = checkpoints.restore(template, only=only)
     if restored is None:
         raise UserError(f"{run} has no checkpoint yet: let the run go on for a while")
     return Restored(gan, *restored, classes)
+
+
+def _best_step(run: Path, steps: Sequence[int]) -> int:
+    """Returns the step of the checkpoint with the lowest Fréchet distance."""
+    found = best_record(read_records(run), SCORE, steps)
+    if found is None:
+        raise UserError(
+            f"{run} has no checkpoint with a Fréchet distance: train with --evaluate-every"
+        )
+    return int(found["step"])
 
 
 def _has_begun(folder: RunFolder) -> bool:
@@ -384,6 +415,8 @@ def main(config: Config) -> TrainState:
         layout=config.parallel,
         chunk_length=config.log_every,
         sample_every=config.sample_every,
+        evaluate_every=config.evaluate_every or None,
+        loss=config.loss,
         conditional=is_conditional(config),
         checkpoint_every=config.checkpoint_every,
         keep_checkpoints=config.keep_checkpoints,
