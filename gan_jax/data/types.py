@@ -18,6 +18,7 @@ class Dataset(NamedTuple):
       source: the origin of the images: "tfds", "idx", "embedded" or "folder".
       held_out: [M, H, W, C] uint8, images from the same source that are not in `x`.
       classes: the names of the classes in the order of the labels, or None.
+      held_out_label: [M] int32 classes of `held_out`, or None.
     """
 
     x: NDArray[np.uint8]
@@ -26,6 +27,7 @@ class Dataset(NamedTuple):
     source: str
     held_out: NDArray[np.uint8]
     classes: tuple[str, ...] | None = None
+    held_out_label: NDArray[np.int32] | None = None
 
     @property
     def sha256(self) -> str:

@@ -53,9 +53,11 @@ def load(config: Config, *, labelled: bool = False, announce: Announce = print) 
         )
     kept = np.ones(len(x), bool)
     kept[np.random.default_rng(0).permutation(len(x))[: config.held_out]] = False
-    label = None
+    label = held_out_label = None
     if examples.label is not None:
-        label = examples.label[kept].astype(np.int32, copy=False)
+        label, held_out_label = (
+            examples.label[chosen].astype(np.int32, copy=False) for chosen in (kept, ~kept)
+        )
     if labelled:
         _check_labels(label, examples)
     return Dataset(
@@ -65,6 +67,7 @@ def load(config: Config, *, labelled: bool = False, announce: Announce = print) 
         source=source,
         held_out=x[~kept],
         classes=examples.classes,
+        held_out_label=held_out_label,
     )
 
 
