@@ -110,7 +110,9 @@ def _array(name: object, tensor: object, storages: Callable[[str], bytes]) -> ND
     if math.prod(shape) == 0:
         return np.empty(shape, storage.dtype)
     # NumPy checks that no element lies outside the data.
-    return np.ndarray(shape, storage.dtype, data, offset * size, [size * stride for stride in strides])
+    return np.ndarray(
+        shape, storage.dtype, data, offset * size, [size * stride for stride in strides]
+    )
 
 
 class _Unpickler(pickle.Unpickler):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 from numpy.typing import NDArray
@@ -196,7 +197,8 @@ def _evaluate(config: Config) -> Record:
         others, _ = _split(task.others, task.num)
         floor = sides._replace(fake=side(others, "other real images", keep=True))
     else:
-        floor = sides._replace(fake=real.take(np.s_[::2]), real=real.take(np.s_[1::2]))
+        halves = (real.take(np.arange(start, len(real.features), 2)) for start in (0, 1))
+        floor = Sides(*halves, config.seed)
     found = scores.measure(names, sides, floor, resamplings=config.resamplings)
 
     shown = samples.x[pairs := _shown(distance)]
@@ -400,7 +402,8 @@ def _extractor(config: Config, choice: str, shape: tuple[int, ...]) -> Extractor
                 f"{_MOST_PIXELS:,} it takes: choose inception, or --size"
             )
         return Extractor(
-            f"pixels {_size(shape)}", lambda x: x.reshape(len(x), -1).astype(np.float32) / 255
+            f"pixels {_size(shape)}",
+            lambda x: x.reshape(len(x), -1).astype(np.float32) / np.float32(255),
         )
     from gan_jax.metrics import inception
 
@@ -442,7 +445,7 @@ def _names(
     }
     if not same_classes:
         reasons.setdefault("label_agreement", "an extractor that knows the classes of the data")
-    if "label" not in lacking:
+    if task.label is not None and task.real.label is not None:
         classes = np.union1d(task.label, task.real.label)
         least = min(
             int(np.sum(label == number))
@@ -469,8 +472,9 @@ def _nearest(
     x: NDArray[np.float32], y: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Returns the distance [N] from each point of x to its nearest point of y, and its index."""
+    known = jnp.asarray(y)
     found = [
-        nearest(x[start : start + 1024], y)
+        map(np.asarray, nearest(jnp.asarray(x[start : start + 1024]), known))
         for start in tqdm(range(0, len(x), 1024), desc="neighbours", disable=None, leave=False)
     ]
     distances, indices = zip(*found, strict=True)
