@@ -197,8 +197,8 @@ def _evaluate(config: Config) -> Record:
         others, _ = _split(task.others, task.num)
         floor = sides._replace(fake=side(others, "other real images", keep=True))
     else:
-        halves = (real.take(np.arange(start, len(real.features), 2)) for start in (0, 1))
-        floor = Sides(*halves, config.seed)
+        order = np.arange(len(real.features))
+        floor = Sides(real.take(order[::2]), real.take(order[1::2]), config.seed)
     found = scores.measure(names, sides, floor, resamplings=config.resamplings)
 
     shown = samples.x[pairs := _shown(distance)]
