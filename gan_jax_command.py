@@ -14,6 +14,7 @@ from contextlib import suppress
 COMMANDS = {
     "train": "train a GAN on images, or resume a run",
     "sample": "draw images from a trained run",
+    "evaluate": "score the samples of a run, or other images",
 }
 """The modules of `gan_jax.run.commands`, each with a summary for `gan-jax --help`."""
 

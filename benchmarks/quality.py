@@ -23,7 +23,7 @@ from gan_jax import sample
 from gan_jax.data.pipeline import quantize
 from gan_jax.errors import UserError
 from gan_jax.metrics import digits
-from gan_jax.metrics.frechet import frechet_distance, statistics
+from gan_jax.metrics.frechet import gaussian_distance, statistics
 from gan_jax.run import cli
 from gan_jax.run import datasets as data
 from gan_jax.run.files import whole
@@ -59,14 +59,14 @@ def measure(config: Config, name: str, x: NDArray[np.uint8], held_out: NDArray[n
     features, target = digits.features(x), statistics(digits.features(held_out))
     rng = np.random.default_rng(config.seed)
     resampled = [
-        frechet_distance(*statistics(features[rng.integers(len(x), size=len(x))]), *target)
+        gaussian_distance(*statistics(features[rng.integers(len(x), size=len(x))]), *target)
         for _ in range(config.bootstraps)
     ]
     probabilities = digits.class_probabilities(x)
     share = np.bincount(probabilities.argmax(-1), minlength=10) / len(x)
     return Row(
         name=name,
-        distance=frechet_distance(*statistics(features), *target),
+        distance=gaussian_distance(*statistics(features), *target),
         spread=float(np.std(resampled, ddof=1)) if config.bootstraps > 1 else float("nan"),
         num=len(x),
         rarest_digit=int(share.argmin()),

@@ -1,4 +1,4 @@
-"""Fréchet distance between two Gaussians, in float64 NumPy.
+"""Fréchet distance between two sets of features, or between two Gaussians, in float64 NumPy.
 
 The squared 2-Wasserstein distance between N(m1, S1) and N(m2, S2) is
 
@@ -10,43 +10,147 @@ classifier's activations. Their FID uses one particular Inception network. If yo
 network, write "Fréchet distance" and name the network.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import lapack
 
-Float64Array = NDArray[np.float64]
+from gan_jax.metrics.distances import check_dimensions
+from gan_jax.metrics.features import Float64Array, features, labels, pair, unmasked
 
 
-def statistics(features: ArrayLike) -> tuple[Float64Array, Float64Array]:
+class Moments(NamedTuple):
+    """The first two moments of features that arrive in batches.
+
+    `Moments()` has seen no features. To combine batches, devices or processes, use `update` and
+    `merge`. The result depends on the division into batches by rounding only (Chan et al. 1979).
+
+    Attributes:
+      count: number of features, N.
+      mean: [F] mean.
+      scatter: [F, F] sum over the features x of (x - mean) (x - mean)'.
+    """
+
+    count: int = 0
+    mean: Float64Array = np.zeros(1)
+    scatter: Float64Array = np.zeros((1, 1))
+
+    def update(self, batch: ArrayLike) -> "Moments":
+        """Returns the moments of these features and of a batch of others, [N >= 1, F].
+
+        Raises:
+          TypeError: the batch is not real numbers.
+          ValueError: the shape of the batch is wrong, or a value is masked or not finite.
+        """
+        x = features("features", batch, least=1).astype(np.float64, copy=False)
+        mean = x.mean(axis=0)
+        centred = x - mean
+        return self.merge(Moments(len(x), mean, centred.T @ centred))
+
+    def merge(self, other: "Moments") -> "Moments":
+        """Returns the moments of the features of both."""
+        if not self.count:
+            return other
+        check_dimensions(self=self.scatter, other=other.scatter)
+        count = self.count + other.count
+        step = other.mean - self.mean
+        return Moments(
+            count,
+            self.mean + step * (other.count / count),
+            self.scatter
+            + other.scatter
+            + np.outer(step, step) * (self.count * other.count / count),
+        )
+
+    def statistics(self) -> tuple[Float64Array, Float64Array]:
+        """Returns the mean [F] and the unbiased covariance [F, F].
+
+        Raises:
+          ValueError: there are fewer than two features.
+        """
+        if self.count < 2:
+            raise ValueError(f"a covariance needs at least 2 features, got {self.count}")
+        return self.mean, self.scatter / (self.count - 1)
+
+
+class IntraClass(NamedTuple):
+    """Fréchet distances within classes.
+
+    Attributes:
+      distance: the mean over the classes.
+      classes: [K] the classes, in increasing order.
+      distances: [K] the distance within each class.
+    """
+
+    distance: float
+    classes: NDArray[np.integer]
+    distances: Float64Array
+
+
+def statistics(x: ArrayLike) -> tuple[Float64Array, Float64Array]:
     """Returns the mean [F] and the unbiased covariance [F, F] of features [N, F], in float64.
 
     N must be at least 2. The rank of the covariance is at most N - 1, so use N well above F for a
-    distance.
+    distance. `Moments` gives the same for features that arrive in batches.
 
     Raises:
-      TypeError: `features` is complex.
-      ValueError: `features` is not of rank 2, has fewer than two rows, is not finite, or has masked
-        values.
+      TypeError: the features are not real numbers.
+      ValueError: the features are not of rank 2, have fewer than two rows, are not finite, or have
+        masked values.
     """
-    x = _float64("features", features)
-    if x.ndim != 2 or x.shape[0] < 2 or x.shape[1] < 1:
-        raise ValueError(
-            f"features must be [N >= 2, F >= 1], got {list(x.shape)}: one row for each image"
-        )
-    if not np.isfinite(x).all():
-        raise ValueError("features must be finite")
-    mean = x.mean(axis=0)
-    centred = x - mean
-    return mean, centred.T @ centred / (len(x) - 1)
+    return Moments().update(features("features", x)).statistics()
 
 
-def frechet_distance(
+def frechet_distance(a: ArrayLike, b: ArrayLike) -> float:
+    """Returns the squared Fréchet distance between Gaussians fitted to features, >= 0.
+
+    Its bias grows as N falls, so compare only distances with the same N and M.
+
+    Args:
+      a, b: [N, F] and [M, F] features, N and M at least 2.
+
+    Raises:
+      TypeError: the features are not real numbers.
+      ValueError: a shape is wrong, or a value is masked or not finite.
+    """
+    a, b = pair(a=a, b=b)
+    return gaussian_distance(*statistics(a), *statistics(b))
+
+
+def intra_class_frechet_distance(
+    a: ArrayLike, a_labels: ArrayLike, b: ArrayLike, b_labels: ArrayLike
+) -> IntraClass:
+    """Returns the Fréchet distance within each class, and their mean (Miyato & Koyama 2018).
+
+    Args:
+      a, b: [N, F] and [M, F] features.
+      a_labels, b_labels: [N] and [M] integers, their classes.
+
+    Raises:
+      TypeError: the features are not real numbers, or the labels are not integers.
+      ValueError: a shape is wrong, a value is masked or not finite, or a class of `a` or `b` does
+        not have at least two features in both.
+    """
+    a, b = pair(a=a, b=b)
+    a_labels, b_labels = labels("a_labels", a_labels, len(a)), labels("b_labels", b_labels, len(b))
+    classes = np.union1d(a_labels, b_labels)
+    for name, label in (("a", a_labels), ("b", b_labels)):
+        few = [int(c) for c in classes if np.sum(label == c) < 2]
+        if few:
+            raise ValueError(f"{name} must have at least 2 features of each class, not so: {few}")
+    distances = np.array([frechet_distance(a[a_labels == c], b[b_labels == c]) for c in classes])
+    return IntraClass(float(distances.mean()), classes, distances)
+
+
+def gaussian_distance(
     mean_1: ArrayLike, cov_1: ArrayLike, mean_2: ArrayLike, cov_2: ArrayLike
 ) -> float:
     """Returns the squared Fréchet (2-Wasserstein) distance between two Gaussians, >= 0.
 
-    The trace of (S1^1/2 S2 S1^1/2)^1/2 is computed as the sum of the singular values of S1^1/2
-    S2^1/2. The squares of these values are the eigenvalues of S1^1/2 S2 S1^1/2. The sum is real,
-    and it is accurate even if a covariance is singular.
+    If S1 = L1 L1' and S2 = L2 L2', the trace of (S1^1/2 S2 S1^1/2)^1/2 is the sum of the singular
+    values of L1' L2. The factors have as many columns as the covariances have ranks, so singular
+    covariances need no care.
 
     Args:
       mean_1, mean_2: [F].
@@ -57,7 +161,7 @@ def frechet_distance(
       ValueError: the shapes disagree, a value is masked or not finite, or a covariance is not
         symmetric or not positive semi-definite.
 
-    >>> round(frechet_distance([0.0], [[4.0]], [3.0], [[1.0]]), 9)
+    >>> round(gaussian_distance([0.0], [[4.0]], [3.0], [[1.0]]), 9)
     10.0
     """
     m1, m2 = _float64("mean_1", mean_1), _float64("mean_2", mean_2)
@@ -67,30 +171,38 @@ def frechet_distance(
             "expected means [F] and covariances [F, F], "
             f"got {m1.shape}, {s1.shape} and {m2.shape}, {s2.shape}"
         )
-    if not (np.isfinite(m1).all() and np.isfinite(m2).all()):
-        raise ValueError("means must be finite")
-    overlap = np.linalg.svd(_sqrt(s1) @ _sqrt(s2), compute_uv=False).sum()
+    product = _factor(s1).T @ _factor(s2)
+    # Eigenvalues take less time than singular values.
+    gram = product @ product.T if len(product) <= product.shape[1] else product.T @ product
+    overlap = np.sqrt(np.linalg.eigvalsh(gram).clip(0)).sum()
     distance = np.sum((m1 - m2) ** 2) + np.trace(s1) + np.trace(s2) - 2 * overlap
     return max(float(distance), 0.0)
 
 
 def _float64(name: str, x: ArrayLike) -> Float64Array:
-    if np.iscomplexobj(x):
+    array = unmasked(name, x)
+    if np.iscomplexobj(array):
         raise TypeError(f"{name} must be real, got complex numbers")
-    if np.ma.is_masked(x):
-        raise ValueError(f"{name} has masked values: leave out the rows that have one")
-    return np.asarray(x, np.float64)
+    array = array.astype(np.float64)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite")
+    return array
 
 
-def _sqrt(cov: Float64Array) -> Float64Array:
-    """Returns the symmetric square root [F, F] of a covariance [F, F]."""
-    if not np.isfinite(cov).all():
-        raise ValueError("a covariance must be finite")
+def _factor(cov: Float64Array) -> Float64Array:
+    """Returns L [F, R] with cov = L L' and R the rank of cov, by Cholesky with pivots."""
     scale = np.abs(cov).max(initial=0)
     if np.abs(cov - cov.T).max(initial=0) > 1e-5 * scale:
         raise ValueError("a covariance must be symmetric")
-    values, vectors = np.linalg.eigh((cov + cov.T) / 2)
-    if values.min(initial=0) < -1e-5 * scale:
-        raise ValueError(f"a covariance must be positive semi-definite, has {values.min()}")
-    root: Float64Array = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-    return root
+    if not scale:
+        return cov[:, :0]
+    cov = (cov + cov.T) / 2
+    lower, pivots, rank, _ = lapack.dpstrf(cov, lower=1)
+    factor: Float64Array = np.empty((len(cov), rank))
+    factor[pivots - 1] = np.tril(lower)[:, :rank]
+    rest = np.abs(factor @ factor.T - cov).max()
+    if rest > 1e-5 * scale:
+        raise ValueError(
+            f"a covariance must be positive semi-definite: no L L' is nearer to it than {rest:.2g}"
+        )
+    return factor

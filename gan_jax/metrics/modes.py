@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gan_jax.metrics.distances import points, squared_distances
+from gan_jax.metrics.distances import check_dimensions, points, squared_distances
 from gan_jax.types import Array
 
 
@@ -69,11 +69,7 @@ def mode_coverage(x: Array, modes: Array, scale: float | Array, *, within: float
     """
     x, modes = points("x", x), points("modes", modes)
     num, dim = modes.shape
-    if x.shape[1] != dim:
-        raise ValueError(
-            f"x and modes must have the same dimensions D, got shapes {list(x.shape)} and "
-            f"{list(modes.shape)}"
-        )
+    check_dimensions(x=x, modes=modes)
     if jnp.shape(scale) not in ((), (num,)):
         raise ValueError(
             f"scale must be one number or one for each of {num} modes, got shape "

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gan_jax.metrics.distances import points
+from gan_jax.metrics.distances import check_dimensions, points
 from gan_jax.types import Array
 
 
@@ -63,11 +63,7 @@ def nearest(x: Array, y: Array, *, rows: int = 256) -> tuple[Array, Array]:
       ValueError: a shape is wrong, or `rows` is below 1.
     """
     x, y = points("x", x), points("y", y)
-    if x.shape[1] != y.shape[1]:
-        raise ValueError(
-            f"points must have the same dimensions D, got shapes {list(x.shape)} and "
-            f"{list(y.shape)}"
-        )
+    check_dimensions(x=x, y=y)
     if rows < 1:
         raise ValueError(f"rows must be at least 1, got {rows}")
     return _nearest(x, y, rows)

@@ -1,11 +1,21 @@
-"""Test of the hypothesis that two samples have the same distribution, by the energy distance."""
+"""Tests of the hypothesis that two samples have the same distribution."""
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import hypergeom
 
-from gan_jax.metrics.distances import points, squared_distances
+from gan_jax.metrics.distances import (
+    check_dimensions,
+    points,
+    squared_distance_blocks,
+    squared_distances,
+)
+from gan_jax.metrics.features import pair, random_state
 from gan_jax.types import Array
 
 
@@ -21,6 +31,20 @@ class TwoSample(NamedTuple):
 
     distance: Array
     p_value: Array
+
+
+class ClassifierTwoSample(NamedTuple):
+    """The result of a classifier two-sample test.
+
+    Attributes:
+      accuracy: share of the held-out points whose sample the classifier names. It is near 1/2 if
+        the distributions are equal.
+      p_value: the probability of an accuracy as high as this or higher, if both samples have the
+        same distribution.
+    """
+
+    accuracy: float
+    p_value: float
 
 
 def energy_test(x: Array, y: Array, key: Array, *, permutations: int = 199) -> TwoSample:
@@ -45,11 +69,7 @@ def energy_test(x: Array, y: Array, key: Array, *, permutations: int = 199) -> T
       TypeError: the samples are complex or bool.
     """
     x, y = points("x", x, least=2), points("y", y, least=2)
-    if x.shape[1] != y.shape[1]:
-        raise ValueError(
-            f"x and y must have the same dimensions D, got shapes {list(x.shape)} and "
-            f"{list(y.shape)}"
-        )
+    check_dimensions(x=x, y=y)
     if permutations < 1:
         raise ValueError(f"permutations must be at least 1, got {permutations}")
     pooled = jnp.concatenate([x, y])
@@ -67,3 +87,43 @@ def energy_test(x: Array, y: Array, key: Array, *, permutations: int = 199) -> T
     # Comparisons with NaN are false, so the p-value would be 0.
     p_value = jnp.where(jnp.isnan(energies[0]), jnp.nan, p_value)
     return TwoSample(jnp.maximum(energies[0], 0.0), p_value)
+
+
+def classifier_two_sample(
+    x: ArrayLike, y: ArrayLike, key: Array | int, *, neighbours: int | None = None
+) -> ClassifierTwoSample:
+    """Tests whether a classifier can tell x from y (Lopez-Paz & Oquab 2017, arXiv:1610.06545).
+
+    The classifier asks the nearest neighbours, so it also sees widths of modes, to which a linear
+    one is blind. It learns from a random half of the points and is tested on the other half. If x
+    and y have different sizes, points of the larger are left out at random. The test is exact:
+    given the predictions, the number of correct ones has a hypergeometric distribution.
+
+    Args:
+      x, y: [N, D] and [M, D] features or samples, N and M at least 4.
+      key: the key of the halves.
+      neighbours: number of neighbours that vote, odd. None means about the square root of the
+        number of points to learn from.
+
+    Raises:
+      TypeError: the points are not real numbers.
+      ValueError: a shape is wrong, a value is masked or not finite, or `neighbours` is even or
+        above the number of points to learn from.
+    """
+    x, y = pair(x=x, y=y, least=4)
+    half = min(len(x), len(y)) // 2
+    k = math.isqrt(2 * half) | 1 if neighbours is None else neighbours
+    if k % 2 != 1 or not 1 <= k < 2 * half:
+        raise ValueError(f"neighbours must be odd, from 1 to {2 * half - 1}, got {k}")
+    rng = random_state(key)
+    x, y = (s[rng.permutation(len(s))[: 2 * half]] for s in (x, y))
+    middle = x.mean(axis=0, dtype=np.float64)  # the squares of centred points keep digits
+    known, new = (np.concatenate([x[part], y[part]]) - middle for part in np.s_[:half, half:])
+    votes = np.empty(len(new), int)  # for x
+    for rows, squared in squared_distance_blocks(new, known):
+        votes[rows] = (np.argpartition(squared, k, axis=1)[:, :k] < half).sum(axis=1)
+    called_x = votes > k // 2
+    correct, called = int(called_x[:half].sum()), int(called_x.sum())
+    accuracy = (correct + half - (called - correct)) / (2 * half)
+    p_value = hypergeom.sf(correct - 1, 2 * half, half, called)
+    return ClassifierTwoSample(accuracy, float(p_value))

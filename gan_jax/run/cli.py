@@ -187,12 +187,16 @@ def keep_compilations() -> None:
     JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS are not kept. Nothing is kept for a user who has
     neither XDG_CACHE_HOME nor a home folder.
     """
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        caches = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-        if os.path.isabs(caches):  # "~" stays if there is no home folder
-            jax.config.update("jax_compilation_cache_dir", os.path.join(caches, "gan_jax"))
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and (caches := user_caches()) is not None:
+        jax.config.update("jax_compilation_cache_dir", str(caches / "gan_jax"))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+def user_caches() -> Path | None:
+    """Returns the folder of the user's caches. None: there is no XDG_CACHE_HOME and no home."""
+    caches = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return Path(caches) if os.path.isabs(caches) else None  # "~" stays if there is no home folder
 
 
 def flag(name: str) -> str:

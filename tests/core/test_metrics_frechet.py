@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from gan_jax.metrics.frechet import frechet_distance, statistics
+from gan_jax.metrics.frechet import gaussian_distance, statistics
 
 
 def random_gaussian(rng: np.random.Generator, dim: int, rank: int):
@@ -15,14 +15,14 @@ def random_gaussian(rng: np.random.Generator, dim: int, rank: int):
 
 def test_scaled_identities_have_a_closed_form():
     identity = np.eye(8)
-    distance = frechet_distance(np.zeros(8), 4 * identity, np.ones(8), identity)
+    distance = gaussian_distance(np.zeros(8), 4 * identity, np.ones(8), identity)
     assert distance == pytest.approx(8 + 8 * (2 - 1) ** 2)
 
 
 def test_diagonal_covariances_have_a_closed_form():
     rng = np.random.default_rng(0)
     mean_1, mean_2, std_1, std_2 = rng.uniform(0, 3, (4, 12))
-    distance = frechet_distance(mean_1, np.diag(std_1**2), mean_2, np.diag(std_2**2))
+    distance = gaussian_distance(mean_1, np.diag(std_1**2), mean_2, np.diag(std_2**2))
     assert distance == pytest.approx(np.sum((mean_1 - mean_2) ** 2 + (std_1 - std_2) ** 2))
 
 
@@ -33,14 +33,14 @@ def test_agrees_with_scipy_sqrtm(dim):
         (m1, s1), (m2, s2) = (random_gaussian(rng, dim, 2 * dim) for _ in range(2))
         root = scipy.linalg.sqrtm(s1 @ s2)
         expected = np.sum((m1 - m2) ** 2) + np.trace(s1 + s2 - 2 * root.real)
-        assert frechet_distance(m1, s1, m2, s2) == pytest.approx(expected, rel=1e-7)
+        assert gaussian_distance(m1, s1, m2, s2) == pytest.approx(expected, rel=1e-7)
 
 
 def test_singular_covariances_of_rank_one():
     """For the covariances u u' and v v' the trace of the root is |u . v|."""
     rng = np.random.default_rng(3)
     u, v = rng.normal(size=(2, 20))
-    distance = frechet_distance(np.zeros(20), np.outer(u, u), np.zeros(20), np.outer(v, v))
+    distance = gaussian_distance(np.zeros(20), np.outer(u, u), np.zeros(20), np.outer(v, v))
     assert distance == pytest.approx(u @ u + v @ v - 2 * abs(u @ v), rel=1e-6)
 
 
@@ -50,10 +50,10 @@ def test_singular_covariances_are_the_limit_of_regular_ones():
     ridge = 1e-10 * np.eye(30)
     root = scipy.linalg.sqrtm((s1 + ridge) @ (s2 + ridge)).real
     expected = np.sum((m1 - m2) ** 2) + np.trace(s1 + s2 - 2 * root)
-    assert frechet_distance(m1, s1, m2, s2) == pytest.approx(expected, rel=1e-3)
+    assert gaussian_distance(m1, s1, m2, s2) == pytest.approx(expected, rel=1e-3)
     # The distance to a point mass is the mean squared distance: |m1 - m2|^2 + tr S1.
     zero = np.zeros((30, 30))
-    assert frechet_distance(m1, s1, m2, zero) == pytest.approx(
+    assert gaussian_distance(m1, s1, m2, zero) == pytest.approx(
         np.sum((m1 - m2) ** 2) + np.trace(s1)
     )
 
@@ -62,8 +62,8 @@ def test_singular_covariances_are_the_limit_of_regular_ones():
 def test_identical_gaussians_are_at_zero_and_the_distance_is_symmetric(rank):
     rng = np.random.default_rng(rank)
     (m1, s1), (m2, s2) = (random_gaussian(rng, 20, rank) for _ in range(2))
-    assert 0 <= frechet_distance(m1, s1, m1, s1) < 1e-9 * np.trace(s1)
-    forth, back = frechet_distance(m1, s1, m2, s2), frechet_distance(m2, s2, m1, s1)
+    assert 0 <= gaussian_distance(m1, s1, m1, s1) < 1e-9 * np.trace(s1)
+    forth, back = gaussian_distance(m1, s1, m2, s2), gaussian_distance(m2, s2, m1, s1)
     assert isinstance(forth, float)
     assert forth == pytest.approx(back)
 
@@ -90,13 +90,13 @@ def test_what_is_not_a_gaussian_is_refused():
         (mean[None], cov, mean[None], cov),
     ):
         with pytest.raises(ValueError, match="expected means"):
-            frechet_distance(*args)
+            gaussian_distance(*args)
     with pytest.raises(ValueError, match="symmetric"):
-        frechet_distance(mean, cov + np.triu(np.ones((3, 3)), 1), mean, cov)
+        gaussian_distance(mean, cov + np.triu(np.ones((3, 3)), 1), mean, cov)
     with pytest.raises(ValueError, match="semi-definite"):
-        frechet_distance(mean, -cov, mean, cov)
+        gaussian_distance(mean, -cov, mean, cov)
     with pytest.raises(ValueError, match="finite"):
-        frechet_distance(mean * np.nan, cov, mean, cov)
+        gaussian_distance(mean * np.nan, cov, mean, cov)
     with pytest.raises(ValueError, match="finite"):
         statistics(np.full((3, 2), np.inf))
 
@@ -114,4 +114,4 @@ def test_complex_numbers_are_refused():
     with pytest.raises(TypeError, match="features must be real"):
         statistics(np.ones((4, 3), complex))
     with pytest.raises(TypeError, match="cov_2 must be real"):
-        frechet_distance(mean, cov, mean, cov.astype(complex))
+        gaussian_distance(mean, cov, mean, cov.astype(complex))

@@ -21,10 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from gan_jax import generate, sample
+from gan_jax import generate, random, sample
 from gan_jax.data.pipeline import quantize
 from gan_jax.errors import UserError
-from gan_jax.random import draw
 from gan_jax.run import cli
 from gan_jax.run.commands import train
 from gan_jax.run.files import whole
@@ -78,29 +77,10 @@ def main(config: Config) -> np.ndarray:
     if not config.out.absolute().parent.is_dir():
         raise UserError(f"--out: there is no folder {config.out.absolute().parent}")
 
-    gan, step, state, classes = train.restore(config.run, best=config.best)
-    rows = _rows(config, classes)
-    size = BATCH if len(rows) == 1 else min(BATCH, config.num)
-    key = jax.random.key(config.seed)
-
-    @jax.jit
-    def make(start: Array, label: Array | None) -> Array:
-        if config.interpolate:
-            angle = jnp.pi / 2 * (start + jnp.arange(size)) / max(config.num - 1, 1)
-            z = jax.tree.map(partial(_between, angle), draw(gan.prior, key, 2))
-            x = generate(gan, state, z, label, ema=config.ema)
-        else:
-            key_batch = jax.random.fold_in(key, start // BATCH)
-            x = sample(gan, state, key_batch, size, label, ema=config.ema)
-        return quantize(x)
-
-    shape = jax.eval_shape(make, jnp.int32(0), _labels(rows[0], 0, size)).shape[1:]
-    x = _room(len(rows) * config.num, shape)
-    starts = [(i, start) for i in range(len(rows)) for start in range(0, config.num, size)]
-    for i, start in tqdm(starts, unit="batch", disable=None):
-        images = np.asarray(make(jnp.int32(start), _labels(rows[i], start, size)))
-        first, num = i * config.num + start, min(size, config.num - start)
-        x[first : first + num] = images[:num]
+    restored = train.restore(config.run, best=config.best)
+    step, classes = restored.step, restored.classes
+    rows = labels(config, classes)
+    x = draw(config, restored, rows)
     arrays = {"x": x}
     if classes:
         arrays["label"] = np.concatenate(rows)
@@ -121,7 +101,37 @@ def main(config: Config) -> np.ndarray:
     return x
 
 
-def _rows(config: Config, classes: Sequence[str] | None) -> list[Any]:
+def draw(config: Config, restored: train.Restored, rows: Sequence[Any]) -> np.ndarray:
+    """Returns the images of these `labels`, uint8 [N, H, W, C], one row of labels after another.
+
+    The progress is shown on a terminal.
+    """
+    gan, _, state, _ = restored
+    size = BATCH if len(rows) == 1 else min(BATCH, config.num)
+    key = jax.random.key(config.seed)
+
+    @jax.jit
+    def make(start: Array, label: Array | None) -> Array:
+        if config.interpolate:
+            angle = jnp.pi / 2 * (start + jnp.arange(size)) / max(config.num - 1, 1)
+            z = jax.tree.map(partial(_between, angle), random.draw(gan.prior, key, 2))
+            x = generate(gan, state, z, label, ema=config.ema)
+        else:
+            key_batch = jax.random.fold_in(key, start // BATCH)
+            x = sample(gan, state, key_batch, size, label, ema=config.ema)
+        return quantize(x)
+
+    shape = jax.eval_shape(make, jnp.int32(0), _labels(rows[0], 0, size)).shape[1:]
+    x = _room(len(rows) * config.num, shape)
+    starts = [(i, start) for i in range(len(rows)) for start in range(0, config.num, size)]
+    for i, start in tqdm(starts, desc="samples", unit="batch", disable=None):
+        images = np.asarray(make(jnp.int32(start), _labels(rows[i], start, size)))
+        first, num = i * config.num + start, min(size, config.num - start)
+        x[first : first + num] = images[:num]
+    return x
+
+
+def labels(config: Config, classes: Sequence[str] | None) -> list[Any]:
     """Returns the labels [num] of the images to draw, for one class after another.
 
     The labels of an unconditional run are None.

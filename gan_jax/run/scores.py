@@ -1,0 +1,275 @@
+"""Scores of generated images against real images, each with its spread and its real-to-real floor.
+
+The spread of a score is its standard deviation over random halves of both sets, drawn without
+replacement. For smooth scores it estimates the standard error of the whole sets, because the
+variance in a half is twice as large and its finite population halves it again. No image appears
+twice, which would distort scores of nearest neighbours.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from gan_jax.errors import UserError
+from gan_jax.metrics.frechet import frechet_distance, intra_class_frechet_distance
+from gan_jax.metrics.inception_score import classifier_score
+from gan_jax.metrics.kernel import kernel_distance
+from gan_jax.metrics.manifolds import prdc
+from gan_jax.metrics.modes import class_coverage
+from gan_jax.metrics.sliced import sliced_wasserstein
+from gan_jax.metrics.two_sample import classifier_two_sample
+
+K = 5
+"""The neighbour that the balls of precision, recall, density and coverage reach to."""
+SUBSETS, SUBSET_SIZE = 100, 1000
+"""Number of subsets of the kernel distance, and the largest number of images in one."""
+_SUBSETS_OF_HALVES = 10
+"""Number of subsets in a half, where they only serve the spread."""
+
+
+class Side(NamedTuple):
+    """What the scores know of a set of images.
+
+    Attributes:
+      features: [N, D].
+      probabilities: [N, K] class probabilities, or None if no score needs them.
+      label: [N] classes, or None. Those of generated images are the classes that G was given.
+      distance: [N] distance to the nearest training image, or None if this image may be one.
+    """
+
+    features: NDArray[np.float32]
+    probabilities: NDArray[np.float32] | None = None
+    label: NDArray[np.int32] | None = None
+    distance: NDArray[np.float32] | None = None
+
+    def take(self, index: NDArray[np.intp]) -> "Side":
+        """Returns the images with these indices."""
+        return Side(*(None if array is None else array[index] for array in self))  # type: ignore[arg-type]
+
+
+class Sides(NamedTuple):
+    """The sets that are compared.
+
+    Attributes:
+      fake, real: generated images, and the reference.
+      seed: the seed of the metrics that draw at random.
+      subsets: the number of subsets of the kernel distance.
+    """
+
+    fake: Side
+    real: Side
+    seed: int = 0
+    subsets: int = SUBSETS
+
+
+class Metric(NamedTuple):
+    """A metric of the command.
+
+    Attributes:
+      compute: returns the scores in the order of `scores`.
+      scores: the name of each score, with the better direction: "higher", "lower" or a number.
+      settings: the settings of the metric in words, for the record.
+      needs: the names of the attributes of `Side` that it needs on both sides, except features.
+      least: the least number of images on each side.
+      floor: whether the score of real images shows what a perfect generator would get.
+    """
+
+    compute: Callable[[Sides], Sequence[float]]
+    scores: Mapping[str, str]
+    settings: str = ""
+    needs: tuple[str, ...] = ()
+    least: int = 4
+    floor: bool = True
+
+
+def _frechet(sides: Sides) -> Sequence[float]:
+    return [frechet_distance(sides.fake.features, sides.real.features)]
+
+
+def _kernel(sides: Sides) -> Sequence[float]:
+    a, b = sides.fake.features, sides.real.features
+    size = min(SUBSET_SIZE, len(a), len(b))
+    return [kernel_distance(a, b, sides.seed, subsets=sides.subsets, subset_size=size).distance]
+
+
+def _prdc(sides: Sides) -> Sequence[float]:
+    return prdc(sides.real.features, sides.fake.features, k=K)
+
+
+def _classifier_score(sides: Sides) -> Sequence[float]:
+    return [classifier_score(_probabilities(sides.fake), splits=1).mean]
+
+
+def _classes(sides: Sides) -> Sequence[float]:
+    probabilities = _probabilities(sides.fake)
+    found = class_coverage(probabilities.argmax(axis=1), probabilities.shape[1])
+    return [float(found.captured), float(found.reverse_kl)]
+
+
+def _memorisation(sides: Sides) -> Sequence[float]:
+    assert sides.fake.distance is not None
+    assert sides.real.distance is not None
+    return [float(np.median(sides.fake.distance) / np.median(sides.real.distance))]
+
+
+def _label_agreement(sides: Sides) -> Sequence[float]:
+    assert sides.fake.label is not None
+    return [float(np.mean(_probabilities(sides.fake).argmax(axis=1) == sides.fake.label))]
+
+
+def _intra_class(sides: Sides) -> Sequence[float]:
+    fake, real = sides.fake, sides.real
+    assert fake.label is not None
+    assert real.label is not None
+    return [
+        intra_class_frechet_distance(fake.features, fake.label, real.features, real.label).distance
+    ]
+
+
+def _sliced(sides: Sides) -> Sequence[float]:
+    return [sliced_wasserstein(sides.fake.features, sides.real.features, sides.seed)]
+
+
+def _two_sample(sides: Sides) -> Sequence[float]:
+    fake, real = sides.fake.features, sides.real.features
+    return [classifier_two_sample(fake, real, sides.seed).accuracy]
+
+
+def _probabilities(side: Side) -> NDArray[np.float32]:
+    assert side.probabilities is not None
+    return side.probabilities
+
+
+METRICS: dict[str, Metric] = {
+    "frechet": Metric(_frechet, {"frechet": "lower"}),
+    "kernel": Metric(
+        *(_kernel, {"kernel": "lower"}),
+        f"mean of {SUBSETS} subsets of at most {SUBSET_SIZE:,} images",
+    ),
+    "prdc": Metric(
+        _prdc,
+        {"precision": "higher", "recall": "higher", "density": "1", "coverage": "higher"},
+        f"k = {K}",
+        least=2 * (K + 1),
+    ),
+    "classifier_score": Metric(
+        *(_classifier_score, {"classifier_score": "higher"}),
+        "one split",
+        needs=("probabilities",),
+    ),
+    "classes": Metric(
+        _classes,
+        {"classes": "higher", "classes_reverse_kl": "lower"},
+        "classes that the classifier sees, and KL(their histogram, uniform) in nats",
+        needs=("probabilities",),
+    ),
+    "memorisation": Metric(
+        _memorisation,
+        {"memorisation": "1"},
+        "median distance to the nearest training image, divided by that of the reference",
+        needs=("distance",),
+        floor=False,
+    ),
+    "label_agreement": Metric(
+        *(_label_agreement, {"label_agreement": "higher"}),
+        "share of images that the classifier puts into their class",
+        needs=("probabilities", "label"),
+    ),
+    "intra_class": Metric(
+        *(_intra_class, {"intra_class_frechet": "lower"}),
+        "mean Fréchet distance within a class",
+        needs=("label",),
+    ),
+    "sliced_wasserstein": Metric(_sliced, {"sliced_wasserstein": "lower"}, "128 directions"),
+    "two_sample": Metric(
+        *(_two_sample, {"two_sample_accuracy": "lower"}),
+        "accuracy of a classifier by nearest neighbours; 0.5 if it cannot tell",
+        least=8,
+    ),
+}
+"""The metrics by name. To add one, add a line."""
+
+DEFAULT = tuple(METRICS)[:8]
+"""The metrics that are computed if none is named, as far as their needs are met."""
+
+
+class Score(NamedTuple):
+    """A score with what is needed to judge it.
+
+    Attributes:
+      name: the name of the score.
+      value: the score of the generated images.
+      spread: its standard deviation over halves, or None if there are none.
+      floor: the score of real images, or None.
+      better: "higher", "lower" or the number that is best.
+    """
+
+    name: str
+    value: float
+    spread: float | None
+    floor: float | None
+    better: str
+
+
+def measure(names: Iterable[str], sides: Sides, floor: Sides, *, resamplings: int) -> list[Score]:
+    """Returns the scores of these metrics. The progress is shown on a terminal.
+
+    Args:
+      names: names in `METRICS`.
+      sides: the generated images and the reference.
+      floor: other real images in the place of the generated ones.
+      resamplings: number of random halves for the spread. 0 or 1: no spread.
+
+    Raises:
+      UserError: a metric cannot be computed from these images.
+    """
+    chosen = {name: METRICS[name] for name in names}
+    halves = list(_halves(sides, resamplings if resamplings > 1 else 0))
+    found = []
+    with tqdm(total=len(chosen) * (len(halves) + 2), disable=None, leave=False) as bar:
+        for name, metric in chosen.items():
+
+            def compute(sides: Sides, name: str = name, metric: Metric = metric) -> list[float]:
+                bar.set_description(name)
+                try:
+                    scores = list(metric.compute(sides))
+                except ValueError as error:
+                    raise UserError(f"--metrics {name} cannot be computed: {error}") from error
+                bar.update()
+                return scores
+
+            values = compute(sides)
+            real = compute(floor) if metric.floor and _suffices(floor, metric) else None
+            spreads = np.std([compute(half) for half in halves], axis=0, ddof=1) if halves else None
+            for i, (score, better) in enumerate(metric.scores.items()):
+                found.append(
+                    Score(
+                        *(score, values[i]),
+                        None if spreads is None else float(spreads[i]),
+                        None if real is None else real[i],
+                        better,
+                    )
+                )
+    return found
+
+
+def _suffices(sides: Sides, metric: Metric) -> bool:
+    """Returns whether both sides have what a metric needs."""
+    return all(
+        len(side.features) >= metric.least
+        and all(getattr(side, need) is not None for need in metric.needs)
+        for side in (sides.fake, sides.real)
+    )
+
+
+def _halves(sides: Sides, num: int) -> Iterable[Sides]:
+    for i in range(num):
+        rng = np.random.default_rng([sides.seed, i])
+        fake, real = (
+            side.take(np.sort(rng.permutation(len(side.features))[: len(side.features) // 2]))
+            for side in (sides.fake, sides.real)
+        )
+        yield sides._replace(fake=fake, real=real, subsets=_SUBSETS_OF_HALVES)
