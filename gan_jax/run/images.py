@@ -288,8 +288,9 @@ def _finish(
     )
     named = {trouble.name for trouble in troubles}
     if ratio is not None and ratio < watch.COPIED and "memorisation" not in named:
+        times = 1 / max(ratio, 0.01)
         announce(
-            f"warning: the samples are {1 / max(ratio, 0.01):.1f} times nearer to training images than these "
-            "are to each other: G may copy them. Use more images, or an augmentation"
+            f"warning: the samples are {times:.1f} times nearer to training images than these are "
+            "to each other: G may copy them. Use more images, or an augmentation"
         )
     announce(f"done: look at {', '.join(map(str, grids[-1:]))}, {gif} and {curves}")
