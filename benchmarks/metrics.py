@@ -16,7 +16,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import tyro
 from numpy.typing import NDArray
 
 from gan_jax.metrics.frechet import frechet_distance
@@ -125,4 +124,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    cli.main(tyro.cli(Config), main) if False else main(tyro.cli(Config))
+    cli.run(main, Config, __doc__ or "")

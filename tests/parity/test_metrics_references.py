@@ -8,6 +8,7 @@ torch-fidelity 0.4.0 and prdc 0.2 need an environment of their own:
 import numpy as np
 import pytest
 
+from gan_jax.metrics.accuracy import classification_accuracy_score
 from gan_jax.metrics.frechet import frechet_distance
 from gan_jax.metrics.inception_score import classifier_score
 from gan_jax.metrics.kernel import kernel_distance
@@ -85,3 +86,15 @@ def test_parzen_windows_are_scikit_learns(sigma):
     model = neighbors.KernelDensity(bandwidth=sigma, leaf_size=1000).fit(samples)
     found = parzen_log_likelihood(samples, test, sigma)
     assert found.mean == pytest.approx(model.score_samples(test).mean(), abs=1e-4)
+
+
+def test_the_accuracy_score_is_that_of_scikit_learns_logistic_regression():
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    rng = np.random.RandomState(0)
+    x, weights = rng.normal(size=(3000, 6)), rng.normal(size=(6, 3))
+    y = np.argmax(x @ weights + rng.normal(size=(3000, 3)), axis=1)
+    train, test = slice(0, 400), slice(400, 3000)
+    scaled = (x - x[train].mean(axis=0)) / x[train].std(axis=0)
+    model = linear_model.LogisticRegression(tol=1e-8, max_iter=1000).fit(scaled[train], y[train])
+    found = classification_accuracy_score(x[train], y[train], x[test], y[test])
+    assert found.accuracy == model.score(scaled[test], y[test])
