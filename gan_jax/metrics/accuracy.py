@@ -82,7 +82,7 @@ def _logistic(
         value = -np.sum(log_p * target) + penalty / 2 * np.sum(weights**2)
         return value / len(x), slope.ravel()
 
-    options = {"maxiter": 1000, "gtol": 1e-5, "ftol": 0.0}
+    options = {"maxiter": 1000, "gtol": 1e-8, "ftol": 0.0}
     found = minimize(loss, np.zeros(shape).ravel(), jac=True, method="L-BFGS-B", options=options)
     weights, bias = np.split(found.x.reshape(shape), [-1])
     return weights, bias[0]

@@ -50,8 +50,8 @@ class Moments(NamedTuple):
 
     def merge(self, other: "Moments") -> "Moments":
         """Returns the moments of the features of both."""
-        if not self.count:
-            return other
+        if not (self.count and other.count):
+            return self if self.count else other
         check_dimensions(self=self.scatter, other=other.scatter)
         count = self.count + other.count
         step = other.mean - self.mean

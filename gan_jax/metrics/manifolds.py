@@ -66,7 +66,7 @@ def prdc(real: ArrayLike, fake: ArrayLike, k: int = 5) -> PRDC:
         balls += np.count_nonzero(inside)
         recalled[rows] = (distances < fake_radii).any(axis=1)
         covered[rows] = inside.any(axis=1)
-    density = (1 / k) * (balls / len(fake))
+    density = float((1 / k) * (balls / len(fake)))
     return PRDC(float(precise.mean()), float(recalled.mean()), density, float(covered.mean()))
 
 

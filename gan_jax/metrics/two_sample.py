@@ -6,8 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import ArrayLike
-from scipy.stats import hypergeom
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import gammaln
 
 from gan_jax.metrics.distances import (
     check_dimensions,
@@ -125,5 +125,11 @@ def classifier_two_sample(
     called_x = votes > k // 2
     correct, called = int(called_x[:half].sum()), int(called_x.sum())
     accuracy = (correct + half - (called - correct)) / (2 * half)
-    p_value = hypergeom.sf(correct - 1, 2 * half, half, called)
-    return ClassifierTwoSample(accuracy, float(p_value))
+    hits = np.arange(correct, min(half, called) + 1)
+    log_p = _log_choose(half, hits) + _log_choose(half, called - hits)
+    p_value = np.exp(log_p - _log_choose(2 * half, np.array(called))).sum()
+    return ClassifierTwoSample(accuracy, min(float(p_value), 1.0))
+
+
+def _log_choose(n: int, k: NDArray[np.integer]) -> NDArray[np.float64]:
+    return gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
