@@ -123,3 +123,9 @@ SHAPES = {
 MEANS = {}
 FEATURES = np.zeros((3, 4))
 PROBABILITIES = np.zeros((3, 4))
+
+# torch.tensor([0.0, 255, 10, 200, 90]) resized to 299, at outputs 0, 1, 30, 100, 150, 250, 298.
+RESIZED = {
+    "legacy": [0.0, 4.2642, 127.9264, 90.301, 106.5886, 90.0, 90.0],
+    "legacy_pytorch": [0.0, 0.0, 2.5585, 210.7525, 13.1772, 124.2141, 90.0],
+}
