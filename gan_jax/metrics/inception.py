@@ -102,7 +102,7 @@ def parse_weights(state: Mapping[str, NDArray[Any]]) -> tuple[Weights, jax.Array
             for name in state
             if name.endswith(".conv.weight")
         }
-        fc = jnp.asarray(state["fc.weight"].T, jnp.float32)
+        weights, fc = jax.device_put((weights, state["fc.weight"].T.astype(np.float32)))
         image = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
         jax.eval_shape(lambda x: _pooled(weights, x) @ fc, image)
     except (KeyError, TypeError, ValueError) as error:
@@ -189,7 +189,7 @@ def _check(x: NDArray[np.uint8]) -> None:
         )
 
 
-def _fold(state: Mapping[str, NDArray[Any]], name: str) -> tuple[jax.Array, jax.Array]:
+def _fold(state: Mapping[str, NDArray[Any]], name: str) -> tuple[NDArray[Any], NDArray[Any]]:
     """Returns the kernel and the bias of a convolution followed by its batch normalisation."""
     norm = {
         key: state[f"{name}.bn.{key}"].astype(np.float64)
@@ -198,7 +198,7 @@ def _fold(state: Mapping[str, NDArray[Any]], name: str) -> tuple[jax.Array, jax.
     factor = norm["weight"] / np.sqrt(norm["running_var"] + 1e-3)
     kernel = state[f"{name}.conv.weight"].transpose(2, 3, 1, 0) * factor
     bias = norm["bias"] - norm["running_mean"] * factor
-    return jnp.asarray(kernel, jnp.float32), jnp.asarray(bias, jnp.float32)
+    return kernel.astype(np.float32), bias.astype(np.float32)
 
 
 def _conv(
