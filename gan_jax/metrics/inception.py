@@ -1,28 +1,24 @@
 """The Inception-v3 of the Fréchet Inception distance and of the Inception Score.
 
-Heusel et al. 2017 (arXiv:1706.08500) use the graph of 2015-12-05 that TensorFlow published. This is
-the port of pytorch-fid and torch-fidelity, with their weights. It differs from torchvision's network
-in three ways: an average pool divides by the number of pixels in the image and does not count the
-padding, the pool of the last block takes the maximum, and there are 1,008 outputs.
+Heusel et al. 2017 (arXiv:1706.08500) use the graph that TensorFlow published on 2015-12-05. This
+is the port of pytorch-fid and torch-fidelity, with their weights. It differs from torchvision's
+Inception-v3 in three ways: average pools do not count the padding, the pool of the last block takes
+the maximum, and there are 1,008 classes.
 
-A Fréchet distance depends on how images reach 299 x 299 pixels, so each name of an extractor
-contains the resize:
+A Fréchet distance depends on how images reach 299 x 299 pixels. With H the height before:
 
-=================  ===========================================  =====================  ===========
-`resize`           method                                       as in                  scaled to
-=================  ===========================================  =====================  ===========
-"clean"            Pillow's bicubic of each channel as float,   clean-fid              (x-128)/128
-                   antialiased, clipped to [0, 255]
-"legacy"           bilinear of TensorFlow 1, not antialiased,   the paper,             (x-128)/128
-                   corners at corners                           torch-fidelity
-"legacy_pytorch"   bilinear of PyTorch, not antialiased,        pytorch-fid            2 (x/255)-1
-                   half-pixel centres
-=================  ===========================================  =====================  ===========
+- "clean": Pillow's bicubic, antialiased, of each channel as float, then clipped to [0, 255]. The
+  network gets (x - 128) / 128. This is clean-fid's default.
+- "legacy": TensorFlow 1's bilinear, not antialiased: row i is read at i H / 299. The network gets
+  (x - 128) / 128. This is the FID of the paper, of torch-fidelity, and of clean-fid's
+  "legacy_tensorflow".
+- "legacy_pytorch": PyTorch's bilinear, not antialiased: row i is read at (i + 1/2) H / 299 - 1/2.
+  The network gets 2 (x / 255) - 1. This is the FID of pytorch-fid.
 """
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 import jax
@@ -73,11 +69,14 @@ def extractor(content: bytes, *, resize: Resize = "clean", insist: bool = False)
     weights, fc = parse_weights(read_state(content))
 
     def features(x: NDArray[np.uint8]) -> NDArray[np.float32]:
-        parts = [
-            np.asarray(_features(weights, _prepare(batch, resize)))[:num]
-            for batch, num in _batches(x)
-        ]
-        return np.concatenate([np.empty((0, 2048), np.float32), *parts])
+        _check(x)
+        out = np.empty((len(x), len(fc)), np.float32)
+        for start in range(0, len(x), _BATCH):
+            batch = x[start : start + _BATCH]
+            padded = np.zeros((_BATCH, *x.shape[1:]), np.uint8)
+            padded[: len(batch)] = batch
+            out[start : start + _BATCH] = _features(weights, _prepare(padded, resize))[: len(batch)]
+        return out
 
     def probabilities(x: NDArray[np.uint8]) -> NDArray[np.float32]:
         return np.asarray(_probabilities(fc, features(x)))
@@ -88,7 +87,8 @@ def extractor(content: bytes, *, resize: Resize = "clean", insist: bool = False)
 def parse_weights(state: Mapping[str, NDArray[Any]]) -> tuple[Weights, jax.Array]:
     """Returns the weights of the convolutions and the matrix [2048, K] of the last layer.
 
-    Each batch normalisation becomes part of its convolution: a kernel [h, w, in, out], a bias [out].
+    Each batch normalisation becomes part of its convolution, which then has a kernel
+    [h, w, in, out] and a bias [out].
 
     Args:
       state: the state dict of pytorch-fid's or torch-fidelity's network.
@@ -102,21 +102,22 @@ def parse_weights(state: Mapping[str, NDArray[Any]]) -> tuple[Weights, jax.Array
             for name in state
             if name.endswith(".conv.weight")
         }
-        fc = jnp.asarray(state["fc.weight"].T, jnp.float32)
+        weights, fc = jax.device_put((weights, state["fc.weight"].T.astype(np.float32)))
         image = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
-        pooled = jax.eval_shape(lambda w, m, x: _pooled(w, x) @ m, weights, fc, image)
+        jax.eval_shape(lambda x: _pooled(weights, x) @ fc, image)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"these are not weights of FID's Inception-v3: {error}") from error
     return weights, fc
 
 
-def layers(weights: Weights, x: jax.Array) -> Iterator[tuple[str, jax.Array]]:
-    """Yields the name and the output [B, h, w, c] of each layer and block.
+def layers(weights: Weights, x: jax.Array) -> dict[str, jax.Array]:
+    """Returns the outputs [B, h, w, c] of the layers and blocks, by name, in order.
 
     Args:
       weights: those of `parse_weights`.
       x: [B, 299, 299, 3], scaled to [-1, 1].
     """
+    outputs = {}
     for name, stride, padding in (
         ("Conv2d_1a_3x3", 2, "VALID"),
         ("Conv2d_2a_3x3", 1, "VALID"),
@@ -127,10 +128,11 @@ def layers(weights: Weights, x: jax.Array) -> Iterator[tuple[str, jax.Array]]:
         ("MaxPool_2", 2, "VALID"),
     ):
         x = _reduce(x) if name.startswith("Max") else _conv(x, *weights[name], stride, padding)
-        yield name, x
+        outputs[name] = x
     for name, block in _BLOCKS.items():
         x = jnp.concatenate(block(functools.partial(_branch, weights, name), x), axis=-1)
-        yield name, x
+        outputs[name] = x
+    return outputs
 
 
 def resize_weights(size: int, resize: Resize) -> NDArray[np.float32]:
@@ -140,9 +142,10 @@ def resize_weights(size: int, resize: Resize) -> NDArray[np.float32]:
         centre = (np.arange(SIZE) + 0.5) * scale
         weights = _cubic((np.arange(size) + 0.5 - centre[:, None]) / max(scale, 1))
         return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
-    # The reference libraries compute positions in float32. An edge in a large image shows this.
-    half = np.float32(0.5 if resize == "legacy_pytorch" else 0)
-    position = np.float32(scale) * (np.arange(SIZE, dtype=np.float32) + half) - half
+    # The reference libraries round positions to float32 once. An edge in a large image shows this.
+    half = 0.5 if resize == "legacy_pytorch" else 0
+    position = np.float64(np.float32(scale)) * (np.arange(SIZE) + half) - half
+    position = position.astype(np.float32)
     offset = np.arange(size, dtype=np.float32) - position.clip(0, size - 1)[:, None]
     return (1 - np.abs(offset)).clip(0)
 
@@ -167,9 +170,7 @@ def _prepare(x: jax.Array, resize: Resize) -> jax.Array:
 
 
 def _pooled(weights: Weights, x: jax.Array) -> jax.Array:
-    for _, x in layers(weights, x):
-        pass
-    return jnp.mean(x, axis=(1, 2))
+    return jnp.mean(layers(weights, x)["Mixed_7c"], axis=(1, 2))
 
 
 _features = jax.jit(_pooled)
@@ -180,20 +181,15 @@ def _probabilities(fc: jax.Array, features: jax.Array) -> jax.Array:
     return jax.nn.softmax(jnp.matmul(features, fc, precision=_HIGHEST))
 
 
-def _batches(x: NDArray[np.uint8]) -> Iterator[tuple[NDArray[np.uint8], int]]:
-    """Yields batches of equal size, the last one padded, with their number of images."""
-    x = np.asarray(x)
+def _check(x: NDArray[np.uint8]) -> None:
     if x.dtype != np.uint8 or x.ndim != 4 or x.shape[3] not in (1, 3) or 0 in x.shape[1:]:
         raise ValueError(
             f"x must be uint8 [N, H, W, 1 or 3], got {x.dtype} {list(x.shape)}: "
             "gan_jax.data.pipeline.quantize converts samples in [-1, 1]"
         )
-    for start in range(0, len(x), _BATCH):
-        batch = x[start : start + _BATCH]
-        yield np.pad(batch, ((0, _BATCH - len(batch)), (0, 0), (0, 0), (0, 0))), len(batch)
 
 
-def _fold(state: Mapping[str, NDArray[Any]], name: str) -> tuple[jax.Array, jax.Array]:
+def _fold(state: Mapping[str, NDArray[Any]], name: str) -> tuple[NDArray[Any], NDArray[Any]]:
     """Returns the kernel and the bias of a convolution followed by its batch normalisation."""
     norm = {
         key: state[f"{name}.bn.{key}"].astype(np.float64)
@@ -202,7 +198,7 @@ def _fold(state: Mapping[str, NDArray[Any]], name: str) -> tuple[jax.Array, jax.
     factor = norm["weight"] / np.sqrt(norm["running_var"] + 1e-3)
     kernel = state[f"{name}.conv.weight"].transpose(2, 3, 1, 0) * factor
     bias = norm["bias"] - norm["running_mean"] * factor
-    return jnp.asarray(kernel, jnp.float32), jnp.asarray(bias, jnp.float32)
+    return kernel.astype(np.float32), bias.astype(np.float32)
 
 
 def _conv(
@@ -216,7 +212,7 @@ def _conv(
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         precision=_HIGHEST,
     )
-    return jax.nn.relu(x + bias)
+    return jax.nn.relu(x + bias[None, None, None])
 
 
 def _branch(weights: Weights, block: str, x: jax.Array, *names: str, stride: int = 1) -> jax.Array:

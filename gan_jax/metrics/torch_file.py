@@ -1,8 +1,8 @@
 """Reader of the tensors in a file that `torch.save` wrote. It does not need PyTorch.
 
-Such a file holds a pickle, and an ordinary unpickler runs whatever code a pickle names. This one
-knows ordered dicts and tensors, and refuses every other name. It reads both formats: the zip archive
-of PyTorch 1.6 and later, and the older sequence of pickles.
+Such a file holds a pickle, and an ordinary unpickler runs the functions that a pickle names. This
+one accepts the names of ordered dicts and tensors alone. It reads both formats: the zip archive of
+PyTorch 1.6 and later, and the older sequence of pickles.
 """
 
 import io
