@@ -11,8 +11,9 @@ from gan_jax.algorithms import sample
 from gan_jax.contract import check_output
 from gan_jax.data.pipeline import dequantize, quantize
 from gan_jax.data.types import Dataset
-from gan_jax.metrics import digits, frechet
+from gan_jax.metrics import frechet
 from gan_jax.metrics.extractor import Extractor
+from gan_jax.metrics.extractors import EXTRACTORS
 from gan_jax.random import Stream
 from gan_jax.run.folder import Record
 from gan_jax.run.hooks import Evaluation
@@ -73,13 +74,12 @@ def _edges(length: int, size: int) -> NDArray[np.intp]:
 
 
 def default_extractor(dataset: Dataset) -> Extractor:
-    """Returns the digit classifier for 28x28 grey images, and averaged pixels for others."""
+    """Returns the classifier of the data set, the digit classifier without its classes for other
+    grey images of 28x28 pixels, and averaged pixels for others."""
     if dataset.x.shape[1:] != (28, 28, 1):
         return pooled()
-    of_digits = dataset.name == "mnist"
-    return Extractor(
-        digits.EXTRACTOR, digits.features, digits.class_probabilities if of_digits else None
-    )
+    known = {"mnist": "digits", "fashion_mnist": "fashion"}.get(dataset.name)
+    return EXTRACTORS[known] if known else EXTRACTORS["digits"]._replace(probabilities=None)
 
 
 def evaluation(
@@ -208,7 +208,7 @@ class _Reference:
         if self._statistics is None:
             self._prepare()
         features = self._extractor.features
-        distance = frechet.frechet_distance(
+        distance = frechet.gaussian_distance(
             *frechet.statistics(features(averaged)), *self._statistics
         )
         number = effective_number(features(live), self._width)

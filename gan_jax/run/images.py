@@ -235,8 +235,16 @@ def describe(dataset: Dataset) -> Record:
         "shape": list(dataset.x.shape[1:]),
         "held_out": len(dataset.held_out),
         "classes": dataset.classes and list(dataset.classes),
+        "counts": _counts(dataset),
         "sha256": dataset.sha256,
     }
+
+
+def _counts(dataset: Dataset) -> list[int] | None:
+    """Returns the number of training images of each class, or None without classes."""
+    if dataset.label is None or dataset.classes is None:
+        return None
+    return np.bincount(dataset.label, minlength=len(dataset.classes)).tolist()
 
 
 def _pace(records: Sequence[Record]) -> float:

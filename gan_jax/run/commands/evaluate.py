@@ -251,7 +251,7 @@ def _of_run(config: Config) -> _Task:
     settings = read_config(config.run)
     num = config.num or _NUM
     drawing = sample.Config(config.run, num=num, seed=config.seed, ema=config.ema)
-    rows = sample.labels(drawing, restored.classes)
+    rows = sample.labels(drawing, restored)
     shape = tuple(settings["data"]["shape"])
     ours = config.reference in (None, "held_out", "train")
     dataset = None
@@ -306,7 +306,7 @@ def _of_run(config: Config) -> _Task:
     return _Task(
         draw=lambda: sample.draw(drawing, restored, rows),
         num=num,
-        label=rows[0],
+        label=None if restored.clustered else rows[0],
         shape=shape,
         what=what,
         real=real,

@@ -43,8 +43,8 @@ class Config:
     """Archive to write. The name ends in .npz. The picture has the same name, but ends in .png."""
     num: int = 100
     """Number of images. With --label all: number for each class."""
-    # Class of the images, by name or number. all: every class, from the same noise. None: the
-    # classes in turn, if the run is conditional.
+    # Class of the images, by name or number. all: every class, from the same noise. None: all
+    # classes, as frequent as among the training images, if the run is conditional.
     label: str | None = None
     # Draw --num images between two points of the latent space: of the class in --label, otherwise
     # of every class.
@@ -79,7 +79,7 @@ def main(config: Config) -> np.ndarray:
 
     restored = train.restore(config.run, best=config.best)
     step, classes = restored.step, restored.classes
-    rows = labels(config, classes)
+    rows = labels(config, restored)
     x = draw(config, restored, rows)
     arrays = {"x": x}
     if classes:
@@ -106,7 +106,7 @@ def draw(config: Config, restored: train.Restored, rows: Sequence[Any]) -> np.nd
 
     The progress is shown on a terminal.
     """
-    gan, _, state, _ = restored
+    gan, state = restored.gan, restored.state
     size = BATCH if len(rows) == 1 else min(BATCH, config.num)
     key = jax.random.key(config.seed)
 
@@ -131,14 +131,16 @@ def draw(config: Config, restored: train.Restored, rows: Sequence[Any]) -> np.nd
     return x
 
 
-def labels(config: Config, classes: Sequence[str] | None) -> list[Any]:
+def labels(config: Config, restored: train.Restored) -> list[Any]:
     """Returns the labels [num] of the images to draw, for one class after another.
 
-    The labels of an unconditional run are None.
+    The labels of an unconditional run are None. Without --label, there is one row in which the
+    classes alternate and are as frequent as among the training images.
 
     Raises:
       UserError: --label is no class of the run.
     """
+    classes = restored.classes
     if classes is None:
         if config.label is not None:
             raise UserError(
@@ -148,7 +150,7 @@ def labels(config: Config, classes: Sequence[str] | None) -> list[Any]:
         return [None]
     numbers = np.arange(len(classes), dtype=np.int32)
     if config.label is None and not config.interpolate:
-        return [np.resize(numbers, config.num)]
+        return [_alternating(restored.counts, config.num)]
     if config.label in (None, "all"):
         return [np.full(config.num, number) for number in numbers]
     if config.label in classes:
@@ -162,6 +164,13 @@ def labels(config: Config, classes: Sequence[str] | None) -> list[Any]:
             f"{', '.join(named)}"
         )
     return [np.full(config.num, numbers[number])]
+
+
+def _alternating(counts: Sequence[int], num: int) -> np.ndarray:
+    """Returns classes, int32 [num], evenly mixed in the proportions of the counts."""
+    place = np.concatenate([(np.arange(count) + 0.5) / count for count in counts])
+    label = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    return np.resize(label[np.argsort(place, kind="stable")], num)
 
 
 def _labels(row: np.ndarray | None, start: int, size: int) -> Array | None:

@@ -14,13 +14,14 @@ import math
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
+from numpy.typing import NDArray
 
 from gan_jax import (
     GAN,
@@ -39,7 +40,7 @@ from gan_jax.errors import UserError
 from gan_jax.models import MODELS, ModelName
 from gan_jax.optimizers import adam
 from gan_jax.penalties import lazy, r1, r1_auto, r2
-from gan_jax.run import cli, datasets
+from gan_jax.run import cli, clusters, datasets
 from gan_jax.run.checkpoint import Checkpoints
 from gan_jax.run.folder import RunFolder, best_record, read_config, read_records
 from gan_jax.run.warm_start import warm_start
@@ -50,6 +51,8 @@ from gan_jax.types import Array, Augment, Augmentation, Metrics, StepFn, Weight
 NAME = "mnist"
 """The experiment's name in `config.json`."""
 
+
+Conditional: TypeAlias = Literal["auto", "none", "projection", "concat", "acgan", "reacgan"]
 
 # The names are in the text, because tyro moves the texts of all flags below long choices.
 _LOSS = tyro.conf.arg(metavar="NAME", help=f"Loss of the two networks: {', '.join(losses.LOSSES)}.")
@@ -63,8 +66,10 @@ class Config:
     """Folder of the run, which is resumed if it exists."""
     num_steps: int = 5000
     """Number of generator updates."""
-    conditional: Literal["none", "projection", "concat", "acgan", "reacgan"] = "none"
-    """How D uses class labels. none: without classes."""
+    conditional: Conditional = "auto"
+    """How D uses classes. auto: projection if every image has one."""
+    clusters: int | None = None
+    """Divide the images into this many clusters, as classes."""
     batch_size: int = 32
     """Real images per batch, over all devices."""
     n_critic: int = 1
@@ -169,6 +174,8 @@ def check(config: Config) -> None:
             f"--augment ada adapts p to the signs of D's logits, which mean nothing for --loss "
             f"{config.loss}: add --augment-p, such as 0.5, or choose another loss"
         )
+    if config.conditional == "none" and config.clusters is not None:
+        raise UserError(f"--clusters {config.clusters} needs --conditional, such as projection")
     if config.augment != "ada" and config.augment_p is not None:
         raise UserError(f"--augment-p {config.augment_p} is for --augment ada: add it")
     for name in ("sample_every", "checkpoint_every"):
@@ -218,8 +225,30 @@ def networks(config: Config, shape: tuple[int, int, int], num_classes: int = 10)
 
 
 def is_conditional(config: Config) -> bool:
-    """Returns whether the networks receive the classes of the images."""
-    return config.conditional != "none"
+    """Returns whether the networks receive the classes of the images.
+
+    It is known only after `with_classes` has replaced `auto`. Until then, `auto` counts as none.
+    """
+    return config.conditional not in ("auto", "none")
+
+
+def with_classes(
+    config: Config, dataset: datasets.Dataset, label: NDArray[np.int32] | None
+) -> tuple[Config, datasets.Dataset]:
+    """Returns the settings without `auto`, and the data with the classes that they need.
+
+    Args:
+      config: the settings.
+      dataset: the data.
+      label: the clusters of the images, if they take the place of classes.
+    """
+    if label is not None:
+        names = tuple(map(str, range(int(config.clusters or 0))))
+        dataset = dataset._replace(label=label, classes=names, held_out_label=None)
+    if config.conditional == "auto":
+        found: Conditional = "projection" if datasets.has_every_class(dataset) else "none"
+        config = dataclasses.replace(config, conditional=found)
+    return config, dataset
 
 
 def _moved(first: float, last: float, updates: int) -> Any:
@@ -324,12 +353,16 @@ class Restored(NamedTuple):
     Attributes:
       gan, step, state: the networks, and the step and the state of a checkpoint.
       classes: the names of the classes in the order of their labels. None: G takes no class.
+      counts: the number of training images of each class.
+      clustered: whether the classes are clusters.
     """
 
     gan: GAN
     step: int
     state: TrainState
     classes: tuple[str, ...] | None
+    counts: tuple[int, ...]
+    clustered: bool
 
 
 def restore(run: Path, *, best: bool = False) -> Restored:
@@ -354,6 +387,7 @@ def restore(run: Path, *, best: bool = False) -> Restored:
         raw = settings["config"]
         config = Config(**{**raw, "data": datasets.Config(**raw["data"])})
         classes = tuple(settings["data"]["classes"]) if is_conditional(config) else None
+        counts = tuple(settings["data"]["counts"] or ())
         shape = tuple(settings["data"]["shape"])
         gan, template, _ = build(config, None, shape, len(classes or ()))
     except _DAMAGED as error:
@@ -365,7 +399,7 @@ def restore(run: Path, *, best: bool = False) -> Restored:
         restored = checkpoints.restore(template, only=only)
     if restored is None:
         raise UserError(f"{run} has no checkpoint yet: let the run go on for a while")
-    return Restored(gan, *restored, classes)
+    return Restored(gan, *restored, classes, counts, config.clusters is not None)
 
 
 def _best_step(run: Path, steps: Sequence[int]) -> int:
@@ -390,11 +424,21 @@ def main(config: Config) -> TrainState:
     check(config)
     if (size := config.data.size) is not None:  # fails before images are read
         networks(config, (size, size, config.data.channels or 1))
-    dataset = datasets.load(config.data, labelled=is_conditional(config))
-    check_dataset(config, dataset)
+    labelled = is_conditional(config) and config.clusters is None
+    loaded = datasets.load(config.data, labelled=labelled)
+    check_dataset(config, loaded)
+    file, label = config.workdir / "clusters.npz", None
+    if config.clusters is not None:
+        label = clusters.kept(file, loaded.x, config.clusters)
+    config, dataset = with_classes(config, loaded, label)
     scheduled = any(getattr(config, name) != value for name, value in _SCHEDULES.items())
     free = FREE - {"num_steps"} if scheduled else FREE
-    folder = cli.open_run(NAME, config, free=free, data=images.describe(dataset))
+    # The digest is that of the images and their own labels, which any command can load.
+    described = {**images.describe(dataset), "sha256": loaded.sha256}
+    folder = cli.open_run(NAME, config, free=free, data=described)
+    if label is not None:
+        with folder.visit():
+            clusters.keep(file, label)
     axis_name, shape = parallel.AXIS_NAMES[config.parallel], dataset.x.shape[1:]
     gan, state, step = build(config, axis_name, shape, len(dataset.classes or ()))
     if config.init_from is not None and not _has_begun(folder):

@@ -208,6 +208,14 @@ def _check_labels(label: NDArray[np.int32] | None, examples: Examples) -> None:
         )
 
 
+def has_every_class(dataset: Dataset) -> bool:
+    """Returns whether there are two classes or more and each has a training image."""
+    label, classes = dataset.label, dataset.classes
+    if label is None or classes is None or len(classes) < 2:
+        return False
+    return bool(np.bincount(label, minlength=len(classes)).all())
+
+
 def _expanded(path: Path | None) -> Path | None:
     return None if path is None else Path(os.path.expanduser(path))
 

@@ -1,0 +1,208 @@
+"""Parts of the experiments that train several ways on the same images and compare the samples."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from gan_jax.errors import UserError
+from gan_jax.metrics.extractor import Extractor
+from gan_jax.metrics.frechet import gaussian_distance, statistics
+from gan_jax.metrics.neighbours import memorisation
+from gan_jax.run import NonFinite, RunFolder, cli, datasets
+from gan_jax.run.commands import sample, train
+from gan_jax.run.files import write_text
+from gan_jax.run.folder import Record
+from gan_jax.run.images import describe
+from gan_jax.run.plots import grid, save_image
+from gan_jax.run.tables import markdown, spread
+
+SHOWN = 40
+"""Samples of each way in the picture."""
+
+
+class Way(NamedTuple):
+    """A way of training: one row of the table.
+
+    Attributes:
+      title: its name in the table.
+      changes: the settings of `gan-jax train` that differ from those of all ways.
+      cost: CPU time of an update of G and its updates of D, as a multiple of that of the first
+        way. The way makes fewer updates by this factor, so that all ways take equal time.
+    """
+
+    title: str
+    changes: dict[str, Any]
+    cost: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Settings of such an experiment."""
+
+    workdir: Path
+    """Folder of the run. Each training has a folder in ways/, and is resumed if it exists."""
+    ways: tuple[str, ...]
+    """Ways to train, one for each row of the table."""
+    num_steps: int
+    """Updates of G of the first way. The others make as many as take the same time."""
+    seeds: int = 3
+    """Number of trainings of each way."""
+    seed: int = 0
+    """Seed of the first training. The others use the seeds that follow."""
+    num_samples: int = 10_000
+    """Samples that are compared with held-out images."""
+    data: datasets.Config = dataclasses.field(default_factory=datasets.Config)
+    """The images."""
+
+
+def check(config: Settings, ways: Mapping[str, Way]) -> None:
+    """Raises `UserError` for an invalid setting."""
+    cli.check_at_least(config, num_steps=1, seeds=1, num_samples=2000)
+    cli.check_seed(config)
+    if unknown := [name for name in config.ways if name not in ways]:
+        raise UserError(f"--ways must be some of {', '.join(ways)}, got {unknown[0]}")
+    if not config.ways:
+        raise UserError(f"--ways must name at least one of {', '.join(ways)}")
+    for name in config.ways:
+        train.check(settings(config, ways[name], config.seed, Path()))
+
+
+def settings(config: Settings, way: Way, seed: int, workdir: Path) -> train.Config:
+    """Returns the settings of one training."""
+    steps = max(1, round(config.num_steps / way.cost))
+    every = -(-steps // 10)  # ten grids; records of the metrics at the same steps
+    cadence = {"log_every": every, "sample_every": every, "checkpoint_every": every}
+    shared = {"workdir": workdir, "num_steps": steps, "seed": seed, "data": config.data, **cadence}
+    return train.Config(**{**shared, **way.changes})
+
+
+def compare(
+    config: Settings,
+    ways: Mapping[str, Way],
+    held_out: np.ndarray,
+    extractor: Extractor,
+    folder: RunFolder,
+) -> Record:
+    """Trains each way with each seed, and compares the samples with held-out images.
+
+    Prints the table after each way and writes it to table.md. Draws samples.png, with a row of
+    pictures for each way.
+
+    Returns:
+      The figures of each way and each seed, for the summary.
+    """
+    assert extractor.probabilities is not None
+    figures: Record = {}
+    pictures = list[np.ndarray]()
+    real = datasets.load(config.data)
+    target = extractor.features(held_out)
+    figures["real"] = {"title": "real training images", "seeds": []}
+    for each in range(config.seeds):  # other images for each seed
+        chosen = np.random.default_rng(each).permutation(len(real.x))[: config.num_samples]
+        label = None if real.label is None else real.label[chosen]
+        found = score(real.x[chosen], label, held_out, target, real.x, extractor)
+        figures["real"]["seeds"].append(found | {"nearness": None})
+    for name in config.ways:
+        figures[name] = {"title": ways[name].title, "seeds": []}
+        for seed in range(config.seed, config.seed + config.seeds):
+            path = folder.path / "ways" / f"{name}_{seed}"
+            part = settings(config, ways[name], seed, path)
+            print(f"{ways[name].title}, seed {seed}", flush=True)
+            try:
+                train.main(part)
+            except NonFinite as error:
+                figures[name]["seeds"].append({"diverged": str(error)})
+                continue
+            x, label = draw(path, config.num_samples)
+            found = score(x, label, held_out, target, real.x, extractor)
+            figures[name]["seeds"].append(found | {"updates": part.num_steps})
+            if seed == config.seed:
+                pictures.append(x[:SHOWN])
+        write_text(folder.path / "table.md", text := table(figures, extractor, len(held_out)))
+        print(text, flush=True)
+    if pictures:
+        image = grid(np.concatenate(pictures), columns=20, height=56 * len(pictures))
+        save_image(image, folder.path / "samples.png")
+    return {
+        "extractor": extractor.name,
+        "held_out": len(held_out),
+        "num_samples": config.num_samples,
+        "data": describe(real),
+        "figures": figures,
+    }
+
+
+def draw(run: Path, num: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns `num` samples of a run, uint8 [num, H, W, C], and their classes [num] or None."""
+    restored, drawing = train.restore(run), sample.Config(run, num=num)
+    rows = sample.labels(drawing, restored)
+    return sample.draw(drawing, restored, rows), None if restored.clustered else rows[0]
+
+
+def score(
+    x: np.ndarray,
+    label: np.ndarray | None,
+    held_out: np.ndarray,
+    target: np.ndarray,
+    training: np.ndarray,
+    extractor: Extractor,
+) -> Record:
+    """Returns the figures of samples.
+
+    Args:
+      x: uint8 [N, H, W, C], the samples.
+      label: [N] their classes, or None.
+      held_out: uint8 [M, H, W, C], real images.
+      target: [M, D], the features of `held_out`.
+      training: uint8 [T, H, W, C], the training images.
+      extractor: the network of the features and the probabilities.
+    """
+    assert extractor.probabilities is not None
+    features, found = extractor.features(x), extractor.probabilities(x).argmax(axis=1)
+    few = slice(0, 1000)  # enough for a median
+    near = memorisation(
+        *map(jnp.asarray, (features[few], extractor.features(training[:20_000]), target[few]))
+    )
+    return {
+        "distance": gaussian_distance(*statistics(features), *statistics(target)),
+        "rarest": float(np.bincount(found, minlength=10).min() / len(x)),
+        "agreement": None if label is None else float((found == label).mean()),
+        "nearness": float(near.ratio),
+    }
+
+
+def table(figures: Record, extractor: Extractor, held_out: int) -> str:
+    """Returns a Markdown table of the figures."""
+    header = (
+        "",
+        "Fréchet distance",
+        "rarest class %",
+        "label agreement %",
+        "nearness",
+        "updates of G",
+    )
+    rows = []
+    for found in figures.values():
+        done = [seed for seed in found["seeds"] if "diverged" not in seed]
+        cells = [found["title"]]
+        for name, factor, form in (
+            ("distance", 1, ".2f"),
+            ("rarest", 100, ".1f"),
+            ("agreement", 100, ".1f"),
+            ("nearness", 1, ".2f"),
+        ):
+            values = [factor * seed[name] for seed in done if seed[name] is not None]
+            cells.append(spread(values, form) if values else "")
+        if len(done) < len(found["seeds"]):
+            cells[0] += f" ({len(found['seeds']) - len(done)} diverged)"
+        rows.append([*cells, f"{done[0]['updates']:,}" if done and "updates" in done[0] else ""])
+    return (
+        f"Mean (lowest to highest) over {len(figures['real']['seeds'])} seeds. Fréchet distance "
+        f" to {held_out:,} held-out images on the features of {extractor.name}: not FID. "
+        "Nearness: distance of samples to the training images, as a multiple of that of held-out "
+        f"images; near 0 for copies.\n\n{markdown(header, rows)}\n"
+    )
