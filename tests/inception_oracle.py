@@ -120,37 +120,17 @@ SHAPES = {
     **{f"{name}.{conv}": shape for name, b in _BLOCKS.items() for conv, shape in b.items()},
 }
 
-# Of torch-fidelity 0.4's network with `state(THIN)` and `images()`: the mean of each layer's output,
-# the first features, the first probabilities.
-MEANS = {
-    "Conv2d_1a_3x3": 0.23714,
-    "Conv2d_2a_3x3": 0.38348,
-    "Conv2d_2b_3x3": 0.46697,
-    "MaxPool_1": 0.6463,
-    "Conv2d_3b_1x1": 0.84108,
-    "Conv2d_4a_3x3": 0.84999,
-    "MaxPool_2": 1.40595,
-    "Mixed_5b": 0.76233,
-    "Mixed_5c": 0.9531,
-    "Mixed_5d": 0.34956,
-    "Mixed_6a": 0.60126,
-    "Mixed_6b": 1.43869,
-    "Mixed_6c": 1.32204,
-    "Mixed_6d": 2.24559,
-    "Mixed_6e": 1.94204,
-    "Mixed_7a": 2.46998,
-    "Mixed_7b": 1.95076,
-    "Mixed_7c": 2.00529,
-}
+# torch-fidelity 0.4 with `state(THIN)` and `images()`: the first features and logarithms of
+# probabilities.
 FEATURES = [
-    [5.084909915924072, 1.3171499967575073, 0.8773900270462036, 5.583489894866943],
-    [4.33922004699707, 1.0422199964523315, 0.7447800040245056, 4.875529766082764],
-    [4.502890110015869, 1.330739974975586, 0.9150300025939941, 4.962850093841553],
+    [5.08491, 1.31715, 0.87739, 5.58349],
+    [4.33922, 1.04222, 0.74478, 4.87553],
+    [4.50289, 1.33074, 0.91503, 4.96285],
 ]
-PROBABILITIES = [
-    [1e-06, 1e-06, 4e-06, 0.000353],
-    [2e-06, 3e-06, 1.2e-05, 0.000455],
-    [2e-06, 3e-06, 1e-05, 0.0005],
+LOG_PROBABILITIES = [
+    [-14.0011, -13.5549, -12.3742, -7.9488],
+    [-13.1911, -12.72, -11.2998, -7.6945],
+    [-13.2507, -12.8171, -11.5491, -7.6007],
 ]
 
 # torch.tensor([0.0, 255, 10, 200, 90]) resized to 299, at outputs 0, 1, 30, 100, 150, 250, 298.
