@@ -27,12 +27,12 @@ class Moments(NamedTuple):
     `merge`. The result depends on the division into batches by rounding only (Chan et al. 1979).
 
     Attributes:
-      count: number of features, N.
+      num: number of features, N.
       mean: [F] mean.
       scatter: [F, F] sum over the features x of (x - mean) (x - mean)'.
     """
 
-    count: int = 0
+    num: int = 0
     mean: Float64Array = np.zeros(1)
     scatter: Float64Array = np.zeros((1, 1))
 
@@ -50,17 +50,15 @@ class Moments(NamedTuple):
 
     def merge(self, other: "Moments") -> "Moments":
         """Returns the moments of the features of both."""
-        if not (self.count and other.count):
-            return self if self.count else other
+        if not (self.num and other.num):
+            return self if self.num else other
         check_dimensions(self=self.scatter, other=other.scatter)
-        count = self.count + other.count
+        num = self.num + other.num
         step = other.mean - self.mean
         return Moments(
-            count,
-            self.mean + step * (other.count / count),
-            self.scatter
-            + other.scatter
-            + np.outer(step, step) * (self.count * other.count / count),
+            num,
+            self.mean + step * (other.num / num),
+            self.scatter + other.scatter + np.outer(step, step) * (self.num * other.num / num),
         )
 
     def statistics(self) -> tuple[Float64Array, Float64Array]:
@@ -69,9 +67,9 @@ class Moments(NamedTuple):
         Raises:
           ValueError: there are fewer than two features.
         """
-        if self.count < 2:
-            raise ValueError(f"a covariance needs at least 2 features, got {self.count}")
-        return self.mean, self.scatter / (self.count - 1)
+        if self.num < 2:
+            raise ValueError(f"a covariance needs at least 2 features, got {self.num}")
+        return self.mean, self.scatter / (self.num - 1)
 
 
 class IntraClass(NamedTuple):

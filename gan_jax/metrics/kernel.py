@@ -96,7 +96,7 @@ def _kernel_sum(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
     for rows in blocks(len(x), len(y)):
         # Errors of float32 products average out. Sums of float32 cubes would lose digits.
         product = (x[rows] @ y.T).astype(np.float64, copy=False)
-        total += np.vdot(product * product, product)
+        total += float(np.vdot(product * product, product))
     return total
 
 

@@ -63,10 +63,10 @@ def prdc(real: ArrayLike, fake: ArrayLike, k: int = 5) -> PRDC:
         radii = real_radii[rows]
         inside = distances < radii[:, None]
         precise |= inside.any(axis=0)
-        balls += np.count_nonzero(inside)
+        balls += int(np.count_nonzero(inside))
         recalled[rows] = (distances < fake_radii).any(axis=1)
         covered[rows] = inside.any(axis=1)
-    density = float((1 / k) * (balls / len(fake)))
+    density = (1 / k) * (balls / len(fake))
     return PRDC(float(precise.mean()), float(recalled.mean()), density, float(covered.mean()))
 
 

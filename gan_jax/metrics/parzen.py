@@ -38,7 +38,7 @@ def parzen_log_likelihood(samples: ArrayLike, test: ArrayLike, sigma: float) -> 
       TypeError: the points are not real numbers.
       ValueError: a shape is wrong, a value is masked or not finite, or sigma is not above 0.
     """
-    (found,) = _log_likelihoods(samples, [sigma], test=test)
+    (found,) = _log_likelihoods(*pair(samples=samples, test=test), [sigma])
     return LogLikelihood(float(found.mean()), float(found.std() / np.sqrt(len(found))))
 
 
@@ -57,18 +57,19 @@ def choose_sigma(
       ValueError: a shape is wrong, a value is masked or not finite, or a sigma is not above 0.
     """
     sigmas = np.logspace(-1, 0, 10) if sigmas is None else sigmas
-    found = _log_likelihoods(samples, sigmas, validation=validation)
+    found = _log_likelihoods(*pair(samples=samples, validation=validation), sigmas)
     return float(sigmas[int(found.mean(axis=1).argmax())])
 
 
 def _log_likelihoods(
-    samples: ArrayLike, sigmas: Sequence[float] | Float64Array, **examples: ArrayLike
+    centres: NDArray[np.floating],
+    points: NDArray[np.floating],
+    sigmas: Sequence[float] | Float64Array,
 ) -> Float64Array:
     """Returns the log-likelihood of each example for each sigma: [S, M]."""
     scale = np.asarray(sigmas, np.float64)
     if not scale.size or not (np.isfinite(scale) & (scale > 0)).all():
         raise ValueError(f"sigma must be above 0, got {sigmas}")
-    centres, points = pair(samples=samples, **examples)
     middle = centres.mean(axis=0, dtype=np.float64)  # the squares of centred points keep digits
     found: NDArray[np.float64] = np.empty((len(scale), len(points)))
     for rows, squared in squared_distance_blocks(points - middle, centres - middle):
