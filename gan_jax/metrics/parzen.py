@@ -38,7 +38,7 @@ def parzen_log_likelihood(samples: ArrayLike, test: ArrayLike, sigma: float) -> 
       TypeError: the points are not real numbers.
       ValueError: a shape is wrong, a value is masked or not finite, or sigma is not above 0.
     """
-    (found,) = _log_likelihoods(*pair(samples=samples, test=test), [sigma])
+    (found,) = _log_likelihoods([sigma], *pair(samples=samples, test=test))
     return LogLikelihood(float(found.mean()), float(found.std() / np.sqrt(len(found))))
 
 
@@ -57,14 +57,14 @@ def choose_sigma(
       ValueError: a shape is wrong, a value is masked or not finite, or a sigma is not above 0.
     """
     sigmas = np.logspace(-1, 0, 10) if sigmas is None else sigmas
-    found = _log_likelihoods(*pair(samples=samples, validation=validation), sigmas)
+    found = _log_likelihoods(sigmas, *pair(samples=samples, validation=validation))
     return float(sigmas[int(found.mean(axis=1).argmax())])
 
 
 def _log_likelihoods(
+    sigmas: Sequence[float] | Float64Array,
     centres: NDArray[np.floating],
     points: NDArray[np.floating],
-    sigmas: Sequence[float] | Float64Array,
 ) -> Float64Array:
     """Returns the log-likelihood of each example for each sigma: [S, M]."""
     scale = np.asarray(sigmas, np.float64)
