@@ -45,6 +45,7 @@ def config(workdir, idx, **changes):
         "checkpoint_every": 2,
         "evaluate_every": 0,
         "parallel": "jit",
+        "conditional": "none",
         "data": data.Config(source="idx", dir=idx),
     }
     return mnist.Config(workdir=workdir, **{**settings, **changes})

@@ -130,7 +130,9 @@ def test_a_wrong_label_names_the_classes(label, trained, tmp_path):
 
 
 def test_a_run_without_classes_takes_no_label(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "restore", lambda run: train.Restored(None, 0, None, None))
+    monkeypatch.setattr(
+        train, "restore", lambda run, best: train.Restored(None, 0, None, None, (), False)
+    )
     with pytest.raises(UserError, match="was trained without classes; train with --conditional"):
         draw(trained, tmp_path / "x.npz", label="7")
 

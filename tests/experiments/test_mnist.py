@@ -111,6 +111,7 @@ def test_the_summary_says_of_what_and_on_what(done):
         "shape": [8, 8, 1],
         "held_out": 0,
         "classes": None,
+        "counts": None,
         "sha256": sha256,
     }
     assert summary["step"] == summary["metrics"]["step"] == 6

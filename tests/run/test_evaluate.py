@@ -7,10 +7,10 @@ import pytest
 
 from gan_jax.errors import UserError
 from gan_jax.metrics.frechet import frechet_distance
-from gan_jax.run import reference
+from gan_jax.run.commands import reference
 from gan_jax.run.commands.evaluate import Config, main
-from gan_jax.run.reference import Images
-from gan_jax.run.scores import Side, Sides, measure
+from gan_jax.run.commands.reference import Images
+from gan_jax.run.commands.scores import Side, Sides, measure
 
 
 @pytest.fixture(autouse=True)

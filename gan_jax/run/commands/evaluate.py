@@ -29,12 +29,12 @@ from gan_jax.errors import UserError
 from gan_jax.metrics.extractor import Extractor
 from gan_jax.metrics.extractors import EXTRACTORS
 from gan_jax.metrics.neighbours import nearest
-from gan_jax.run import cli, datasets, reference, scores
-from gan_jax.run.commands import sample, train
+from gan_jax.run import cli, datasets
+from gan_jax.run.commands import reference, sample, scores, train
+from gan_jax.run.commands.reference import Images
+from gan_jax.run.commands.scores import METRICS, Score, Side, Sides
 from gan_jax.run.datasets.types import Channels
 from gan_jax.run.folder import Record, read_config, write_json
-from gan_jax.run.reference import Images
-from gan_jax.run.scores import METRICS, Score, Side, Sides
 from gan_jax.run.tables import markdown
 
 if TYPE_CHECKING:

@@ -40,8 +40,9 @@ from gan_jax.errors import UserError
 from gan_jax.models import MODELS, ModelName
 from gan_jax.optimizers import adam
 from gan_jax.penalties import lazy, r1, r1_auto, r2
-from gan_jax.run import cli, clusters, datasets
+from gan_jax.run import cli, datasets
 from gan_jax.run.checkpoint import Checkpoints
+from gan_jax.run.datasets import clusters
 from gan_jax.run.folder import RunFolder, best_record, read_config, read_records
 from gan_jax.run.warm_start import warm_start
 from gan_jax.run.watch import SCORE, UNSIGNED
