@@ -76,6 +76,7 @@ def settings(config: Settings, way: Way, seed: int, workdir: Path) -> train.Conf
     steps = max(1, round(config.num_steps / way.cost))
     every = -(-steps // 10)  # ten grids; records of the metrics at the same steps
     cadence = {"log_every": every, "sample_every": every, "checkpoint_every": every}
+    cadence |= {"evaluate_every": 0}  # the time is for training
     shared = {"workdir": workdir, "num_steps": steps, "seed": seed, "data": config.data, **cadence}
     return train.Config(**{**shared, **way.changes})
 
