@@ -20,6 +20,8 @@ from gan_jax.run.images import describe
 from gan_jax.run.plots import grid, save_image
 from gan_jax.run.tables import markdown, spread
 
+LEAST = 1000
+"""Least number of samples. A distance of fewer would say little on 64 features."""
 SHOWN = 40
 """Samples of each way in the picture."""
 
@@ -61,7 +63,7 @@ class Settings:
 
 def check(config: Settings, ways: Mapping[str, Way]) -> None:
     """Raises `UserError` for an invalid setting."""
-    cli.check_at_least(config, num_steps=1, seeds=1, num_samples=2000)
+    cli.check_at_least(config, num_steps=1, seeds=1, num_samples=LEAST)
     cli.check_seed(config)
     if unknown := [name for name in config.ways if name not in ways]:
         raise UserError(f"--ways must be some of {', '.join(ways)}, got {unknown[0]}")

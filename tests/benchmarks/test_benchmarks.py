@@ -91,6 +91,8 @@ def test_flops_are_those_of_a_plain_program(name):
     assert step_flops(case, BATCH) == 2 * plain
 
 
+OTHERS = ("maxout", "dcgan28_r1")
+
 # --- The same weights and losses in every library ------------------------------------------------
 
 
@@ -101,7 +103,9 @@ def test_a_problem_is_read_as_it_was_written(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, vars(read), vars(made))
 
 
-@pytest.mark.parametrize("name", ["mixture", "maxout", "dcgan28_r1"])
+@pytest.mark.parametrize(
+    "name", ["mixture", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
+)
 def test_the_library_and_plain_jax_have_the_same_losses(name, quick_compile):
     given = setting(dataclasses.replace(tiny(name), n_critic=2))
     ours = check(jax_library.build, given, driver.CHECKED_STEPS)

@@ -11,6 +11,7 @@ from gan_jax import _cpu
 from gan_jax.errors import UserError
 
 
+@pytest.mark.slow
 def test_the_programs_differ_in_their_forms_alone(monkeypatch, quick_compile):
     only, enabled = _cpu.only, []
 
