@@ -8,9 +8,9 @@ import pytest
 from gan_jax.errors import UserError
 from gan_jax.metrics.frechet import frechet_distance
 from gan_jax.run.commands import reference
-from gan_jax.run.commands.evaluate import Config, main
+from gan_jax.run.commands.evaluate import Config, _share_known, main
 from gan_jax.run.commands.reference import Images
-from gan_jax.run.commands.scores import Side, Sides, measure
+from gan_jax.run.commands.scores import Side, Sides, measure, two_halves
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,8 @@ def test_a_score_comes_with_its_spread_its_floor_and_its_protocol(tmp_path, file
         x, y = (file["x"].reshape(-1, 16).astype(np.float32) / 255 for file in (fake, real))
     score = record["scores"]["frechet"]
     assert score["value"] == pytest.approx(frechet_distance(x, y), rel=1e-5)
-    assert score["real_to_real"] == pytest.approx(frechet_distance(y[::2], y[1::2]), rel=1e-5)
+    halves = map(y.__getitem__, two_halves(30, None, np.random.default_rng(0)))
+    assert score["real_to_real"] == pytest.approx(frechet_distance(*halves), rel=1e-5)
     assert score["spread"] > 0
     assert set(record["scores"]) == {"frechet", "precision", "recall", "density", "coverage"}
     assert record["samples"]["num"] == 20
@@ -107,6 +108,34 @@ def test_labels_are_compared_with_those_that_the_classifier_sees():
     sides = Sides(side, side._replace(label=label))
     (found,) = measure(["label_agreement"], sides, sides._replace(fake=sides.real), resamplings=0)
     assert (found.value, found.floor, found.spread) == (0, 1, None)
+
+
+def test_classes_that_alternate_have_a_floor_and_are_in_every_half(tmp_path):
+    label = (np.arange(100) % 10).astype(np.int32)
+    x = (label * 25)[:, None, None, None] + np.arange(4, dtype=np.uint8).reshape(1, 2, 2, 1)
+    archive = save(tmp_path / "x.npz", 100, x=x.astype(np.uint8), label=label)
+    files = {"images": archive, "reference": str(archive)}
+    for seed in range(5):
+        scores = pixels(tmp_path, files, metrics=("intra_class",), resamplings=9, seed=seed)[
+            "scores"
+        ]
+        assert scores["intra_class_frechet"]["real_to_real"] == pytest.approx(0, abs=1e-6)
+    few = measure(["intra_class"], _sides(label, label), _sides(label, label[:-1]), resamplings=0)
+    assert few[0].floor is not None
+    few = measure(["intra_class"], _sides(label, label), _sides(label, label[:9]), resamplings=0)
+    assert few[0].floor is None
+
+
+def _sides(*labels):
+    draw = np.random.default_rng(0).normal
+    return Sides(*(Side(draw(size=(len(label), 2)), label=label) for label in labels))
+
+
+def test_images_that_were_trained_on_are_no_new_reference():
+    x = np.arange(40, dtype=np.uint8).reshape(10, 2, 2, 1)
+    training = Images(x, None, "", "")
+    assert _share_known(training._replace(x=x[:5]), training) == 1
+    assert _share_known(training._replace(x=x + 2), training) == 0
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,8 @@ _MOST_PIXELS = 4096
 """Largest number of pixels and channels of --extractor pixels: covariances have its square."""
 _LEAST_OF_CLASS = 10
 """Least number of images of a class for a distance within it."""
+_SHARE_KNOWN = 0.1
+"""A reference of which this share are training images is not new."""
 
 _METRICS = tyro.conf.arg(
     metavar="NAME",
@@ -197,8 +199,9 @@ def _evaluate(config: Config) -> Record:
         others, _ = _split(task.others, task.num)
         floor = sides._replace(fake=side(others, "other real images", keep=True))
     else:
-        order = np.arange(len(real.features))
-        floor = Sides(real.take(order[::2]), real.take(order[1::2]), config.seed)
+        # The images may be in an order, such as alternating classes.
+        halves = scores.two_halves(len(real.features), real.label, np.random.default_rng(0))
+        floor = Sides(*map(real.take, halves), config.seed)
     found = scores.measure(names, sides, floor, resamplings=config.resamplings)
 
     shown = samples.x[pairs := _shown(distance)]
@@ -296,7 +299,9 @@ def _of_run(config: Config) -> _Task:
         channels: Channels = 3 if shape[2] == 3 else 1
         given = reference.read(str(config.reference), "--reference", size=size, channels=channels)
         real, others = _split(given, config.reference_num)
-        others = training or others
+        if training is not None:
+            new = _share_known(real, training) < _SHARE_KNOWN
+            others = training if new else others
     _check_shape(config, real, shape)
     what = {
         "run": str(config.run),
@@ -354,6 +359,12 @@ def _split(images: Images, num: int) -> tuple[Images, Images | None]:
         return images, None
     order = np.random.default_rng(0).permutation(len(images.x))
     return images.take(np.sort(order[:num])), images.take(np.sort(order[num:]))
+
+
+def _share_known(images: Images, training: Images) -> float:
+    """Returns the share of the images that are among the training images."""
+    known = {x.tobytes() for x in training.x}
+    return float(np.mean([x.tobytes() in known for x in images.x]))
 
 
 def _check_shape(config: Config, real: Images, shape: tuple[int, ...]) -> None:
@@ -446,12 +457,7 @@ def _names(
     if not same_classes:
         reasons.setdefault("label_agreement", "an extractor that knows the classes of the data")
     if task.label is not None and task.real.label is not None:
-        classes = np.union1d(task.label, task.real.label)
-        least = min(
-            int(np.sum(label == number))
-            for label in (task.label, task.real.label)
-            for number in classes
-        )
+        least = scores.least_of_class(task.label, task.real.label)
         if least < _LEAST_OF_CLASS:
             reasons["intra_class"] = (
                 f"{_LEAST_OF_CLASS} images of every class on both sides, not {least}"

@@ -1,9 +1,10 @@
 """Scores of generated images against real images, each with its spread and its real-to-real floor.
 
 The spread of a score is its standard deviation over random halves of both sets, drawn without
-replacement. For smooth scores it estimates the standard error of the whole sets, because the
-variance in a half is twice as large and its finite population halves it again. No image appears
-twice, which would distort scores of nearest neighbours.
+replacement. For scores of classes, a half has half of each class. For smooth scores the spread
+estimates the standard error of the whole sets, because the variance in a half is twice as large and
+its finite population halves it again. No image appears twice, which would distort scores of nearest
+neighbours.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -74,6 +75,7 @@ class Metric(NamedTuple):
       settings: the settings of the metric in words, for the record.
       needs: the names of the attributes of `Side` that it needs on both sides, except features.
       least: the least number of images on each side.
+      of_class: the least number of images of every class on each side.
       floor: whether the score of real images shows what a perfect generator would get.
     """
 
@@ -82,6 +84,7 @@ class Metric(NamedTuple):
     settings: str = ""
     needs: tuple[str, ...] = ()
     least: int = 4
+    of_class: int = 0
     floor: bool = True
 
 
@@ -182,6 +185,7 @@ METRICS: dict[str, Metric] = {
         *(_intra_class, {"intra_class_frechet": "lower"}),
         "mean Fréchet distance within a class",
         needs=("label",),
+        of_class=2,
     ),
     "sliced_wasserstein": Metric(_sliced, {"sliced_wasserstein": "lower"}, "128 directions"),
     "two_sample": Metric(
@@ -227,9 +231,9 @@ def measure(names: Iterable[str], sides: Sides, floor: Sides, *, resamplings: in
       UserError: a metric cannot be computed from these images.
     """
     chosen = {name: METRICS[name] for name in names}
-    halves = list(_halves(sides, resamplings if resamplings > 1 else 0))
+    num = resamplings if resamplings > 1 else 0
     found = []
-    with tqdm(total=len(chosen) * (len(halves) + 2), disable=None, leave=False) as bar:
+    with tqdm(total=len(chosen) * (num + 2), disable=None, leave=False) as bar:
         for name, metric in chosen.items():
 
             def compute(sides: Sides, name: str = name, metric: Metric = metric) -> list[float]:
@@ -243,7 +247,8 @@ def measure(names: Iterable[str], sides: Sides, floor: Sides, *, resamplings: in
 
             values = compute(sides)
             real = compute(floor) if metric.floor and _suffices(floor, metric) else None
-            spreads = np.std([compute(half) for half in halves], axis=0, ddof=1) if halves else None
+            halves = _halves(sides, num, by_class="label" in metric.needs)
+            spreads = np.std([compute(half) for half in halves], axis=0, ddof=1) if num else None
             for i, (score, better) in enumerate(metric.scores.items()):
                 found.append(
                     Score(
@@ -258,18 +263,43 @@ def measure(names: Iterable[str], sides: Sides, floor: Sides, *, resamplings: in
 
 def _suffices(sides: Sides, metric: Metric) -> bool:
     """Returns whether both sides have what a metric needs."""
-    return all(
+    enough = not metric.of_class or (
+        least_of_class(sides.fake.label, sides.real.label) >= metric.of_class
+    )
+    return enough and all(
         len(side.features) >= metric.least
         and all(getattr(side, need) is not None for need in metric.needs)
         for side in (sides.fake, sides.real)
     )
 
 
-def _halves(sides: Sides, num: int) -> Iterable[Sides]:
+def least_of_class(a: NDArray[np.int32] | None, b: NDArray[np.int32] | None) -> int:
+    """Returns the number of images of the rarest class on either side, 0 without classes."""
+    if a is None or b is None:
+        return 0
+    classes = np.union1d(a, b)
+    return min(int(np.sum(label == number)) for label in (a, b) for number in classes)
+
+
+def two_halves(
+    num: int, label: NDArray[np.int32] | None, rng: np.random.Generator
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Returns the sorted indices of random halves of `num` images.
+
+    The first half has `num // 2` images. With labels, each half has half of each class.
+    """
+    order = rng.permutation(num)
+    if label is None:
+        return np.sort(order[: num // 2]), np.sort(order[num // 2 :])
+    order = order[np.argsort(label[order], kind="stable")]
+    return np.sort(order[1::2]), np.sort(order[::2])
+
+
+def _halves(sides: Sides, num: int, *, by_class: bool) -> Iterable[Sides]:
     for i in range(num):
         rng = np.random.default_rng([sides.seed, i])
         fake, real = (
-            side.take(np.sort(rng.permutation(len(side.features))[: len(side.features) // 2]))
+            side.take(two_halves(len(side.features), side.label if by_class else None, rng)[0])
             for side in (sides.fake, sides.real)
         )
         yield sides._replace(fake=fake, real=real, subsets=_SUBSETS_OF_HALVES)

@@ -77,6 +77,8 @@ def kept(file: Path, x: NDArray[np.uint8], num: int) -> NDArray[np.int32]:
             labels = arrays["label"]
     except Exception as error:  # NumPy raises exceptions of many kinds for a damaged file
         raise UserError(f"{file} cannot be read ({error}): the run in its folder is lost") from None
+    if labels.dtype != np.int32 or labels.min(initial=0) < 0:
+        raise UserError(f"{file} is damaged: the run in its folder is lost")
     if labels.shape != (len(x),) or labels.max(initial=0) >= num:
         raise UserError(f"{file} holds the clusters of other images: choose another --workdir")
     return labels
