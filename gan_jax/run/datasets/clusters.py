@@ -45,7 +45,7 @@ def cluster(x: NDArray[np.uint8], num: int) -> NDArray[np.int32]:
         )
     chosen = np.random.default_rng(0).permutation(len(x))[:MOST]
     pixels = x.reshape(len(x), -1).astype(np.float32) / 255
-    components = min(_COMPONENTS, pixels.shape[1], len(chosen))
+    components = min(_COMPONENTS, pixels.shape[1], len(chosen) - 1)
     pca = PCA(components, svd_solver="randomized", random_state=0).fit(pixels[chosen])
     points = pca.transform(pixels)
     with warnings.catch_warnings():
