@@ -101,4 +101,4 @@ def _kernel_sum(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
 
 
 def _diagonal_sum(x: NDArray[np.floating]) -> float:
-    return float(np.sum(np.square(x, dtype=np.float64).sum(axis=1) ** 3))
+    return float(np.sum(np.einsum("ij,ij->i", x, x).astype(np.float64) ** 3))
