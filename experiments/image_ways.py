@@ -205,7 +205,7 @@ def table(figures: Record, extractor: Extractor, held_out: int) -> str:
         rows.append([*cells, f"{done[0]['updates']:,}" if done and "updates" in done[0] else ""])
     return (
         f"Mean (lowest to highest) over {len(figures['real']['seeds'])} seeds. Fréchet distance "
-        f" to {held_out:,} held-out images on the features of {extractor.name}: not FID. "
+        f"to {held_out:,} held-out images on the features of {extractor.name}: not FID. "
         "Nearness: distance of samples to the training images, as a multiple of that of held-out "
         f"images; near 0 for copies.\n\n{markdown(header, rows)}\n"
     )
