@@ -49,7 +49,7 @@ class Config(image_ways.Settings):
     """Settings of the table and of the trainings."""
 
     workdir: Path = Path("runs/benchmark_fashion_mnist")
-    """Folder of the run. Each training has a folder in ways/, and is resumed if it exists."""
+    """Folder of the run. A training whose folder in ways/ exists is resumed."""
     ways: tuple[str, ...] = tuple(WAYS)
     """Ways to train, one for each row of the table."""
     num_steps: int = 4000

@@ -21,7 +21,7 @@ from gan_jax.run.plots import grid, save_image
 from gan_jax.run.tables import markdown, spread
 
 LEAST = 1000
-"""Least number of samples. A distance of fewer would say little on 64 features."""
+"""Least number of samples. With fewer, a distance on 64 features says little."""
 SHOWN = 40
 """Samples of each way in the picture."""
 
@@ -43,16 +43,16 @@ class Way(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Settings of such an experiment."""
+    """Settings of an experiment that compares ways of training."""
 
     workdir: Path
-    """Folder of the run. Each training has a folder in ways/, and is resumed if it exists."""
+    """Folder of the run. A training whose folder in ways/ exists is resumed."""
     ways: tuple[str, ...]
     """Ways to train, one for each row of the table."""
     num_steps: int
     """Updates of G of the first way. The others make as many as take the same time."""
     seeds: int = 3
-    """Number of trainings of each way."""
+    """Number of seeds. Each way is trained once with each seed."""
     seed: int = 0
     """Seed of the first training. The others use the seeds that follow."""
     num_samples: int = 10_000
@@ -154,7 +154,7 @@ def score(
     training: np.ndarray,
     extractor: Extractor,
 ) -> Record:
-    """Returns the figures of samples.
+    """Returns the scores of samples, by name.
 
     Args:
       x: uint8 [N, H, W, C], the samples.

@@ -45,7 +45,7 @@ class Classifier:
 
     @property
     def name(self) -> str:
-        """Returns what to write next to every figure, such as "gan_jax digit classifier
+        """Returns the name to report with every score, such as "gan_jax digit classifier
         5380af24"."""
         return f"gan_jax {self.kind} classifier {self.sha256[:8]}"
 

@@ -11,7 +11,7 @@ class Extractor(NamedTuple):
     """A fixed network that turns images into features.
 
     Attributes:
-      name: what to write next to every figure. It includes a hash of the weights, such as
+      name: the name to report with every score. It includes a hash of the weights, such as
         "gan_jax digit classifier 5380af24".
       features: uint8 images [N, H, W, C] to float32 features [N, D]. The features of an image do
         not depend on the other images of the call.

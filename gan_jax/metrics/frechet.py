@@ -123,7 +123,7 @@ def intra_class_frechet_distance(
 
     Args:
       a, b: [N, F] and [M, F] features.
-      a_labels, b_labels: [N] and [M] integers, their classes.
+      a_labels, b_labels: [N] and [M] integers, the classes of the features.
 
     Raises:
       TypeError: the features are not real numbers, or the labels are not integers.

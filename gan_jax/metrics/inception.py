@@ -5,7 +5,7 @@ is the port of pytorch-fid and torch-fidelity, with their weights. It differs fr
 Inception-v3 in three ways: average pools do not count the padding, the pool of the last block takes
 the maximum, and there are 1,008 classes.
 
-A Fréchet distance depends on how images reach 299 x 299 pixels. With H the height before:
+A Fréchet distance depends on the method that resizes images from height H to 299 pixels:
 
 - "clean": Pillow's bicubic, antialiased, of each channel as float, then clipped to [0, 255]. The
   network gets (x - 128) / 128. This is clean-fid's default.
@@ -51,7 +51,8 @@ def extractor(content: bytes, *, resize: Resize = "clean", insist: bool = False)
     Args:
       content: the content of pytorch-fid's `pt_inception-2015-12-05-6726825d.pth`. torch-fidelity
         names the same file `weights-inception-2015-12-05-6726825d.pth`.
-      resize: how images reach 299 x 299 pixels. The module's docstring compares the methods.
+      resize: the method that resizes images to 299 x 299 pixels. The module's
+        docstring compares the methods.
       insist: also take other weights for this network. The extractor's name contains their hash.
 
     Raises:

@@ -16,7 +16,7 @@ class ClassifierScore(NamedTuple):
 
     Attributes:
       mean: the mean over the splits, from 1 to the number of classes.
-      error: the standard deviation over the splits (with division by their number).
+      error: the population standard deviation over the splits.
     """
 
     mean: float
@@ -33,7 +33,7 @@ def classifier_score(
     Args:
       probabilities: [N, K] class probabilities of samples, not logits.
       splits: number of parts, at most N. Each part gives one score.
-      key: the key of a random order of the samples, before they are split. None keeps the order.
+      key: the key that shuffles the samples before they are split. None keeps the order.
         torch-fidelity shuffles by default, with the seed that `key=2020` has here.
 
     Raises:

@@ -19,9 +19,9 @@ class KernelDistance(NamedTuple):
 
     Attributes:
       distance: the mean over the subsets of the unbiased squared MMD. It may be below 0.
-      error: the standard deviation over the subsets (with division by their number), which
-        torch-fidelity reports too. It is the spread of a distance between two single subsets. The
-        standard error of `distance` is smaller.
+      error: the population standard deviation over the subsets, as in torch-fidelity. It estimates
+        the spread of the distance between two single subsets. The standard error of `distance` is
+        smaller.
     """
 
     distance: float
@@ -65,7 +65,7 @@ def kernel_distance(
 
 
 def squared_mmd(a: ArrayLike, b: ArrayLike) -> float:
-    """Returns the unbiased squared MMD of all features. It has no random draws.
+    """Returns the unbiased squared MMD between all features of two sets, without random draws.
 
     Args:
       a, b: [N, D] and [M, D] features, N and M at least 2.

@@ -20,9 +20,9 @@ class PRDC(NamedTuple):
     Attributes:
       precision: share of fakes within the ball of a real feature.
       recall: share of reals within the ball of a fake feature.
-      density: mean number of balls of real features that a fake is in, divided by k. For equal
+      density: mean number of balls of real features that contain a fake, divided by k. For equal
         distributions its mean is 1.
-      coverage: share of balls of real features with a fake in them. For equal distributions and
+      coverage: share of real features whose ball contains a fake. For equal distributions and
         N = M its mean is 1 - prod_{i=1..k} (N - i) / (2 N - i).
     """
 

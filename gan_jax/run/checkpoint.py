@@ -293,7 +293,7 @@ def saved_steps(folder: Path) -> list[int]:
 
 
 class _NewestAndProtected:
-    """Orbax's policy for the checkpoints that a save does not delete."""
+    """A policy for Orbax: a save keeps the newest checkpoints and the protected ones."""
 
     def __init__(self, newest: int | None, protected: Set[int]) -> None:
         self._newest, self._protected = newest, protected

@@ -249,9 +249,9 @@ def typical_distance(features: np.ndarray) -> float:
 def effective_number(features: np.ndarray, width: float) -> float:
     """Returns the number of distinct rows of `features` [N, D], between 1 and N.
 
-    It is 1 over the mean of exp(-d^2 / width^2) over all pairs of rows, where d is the distance of
-    a pair (the diversity of order 2 of Leinster and Cobbold 2012). It is 1 if all rows are equal,
-    and K if they are K points, equally often and much farther apart than `width`.
+    The result is 1 / mean(exp(-d^2 / width^2)), with the mean over the distances d of all pairs of
+    rows (the diversity of order 2 of Leinster and Cobbold 2012). The result is 1 if all rows are
+    equal. It is K if the rows are K equally frequent points much farther apart than `width`.
     """
     if not width > 0:
         return float(len(np.unique(features, axis=0)))

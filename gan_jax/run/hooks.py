@@ -305,8 +305,8 @@ def save(
     Args:
       every: the steps after which the state is saved.
       checkpoints: checkpoints of the run.
-      wanted: a function of the step that returns whether to save. If it is given, a signal does not
-        make the hook due.
+      wanted: a function of the step that returns whether to save. If given, a signal does not cause
+        a save.
     """
 
     def start(step: int, state: PyTree, metrics: Metrics) -> Finish:

@@ -62,8 +62,8 @@ class _Seen(NamedTuple):
 
     Attributes:
       recent: the records of the last `_STEPS` steps, and at least the last three.
-      evaluations: all records with the figures of an evaluation, up to the latest record. It is
-        empty if the latest record has none.
+      evaluations: all records with the figures of an evaluation, up to the latest record. Empty if
+        the latest record has no such figures.
       balance: D's loss if D cannot tell real from fake. None if the loss has no such value.
     """
 

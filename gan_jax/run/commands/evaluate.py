@@ -1,14 +1,15 @@
 """Scores generated images against real images.
 
 The images are samples of a run's newest checkpoint (--run), or any images (--images). The scores
-are printed as a table. These files are written to --out, with a number if they exist already:
+are printed as a table. Existing files in --out are kept, and the names of new ones then get a
+number. These files are written:
 - evaluation.json: the scores and the whole protocol
-- neighbours.png: samples, each to the left of its nearest training image. Above: the samples that
-  are nearest to a training image. Below: the first samples.
+- neighbours.png: samples, each to the left of the nearest real image: a training image, or with
+  --images a reference image. Top: the samples that are nearest to one. Bottom: the first samples.
 
 Scores can be compared only if extractor, reference and numbers of images are the same. The table
-shows what real images would score in the place of the samples. "+-" is a standard error, by random
-halves of the images. The same command gives the same scores.
+shows what real images would score in the place of the samples. "+-" is the standard error,
+estimated from random halves of the images. The same command gives the same scores.
 """
 
 import dataclasses
@@ -41,20 +42,20 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _NUM = 10_000
-"""Number of samples of a run if --num does not say it."""
+"""Number of samples of a run if --num is not given."""
 _PAIRS = 32
 """Samples in the picture, each beside its neighbour."""
 _MOST_PIXELS = 4096
-"""Largest number of pixels and channels of --extractor pixels: covariances have its square."""
+"""Largest number of features of --extractor pixels. A covariance of F features has F^2 entries."""
 _LEAST_OF_CLASS = 10
-"""Least number of images of a class for a distance within it."""
+"""Smallest number of images per class for which `intra_class` is computed."""
 _SHARE_KNOWN = 0.1
-"""A reference of which this share are training images is not new."""
+"""A reference counts as new if the share of training images in it is smaller than this."""
 
 _METRICS = tyro.conf.arg(
     metavar="NAME",
-    help=f"Metrics: {', '.join(METRICS)}. None named: those that the images allow, "
-    f"but not {' and '.join(sorted(METRICS.keys() - set(scores.DEFAULT)))}.",
+    help=f"Metrics: {', '.join(METRICS)}. No name: all possible ones, "
+    f"except {' and '.join(sorted(METRICS.keys() - set(scores.DEFAULT)))}.",
 )
 
 
@@ -72,30 +73,30 @@ class Config:
     reference: str | None = None
     metrics: Annotated[tuple[str, ...], _METRICS] = ()
     num: int | None = None
-    """Number of samples. None: 10,000 of a run, or all images."""
+    """Number of samples. None: 10,000 with --run, all images with --images."""
     reference_num: int = 10_000
-    """Largest number of reference images. More are reduced at random."""
+    """Largest number of reference images. If there are more, a random subset is used."""
     # Network that gives the features. pixels: no network. None: digits for MNIST, fashion for
     # Fashion-MNIST.
     extractor: Literal["digits", "fashion", "inception", "pixels"] | None = None
     inception_weights: Path | None = None
-    """The file pt_inception-2015-12-05-6726825d.pth."""
-    # How images reach the 299 pixels of inception. Report it with the score.
+    """Weights of inception: the file pt_inception-2015-12-05-6726825d.pth."""
+    # Method that resizes images to the 299x299 pixels of inception. Report it with the score.
     resize: Literal["clean", "legacy", "legacy_pytorch"] = "clean"
     insist: bool = False
-    """Take --inception-weights of another SHA-256."""
+    """Accept --inception-weights with another SHA-256."""
     size: int | None = None
     """Crop and resize the images of folders to this many pixels."""
     resamplings: int = 10
-    """Random halves for the standard error. 0: none."""
+    """Number of random halves for the standard error. 0 or 1: no standard error."""
     seed: int = 0
-    """Seed of the samples and of the metrics that draw."""
+    """Seed of the samples and of the metrics that draw at random."""
     ema: bool = True
     """Use the moving average of the generator's weights, not the weights of the last step."""
     cache: bool = True
     """Keep the features of real images in the user's cache folder."""
     out: Path | None = None
-    """Folder to write to. None: the run's folder, or runs/evaluation."""
+    """Folder to write to. None: the folder of --run, otherwise runs/evaluation."""
 
 
 class _Task(NamedTuple):
@@ -354,7 +355,7 @@ def _of_images(config: Config) -> _Task:
 
 
 def _split(images: Images, num: int) -> tuple[Images, Images | None]:
-    """Returns `num` random images, or all if there are fewer, and the rest if there is one."""
+    """Returns `num` random images and the remaining ones, or all images and None if none remain."""
     if num >= len(images.x):
         return images, None
     order = np.random.default_rng(0).permutation(len(images.x))
@@ -381,7 +382,7 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 def _choice(config: Config, task: _Task) -> tuple[str, str | None]:
-    """Returns the name of the extractor, and of the one made for the data if there is one.
+    """Returns the name of the extractor, and the name of the extractor made for the data or None.
 
     Raises:
       UserError: no extractor is named and none is certain, or it does not take such images.
@@ -488,7 +489,7 @@ def _nearest(
 
 
 def _shown(distance: NDArray[np.float32]) -> NDArray[np.intp]:
-    """Returns the indices of the samples in the picture: the nearest ones, then the first ones."""
+    """Returns the indices of the samples to show: the nearest to a real image, then the first."""
     half = _PAIRS // 2
     return np.concatenate(
         [np.argsort(distance, kind="stable")[:half], np.arange(len(distance))[:half]]

@@ -134,7 +134,7 @@ def _archive(path: Path, flag: str) -> Images:
 
 
 def _idx_file(path: Path) -> Images:
-    """Returns the images of an IDX file, with the labels of the file beside it if there is one."""
+    """Returns the images of an IDX file, with labels if the IDX file of labels is in its folder."""
     x = idx.read_file(path, ndim=3)[..., None]
     beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
     label = idx.read_file(beside, ndim=1).astype(np.int32) if beside.exists() else None
@@ -186,7 +186,7 @@ def cached(
 
 
 def _stored(file: Path) -> Float32Array | None:
-    """Returns the array in a file of the cache, or None if there is none or it is damaged."""
+    """Returns the array in a file of the cache, or None if the file is missing or damaged."""
     try:
         content = file.read_bytes()
     except OSError:

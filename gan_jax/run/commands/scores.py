@@ -1,10 +1,10 @@
 """Scores of generated images against real images, each with its spread and its real-to-real floor.
 
 The spread of a score is its standard deviation over random halves of both sets, drawn without
-replacement. For scores of classes, a half has half of each class. For smooth scores the spread
-estimates the standard error of the whole sets, because the variance in a half is twice as large and
-its finite population halves it again. No image appears twice, which would distort scores of nearest
-neighbours.
+replacement. If a score needs labels, a half contains half of the images of each class. For smooth
+scores the spread estimates the standard error of the whole sets: halving a set doubles the
+variance, and drawing without replacement cancels this. No image appears twice, because copies
+would distort scores of nearest neighbours.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,13 +32,14 @@ _SUBSETS_OF_HALVES = 10
 
 
 class Side(NamedTuple):
-    """What the scores know of a set of images.
+    """The arrays from which scores of a set of images are computed.
 
     Attributes:
       features: [N, D].
       probabilities: [N, K] class probabilities, or None if no score needs them.
       label: [N] classes, or None. Those of generated images are the classes that G was given.
-      distance: [N] distance to the nearest training image, or None if this image may be one.
+      distance: [N] distance to the nearest training image. None if the training images are unknown
+        or if the reference contains them.
     """
 
     features: NDArray[np.float32]
@@ -201,7 +202,7 @@ DEFAULT = tuple(METRICS)[:8]
 
 
 class Score(NamedTuple):
-    """A score with what is needed to judge it.
+    """A score, its spread and the score of real images.
 
     Attributes:
       name: the name of the score.

@@ -68,9 +68,9 @@ class Config:
     num_steps: int = 5000
     """Number of generator updates."""
     conditional: Conditional = "auto"
-    """How D uses classes. auto: projection if every image has one."""
+    """Method that conditions D on classes. auto: projection if every image has a class."""
     clusters: int | None = None
-    """Divide the images into this many clusters, as classes."""
+    """Number of image clusters that replace the classes."""
     batch_size: int = 32
     """Real images per batch, over all devices."""
     n_critic: int = 1
@@ -93,7 +93,7 @@ class Config:
     discriminator_lr: float = 1e-3
     """Adam's learning rate for D."""
     final_lr_share: float = 1.0
-    """Learning rates fall to this share (half cosine)."""
+    """Final share of the initial learning rates (half cosine)."""
     b1: float = 0.0
     """Decay rate of Adam's average of the gradient."""
     b2: float = 0.99
@@ -107,11 +107,11 @@ class Config:
     penalty_every: int = 1
     """Apply R1 and R2 in every n-th update of D."""
     final_penalty_share: float = 1.0
-    """R1 and R2 fall to this share (half cosine)."""
+    """Final share of R1's and R2's weights (half cosine)."""
     augment: Literal["none", "shift", "diffaugment", "ada"] = "none"
-    """Random changes of images before D, for few images."""
+    """Random changes of D's images, for small data sets."""
     augment_p: float | None = None
-    """ada's probability rises to this. None: by feedback."""
+    """Final probability of ada (half cosine). None: adaptive."""
     ema_decay: float = 0.998
     """Decay rate of the average of G's weights."""
     data: datasets.Config = dataclasses.field(default_factory=datasets.Config)
@@ -133,7 +133,7 @@ class Config:
     checkpoint_every: int = 500
     """Steps between two checkpoints."""
     keep_checkpoints: int = 3
-    """Number of newest checkpoints to keep, beside the best."""
+    """Number of newest checkpoints to keep, besides the best."""
     tensorboard: bool = False
     """Write TensorBoard files too."""
 
@@ -337,7 +337,7 @@ def build(
 
 
 def _with_p(step: StepFn, p: Any) -> StepFn:
-    """Returns the step with the scheduled probability of the augmentation among its metrics."""
+    """Returns a step whose metrics include the scheduled probability of the augmentation."""
 
     @functools.wraps(step)
     def stepped(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
