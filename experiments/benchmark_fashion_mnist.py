@@ -16,8 +16,8 @@ from experiments.image_ways import Way
 from gan_jax.errors import UserError
 from gan_jax.metrics.extractors import EXTRACTORS
 from gan_jax.run import cli, datasets
-from gan_jax.run.commands import reference
 from gan_jax.run.folder import Record
+from gan_jax.run.scoring import reference
 
 _WIDTH: dict[str, Any] = {"width": 32}
 _USUAL: dict[str, Any] = _WIDTH | {

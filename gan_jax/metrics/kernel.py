@@ -29,7 +29,12 @@ class KernelDistance(NamedTuple):
 
 
 def kernel_distance(
-    a: ArrayLike, b: ArrayLike, key: Array | int, *, subsets: int = 100, subset_size: int = 1000
+    a: ArrayLike,
+    b: ArrayLike,
+    key: Array | int,
+    *,
+    subsets: int = 100,
+    subset_size: int | None = None,
 ) -> KernelDistance:
     """Returns the kernel distance of features: the mean unbiased squared MMD of random subsets.
 
@@ -38,7 +43,8 @@ def kernel_distance(
       key: the key of the draws. An integer gives the subsets of torch-fidelity with that
         `rng_seed`.
       subsets: number of subsets, at least 1.
-      subset_size: number of features drawn without replacement from each set, at least 2.
+      subset_size: number of rows drawn without replacement from each set, at least 2. None means
+        1,000, or the size of the smaller set if that is less.
 
     Raises:
       TypeError: the features are not real numbers.
@@ -48,10 +54,11 @@ def kernel_distance(
     a, b = pair(a=a, b=b)
     if subsets < 1:
         raise ValueError(f"subsets must be at least 1, got {subsets}")
+    subset_size = min(1000, len(a), len(b)) if subset_size is None else subset_size
     if not 2 <= subset_size <= min(len(a), len(b)):
         raise ValueError(
-            f"subset_size must be at least 2 and at most the number of features, got {subset_size} "
-            f"for {len(a)} and {len(b)} features"
+            f"subset_size must be at least 2 and at most the number of rows, got {subset_size} "
+            f"for {len(a)} and {len(b)} rows"
         )
     a, b, rng = _extended(a), _extended(b), random_state(key)
     found = [

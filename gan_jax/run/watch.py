@@ -127,7 +127,7 @@ def _divergence(seen: _Seen) -> str | None:
         most = 10_000.0 if seen.balance is None else times * seen.balance
         size = median(abs(record.get(name, 0.0)) for record in seen.recent)
         if size > most:
-            return f"{name} has a median size of {size:.3g} in the last {_STEPS} steps"
+            return f"{name} has a median size of {size:.3g} in the latest records"
     return None
 
 
@@ -149,7 +149,7 @@ _RULES: dict[str, tuple[Callable[[_Seen], str | None], str]] = {
         _saturation,
         "Lower D's learning rate, raise R1, or use the loss non_saturating",
     ),
-    "divergence": (_divergence, "Lower the learning rates, or add a penalty such as R1"),
+    "divergence": (_divergence, "Lower the learning rates, or raise R1"),
 }
 """Each trouble's rule and advice. A rule returns the evidence, or None if there is no trouble."""
 

@@ -61,14 +61,14 @@ def test_auto_falls_back_loudly(tmp_path):
         assert part in "\n".join(said)
 
 
-def test_auto_does_not_fall_back_from_a_folder_that_was_given(tmp_path):
+def test_auto_reads_a_folder_that_was_given(tmp_path):
     with pytest.raises(DataError, match=r"no mnist for --data\.dir .*no IDX files in it; tfds: "):
         load(Config(dir=tmp_path))
     (tmp_path / "cats").mkdir()
     for i in range(3):
         Image.fromarray(X[i]).save(tmp_path / f"cats/{i}.png")
-    with pytest.raises(DataError, match=r"holds 3 image files, .*did you mean --data\.source"):
-        load(Config(dir=tmp_path))
+    found = load(Config(dir=tmp_path))
+    assert (found.source, found.name, found.classes) == ("folder", tmp_path.name, ("cats",))
 
 
 def test_a_named_source_does_not_fall_back():

@@ -7,10 +7,10 @@ import pytest
 
 from gan_jax.errors import UserError
 from gan_jax.metrics.frechet import frechet_distance
-from gan_jax.run.commands import reference
 from gan_jax.run.commands.evaluate import Config, _share_known, main
-from gan_jax.run.commands.reference import Images
-from gan_jax.run.commands.scores import Side, Sides, measure, two_halves
+from gan_jax.run.scoring import reference
+from gan_jax.run.scoring.reference import Images
+from gan_jax.run.scoring.scores import Side, Sides, measure, two_halves
 
 
 @pytest.fixture(autouse=True)
@@ -148,7 +148,7 @@ def test_images_that_were_trained_on_are_no_new_reference():
         ({"num": 21}, "--num 21 is more than the 20 images"),
         ({"num": 0}, "--num must be at least 1"),
         ({"num": 5, "metrics": ("prdc",)}, "--num: 5 images are too few for prdc, which needs 12"),
-        ({"extractor": None}, "no extractor is certain .*4x4 grey.*--extractor"),
+        ({"extractor": None}, "there is no extractor made for .*4x4 grey.*--extractor"),
         ({"extractor": "digits"}, "--extractor digits takes 28x28 grey images, got 4x4 grey"),
         ({"extractor": "inception"}, "needs --inception-weights"),
         ({"metrics": ("label_agreement",)}, "--metrics label_agreement needs"),

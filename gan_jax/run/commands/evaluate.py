@@ -31,11 +31,12 @@ from gan_jax.metrics.extractor import Extractor
 from gan_jax.metrics.extractors import EXTRACTORS
 from gan_jax.metrics.neighbours import nearest
 from gan_jax.run import cli, datasets
-from gan_jax.run.commands import reference, sample, scores, train
-from gan_jax.run.commands.reference import Images
-from gan_jax.run.commands.scores import METRICS, Score, Side, Sides
+from gan_jax.run.commands import sample, train
 from gan_jax.run.datasets.types import Channels
 from gan_jax.run.folder import Record, read_config, write_json
+from gan_jax.run.scoring import reference, scores
+from gan_jax.run.scoring.reference import Images
+from gan_jax.run.scoring.scores import METRICS, Score, Side, Sides
 from gan_jax.run.tables import markdown
 
 if TYPE_CHECKING:
@@ -201,8 +202,8 @@ def _evaluate(config: Config) -> Record:
         floor = sides._replace(fake=side(others, "other real images", keep=True))
     else:
         # The images may be in an order, such as alternating classes.
-        halves = scores.two_halves(len(real.features), real.label, np.random.default_rng(0))
-        floor = Sides(*map(real.take, halves), config.seed)
+        one, other = scores.two_halves(len(real.features), real.label, np.random.default_rng(0))
+        floor = sides._replace(fake=real.take(one), real=real.take(other))
     found = scores.measure(names, sides, floor, resamplings=config.resamplings)
 
     shown = samples.x[pairs := _shown(distance)]
@@ -392,7 +393,7 @@ def _choice(config: Config, task: _Task) -> tuple[str, str | None]:
     choice = config.extractor or certain
     if choice is None:
         raise UserError(
-            f"no extractor is certain for {task.real.name or task.real.origin} "
+            f"there is no extractor made for {task.real.name or task.real.origin} "
             f"({_size(task.shape)}): add --extractor inception with --inception-weights, or "
             f"--extractor pixels{', or digits or fashion' if small else ''}"
         )

