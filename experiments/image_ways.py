@@ -22,6 +22,8 @@ from gan_jax.run.tables import markdown, spread
 
 LEAST = 1000
 """Least number of samples. With fewer, a distance on 64 features says little."""
+_COMPARED = 20_000
+"""Training images among which the nearest one is looked for, at most."""
 SHOWN = 40
 """Samples of each way in the picture."""
 
@@ -102,12 +104,12 @@ def compare(
     figures: Record = {}
     pictures = list[np.ndarray]()
     real = datasets.load(config.data)
-    target = extractor.features(held_out)
+    target, training = extractor.features(held_out), extractor.features(real.x[:_COMPARED])
     figures["real"] = {"title": "real training images", "seeds": []}
     for each in range(config.seeds):  # other images for each seed
         chosen = np.random.default_rng(each).permutation(len(real.x))[: config.num_samples]
         label = None if real.label is None else real.label[chosen]
-        found = score(real.x[chosen], label, held_out, target, real.x, extractor)
+        found = score(real.x[chosen], label, target, training, extractor)
         figures["real"]["seeds"].append(found | {"nearness": None})
     for name in config.ways:
         figures[name] = {"title": ways[name].title, "seeds": []}
@@ -121,7 +123,7 @@ def compare(
                 figures[name]["seeds"].append({"diverged": str(error)})
                 continue
             x, label = draw(path, config.num_samples)
-            found = score(x, label, held_out, target, real.x, extractor)
+            found = score(x, label, target, training, extractor)
             figures[name]["seeds"].append(found | {"updates": part.num_steps})
             if seed == config.seed:
                 pictures.append(x[:SHOWN])
@@ -149,7 +151,6 @@ def draw(run: Path, num: int) -> tuple[np.ndarray, np.ndarray | None]:
 def score(
     x: np.ndarray,
     label: np.ndarray | None,
-    held_out: np.ndarray,
     target: np.ndarray,
     training: np.ndarray,
     extractor: Extractor,
@@ -159,17 +160,14 @@ def score(
     Args:
       x: uint8 [N, H, W, C], the samples.
       label: [N] their classes, or None.
-      held_out: uint8 [M, H, W, C], real images.
-      target: [M, D], the features of `held_out`.
-      training: uint8 [T, H, W, C], the training images.
+      target: [M, D], the features of held-out images.
+      training: [T, D], the features of training images.
       extractor: the network of the features and the probabilities.
     """
     assert extractor.probabilities is not None
     features, found = extractor.features(x), extractor.probabilities(x).argmax(axis=1)
     few = slice(0, 1000)  # enough for a median
-    near = memorisation(
-        *map(jnp.asarray, (features[few], extractor.features(training[:20_000]), target[few]))
-    )
+    near = memorisation(*map(jnp.asarray, (features[few], training, target[few])))
     return {
         "distance": gaussian_distance(*statistics(features), *statistics(target)),
         "rarest": float(np.bincount(found, minlength=10).min() / len(x)),

@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize
 from scipy.special import logsumexp
 
 from gan_jax.metrics.features import Float64Array, labels, pair
@@ -70,6 +69,8 @@ def _logistic(
     x: Float64Array, index: NDArray[np.integer], num: int, penalty: float
 ) -> tuple[Float64Array, Float64Array]:
     """Returns the weights [D, num] and the bias [num] of a logistic regression."""
+    from scipy.optimize import minimize  # takes half a second, and nothing else here needs it
+
     shape = (x.shape[1] + 1, num)
     target = np.eye(num)[index]
 

@@ -11,3 +11,6 @@ def _of(classifier: Classifier) -> Extractor:
 
 EXTRACTORS = {"digits": _of(digits.CLASSIFIER), "fashion": _of(fashion.CLASSIFIER)}
 """Extractors for uint8 images [N, 28, 28, 1], white on black. Weights are read at the first use."""
+
+OF_DATA = {"mnist": "digits", "fashion_mnist": "fashion"}
+"""The name of the extractor that was trained on a data set, by the name of the data set."""

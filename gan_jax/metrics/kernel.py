@@ -13,6 +13,9 @@ from gan_jax.metrics.distances import blocks
 from gan_jax.metrics.features import pair, random_state
 from gan_jax.types import Array
 
+SUBSET_SIZE = 1000
+"""Rows in a subset, unless a set is smaller."""
+
 
 class KernelDistance(NamedTuple):
     """The kernel distance over random subsets.
@@ -54,7 +57,7 @@ def kernel_distance(
     a, b = pair(a=a, b=b)
     if subsets < 1:
         raise ValueError(f"subsets must be at least 1, got {subsets}")
-    subset_size = min(1000, len(a), len(b)) if subset_size is None else subset_size
+    subset_size = min(SUBSET_SIZE, len(a), len(b)) if subset_size is None else subset_size
     if not 2 <= subset_size <= min(len(a), len(b)):
         raise ValueError(
             f"subset_size must be at least 2 and at most the number of rows, got {subset_size} "

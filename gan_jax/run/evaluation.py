@@ -12,8 +12,9 @@ from gan_jax.contract import check_output
 from gan_jax.data.pipeline import dequantize, quantize
 from gan_jax.data.types import Dataset
 from gan_jax.metrics import frechet
+from gan_jax.metrics.distances import squared_distance_blocks
 from gan_jax.metrics.extractor import Extractor
-from gan_jax.metrics.extractors import EXTRACTORS
+from gan_jax.metrics.extractors import EXTRACTORS, OF_DATA
 from gan_jax.random import Stream
 from gan_jax.run.folder import Record
 from gan_jax.run.hooks import Evaluation
@@ -38,7 +39,7 @@ _COMMON = 0.02
 
 
 class Protocol(NamedTuple):
-    """How the Fréchet distance of a run is measured.
+    """The protocol of a run's Fréchet distance.
 
     Attributes:
       extractor: the name of the feature extractor.
@@ -78,8 +79,9 @@ def default_extractor(dataset: Dataset) -> Extractor:
     grey images of 28x28 pixels, and averaged pixels for others."""
     if dataset.x.shape[1:] != (28, 28, 1):
         return pooled()
-    known = {"mnist": "digits", "fashion_mnist": "fashion"}.get(dataset.name)
-    return EXTRACTORS[known] if known else EXTRACTORS["digits"]._replace(probabilities=None)
+    if dataset.name in OF_DATA:
+        return EXTRACTORS[OF_DATA[dataset.name]]
+    return EXTRACTORS["digits"]._replace(probabilities=None)
 
 
 def evaluation(
@@ -259,6 +261,4 @@ def effective_number(features: np.ndarray, width: float) -> float:
 
 
 def _squared_distances(x: np.ndarray) -> NDArray[np.float64]:
-    x = x.astype(np.float64)
-    squares = np.square(x).sum(axis=1)
-    return np.maximum(squares[:, None] + squares[None] - 2 * x @ x.T, 0)
+    return np.concatenate([block for _, block in squared_distance_blocks(x, x)])

@@ -21,10 +21,6 @@ from gan_jax.run.hooks import Every, Look
 from gan_jax.run.loop import signals
 from gan_jax.types import GAN, StepFn, TrainState
 
-_DRAWN_AT_ONCE = 32
-"""Samples drawn per call: smaller batches need less scratch memory and compile faster."""
-
-
 MOST_ROWS = 16
 """Classes that a picture of samples shows, one to a row."""
 
@@ -46,8 +42,8 @@ def grids(
             labels = jnp.arange(rows)
             x = jax.lax.map(lambda label: sample(gan, state, key, 8, jnp.full(8, label)), labels)
             return quantize(x.reshape(-1, *x.shape[2:]))
-        keys = jax.random.split(key, -(-num // _DRAWN_AT_ONCE))
-        x = jax.lax.map(lambda key: sample(gan, state, key, _DRAWN_AT_ONCE), keys)
+        keys = jax.random.split(key, -(-num // evaluation.AT_ONCE))
+        x = jax.lax.map(lambda key: sample(gan, state, key, evaluation.AT_ONCE), keys)
         return quantize(x.reshape(-1, *x.shape[2:])[:num])
 
     def show(step: int, images: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from gan_jax.errors import UserError
 from gan_jax.metrics.extractor import Extractor
-from gan_jax.metrics.extractors import EXTRACTORS
+from gan_jax.metrics.extractors import EXTRACTORS, OF_DATA
 from gan_jax.metrics.neighbours import nearest
 from gan_jax.run import cli, datasets
 from gan_jax.run.commands import sample, train
@@ -389,7 +389,7 @@ def _choice(config: Config, task: _Task) -> tuple[str, str | None]:
       UserError: no extractor is named and none is certain, or it does not take such images.
     """
     small = task.shape == (28, 28, 1)
-    certain = {"mnist": "digits", "fashion_mnist": "fashion"}.get(task.real.name) if small else None
+    certain = OF_DATA.get(task.real.name) if small else None
     choice = config.extractor or certain
     if choice is None:
         raise UserError(

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from gan_jax.errors import UserError
 from gan_jax.metrics.frechet import frechet_distance, intra_class_frechet_distance
 from gan_jax.metrics.inception_score import classifier_score
-from gan_jax.metrics.kernel import kernel_distance
+from gan_jax.metrics.kernel import SUBSET_SIZE, kernel_distance
 from gan_jax.metrics.manifolds import prdc
 from gan_jax.metrics.modes import class_coverage
 from gan_jax.metrics.sliced import sliced_wasserstein
@@ -25,8 +25,8 @@ from gan_jax.metrics.two_sample import classifier_two_sample
 
 K = 5
 """The neighbour that the balls of precision, recall, density and coverage reach to."""
-SUBSETS, SUBSET_SIZE = 100, 1000
-"""Number of subsets of the kernel distance, and the largest number of images in one."""
+SUBSETS = 100
+"""Number of subsets of the kernel distance."""
 _SUBSETS_OF_HALVES = 10
 """Number of subsets in a half, where they only serve the spread."""
 
@@ -95,8 +95,7 @@ def _frechet(sides: Sides) -> Sequence[float]:
 
 def _kernel(sides: Sides) -> Sequence[float]:
     a, b = sides.fake.features, sides.real.features
-    size = min(SUBSET_SIZE, len(a), len(b))
-    return [kernel_distance(a, b, sides.seed, subsets=sides.subsets, subset_size=size).distance]
+    return [kernel_distance(a, b, sides.seed, subsets=sides.subsets).distance]
 
 
 def _prdc(sides: Sides) -> Sequence[float]:
