@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,11 +57,14 @@ class Rules:
     batch_size: int = 256
     """Real samples (or packs) in an update of D. D also gets the same number of fakes."""
     generator_lr: float = 2e-3
-    """Initial learning rate of G. It decays along half a cosine."""
+    """Initial learning rate of G."""
     discriminator_lr: float = 2e-3
-    """Initial learning rate of D. It decays along half a cosine."""
+    """Initial learning rate of D."""
     final_lr_share: float = 0.1
     """Final learning rate of D and G, as a fraction of the initial rate."""
+    lr_decay: Literal["cosine", "exponential"] = "cosine"
+    """Curve of the learning rates: half a cosine, or constant for a quarter of the training and
+    then a decay by equal factors, which brings G to rest."""
     b1: float = 0.0
     """Adam's decay rate for the mean of the gradients."""
     b2: float = 0.99
@@ -90,6 +93,8 @@ def check(rules: Rules) -> None:
         raise UserError(f"--penalty must name each once, got {' '.join(rules.penalty)}")
     cli.check_above_zero(rules, "penalty_weight", "final_penalty_share")
     cli.check_below_one(rules, "b1", "b2", "ema_decay")
+    if rules.lr_decay == "exponential":
+        cli.check_above_zero(rules, "final_lr_share")
     for name in ("noise_share", "final_lr_share", "final_penalty_share"):
         if not 0 <= (share := getattr(rules, name)) <= 1:
             raise UserError(f"{cli.flag(name)} must be in [0, 1], got {share}")
@@ -119,7 +124,7 @@ def play(rules: Rules, gan: GAN, real: Sampler, shape: tuple[int, ...]) -> Game:
     """Returns the GAN with these networks, and its training on real samples of the given shape."""
     played, pack = (packed(gan, rules.pack), (rules.pack,)) if rules.pack > 1 else (gan, ())
     loss = losses.LOSSES[rules.loss]
-    decay = optax.cosine_decay_schedule(1.0, rules.num_steps, alpha=rules.final_lr_share)
+    decay = learning_rate(rules)
 
     def tx(rate: float, updates: int) -> optax.GradientTransformation:
         return adam(lambda step: rate * decay(step / updates), b1=rules.b1, b2=rules.b2)
@@ -156,6 +161,16 @@ def updates(rules: Rules) -> dict[str, int]:
     """Returns the number of updates computed for each player. D's unrolled steps count too."""
     per_update_of_g = {"generator": 1, "discriminator": rules.n_critic + rules.unroll}
     return {player: rules.num_steps * num for player, num in per_update_of_g.items()}
+
+
+def learning_rate(rules: Rules) -> optax.Schedule:
+    """Returns the learning rate after a number of updates of G, as a share of the initial rate."""
+    if rules.lr_decay == "cosine":
+        return optax.cosine_decay_schedule(1.0, rules.num_steps, alpha=rules.final_lr_share)
+    constant = rules.num_steps // 4
+    return optax.exponential_decay(
+        1.0, rules.num_steps - constant, rules.final_lr_share, transition_begin=constant
+    )
 
 
 def penalty_weight(rules: Rules, step: Array) -> Array:

@@ -25,6 +25,35 @@ def uniform(dim: int, bound: float = 3.0**0.5) -> Prior:
     return lambda key, num: jax.random.uniform(key, (num, dim), minval=-bound, maxval=bound)
 
 
+def signs(dim: int, scale: float = 1.0) -> Prior:
+    """Returns the prior of `dim` independent signs: each dimension is `scale` or -`scale`, equally
+    often.
+
+    Such a z has 2^dim values. A continuous G then maps it to 2^dim separate points, so distant
+    modes need no samples between them (Khayatkhoei et al. 2018 say why a connected z does).
+    """
+    return lambda key, num: scale * jax.random.rademacher(key, (num, dim), jnp.result_type(float))
+
+
+def joined(*parts: Prior) -> Prior:
+    """Returns the prior of z = (z_1, ..., z_n), with the independent parts z_i ~ `parts[i]`.
+
+    Args:
+      parts: at least one prior, each of z [num, dim]. The dimensions add up.
+
+    Raises:
+      ValueError: no prior is given.
+    """
+    if not parts:
+        raise ValueError("parts must hold at least one prior")
+
+    def draw(key: Array, num: int) -> Array:
+        keys = jax.random.split(key, len(parts))
+        return jnp.concatenate([part(k, num) for part, k in zip(parts, keys, strict=True)], axis=-1)
+
+    return draw
+
+
 def classes(frequencies: ArrayLike) -> Prior:
     """Returns a function `(key, num) -> labels [num]` that draws int32 classes in [0, K).
 

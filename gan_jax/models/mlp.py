@@ -11,6 +11,7 @@ from gan_jax.nn import (
     Conditional,
     Dense,
     Dropout,
+    FourierFeatures,
     MinibatchStd,
     judged,
     with_class,
@@ -32,6 +33,7 @@ def mlp(
     bounded: bool = True,
     generator_slope: float = 0.2,
     minibatch_std: bool = False,
+    fourier: int = 0,
 ) -> GAN:
     """Returns a GAN of two perceptrons with `depth` hidden layers of `width` leaky ReLUs.
 
@@ -50,13 +52,14 @@ def mlp(
         them.
       minibatch_std: whether D's last layer also receives the feature of `gan_jax.nn.MinibatchStd`,
         the variation within the batch.
+      fourier: number of waves of `gan_jax.nn.FourierFeatures` that D also receives.
     """
     return GAN(
         generator=from_linen(
             _Generator(shape, width, depth, bounded, generator_slope, num_classes)
         ),
         discriminator=from_linen(
-            _Discriminator(width, depth, minibatch_std, num_classes, conditional)
+            _Discriminator(width, depth, minibatch_std, fourier, num_classes, conditional)
         ),
         prior=priors.normal(latent),
     )
@@ -114,6 +117,7 @@ class _Discriminator(nn.Module):
     width: int
     depth: int
     minibatch_std: bool
+    fourier: int
     num_classes: int | None
     conditional: Conditional
 
@@ -121,6 +125,8 @@ class _Discriminator(nn.Module):
     def __call__(self, x: Array, label: Array | None = None) -> Array | Output:
         x = with_class_channel(x, self.num_classes, label, self.conditional)
         x = x.reshape(x.shape[0], -1)
+        if self.fourier:
+            x = FourierFeatures(self.fourier)(x)
         for _ in range(self.depth):
             x = nn.leaky_relu(Dense(self.width)(x), 0.2)
         if self.minibatch_std:

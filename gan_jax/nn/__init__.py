@@ -5,6 +5,7 @@ from gan_jax.nn.conditional import Conditional, judged, with_class, with_class_c
 from gan_jax.nn.convolutions import Conv, ConvTranspose
 from gan_jax.nn.dense import Dense
 from gan_jax.nn.dropout import Dropout
+from gan_jax.nn.fourier import FourierFeatures
 from gan_jax.nn.initial import DCGAN_INIT, PARAM_DTYPE
 from gan_jax.nn.minibatch import MinibatchStd
 from gan_jax.nn.modulated import EqualConv, EqualDense, ModulatedConv
@@ -24,6 +25,7 @@ __all__ = [
     "Dropout",
     "EqualConv",
     "EqualDense",
+    "FourierFeatures",
     "Halved",
     "MinibatchStd",
     "ModulatedBatchNorm",
