@@ -53,7 +53,7 @@ def main() -> None:
     environment = Path(sys.prefix).resolve()
     assert Path(str(files("gan_jax"))).resolve().is_relative_to(environment), files("gan_jax")
     assert (files("gan_jax") / "py.typed").is_file()
-    for extra in ("tyro", "orbax-checkpoint", "matplotlib", "scikit-learn"):
+    for extra in ("tyro", "matplotlib", "scikit-learn"):
         try:
             distribution(extra)
         except PackageNotFoundError:
