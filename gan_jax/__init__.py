@@ -4,12 +4,17 @@ A GAN is two pure networks, a prior, a loss and two optimizers. A training step 
 `(TrainState, Batch) -> (TrainState, Metrics)`. Read `gan_jax.types` first.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from gan_jax import (
     algorithms,
     augment,
     losses,
     networks,
+    nn,
     optimizers,
+    parallel,
     penalties,
     priors,
     schedules,
@@ -75,6 +80,7 @@ __all__ = [
     "adversarial",
     "algorithms",
     "augment",
+    "data",
     "from_equinox",
     "from_linen",
     "from_nnx",
@@ -86,10 +92,14 @@ __all__ = [
     "make_generator_step",
     "make_player_step",
     "make_train_step",
+    "metrics",
     "mixed_precision",
+    "models",
     "networks",
+    "nn",
     "optimizers",
     "packed",
+    "parallel",
     "penalties",
     "priors",
     "rematerialised",
@@ -97,5 +107,19 @@ __all__ = [
     "sample",
     "schedules",
     "terms",
+    "theory",
     "warm_start",
 ]
+
+if TYPE_CHECKING:
+    from gan_jax import data, metrics, models, theory
+else:
+
+    def __getattr__(name: str) -> Any:
+        """Imports a module of `__all__` when it is first used (PEP 562)."""
+        if name in __all__:
+            return import_module(f"gan_jax.{name}")
+        raise AttributeError(f"module 'gan_jax' has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

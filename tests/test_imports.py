@@ -151,3 +151,18 @@ def test_the_core_needs_none_of_the_extras():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 0, run.stderr
     assert run.stdout.split() == []
+
+
+def test_some_rooms_are_imported_when_they_are_first_used():
+    """In an interpreter of its own. The other rooms are parts of these imports."""
+    code = """
+import sys, gan_jax
+rooms = ["data", "metrics", "models", "theory"]
+assert not [name for name in rooms if f"gan_jax.{name}" in sys.modules]
+assert gan_jax.models is sys.modules["gan_jax.models"]
+assert gan_jax.data.synthetic.ring and gan_jax.theory.js_divergence
+assert "gan_jax.metrics" not in sys.modules
+from gan_jax import metrics
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
