@@ -74,6 +74,8 @@ class Checkpoints:
         from orbax.checkpoint import v1 as ocp
 
         _hush()
+        if not _has_locks(self.folder):
+            _write_without_locks()
         training = ocp.training
         return training.Checkpointer(
             self._address,
@@ -320,6 +322,37 @@ def _odd(folder: Path) -> str:
 
 def _is_plain(folder: Path) -> bool:
     return not _odd(folder)
+
+
+def _has_locks(folder: Path) -> bool:
+    """Returns whether the file system of a folder has file locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, where every file system has locks
+        return True
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+    return True
+
+
+def _write_without_locks() -> None:
+    """Makes Orbax write without file locks in this process.
+
+    Locks separate several writers of one file, but each file of a checkpoint has only one writer.
+    """
+    # Orbax has no public setting for this. If a later version has other names, its own error
+    # message about the lock is shown.
+    with suppress(ImportError, AttributeError):
+        from orbax.checkpoint._src.serialization import tensorstore_utils
+
+        for context in (
+            tensorstore_utils._BASE_TS_CONTEXT,
+            tensorstore_utils._DEFAULT_OCDBT_TS_CONTEXT,
+        ):
+            context["file_io_locking"] = {"mode": "none"}
 
 
 def _hush() -> None:

@@ -567,3 +567,75 @@ def test_a_first_folder_that_is_a_store_to_orbax_is_not_given_to_it(first):
     assert checkpoints._address != checkpoints.folder
     assert checkpoints._address.readlink() == Path("/") / first / "run"
     assert checkpoints.restore({}) is None
+
+
+NO_LOCKS = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+
+static int call(const char *name, int file, int command, void *argument) {
+    if (command == F_SETLK || command == F_SETLKW || command == F_OFD_SETLK ||
+        command == F_OFD_SETLKW) {
+        errno = ENOTSUP;
+        return -1;
+    }
+    return ((int (*)(int, int, void *))dlsym(RTLD_NEXT, name))(file, command, argument);
+}
+
+#define WITHOUT_LOCKS(name)                            \\
+    int name(int file, int command, ...) {             \\
+        va_list arguments;                             \\
+        va_start(arguments, command);                  \\
+        void *argument = va_arg(arguments, void *);    \\
+        va_end(arguments);                             \\
+        return call(#name, file, command, argument);   \\
+    }
+
+WITHOUT_LOCKS(fcntl)
+WITHOUT_LOCKS(fcntl64)
+
+int flock(int file, int operation) {
+    errno = ENOTSUP;
+    return -1;
+}
+"""
+"""A library in C that makes all file locks fail, as on some network file systems."""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    sys.platform != "linux" or shutil.which("gcc") is None, reason="needs Linux and a C compiler"
+)
+def test_a_file_system_without_locks_holds_checkpoints(tmp_path):
+    source, library = tmp_path / "no_locks.c", tmp_path / "no_locks.so"
+    source.write_text(NO_LOCKS)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"], check=True)
+    program = """
+import fcntl, sys
+from pathlib import Path
+import jax.numpy as jnp
+from gan_jax.run import RunFolder
+from gan_jax.run.checkpoint import Checkpoints
+folder = RunFolder(Path(sys.argv[1]))
+with folder.visit():
+    checkpoints = Checkpoints(folder.checkpoints, keep=2)
+    for step in (1, 2, 3):
+        checkpoints.save(step, {"x": jnp.full(3, step)})
+    checkpoints.close()
+print(*Checkpoints(folder.checkpoints, keep=2).restore({"x": jnp.zeros(3, int)}))
+try:
+    fcntl.flock(0, fcntl.LOCK_SH)
+except OSError:
+    print("no locks")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "run")],
+        env={**os.environ, "LD_PRELOAD": str(library)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["3 {'x': Array([3, 3, 3], dtype=int32)}", "no locks"]
