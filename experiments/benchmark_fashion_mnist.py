@@ -1,10 +1,10 @@
 """Trains several ways on Fashion-MNIST in equal CPU time and compares their samples.
 
 The first six ways are the losses of Lucic et al. 2018, with one network, one learning rate and no
-batch norm in D, which a gradient penalty does not allow. The others are ours. All have DCGANs of
-the same width. A row of the table is a way, with several seeds. The experiment writes table.md,
-samples.png (two lines of samples for each way) and summary.json to --workdir. The same command
-resumes a run that was stopped.
+batch norm in D, which a gradient penalty does not allow. The seventh is DCGAN as published, with
+batch norm in D. The others are ours. All have DCGANs of the same width. A row of the table is a
+way, with several seeds. The experiment writes table.md, samples.png (two lines of samples for each
+way) and summary.json to --workdir. The same command resumes a run that was stopped.
 """
 
 import dataclasses
@@ -39,13 +39,16 @@ WAYS = {
     "wgan": Way("WGAN, weights clipped", _WASSERSTEIN | {"clip_weights": 0.01}, cost=0.8),
     "wgan_gp": Way("WGAN-GP", _WASSERSTEIN | {"gradient_penalty": 10.0}, cost=0.8),
     "dragan": Way("DRAGAN", _LOSS | {"dragan": 10.0}, cost=0.8),
+    "dcgan": Way(
+        "non-saturating, batch norm in D (DCGAN)", _LOSS | {"discriminator_norm": True}, cost=0.8
+    ),
     "r1": Way("R1, rates that fall to 0", _OURS | {"conditional": "none"}),
     "clusters": Way("the same with 30 clusters", _OURS | {"clusters": 30}),
     "classes": Way("the same with classes", _OURS | {"conditional": "projection"}),
 }
 """The ways to train. Their costs are CPU times of a step on two cores (AVX2), relative to `r1`.
 
-The six losses have Adam with a rate of 0.0002 and b1 = 0.5 (Radford et al. 2016). The two
+The first seven have Adam with a rate of 0.0002 and b1 = 0.5 (Radford et al. 2016). The two
 Wasserstein losses have b1 = 0, b2 = 0.9 and five updates of D for each of G (Gulrajani et al.
 2017).
 """

@@ -39,8 +39,8 @@ class Way(NamedTuple):
     Attributes:
       title: its name in the table.
       changes: the settings of `gan-jax train` that differ from those of all ways.
-      cost: CPU time of an update of G and its updates of D, as a multiple of that of the first
-        way. The way makes fewer updates by this factor, so that all ways take equal time.
+      cost: CPU time of an update of G and its updates of D, as a multiple of that of a way that
+        makes `num_steps` updates. All ways thus take equal time.
     """
 
     title: str
@@ -57,7 +57,7 @@ class Settings:
     ways: tuple[str, ...]
     """Ways to train, one for each row of the table."""
     num_steps: int
-    """Updates of G of the first way. The others make as many as take the same time."""
+    """Updates of G of a way with cost 1. The others make as many as take the same time."""
     seeds: int = 3
     """Number of seeds. Each way is trained once with each seed."""
     seed: int = 0

@@ -65,13 +65,14 @@ def test_a_small_table(settings, monkeypatch):
 
 def test_the_losses_have_one_network_and_no_other_limit_on_the_slope():
     names = list(benchmark.WAYS)
-    losses, ours = names[:6], names[6:]
+    losses, others = names[:6], names[6:]
     assert losses == ["minimax", "non_saturating", "least_squares", "wgan", "wgan_gp", "dragan"]
-    assert ours == ["r1", "clusters", "classes"]
+    assert others == ["dcgan", "r1", "clusters", "classes"]
     made = [
         image_ways.settings(benchmark.Config(), benchmark.WAYS[name], 0, Path()) for name in names
     ]
-    shared = ("model", "width", "latent", "discriminator_norm", "batch_size", "ema_decay")
+    assert [each.discriminator_norm for each in made] == [name == "dcgan" for name in names]
+    shared = ("model", "width", "latent", "batch_size", "ema_decay")
     assert len({tuple(getattr(each, name) for name in shared) for each in made}) == 1
     for each in made[:6]:
         train.check(each)
