@@ -36,9 +36,9 @@ WAYS = {
     "minimax": Way("minimax", _LOSS | {"loss": "minimax"}, cost=0.8),
     "non_saturating": Way("non-saturating", _LOSS, cost=0.8),
     "least_squares": Way("least squares", _LOSS | {"loss": "least_squares"}, cost=0.8),
-    "wgan": Way("WGAN, weights clipped", _WASSERSTEIN | {"clip_weights": 0.01}, cost=0.8),
-    "wgan_gp": Way("WGAN-GP", _WASSERSTEIN | {"gradient_penalty": 10.0}, cost=0.8),
-    "dragan": Way("DRAGAN", _LOSS | {"dragan": 10.0}, cost=0.8),
+    "wgan": Way("WGAN, weights clipped", _WASSERSTEIN | {"clip_weights": 0.01}, cost=2.3),
+    "wgan_gp": Way("WGAN-GP", _WASSERSTEIN | {"gradient_penalty": 10.0}, cost=3.9),
+    "dragan": Way("DRAGAN", _LOSS | {"dragan": 10.0}, cost=1.2),
     "dcgan": Way(
         "non-saturating, batch norm in D (DCGAN)", _LOSS | {"discriminator_norm": True}, cost=0.8
     ),

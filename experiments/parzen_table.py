@@ -40,7 +40,7 @@ WAYS = {
     "maxout": Way(
         "GAN of 2014 (maxout), with Adam",
         _USUAL | {"model": "maxout", "latent": 100, "batch_size": 100},
-        cost=1.1,
+        cost=2.5,
     ),
     "dcgan": Way(
         "DCGAN (Radford et al. 2016)", _USUAL | {"width": 32, "discriminator_norm": True}, cost=0.8
@@ -78,7 +78,7 @@ class Config(image_ways.Settings):
     """Folder of the run. A row in scores/ is not made again, and a training in ways/ resumes."""
     ways: tuple[str, ...] = tuple(WAYS)
     """GANs to train, one for each row of the table."""
-    num_steps: int = 1250
+    num_steps: int = 2500
     """Updates of G of `recommended`. The others make as many as take the same time."""
     seeds: int = 1
     """Number of seeds. Each GAN is trained once with each seed."""
