@@ -114,6 +114,10 @@ def _work(config: Config, folder: RunFolder) -> Record:
     data = datasets.load(config.data)
     half = len(data.held_out) // 2
     judge = partial(score, validation=data.held_out[:half], test=data.held_out[half:])
+
+    def of_centroids(num: int) -> Record:
+        return judge(centroids(data.x, num))
+
     rows = list[tuple[str, Record]]()
     for name in config.ways:
         for seed in range(config.seed, config.seed + config.seeds):
@@ -130,7 +134,7 @@ def _work(config: Config, folder: RunFolder) -> Record:
     for num in counts(config, len(data.x) // 3):
         centres = folder.path / "scores" / f"centroids_{num}"
         place = RunFolder(centres, {"data": dataclasses.asdict(config.data), "num": num})
-        found = place.once(lambda num=num: judge(centroids(data.x, num)))
+        found = place.once(partial(of_centroids, num))
         rows.append((f"k-means centroids of all {len(data.x):,}", found))
     text = table(rows, data, half)
     write_text(folder.path / "table.md", text)
@@ -138,11 +142,11 @@ def _work(config: Config, folder: RunFolder) -> Record:
     return {"data": describe(data), "rows": [{"title": title, **found} for title, found in rows]}
 
 
-def score(x: NDArray[np.uint8], *, validation: np.ndarray, test: np.ndarray) -> Record:
+def score(x: np.ndarray, *, validation: np.ndarray, test: np.ndarray) -> Record:
     """Returns the Parzen-window log-likelihood of test images, and the sigma that was chosen.
 
     Args:
-      x: uint8 [N, H, W, C], the images that get a window.
+      x: [N, H, W, C] in [0, 255], the images that get a window.
       validation, test: uint8 [M, H, W, C], the images that choose sigma, and those of the score.
     """
     windows, validation, test = (
