@@ -1,12 +1,15 @@
 """Parts of the experiments that train several ways on the same images and compare the samples."""
 
 import dataclasses
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image, ImageDraw
 
 from gan_jax.errors import UserError
 from gan_jax.metrics.extractor import Extractor
@@ -26,6 +29,8 @@ _COMPARED = 20_000
 """Training images among which the nearest one is looked for, at most."""
 SHOWN = 40
 """Samples of each way in the picture."""
+_CAPTION = 28
+"""Height of the line with a title in the picture, in pixels."""
 
 
 class Way(NamedTuple):
@@ -34,8 +39,8 @@ class Way(NamedTuple):
     Attributes:
       title: its name in the table.
       changes: the settings of `gan-jax train` that differ from those of all ways.
-      cost: CPU time of an update of G and its updates of D, as a multiple of that of the first
-        way. The way makes fewer updates by this factor, so that all ways take equal time.
+      cost: CPU time of an update of G and its updates of D, as a multiple of that of a way that
+        makes `num_steps` updates. All ways thus take equal time.
     """
 
     title: str
@@ -48,11 +53,11 @@ class Settings:
     """Settings of an experiment that compares ways of training."""
 
     workdir: Path
-    """Folder of the run. A training whose folder in ways/ exists is resumed."""
+    """Folder of the run. A row in scores/ is not made again, and a training in ways/ resumes."""
     ways: tuple[str, ...]
     """Ways to train, one for each row of the table."""
     num_steps: int
-    """Updates of G of the first way. The others make as many as take the same time."""
+    """Updates of G of a way with cost 1. The others make as many as take the same time."""
     seeds: int = 3
     """Number of seeds. Each way is trained once with each seed."""
     seed: int = 0
@@ -100,38 +105,28 @@ def compare(
     Returns:
       The figures of each way and each seed, for the summary.
     """
-    assert extractor.probabilities is not None
     figures: Record = {}
-    pictures = list[np.ndarray]()
+    pictures = list[tuple[str, np.ndarray]]()
     real = datasets.load(config.data)
     target, training = extractor.features(held_out), extractor.features(real.x[:_COMPARED])
+    judge = partial(score, target=target, training=training, extractor=extractor)
     figures["real"] = {"title": "real training images", "seeds": []}
     for each in range(config.seeds):  # other images for each seed
         chosen = np.random.default_rng(each).permutation(len(real.x))[: config.num_samples]
         label = None if real.label is None else real.label[chosen]
-        found = score(real.x[chosen], label, target, training, extractor)
+        found = judge(real.x[chosen], label)
         figures["real"]["seeds"].append(found | {"nearness": None})
     for name in config.ways:
         figures[name] = {"title": ways[name].title, "seeds": []}
         for seed in range(config.seed, config.seed + config.seeds):
-            path = folder.path / "ways" / f"{name}_{seed}"
-            part = settings(config, ways[name], seed, path)
-            print(f"{ways[name].title}, seed {seed}", flush=True)
-            try:
-                train.main(part)
-            except NonFinite as error:
-                figures[name]["seeds"].append({"diverged": str(error)})
-                continue
-            x, label = draw(path, config.num_samples)
-            found = score(x, label, target, training, extractor)
-            figures[name]["seeds"].append(found | {"updates": part.num_steps})
-            if seed == config.seed:
-                pictures.append(x[:SHOWN])
+            found, shown = row(config, ways[name], f"{name}_{seed}", seed, folder, judge)
+            figures[name]["seeds"].append(found)
+            if seed == config.seed and shown is not None:
+                pictures.append((ways[name].title, shown))
         write_text(folder.path / "table.md", text := table(figures, extractor, len(held_out)))
         print(text, flush=True)
     if pictures:
-        image = grid(np.concatenate(pictures), columns=20, height=56 * len(pictures))
-        save_image(image, folder.path / "samples.png")
+        save_image(page(pictures), folder.path / "samples.png")
     return {
         "extractor": extractor.name,
         "held_out": len(held_out),
@@ -139,6 +134,65 @@ def compare(
         "data": describe(real),
         "figures": figures,
     }
+
+
+def row(
+    config: Settings,
+    way: Way,
+    name: str,
+    seed: int,
+    folder: RunFolder,
+    judge: Callable[[np.ndarray, np.ndarray | None], Record],
+) -> tuple[Record, np.ndarray | None]:
+    """Trains one way with one seed and judges its samples, unless scores/ has the result.
+
+    Args:
+      config: the settings of the experiment.
+      way: the way of training.
+      name: the name of the training, which is that of its folders.
+      seed: the seed of the training.
+      folder: the folder of the experiment.
+      judge: the scores of samples and their classes.
+
+    Returns:
+      The scores with the number of updates of G and the CPU seconds of the training, or the entry
+      `diverged`; and the first samples, or None. The CPU seconds are None if the training was
+      interrupted.
+    """
+    training = settings(config, way, seed, folder.path / "ways" / name)
+    kept = dataclasses.asdict(training) | {"num_samples": config.num_samples}
+    del kept["workdir"]
+    place = RunFolder(folder.path / "scores" / name, kept)
+
+    def work() -> Record:
+        print(f"{way.title}, seed {seed}", flush=True)
+        resumed, begun = training.workdir.exists(), time.process_time()
+        try:
+            train.main(training)
+        except NonFinite as error:
+            return {"diverged": str(error)}
+        seconds = None if resumed else time.process_time() - begun
+        x, label = draw(training.workdir, config.num_samples)
+        place.keep(training.num_steps, {"x": x[:SHOWN]})
+        found = judge(x, label)
+        return found | {"updates": training.num_steps, "cpu_seconds": seconds}
+
+    found = place.once(work)
+    shown = place.kept()
+    return found, shown[0][1]["x"] if shown else None
+
+
+def page(rows: Sequence[tuple[str, np.ndarray]]) -> Image.Image:
+    """Returns a picture with a title and two lines of samples, uint8 [N, H, W, C], for each row."""
+    grids = [grid(x, columns=SHOWN // 2, height=2 * 56) for _, x in rows]
+    height = sum(_CAPTION + each.height for each in grids)
+    whole = Image.new(grids[0].mode, (grids[0].width, height), "white")
+    pen, top = ImageDraw.Draw(whole), 0
+    for (title, _), each in zip(rows, grids, strict=True):
+        pen.text((4, top + 4), title, "black", font_size=16)
+        whole.paste(each, (0, top + _CAPTION))
+        top += _CAPTION + each.height
+    return whole
 
 
 def draw(run: Path, num: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -185,6 +239,7 @@ def table(figures: Record, extractor: Extractor, held_out: int) -> str:
         "label agreement %",
         "nearness",
         "updates of G",
+        "CPU s",
     )
     rows = []
     for found in figures.values():
@@ -200,10 +255,13 @@ def table(figures: Record, extractor: Extractor, held_out: int) -> str:
             cells.append(spread(values, form) if values else "")
         if len(done) < len(found["seeds"]):
             cells[0] += f" ({len(found['seeds']) - len(done)} diverged)"
-        rows.append([*cells, f"{done[0]['updates']:,}" if done and "updates" in done[0] else ""])
+        if done and "updates" in done[0]:
+            seconds = [seed["cpu_seconds"] for seed in done if seed["cpu_seconds"] is not None]
+            cells += [f"{done[0]['updates']:,}", f"{np.mean(seconds):.0f}" if seconds else ""]
+        rows.append(cells)
     return (
         f"Mean (lowest to highest) over {len(figures['real']['seeds'])} seeds. Fréchet distance "
         f"to {held_out:,} held-out images on the features of {extractor.name}: not FID. "
         "Nearness: distance of samples to the training images, as a multiple of that of held-out "
-        f"images; near 0 for copies.\n\n{markdown(header, rows)}\n"
+        f"images; near 0 for copies. CPU s: of one training.\n\n{markdown(header, rows)}\n"
     )

@@ -1,4 +1,4 @@
-"""Optax optimizers: Adam, frozen parameters, and the methods for games extragradient and lookahead.
+"""Optax optimizers: Adam, frozen or clipped parameters, and extragradient and lookahead for games.
 
 In a two-player game, plain gradient descent can rotate around the equilibrium and move away from
 it. `extragradient` and `lookahead` reduce this rotation, as `optax.optimistic_gradient_descent` and
@@ -132,6 +132,47 @@ def frozen(
         return jax.tree.unflatten(structure, ["frozen" if c else "trained" for c in chosen])
 
     return optax.partition({"trained": tx, "frozen": optax.set_to_zero()}, labels)
+
+
+def clip_weights(
+    tx: optax.GradientTransformation, limit: float
+) -> optax.GradientTransformationExtraArgs:
+    """Returns tx, except that each update leaves every parameter in [-limit, limit].
+
+    This is the weight clipping of WGAN (Arjovsky et al. 2017, algorithm 1), for the optimizer of D.
+    Kernels, biases and the parameters of batch norm are clipped alike, as in the authors' code. The
+    paper uses 0.01. The first parameters are not clipped before their first update.
+
+    Args:
+      tx: any optimizer.
+      limit: the largest absolute value of a parameter, above 0.
+
+    Returns:
+      An optimizer whose `update` needs the parameters. It passes extra arguments to tx, such as
+      `value` for `optax.polyak_sgd`.
+
+    Raises:
+      ValueError: `limit` is not a finite number above 0.
+    """
+    if not 0 < limit < np.inf:
+        raise ValueError(f"limit must be finite and above 0, got {limit}")
+    tx = optax.with_extra_args_support(tx)
+
+    def clipped(param: Array, update: Array) -> Array:
+        bound = jnp.asarray(limit, param.dtype)
+        moved = jnp.clip(param + update, -bound, bound) - param
+        # The difference is rounded, so the next parameter may be a little outside the bounds.
+        inwards = jnp.nextafter(moved, -jnp.sign(param + moved) * jnp.inf)
+        return jnp.where(jnp.abs(param + moved) > bound, inwards, moved)
+
+    def update(
+        gradients: PyTree, state: PyTree, params: PyTree | None = None, **extra: Any
+    ) -> tuple[PyTree, PyTree]:
+        _check_given(params, "clip_weights")
+        updates, state = tx.update(gradients, state, params, **extra)
+        return jax.tree.map(clipped, params, cast_like(updates, params)), state
+
+    return optax.GradientTransformationExtraArgs(tx.init, update)
 
 
 class ExtragradientState(NamedTuple):

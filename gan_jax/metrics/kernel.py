@@ -16,6 +16,9 @@ from gan_jax.types import Array
 SUBSET_SIZE = 1000
 """Rows in a subset, unless a set is smaller."""
 
+_LARGEST = 1e12
+"""Largest product whose cube is computed in float32, which overflows above 3e38."""
+
 
 class KernelDistance(NamedTuple):
     """The kernel distance over random subsets.
@@ -89,9 +92,14 @@ def squared_mmd(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def _extended(x: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Returns [x / sqrt(D), 1], so that products are x.y / D + 1. The dtype is kept."""
+    """Returns [x / sqrt(D), 1], so that products are x.y / D + 1.
+
+    The dtype is kept unless cubes of the products could overflow in it.
+    """
     scaled = x.astype(np.float64) / np.sqrt(x.shape[1])
-    return np.concatenate([scaled, np.ones((len(x), 1))], axis=1).astype(x.dtype)
+    wide = np.concatenate([scaled, np.ones((len(x), 1))], axis=1)
+    largest = np.einsum("ij,ij->i", wide, wide).max()
+    return wide if largest > _LARGEST else wide.astype(x.dtype)
 
 
 def _squared_mmd(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
@@ -104,9 +112,11 @@ def _squared_mmd(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
 def _kernel_sum(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
     total = 0.0
     for rows in blocks(len(x), len(y)):
-        # Errors of float32 products average out. Sums of float32 cubes would lose digits.
-        product = (x[rows] @ y.T).astype(np.float64, copy=False)
-        total += float(np.vdot(product * product, product))
+        # Errors of float32 products and cubes average out. Sums in float32 would lose digits.
+        product = x[rows] @ y.T
+        cube = product * product
+        cube *= product
+        total += float(cube.sum(dtype=np.float64))
     return total
 
 

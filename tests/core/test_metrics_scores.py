@@ -158,6 +158,14 @@ def test_the_kernel_distance_has_a_closed_form():
         kernel_distance(x, y, 0, subset_size=7000)
 
 
+def test_the_kernel_distance_of_large_features_does_not_overflow():
+    """Products are near 1e16, and float32 holds numbers up to 3e38."""
+    a, b = (1e8 * x.astype(np.float32) for x in sets())
+    expected = squared_mmd(a.astype(float), b.astype(float))
+    assert 1e40 < abs(expected) < np.inf
+    assert squared_mmd(a, b) == pytest.approx(expected, rel=1e-4)
+
+
 def test_coverage_has_the_mean_of_the_closed_form():
     rng, n, k = np.random.RandomState(0), 200, 3
     found = [prdc(*rng.normal(size=(2, n, 4)), k=k) for _ in range(40)]

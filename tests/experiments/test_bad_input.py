@@ -68,6 +68,17 @@ FLAGS = {
     "r1": ("--r1 -1", "--r1 must be at least 0, got -1.0"),
     "r1 by name": ("--r1 automatic", "'automatic'"),
     "r1 nan": ("--r1 nan", "--r1 must be at least 0, got nan"),
+    "gradient penalty": ("--gradient-penalty -1", "--gradient-penalty must be at least 0, got -1"),
+    "clip": ("--clip-weights 0", "--clip-weights must be above 0, got 0.0"),
+    "clip nan": ("--clip-weights nan", "--clip-weights must be above 0, got nan"),
+    "clip and r1": (
+        "--clip-weights 0.01",
+        "--r1 0.5 and --clip-weights 0.01 both limit D's slope: choose one, as by --r1 0",
+    ),
+    "two penalties": (
+        "--r1 0 --gradient-penalty 10 --dragan 10",
+        "--gradient-penalty 10.0 and --dragan 10.0 both limit D's slope: choose one",
+    ),
     "log_every": ("--log-every 0", "--log-every must be at least 1, got 0"),
     "sample_every": ("--sample-every 3", "--sample-every must be a multiple of --log-every (2)"),
     "checkpoint_every": ("--checkpoint-every 5", "must be a multiple of --log-every (2), got 5"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from experiments import image_ways
 from experiments.image_ways import Way
 from gan_jax.metrics.extractors import EXTRACTORS
 from gan_jax.run import datasets
+from gan_jax.run.commands import train
 
 X = np.random.default_rng(0).integers(0, 256, (128, 28, 28), dtype=np.uint8)
 MLP = {"model": "mlp", "width": 8, "latent": 4, "batch_size": 8}
@@ -54,6 +56,30 @@ def test_a_small_table(settings, monkeypatch):
     assert EXTRACTORS["fashion"].name in table
     assert (settings.workdir / "samples.png").stat().st_size > 1000
     assert json.loads((settings.workdir / "summary.json").read_text())["held_out"] == 128
+
+    (settings.workdir / "summary.json").unlink()  # as if the run had been stopped
+    monkeypatch.setattr(train, "main", None)
+    assert benchmark.main(settings)["figures"] == found
+    assert (settings.workdir / "table.md").read_text() == table
+
+
+def test_the_losses_have_one_network_and_no_other_limit_on_the_slope():
+    names = list(benchmark.WAYS)
+    losses, others = names[:6], names[6:]
+    assert losses == ["minimax", "non_saturating", "least_squares", "wgan", "wgan_gp", "dragan"]
+    assert others == ["dcgan", "r1", "clusters", "classes"]
+    made = [
+        image_ways.settings(benchmark.Config(), benchmark.WAYS[name], 0, Path()) for name in names
+    ]
+    assert [each.discriminator_norm for each in made] == [name == "dcgan" for name in names]
+    shared = ("model", "width", "latent", "batch_size", "ema_decay")
+    assert len({tuple(getattr(each, name) for name in shared) for each in made}) == 1
+    for each in made[:6]:
+        train.check(each)
+        assert each.r1 == 0
+    assert [each.clip_weights for each in made[:6]] == [None, None, None, 0.01, None, None]
+    assert [each.gradient_penalty for each in made[:6]] == [0, 0, 0, 0, 10, 0]
+    assert [each.dragan for each in made[:6]] == [0, 0, 0, 0, 0, 10]
 
 
 @pytest.mark.parametrize(

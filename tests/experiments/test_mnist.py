@@ -380,6 +380,28 @@ def test_penalty_and_critic_steps_change_the_run(idx, tmp_path):
     assert all(record["r1"] > 0 for record in records(tmp_path / "run"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "limit"),
+    [
+        pytest.param({"gradient_penalty": 10.0}, None, marks=pytest.mark.slow),
+        pytest.param({"dragan": 10.0}, None, marks=pytest.mark.slow),
+        pytest.param({"clip_weights": 0.01}, 0.01, marks=pytest.mark.slow),
+    ],
+)
+def test_each_limit_on_the_slope_reaches_the_step(changes, limit, idx, tmp_path):
+    settings = config(tmp_path / "run", idx, num_steps=2, loss="wasserstein", r1=0.0, **changes)
+    state = mnist.main(settings)
+    (name,) = changes
+    found = [record.get(name) for record in records(settings.workdir)]
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(state.discriminator.params))
+    if limit is None:
+        assert all(value > 0 for value in found)
+        assert largest > 0.1
+    else:
+        assert found == [None]
+        assert largest <= np.float32(limit)
+
+
 @pytest.mark.parametrize("module", ["mnist", "sample"])
 def test_help_documents_every_setting(module, monkeypatch, capsys):
     experiment = __import__(f"experiments.{module}", fromlist=["Config"])

@@ -73,11 +73,18 @@ def test_an_interrupted_experiment_resumes_exactly(when, tmp_path, monkeypatch):
 
 
 CONDITIONAL = {"conditional": "acgan", "augment": "shift"}
+WGAN = {"loss": "wasserstein", "r1": 0.0, "clip_weights": 0.01, "n_critic": 2}
 SCHEDULES = {"r1": "auto", "final_lr_share": 0.1, "final_penalty_share": 0.2}
 
 
 @pytest.mark.parametrize(
-    "more", [pytest.param({}, marks=pytest.mark.slow), {**CONDITIONAL, **SCHEDULES}]
+    "more",
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        {**CONDITIONAL, **SCHEDULES},
+        pytest.param(WGAN, marks=pytest.mark.slow),
+        pytest.param({**WGAN, "clip_weights": None, "dragan": 10.0}, marks=pytest.mark.slow),
+    ],
 )
 def test_so_does_the_main_job(more, tmp_path):
     settings = {

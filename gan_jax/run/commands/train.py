@@ -38,8 +38,8 @@ from gan_jax import (
 from gan_jax.algorithms.player import rising_decay
 from gan_jax.errors import UserError
 from gan_jax.models import MODELS, ModelName
-from gan_jax.optimizers import adam
-from gan_jax.penalties import lazy, r1, r1_auto, r2
+from gan_jax.optimizers import adam, clip_weights
+from gan_jax.penalties import dragan, gradient_penalty, lazy, r1, r1_auto, r2
 from gan_jax.run import cli, datasets
 from gan_jax.run.checkpoint import Checkpoints
 from gan_jax.run.datasets import clusters
@@ -47,7 +47,7 @@ from gan_jax.run.folder import RunFolder, best_record, read_config, read_records
 from gan_jax.run.warm_start import warm_start
 from gan_jax.run.watch import SCORE, UNSIGNED
 from gan_jax.schedules import half_cosine
-from gan_jax.types import Array, Augment, Augmentation, Metrics, StepFn, Weight
+from gan_jax.types import Array, Augment, Augmentation, Metrics, Penalty, StepFn, Weight
 
 NAME = "mnist"
 """The experiment's name in `config.json`."""
@@ -57,6 +57,7 @@ Conditional: TypeAlias = Literal["auto", "none", "projection", "concat", "acgan"
 
 # The names are in the text, because tyro moves the texts of all flags below long choices.
 _LOSS = tyro.conf.arg(metavar="NAME", help=f"Loss of the two networks: {', '.join(losses.LOSSES)}.")
+_CLIP = tyro.conf.arg(metavar="C", help="Clip D's weights to [-C, C], as in WGAN.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Config:
     num_steps: int = 5000
     """Number of generator updates."""
     conditional: Conditional = "auto"
-    """Method that conditions D on classes. auto: projection if every image has a class."""
+    """Use of classes. auto: projection if every image has one."""
     clusters: int | None = None
     """Number of image clusters that replace the classes."""
     batch_size: int = 32
@@ -104,10 +105,15 @@ class Config:
     """Weight gamma of R1, gamma/2 |grad D|^2 on real images. auto: 0.0002 pixels/batch."""
     r2: float = 0.0
     """Weight gamma of R2, the same on fake images."""
+    gradient_penalty: Annotated[float, tyro.conf.arg(metavar="W")] = 0.0
+    """Weight of WGAN-GP's penalty, usually 10. Needs --r1 0."""
+    dragan: float = 0.0
+    """The same for DRAGAN's penalty."""
+    clip_weights: Annotated[float | None, _CLIP] = None
     penalty_every: int = 1
-    """Apply R1 and R2 in every n-th update of D."""
+    """Apply the penalties in every n-th update of D."""
     final_penalty_share: float = 1.0
-    """Final share of R1's and R2's weights (half cosine)."""
+    """Final share of the penalties' weights (half cosine)."""
     augment: Literal["none", "shift", "diffaugment", "ada"] = "none"
     """Random changes of D's images, for small data sets."""
     augment_p: float | None = None
@@ -160,7 +166,8 @@ def check(config: Config) -> None:
     counts = ["num_steps", "batch_size", "n_critic", "latent", "log_every", "sample_every"]
     counts += ["checkpoint_every", "keep_checkpoints", "accumulate", "penalty_every"]
     counts += ["width"] if config.width is not None else []
-    weights = ["evaluate_every", "r2"] + ["r1"] * (config.r1 != "auto")
+    weights = ["evaluate_every", "r2", "gradient_penalty", "dragan"]
+    weights += ["r1"] if config.r1 != "auto" else []
     cli.check_at_least(config, **dict.fromkeys(counts, 1), **dict.fromkeys(weights, 0))
     cli.check_seed(config)
     cli.check_above_zero(config, "generator_lr", "discriminator_lr")
@@ -170,6 +177,7 @@ def check(config: Config) -> None:
             raise UserError(f"{cli.flag(name)} must be in [0, 1], got {share}")
     if config.final_b2 is not None:
         cli.check_below_one(config, "final_b2")
+    _check_limits(config)
     if config.augment == "ada" and config.augment_p is None and config.loss in UNSIGNED:
         raise UserError(
             f"--augment ada adapts p to the signs of D's logits, which mean nothing for --loss "
@@ -196,6 +204,21 @@ def check(config: Config) -> None:
             f"--accumulate must divide {config.batch_size // devices}, the number of images per "
             f"batch and device, got {config.accumulate}"
         )
+
+
+_LIMITS = ("r1", "r2", "gradient_penalty", "dragan", "clip_weights")
+"""Settings that limit D's slope. R1 and R2 can be used together."""
+
+
+def _check_limits(config: Config) -> None:
+    """Raises `UserError` if a limit on D's weights is not above 0, or if two limits conflict."""
+    if config.clip_weights is not None:
+        cli.check_above_zero(config, "clip_weights")
+    used = [name for name in _LIMITS if getattr(config, name)]
+    if len(used) > 1 and used != ["r1", "r2"]:
+        first, last = (f"{cli.flag(name)} {getattr(config, name)}" for name in (used[0], used[-1]))
+        off = f"{cli.flag(used[0])} 0"
+        raise UserError(f"{first} and {last} both limit D's slope: choose one, as by {off}")
 
 
 def check_dataset(config: Config, dataset: datasets.Dataset) -> None:
@@ -302,19 +325,26 @@ def build(
             b2=_moved(config.b2, b2, updates),
         )
 
-    def weight(gamma: float) -> Weight:
-        first = gamma / 2
+    def weight(first: float) -> Weight:
         size = _moved(first, first * config.final_penalty_share, updates)
         return size if config.penalty_every == 1 else lazy(size, config.penalty_every)
 
-    gammas = ((r1, _r1_gamma(config, shape)), (r2, config.r2))
+    discriminator_tx = tx(config.discriminator_lr, updates)
+    if config.clip_weights is not None:
+        discriminator_tx = clip_weights(discriminator_tx, config.clip_weights)
+    weights: tuple[tuple[Penalty, float], ...] = (
+        (r1, _r1_gamma(config, shape) / 2),
+        (r2, config.r2 / 2),
+        (gradient_penalty, config.gradient_penalty),
+        (dragan, config.dragan),
+    )
     of_class = terms.CONDITIONAL_TERMS.get(config.conditional, terms.ConditionalTerms())
     algorithm = adversarial(
         gan,
         losses.LOSSES[config.loss],
         generator_tx=tx(config.generator_lr, config.num_steps),
-        discriminator_tx=tx(config.discriminator_lr, updates),
-        penalties=[(penalty, weight(gamma)) for penalty, gamma in gammas if gamma],
+        discriminator_tx=discriminator_tx,
+        penalties=[(penalty, weight(first)) for penalty, first in weights if first],
         discriminator_terms=of_class.discriminator,
         generator_terms=of_class.generator,
         augmentation=_augmentation(config, updates),
