@@ -98,7 +98,8 @@ def discriminator_objective(
 
     There are as many fakes as real examples.
 
-    Metrics, all at least float32:
+    The metrics are at least float32:
+
       discriminator_loss: the loss without penalties and terms.
       value: the estimate of V(D, G).
       jsd_lower_bound: (value + log 4) / 2.
