@@ -34,9 +34,9 @@ html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True}
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
-nb_execution_mode = "force"
+nb_execution_mode = "cache"  # in docs/_build: an unchanged notebook is not run again
 nb_execution_excludepatterns = ["quickstart.ipynb"]
-nb_execution_timeout = 120
+nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 copybutton_exclude = ".linenos, .gp"
 # The addresses on the pages. `-b linkcheck` needs a network. The html build checks all other links.
@@ -45,11 +45,10 @@ linkcheck_ignore = [r"https://github\.com/OWNER/.*"]
 # Docstrings state shapes, which say more than the types.
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True}
 default_role = "py:obj"  # `name` in a docstring: a link if the name has an entry, otherwise code
 python_maximum_signature_line_length = 88
 napoleon_use_param = False  # one line can describe several parameters
-napoleon_custom_sections = [("Attributes", "params_style")]
+napoleon_custom_sections = [("Attributes", "params_style"), ("Metrics", "params_style")]
 
 
 def plain_text(app, what, name, obj, options, lines):
@@ -75,6 +74,7 @@ def copy_notebooks(app):
     copies.mkdir()
     for path in sorted((HERE.parent / "notebooks").glob("*.ipynb")):
         notebook = json.loads(path.read_text())
+        notebook["metadata"]["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
         for cell in notebook["cells"]:
             if ".main(config)" in "".join(cell["source"]):
                 cell["metadata"].setdefault("tags", []).append("skip-execution")
@@ -83,13 +83,11 @@ def copy_notebooks(app):
 
 def links_within_the_site(app, docname, source):
     """Makes links to files of the repository that have a page lead to this page."""
-    for file, page in {
-        "../README.md": "index.md",
-        "../CONTRIBUTING.md": "guides/add_your_own.md",
-        "../notebooks/": "notebooks/",
-        "../docs/": "../",
-    }.items():
-        source[0] = source[0].replace(f"]({file}", f"]({page}")
+    pages = {"../notebooks/": "notebooks/", "../benchmarks/README.md": "details.md"}
+    pages = {"../docs/": "../"} if docname.startswith("notebooks/") else pages
+    if not docname.startswith("guides/"):
+        for file, page in pages.items():
+            source[0] = source[0].replace(f"]({file}", f"]({page}")
 
 
 def setup(app):

@@ -16,10 +16,10 @@ import gan_jax
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
 ENTRIES = [
-    (page.name, module, members.split(", ") if members else None)
+    (page.name, module, members.strip().split(", ") if members else None)
     for page in sorted(REFERENCE.glob("*.md"))
     for module, members in re.findall(
-        r"^\.\. automodule:: (\S+)\n(?:   :members: (.*)\n)?", page.read_text(), re.MULTILINE
+        r"^\.\. automodule:: (\S+)\n   :members:(.*)$", page.read_text(), re.MULTILINE
     )
 ]
 """Page, module and the members it names. None: all of the module's public names."""
