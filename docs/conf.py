@@ -30,7 +30,7 @@ html_title = "gan_jax"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
-html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True}
+html_theme_options = {"show_toc_level": 2, "navbar_persistent": [], "use_download_button": False}
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
@@ -45,6 +45,7 @@ linkcheck_ignore = [r"https://github\.com/OWNER/.*"]
 # Docstrings state shapes, which say more than the types.
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
+autodoc_default_options = {"no-value": True}
 default_role = "py:obj"  # `name` in a docstring: a link if the name has an entry, otherwise code
 python_maximum_signature_line_length = 88
 napoleon_use_param = False  # one line can describe several parameters
@@ -52,14 +53,28 @@ napoleon_custom_sections = [("Attributes", "params_style"), ("Metrics", "params_
 
 
 def plain_text(app, what, name, obj, options, lines):
-    """Escapes what reStructuredText would read as markup: docstrings are plain text."""
-    code = False
-    for number, line in enumerate(lines):
-        code = line.lstrip().startswith(">>>") or (code and bool(line.strip()))
-        if not code:
-            parts = line.split("`")  # odd parts are code, whose text is literal
-            parts[::2] = [re.sub(r"[*|\\]|_\b", r"\\\g<0>", part) for part in parts[::2]]
-            lines[number] = "`".join(parts)
+    """Turns a docstring, which is plain text, into reStructuredText.
+
+    A name in `backticks` becomes a link if it has an entry. Other code becomes a literal.
+    Characters that reStructuredText would read as markup are escaped. Doctests stay as they are.
+    """
+
+    def converted(match):
+        code = match[1]
+        if code is None:
+            return "\\" + match[0]
+        return match[0] if re.fullmatch(r"\w[\w.]*", code) else f"``{code}``"
+
+    parts = re.split(r"(^ *>>>.*?(?:\n *\n|\Z))", "\n".join(lines), flags=re.DOTALL | re.MULTILINE)
+    parts[::2] = [re.sub(r"`([^`]+)`|[*|\\]|_\b", converted, part) for part in parts[::2]]
+    lines[:] = "".join(parts).split("\n")
+    if what in ("attribute", "data"):
+        lines.insert(0, "")  # napoleon would read the words before a colon as a type
+
+
+def no_signature(app, what, name, obj, options, signature, return_annotation):
+    """Leaves out the meaningless signature of a Protocol."""
+    return ("", None) if signature == "(*args, **kwargs)" else None
 
 
 def skip_fields(app, what, name, obj, skip, options):
@@ -94,4 +109,5 @@ def setup(app):
     app.connect("builder-inited", copy_notebooks)
     app.connect("source-read", links_within_the_site)
     app.connect("autodoc-process-docstring", plain_text, priority=400)  # before napoleon
+    app.connect("autodoc-process-signature", no_signature)
     app.connect("autodoc-skip-member", skip_fields)
