@@ -45,7 +45,6 @@ linkcheck_ignore = [r"https://github\.com/OWNER/.*"]
 # Docstrings state shapes, which say more than the types.
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
-autodoc_default_options = {"no-value": True}
 default_role = "py:obj"  # `name` in a docstring: a link if the name has an entry, otherwise code
 python_maximum_signature_line_length = 88
 napoleon_use_param = False  # one line can describe several parameters
@@ -68,8 +67,8 @@ def plain_text(app, what, name, obj, options, lines):
     parts = re.split(r"(^ *>>>.*?(?:\n *\n|\Z))", "\n".join(lines), flags=re.DOTALL | re.MULTILINE)
     parts[::2] = [re.sub(r"`([^`]+)`|[*|\\]|_\b", converted, part) for part in parts[::2]]
     lines[:] = "".join(parts).split("\n")
-    if what in ("attribute", "data"):
-        lines.insert(0, "")  # napoleon would read the words before a colon as a type
+    if what in ("attribute", "data"):  # napoleon reads words before a colon as a type
+        lines[:1] = lines[0].replace(": ", ":\n", 1).split("\n")
 
 
 def no_signature(app, what, name, obj, options, signature, return_annotation):

@@ -60,8 +60,7 @@ def public(module: str) -> dict[str, object]:
 
 
 def _home(value: object) -> object:
-    is_named = inspect.isclass(value) or inspect.isfunction(value) or hasattr(value, "__wrapped__")
-    return value.__module__ if is_named else None
+    return value.__module__ if inspect.isclass(value) or inspect.isfunction(value) else None
 
 
 def entries() -> dict[tuple[str, str], object]:
