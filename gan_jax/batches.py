@@ -63,7 +63,10 @@ def average(x: Array) -> Array:
 
 
 def mean(x: Array, over: int | tuple[int, ...] | None = 0, *, keepdims: bool = False) -> Array:
-    """Returns the mean over the axes `over` and over all devices. `over=None` means all axes."""
+    """Returns the mean of x over the axes `over` and over all devices.
+
+    `over=None` means all axes. With `keepdims` these axes stay, with length 1.
+    """
     return average(jnp.mean(x, axis=over, keepdims=keepdims))
 
 
@@ -73,7 +76,7 @@ def gather(x: Array) -> Array:
 
 
 def local(x: Array, num: int) -> Array:
-    """Returns the rows of `gather`'s result that belong to the `num` examples on this device."""
+    """Returns the rows of x, a result of `gather`, for the `num` examples on this device."""
     return x if axis() is None else jax.lax.dynamic_slice_in_dim(x, offset(num), num)
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from gan_jax.types import PyTree
 
 Step = Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]
+"""`(state, batch) -> (state, metrics)`, with any trees of arrays."""
 
 
 def unshared(tree: PyTree, *, apart_from: PyTree = ()) -> PyTree:

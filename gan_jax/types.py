@@ -20,6 +20,7 @@ Array: TypeAlias = jax.Array
 PyTree: TypeAlias = Any
 AxisName: TypeAlias = str | tuple[str, ...]
 Metrics: TypeAlias = dict[str, Array]
+"""Scalars [] by name."""
 
 
 class Init(Protocol):
@@ -114,8 +115,9 @@ class Batch(NamedTuple):
 class AdversarialLoss(NamedTuple):
     """The loss of each player, per example.
 
-    Both fields are `(real_logits [B], fake_logits [B]) -> [B]`. Both receive both logits because
-    relativistic losses compare the two.
+    Attributes:
+      discriminator, generator: `(real_logits [B], fake_logits [B]) -> [B]`, the loss that the
+        player minimises. Both receive both logits because relativistic losses compare the two.
     """
 
     discriminator: Callable[[Array, Array], Array]
@@ -131,7 +133,12 @@ Penalty: TypeAlias = Callable[[Critic, PyTree, PyTree, Array], Array]
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-    """A network in training mode with its parameters, model state and key filled in."""
+    """A network in training mode with its parameters, model state and key filled in.
+
+    Attributes:
+      apply: `Network.apply`.
+      params, model_state, key: the arguments that are filled in.
+    """
 
     apply: Apply
     params: PyTree
@@ -266,6 +273,7 @@ class TrainState:
 
 
 StepFn: TypeAlias = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+"""`(TrainState, Batch) -> (TrainState, Metrics)`, a training step."""
 
 
 class Algorithm(NamedTuple):

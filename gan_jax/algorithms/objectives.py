@@ -98,7 +98,7 @@ def discriminator_objective(
 
     There are as many fakes as real examples.
 
-    Metrics, all at least float32:
+    Metrics:
       discriminator_loss: the loss without penalties and terms.
       value: the estimate of V(D, G).
       jsd_lower_bound: (value + log 4) / 2.

@@ -58,7 +58,7 @@ def cut_out(x: Array, start: Array, size: Array) -> Array:
 
 
 def flip(key: Array, x: Array) -> Array:
-    """Returns the image [H, W, C], mirrored left to right with probability 1/2.
+    """Returns the image [H, W, C], mirrored left to right with probability 1/2. `key` decides.
 
     Raises:
       ValueError: x is not an image [H, W, C].
@@ -68,7 +68,7 @@ def flip(key: Array, x: Array) -> Array:
 
 
 def shift_and_flip(key: Array, x: Array) -> Array:
-    """Applies `shift` and `flip` to an image [H, W, C], as Zhang et al. 2020 do.
+    """Applies `shift` and `flip` to an image [H, W, C], as Zhang et al. 2020 do. `key` decides.
 
     Raises:
       ValueError: x is not an image [H, W, C].

@@ -109,12 +109,18 @@ def uniform(low: float, high: float) -> Distribution:
 
 
 def ring(num: int = 8, radius: float = 1.0, scale: float = 0.01) -> Distribution:
-    """Returns `num` Gaussians on a circle (VEEGAN, Srivastava et al. 2017, section 4.1)."""
+    """Returns `num` Gaussians on a circle (VEEGAN, Srivastava et al. 2017, section 4.1).
+
+    The circle has the radius `radius`. Each Gaussian has the standard deviation `scale`.
+    """
     return mixture(radius * _circle(num), scale)
 
 
 def grid(side: int = 5, spacing: float = 2.0, scale: float = 0.05) -> Distribution:
-    """Returns `side` x `side` Gaussians on a square lattice around 0 (VEEGAN, section 4.1)."""
+    """Returns `side` x `side` Gaussians on a square lattice around 0 (VEEGAN, section 4.1).
+
+    Neighbours are `spacing` apart. Each Gaussian has the standard deviation `scale`.
+    """
     places = spacing * (np.arange(side) - (side - 1) / 2)
     return mixture(np.stack(np.meshgrid(places, places), axis=-1).reshape(-1, 2), scale)
 
@@ -126,8 +132,9 @@ def cascade(
 
     The first level is a ring of `num` points on the unit circle. Each point of a level is the
     centre of a ring of the next level. The rings of each level are `ratio` times as large as those
-    of the level before. The points of the last level are the num^levels modes. A generator that
-    covers all rings may still miss modes within a ring.
+    of the level before. The points of the last level are the num^levels modes, Gaussians of
+    standard deviation `scale`. A generator that covers all rings may still miss modes within a
+    ring.
     """
     means = np.zeros((1, 2))
     for level in range(levels):
@@ -192,7 +199,10 @@ def two_moons(scale: float = 0.05) -> Distribution:
 
 
 def spiral(arms: int = 2, turns: float = 1.5, scale: float = 0.02) -> Distribution:
-    """Returns `arms` Archimedean spirals from the centre to the unit circle."""
+    """Returns `arms` Archimedean spirals from the centre to the unit circle.
+
+    Each spiral makes `turns` turns. The noise around it has the standard deviation `scale`.
+    """
 
     def points(t: Array) -> Array:
         arm, radius = jnp.floor(t * arms), t * arms % 1

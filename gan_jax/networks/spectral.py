@@ -141,7 +141,7 @@ def spectral_norm(
 
 
 def spectrally_normalised(gan: GAN, *, iterations: int = 1) -> GAN:
-    """Returns the GAN with `spectral_norm` applied to D."""
+    """Returns `gan` with `spectral_norm` applied to D. `iterations` is as for `spectral_norm`."""
     return gan._replace(discriminator=spectral_norm(gan.discriminator, iterations=iterations))
 
 

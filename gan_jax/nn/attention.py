@@ -18,7 +18,8 @@ class SelfAttention(nn.Module):
 
     Each pixel attends to the maxima of 2x2 pixels, as in the authors' code. Queries and keys have C
     / 8 features, and values have C / 2. The block adds its result times a learned number to x. This
-    number starts at 0, so the block first returns x.
+    number starts at 0, so the block first returns x (Zhang et al. 2019). `kernel_init` initialises
+    the kernels.
     """
 
     kernel_init: Initializer = nn.initializers.orthogonal()

@@ -17,7 +17,7 @@ from gan_jax.nn.initial import PARAM_DTYPE
 from gan_jax.types import Array, Output
 
 Conditional: TypeAlias = Literal["projection", "concat", "acgan", "reacgan"]
-"""How D uses the class of a sample:
+"""The ways in which D can use the class of a sample.
 
 - projection: the logit gains <embedding of the class, features> (Miyato and Koyama 2018, eq. 3).
 - concat: an embedding of the class joins the input (Mirza and Osindero 2014).
@@ -64,8 +64,11 @@ def with_class_channel(
 ) -> Array:
     """Returns D's input [B, ..., C + 1] with a learned picture of the class as a further channel.
 
-    A vector [B, C] becomes [B, 2 C]. The input is returned unchanged unless `conditional` is
-    "concat". Errors are those of `labels_for`.
+    A vector x [B, C] becomes [B, 2 C]. The input x is returned unchanged unless `conditional` is
+    "concat" and `num_classes` is a number. The classes are `label` [B].
+
+    Raises:
+      ValueError: the network needs labels, and they are missing or not integers [B].
     """
     if num_classes is None or conditional != "concat":
         return x

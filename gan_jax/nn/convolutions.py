@@ -13,6 +13,14 @@ class Conv(nn.Module):
 
     By default the kernel is 4x4, with stride 2 and padding 1, which halves an even height and
     width. The layer has no bias, as is usual before batch norm.
+
+    Attributes:
+      features: number of output features.
+      use_bias: whether to add a bias.
+      window, strides, padding: height and width of the kernel, the stride and the padding.
+      groups: input and output features are split into this many groups. Each output reads one
+        group.
+      kernel_init: the initialiser of the kernel.
     """
 
     features: int
@@ -21,7 +29,6 @@ class Conv(nn.Module):
     strides: tuple[int, int] = (2, 2)
     padding: tuple[int, int] = (1, 1)
     groups: int = 1
-    """Input and output features are split into this many groups. Each output reads one group."""
     kernel_init: Initializer = DCGAN_INIT
 
     @nn.compact
@@ -36,6 +43,10 @@ class ConvTranspose(nn.Module):
     """A strided transposed convolution without bias: [B, h, w, I] -> [B, H, W, features].
 
     By default the layer doubles height and width. The kernel is stored as [kh, kw, features, I].
+
+    Attributes:
+      features: number of output features.
+      window, strides, padding: as for `Conv`.
     """
 
     features: int

@@ -12,7 +12,8 @@ class Dropout(nn.Module):
     """Dropout whose mask for an example depends on the example's index in the whole batch.
 
     Under a mapped axis `flax.linen.Dropout` would draw the same mask on every shard. This layer
-    draws the masks that one device would draw for the whole batch.
+    draws the masks that one device would draw for the whole batch. `rate` is the probability with
+    which a number is set to 0.
     """
 
     rate: float

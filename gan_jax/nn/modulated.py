@@ -32,13 +32,13 @@ def normalised(x: Array) -> Array:
 class EqualDense(nn.Module):
     """A dense layer with an equalised learning rate: [..., I] -> [..., features].
 
-    All parameters learn `rate` times as fast as those of other layers.
+    All parameters learn `rate` times as fast as those of other layers (Karras et al. 2018, section
+    4.1). `bias` is the initial bias.
     """
 
     features: int
     rate: float = 1.0
     bias: float = 0.0
-    """The initial bias."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -53,7 +53,8 @@ class EqualDense(nn.Module):
 class EqualConv(nn.Module):
     """A convolution with an equalised learning rate: [B, H, W, I] -> [B, H, W, features].
 
-    With `down` the result is [B, H / 2, W / 2, features], filtered by [1, 3, 3, 1].
+    The kernel has `window` x `window` pixels. With `down` the result is [B, H / 2, W / 2,
+    features], filtered by [1, 3, 3, 1]. `use_bias` says whether to add a bias.
     """
 
     features: int
@@ -77,7 +78,17 @@ class EqualConv(nn.Module):
 
 
 class ModulatedConv(nn.Module):
-    """A `modulated_conv` whose style is an affine function of w: x [B, H, W, I], w [B, L]."""
+    """A convolution whose kernel depends on the example (Karras et al. 2020, equations 1 and 3).
+
+    The inputs are x [B, H, W, I] and w [B, L]. The result is [B, H, W, features]. Each input
+    feature is multiplied by a style, which is an affine function of w.
+
+    Attributes:
+      features: number of output features.
+      window: height and width of the kernel.
+      up: whether the result is [B, 2 H, 2 W, features], filtered by [1, 3, 3, 1].
+      demodulate: whether to divide each output feature by the norm of its scaled kernel.
+    """
 
     features: int
     window: int = 3

@@ -22,13 +22,14 @@ class BatchNorm(nn.Module):
     least float32. Running statistics use a momentum of 0.9. The result equals that of
     `flax.linen.BatchNorm` up to rounding, and the parameter paths are the same.
 
-    With `num_classes`, each class has its own scale and bias (conditional batch norm, Dumoulin et
-    al. 2017), and the layer needs labels [B].
+    Attributes:
+      num_classes: None, or the number of classes. Each class then has its own scale and bias
+        (conditional batch norm, Dumoulin et al. 2017), and the layer needs labels [B].
+      scale_init: the initialiser of the scale minus 1.
     """
 
     num_classes: int | None = None
     scale_init: Initializer = DCGAN_INIT
-    """The initialiser of the scale minus 1."""
 
     @nn.compact
     def __call__(self, x: Array, label: Array | None = None, *, train: bool) -> Array:
@@ -58,7 +59,8 @@ class ModulatedBatchNorm(nn.Module):
     """Batch norm with a scale and a bias for each example: [B, ..., C] -> [B, ..., C].
 
     The scale is 1 plus a linear function of a condition [B, D], and the bias is another linear
-    function of the condition (Brock et al. 2019). Otherwise equal to `BatchNorm`.
+    function of the condition (Brock et al. 2019). `kernel_init` initialises both functions.
+    Otherwise equal to `BatchNorm`.
     """
 
     kernel_init: Initializer = nn.initializers.orthogonal()

@@ -24,7 +24,10 @@ def _widened(kernel: Array) -> Array:
 
 
 class Halved(nn.Module):
-    """A convolution that halves sizes: [B, H, H, I] -> [B, ceil(H / 2), ceil(H / 2), features]."""
+    """A convolution that halves sizes: [B, H, H, I] -> [B, ceil(H / 2), ceil(H / 2), features].
+
+    `use_bias` says whether to add a bias.
+    """
 
     features: int
     use_bias: bool
@@ -39,8 +42,10 @@ class Halved(nn.Module):
 
 
 class Doubled(nn.Module):
-    """The transpose of `Halved`: [B, ceil(side / 2), ceil(side / 2), I] -> [B, side, side,
-    features]."""
+    """The transpose of `Halved`, which doubles sizes.
+
+    [B, ceil(side / 2), ceil(side / 2), I] -> [B, side, side, features].
+    """
 
     features: int
     side: int
@@ -53,10 +58,11 @@ class Doubled(nn.Module):
 
 
 class Repainted(nn.Module):
-    """A convolution that keeps sizes: [B, H, W, I] -> [B, H, W, features], with a bias.
+    """A convolution that keeps sizes: [B, H, W, I] -> [B, H, W, features].
 
     The paper uses a transposed convolution of stride 1 instead. A convolution with the flipped
-    kernel gives the same result, and is faster if there are few output features.
+    kernel gives the same result, and is faster if there are few output features. `use_bias` says
+    whether to add a bias.
     """
 
     features: int

@@ -11,7 +11,7 @@ from gan_jax.types import Array
 
 
 def spread(x: Array, axis: int = 0) -> Array:
-    """Returns the array with an axis split over the devices of the active mesh.
+    """Returns the array x with an axis split over the devices of the active mesh.
 
     The array is unchanged if there is no mesh, or if the number of devices does not divide the
     length of the axis. Use this function for random draws that do not depend on a batch.

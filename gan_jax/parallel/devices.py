@@ -52,7 +52,7 @@ def called(name: str, path: Any) -> str:
 
 def check_divisible(batch: PyTree, batch_axis: int, devices: int) -> None:
     """Raises `UserError` unless `devices` divides the number of examples in every leaf of the
-    batch.
+    batch. The axis `batch_axis` of a leaf counts examples.
     """
     for path, leaf in jax.tree.leaves_with_path(batch):
         if np.ndim(leaf) <= batch_axis:

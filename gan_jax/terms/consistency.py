@@ -26,7 +26,7 @@ def real_consistency(
 ) -> Array:
     """Returns the penalty CR: `consistency` on the real samples only (Zhang et al. 2020).
 
-    Usual weight: 10.
+    `augment` is the random change of a sample, `(key, x) -> x`. Usual weight: 10.
     """
     del fake
     return _inconsistency(critic, real, key, augment)

@@ -2,6 +2,12 @@
 
 The modules of `gan_jax.theory` do not import the training code, so tests can compare theory and
 training code.
+
+The density p of the data and the density q of the generator's samples are given by their logarithms
+`log_p` and `log_q` [N] at nodes with `weights` [N]. `gan_jax.theory.quadrature` makes nodes and
+weights. For a probability vector the weights are ones. D is given by its `logit`, where D =
+sigmoid(logit). Logarithms are natural, so values are in nats. `generator_params` and
+`discriminator_params` are the parameters of a game's players, any pytrees.
 """
 
 from gan_jax.theory.divergences import (

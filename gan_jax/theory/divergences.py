@@ -164,7 +164,8 @@ def variational_bound(
 ) -> Array:
     """Returns the lower bound E_p[T] - E_q[f*(T)] of D_f(p, q), a scalar [].
 
-    The values of the critic T are `critic` [N]. The bound equals D_f(p, q) for T = T*.
+    `name` is one of `F_DIVERGENCES`. The values of the critic T are `critic` [N]. The bound equals
+    D_f(p, q) for T = T*.
 
     If p/q is very large or very small at a node, T* can round to the end of the domain of f*. T* or
     f*(T*) is then infinite at this node. The bound is -inf if such a node has mass.

@@ -30,9 +30,11 @@ Losses = tuple[Loss, Loss]
 
 
 class Game(NamedTuple):
-    """The losses of both players, each `(generator_params, discriminator_params) -> []`.
+    """The losses of both players. Any pair of such functions is a game.
 
-    Any pair of such functions is a game, for example the result of `objectives.player_losses`.
+    Attributes:
+      generator, discriminator: `(generator_params, discriminator_params) -> []`, the loss that the
+        player minimises.
     """
 
     generator: Loss
@@ -179,8 +181,8 @@ def _check_name(name: str) -> None:
 def dirac_eigenvalues(name: str, strength: float = 1.0) -> np.ndarray:
     """Returns the closed-form eigenvalues of the Dirac-GAN's Jacobian at (0, 0): complex [2].
 
-    The formulas are those of Mescheder et al. 2018, sections 2 to 4. The arguments are those of
-    `dirac_gan`.
+    The formulas are those of Mescheder et al. 2018, sections 2 to 4. `name` and `strength` are as
+    for `dirac_gan`.
 
     Raises:
       ValueError: `name` is not in `DIRAC_GANS`, or it is "wgan_gp", which has no Jacobian because

@@ -11,7 +11,10 @@ from gan_jax.types import Array
 
 
 def expectation(log_p: Array, x: Array, weights: Array) -> Array:
-    """Returns E_p[x], the sum of weights * p * x, as a scalar []. 0 times infinity counts as 0."""
+    """Returns E_p[x], the sum of weights * p * x, as a scalar []. 0 times infinity counts as 0.
+
+    The density p is given by its logarithm `log_p` [N].
+    """
     return integral(times(log_p, x), weights)
 
 
@@ -24,7 +27,8 @@ def integral(x: Array, weights: Array) -> Array:
 def times(log_p: Array, x: Array) -> Array:
     """Returns p * x. Where p = 0 the result and its gradients are 0, even if x is infinite.
 
-    Where x is infinite and log p is finite the result is x, even if p itself rounds to 0.
+    The density p is given by its logarithm `log_p`, of the shape of x. Where x is infinite and log
+    p is finite the result is x, even if p itself rounds to 0.
     """
     positive = log_p > -jnp.inf
     p = jnp.where(positive, jnp.exp(jnp.where(positive, log_p, 0.0)), 0.0)
@@ -35,6 +39,8 @@ def times(log_p: Array, x: Array) -> Array:
 
 def interval(low: float, high: float, num: int) -> tuple[Array, Array]:
     """Returns `num` equidistant nodes and their weights for the trapezoidal rule: [num], [num].
+
+    The first node is `low` and the last is `high`.
 
     For a smooth density that vanishes at both ends, the error falls faster than any power of the
     spacing (Trefethen and Weideman 2014). A thousand nodes integrate a Gaussian up to rounding.

@@ -1,9 +1,9 @@
 """Update rules that follow a game's vector field v. They map parameters to new parameters.
 
-Each function takes a game and a step size eta and returns an update `state -> state`. The state is
-the pair (generator_params, discriminator_params). For `optimistic` the state is two such pairs: the
-current pair and the previous pair. Near an equilibrium, an update converges at a linear rate if and
-only if the spectral radius of its Jacobian is below one.
+Each function takes a game and a step size eta, `step_size`, and returns an update `state -> state`.
+The state is the pair (generator_params, discriminator_params). For `optimistic` the state is two
+such pairs: the current pair and the previous pair. Near an equilibrium, an update converges at a
+linear rate if and only if the spectral radius of its Jacobian is below one.
 
 >>> import jax.numpy as jnp
 >>> from gan_jax.theory.games import bilinear
