@@ -62,9 +62,12 @@ class Rules:
     """Initial learning rate of D."""
     final_lr_share: float = 0.1
     """Final learning rate of D and G, as a fraction of the initial rate."""
+    generator_final_lr_share: float | None = None
+    """Final learning rate of G, if it differs from that of D. If it is far smaller, D settles for
+    each G, and both settle. None: `--final-lr-share`."""
     lr_decay: Literal["cosine", "exponential"] = "cosine"
-    """Curve of the learning rates: half a cosine, or constant for a quarter of the training and
-    then a decay by equal factors, which brings G to rest."""
+    """Curve of the learning rates: half a cosine, or constant for three tenths of the training
+    and then a decay by equal factors."""
     b1: float = 0.0
     """Adam's decay rate for the mean of the gradients."""
     b2: float = 0.99
@@ -94,9 +97,14 @@ def check(rules: Rules) -> None:
     cli.check_above_zero(rules, "penalty_weight", "final_penalty_share")
     cli.check_below_one(rules, "b1", "b2", "ema_decay")
     if rules.lr_decay == "exponential":
-        cli.check_above_zero(rules, "final_lr_share")
-    for name in ("noise_share", "final_lr_share", "final_penalty_share"):
-        if not 0 <= (share := getattr(rules, name)) <= 1:
+        names = ["final_lr_share"]
+        if rules.generator_final_lr_share is not None:
+            names.append("generator_final_lr_share")
+        cli.check_above_zero(rules, *names)
+    shares = ("noise_share", "final_lr_share", "generator_final_lr_share", "final_penalty_share")
+    for name in shares:
+        share = getattr(rules, name)
+        if share is not None and not 0 <= share <= 1:
             raise UserError(f"{cli.flag(name)} must be in [0, 1], got {share}")
 
 
@@ -124,12 +132,12 @@ def play(rules: Rules, gan: GAN, real: Sampler, shape: tuple[int, ...]) -> Game:
     """Returns the GAN with these networks, and its training on real samples of the given shape."""
     played, pack = (packed(gan, rules.pack), (rules.pack,)) if rules.pack > 1 else (gan, ())
     loss = losses.LOSSES[rules.loss]
-    decay = learning_rate(rules)
 
-    def tx(rate: float, updates: int) -> optax.GradientTransformation:
+    def tx(rate: float, final: float, updates: int = 1) -> optax.GradientTransformation:
+        decay = learning_rate(rules, final)
         return adam(lambda step: rate * decay(step / updates), b1=rules.b1, b2=rules.b2)
 
-    generator_tx = tx(rules.generator_lr, 1)
+    generator_tx = tx(rules.generator_lr, generator_final(rules))
     noise = mixed_scales(rules.noise, share=rules.noise_share)
     shared: dict[str, Any] = {
         "augmentation": instance_noise(noise) if rules.noise else None,
@@ -139,7 +147,7 @@ def play(rules: Rules, gan: GAN, real: Sampler, shape: tuple[int, ...]) -> Game:
         played,
         loss,
         generator_tx=generator_tx,
-        discriminator_tx=tx(rules.discriminator_lr, rules.n_critic),
+        discriminator_tx=tx(rules.discriminator_lr, rules.final_lr_share, rules.n_critic),
         penalties=[(PENALTIES[name], partial(penalty_weight, rules)) for name in rules.penalty],
         n_critic=rules.n_critic,
         **shared,
@@ -163,13 +171,20 @@ def updates(rules: Rules) -> dict[str, int]:
     return {player: rules.num_steps * num for player, num in per_update_of_g.items()}
 
 
-def learning_rate(rules: Rules) -> optax.Schedule:
-    """Returns the learning rate after a number of updates of G, as a share of the initial rate."""
+def generator_final(rules: Rules) -> float:
+    """Returns the final learning rate of G, as a share of the initial rate."""
+    share = rules.generator_final_lr_share
+    return rules.final_lr_share if share is None else share
+
+
+def learning_rate(rules: Rules, final: float) -> optax.Schedule:
+    """Returns the schedule of a learning rate, which counts updates of G and falls from 1 to
+    `final`."""
     if rules.lr_decay == "cosine":
-        return optax.cosine_decay_schedule(1.0, rules.num_steps, alpha=rules.final_lr_share)
-    constant = rules.num_steps // 4
+        return optax.cosine_decay_schedule(1.0, rules.num_steps, alpha=final)
+    constant = rules.num_steps * 3 // 10
     return optax.exponential_decay(
-        1.0, rules.num_steps - constant, rules.final_lr_share, transition_begin=constant
+        1.0, rules.num_steps - constant, final, transition_begin=constant, end_value=final
     )
 
 

@@ -20,6 +20,7 @@ from experiments import many
 from gan_jax import GAN, TrainState, parallel, priors, sample
 from gan_jax.data.synthetic import DISTRIBUTIONS, Distribution, standardised
 from gan_jax.metrics.modes import mode_coverage
+from gan_jax.metrics.sliced import sliced_wasserstein
 from gan_jax.metrics.two_sample import energy_test
 from gan_jax.models.mlp import mlp
 from gan_jax.run import Look, RunFolder, cli
@@ -48,8 +49,16 @@ class Recipe(many.Rules):
     """Number of dimensions of z."""
     latent_scale: float = 4.0
     """Standard deviation of z. With a wider z, fewer samples lie between the modes."""
+    signs: int = 0
+    """Number of further dimensions of z, each of which is --latent-scale or its negative. A G with
+    such dimensions needs no samples between the modes."""
     width: int = 64
     """Units in each hidden layer of both networks."""
+    discriminator_width: int | None = None
+    """Units in each hidden layer of D. None: `--width`."""
+    fourier: int = 0
+    """Number of waves of the Fourier features that D also receives. They let it see the width of
+    narrow modes."""
     generator_depth: int = 4
     """Hidden layers of G."""
     discriminator_depth: int = 4
@@ -74,7 +83,9 @@ def check_recipe(recipe: Recipe) -> None:
     """Raises `UserError` for an invalid setting."""
     many.check(recipe)
     counts = ("latent", "width", "generator_depth", "discriminator_depth", "draws")
-    cli.check_at_least(recipe, **dict.fromkeys(counts, 1))
+    cli.check_at_least(recipe, **dict.fromkeys(counts, 1), signs=0, fourier=0)
+    if recipe.discriminator_width is not None:
+        cli.check_at_least(recipe, discriminator_width=1)
     cli.check_above_zero(recipe, "latent_scale")
 
 
@@ -92,12 +103,16 @@ def data(recipe: Recipe) -> tuple[Distribution, float]:
 
 def build(recipe: Recipe, distribution: Distribution) -> many.Game:
     """Returns the GAN and the training for these settings."""
-    slope = recipe.generator_slope
-    networks = partial(mlp, (2,), width=recipe.width, bounded=False, generator_slope=slope)
+    slope, width = recipe.generator_slope, recipe.discriminator_width or recipe.width
+    player = partial(mlp, (2,), bounded=False)
+    depths = recipe.generator_depth, recipe.discriminator_depth
+    prior = priors.normal(recipe.latent, recipe.latent_scale)
+    if recipe.signs:
+        prior = priors.joined(prior, priors.signs(recipe.signs, recipe.latent_scale))
     gan = GAN(
-        networks(depth=recipe.generator_depth).generator,
-        networks(depth=recipe.discriminator_depth).discriminator,
-        priors.normal(recipe.latent, recipe.latent_scale),
+        player(width=recipe.width, depth=depths[0], generator_slope=slope).generator,
+        player(width=width, depth=depths[1], fourier=recipe.fourier).discriminator,
+        prior,
     )
     return many.play(recipe, gan, distribution, (2,))
 
@@ -109,6 +124,7 @@ def measure(
 
     `energy_distance` and its `p_value` compare one draw with the same number of real samples. If
     the distribution has modes, the fields of `mode_coverage` are included, as means over all draws.
+    `narrowest` and `widest` are those of all draws together.
 
     Args:
       recipe: gives the number of draws and the number of samples in each.
@@ -127,6 +143,9 @@ def measure(
             lambda key: mode_coverage(draw(key, recipe.num_samples), modes, scale), keys
         )
         metrics |= {name: jnp.mean(values) for name, values in counted._asdict().items()}
+        # A single draw has too few samples of a mode to measure its width.
+        pooled = mode_coverage(draw(keys[0], recipe.draws * recipe.num_samples), modes, scale)
+        metrics |= {"narrowest": pooled.narrowest, "widest": pooled.widest}
     return metrics
 
 
@@ -154,7 +173,37 @@ def metrics_of(
 
     # One seed after the other: the energy test keeps all distances between samples in memory.
     found = jax.jit(lambda *each: jax.lax.map(of_both, each))(states, keys)
-    return jax.tree.map(lambda values: np.asarray(values, float).tolist(), found)
+    metrics = jax.tree.map(lambda values: np.asarray(values, float).tolist(), found)
+    for name, distances in transported(recipe, game, distribution, states).items():
+        metrics[name]["sliced_wasserstein"] = distances
+    return metrics
+
+
+def transported(
+    recipe: Recipe, game: many.Game, distribution: Distribution, states: TrainState
+) -> dict[str, list[float]]:
+    """Returns, for each seed, the sliced Wasserstein distance to real samples, in standard
+    deviations of the data. It is the mean over all draws, for the GANs and for a perfect sampler.
+    """
+    draws, num = recipe.draws, recipe.num_samples
+
+    def draw_all(state: TrainState) -> Array:
+        return sample(game.gan, state, jax.random.key(2), draws * num).reshape(draws, num, 2)
+
+    def perfect(key: Array) -> Array:
+        return distribution.sample(key, draws * num).reshape(draws, num, 2)
+
+    key, *keys = jax.random.split(jax.random.key(3), 1 + recipe.seeds)
+    real = perfect(key)
+
+    def mean(made: Array) -> float:
+        each = zip(made, real, strict=True)
+        return float(np.mean([sliced_wasserstein(x, y, 0, projections=64) for x, y in each]))
+
+    return {
+        "gan": [mean(made) for made in jax.jit(jax.vmap(draw_all))(states)],
+        "perfect_sampler": [mean(perfect(key)) for key in keys],
+    }
 
 
 def main(config: Config) -> Record:

@@ -46,7 +46,7 @@ _PLAIN: dict[str, Any] = {"penalty": (), "noise": 0.0}
 _R1: dict[str, Any] = {"noise": 0.0, "final_penalty_share": 1.0}
 _USUAL: dict[str, Any] = {"generator_slope": 0.2, "latent_scale": 1.0, "b1": 0.5}
 
-WAYS = {
+COMPARED = {
     "usual": Way("GAN, settings as usual", _PLAIN | _USUAL),
     "usual_r1": Way("the same with R1", _R1 | _USUAL),
     "plain": Way("GAN", _PLAIN),
@@ -66,11 +66,38 @@ WAYS = {
     "recommended": Way("R1 annealed, noise", {}),
     "long": Way("R1 annealed, noise, 8x as long", {}, times=8),
 }
-"""The methods, from one that loses modes to the recommended recipe.
+"""The methods of the table, from one that loses modes to the recommended recipe.
 
 Each method after `plain` is `plain` with the changes in its title. The "usual" settings are leaky
 ReLUs in G, z ~ N(0, I) and 0.5 for Adam's b1.
 """
+
+_EXACT: dict[str, Any] = {
+    "noise_share": 0.5,
+    "signs": 8,
+    "fourier": 64,
+    "discriminator_width": 128,
+    "discriminator_depth": 2,
+    "lr_decay": "exponential",
+    "final_lr_share": 0.05,
+    "generator_final_lr_share": 1e-4,
+    "ema_decay": 0.998,
+}
+EXACT = {
+    "exact": Way("exact", _EXACT, times=2),
+    "exact_no_signs": Way("without signs in z", _EXACT | {"signs": 0}, times=2),
+    "exact_no_waves": Way("without Fourier features", _EXACT | {"fourier": 0}, times=2),
+    "exact_one_rate": Way(
+        "with one rate for D and G", _EXACT | {"generator_final_lr_share": None}, times=2
+    ),
+    "exact_long_average": Way("with a long average", _EXACT | {"ema_decay": 0.9998}, times=2),
+    "exact_short": Way("half as long", _EXACT),
+}
+"""Methods that bring the width of the modes close to the true one. Each after `exact` is `exact`
+with one change. They take far longer, so only `--ways` chooses them."""
+
+WAYS = COMPARED | EXACT
+"""All methods, by the names that `--ways` takes."""
 
 PUBLISHED = {
     "ring": {
@@ -95,6 +122,9 @@ PUBLISHED = {
 """Published means of three metrics: the number of modes found, the share of high-quality samples in
 %, and the reverse KL in nats."""
 
+COLUMNS = ("modes", "HQ %", "reverse KL, nats", "width", "of one mode", "sliced Wasserstein")
+"""The columns of the metrics."""
+
 REPORTED = ("settings", "updates", "gan", "perfect_sampler", "diverged")
 """Entries that are copied from the summary of each training to the summary of the table."""
 
@@ -107,10 +137,10 @@ class Config:
     """Folder of the run."""
     data: tuple[str, ...] = tuple(PUBLISHED)
     """Distributions to learn."""
-    ways: tuple[str, ...] = tuple(WAYS)
-    """Methods to train, one for each row of the table."""
+    ways: tuple[str, ...] = tuple(COMPARED)
+    """Methods to train, one for each row of the table. `exact` is one that is left out."""
     num_steps: int = Recipe.num_steps
-    """Updates of G. The method `long` makes eight times as many."""
+    """Updates of G. The method `long` makes eight times as many, and `exact` twice as many."""
     batch_size: int = Recipe.batch_size
     """Real samples (or packs) in an update of D. D also gets the same number of fakes."""
     seeds: int = Recipe.seeds
@@ -137,8 +167,9 @@ def recipe(config: Config, data: str, way: str) -> Recipe:
     """Returns the settings for training one method on one distribution."""
     shared = ("batch_size", "seeds", "seed", "num_samples")
     settings: dict[str, Any] = {name: getattr(config, name) for name in shared}
-    settings |= {"data": data, "num_steps": config.num_steps * WAYS[way].times}
-    return Recipe(**settings, **WAYS[way].changes)
+    chosen = WAYS[way]
+    settings |= {"data": data, "num_steps": config.num_steps * chosen.times}
+    return Recipe(**settings, **chosen.changes)
 
 
 def main(config: Config) -> Record:
@@ -231,23 +262,27 @@ def table(config: Config, metrics: dict[str, Record]) -> str:
         f"{config.batch_size}. The published rows have 2,500 samples, other networks and other "
         "budgets. HQ: samples within three standard deviations of a mode. Reverse KL: of the "
         "histogram of the modes from the uniform one. Width: standard deviation of the modes, as a "
-        "fraction of the true one; samples that are too narrow may have more HQ than perfect ones."
+        "fraction of the true one; samples that are too narrow may have more HQ than perfect ones. "
+        "Of one mode: the narrowest and the widest mode of any seed. Sliced Wasserstein: the "
+        "distance to as many real samples, in standard deviations of the data."
     ]
     for data, ways in metrics.items():
         rows = [_row(WAYS[way].title, found) for way, found in ways.items()]
         rows += [
-            [f"{name}, published", *("" if x is None else f"{x:g}" for x in values), "", "", ""]
+            [f"{name}, published", *("" if x is None else f"{x:g}" for x in values), *[""] * 5]
             for name, values in PUBLISHED[data].items()
         ]
         perfect = [found["perfect_sampler"] for found in ways.values() if "gan" in found]
         rows += [["a perfect sampler", *_cells(each), "", ""] for each in perfect[:1]]
-        header = ("", "modes", "HQ %", "reverse KL, nats", "width", "updates of D", "of G")
+        header = ("", *COLUMNS, "updates of D", "of G")
         text.append(f"## {data}\n\n{markdown(header, rows)}")
     return "\n\n".join(text) + "\n"
 
 
 def _row(title: str, found: Record) -> list[str]:
-    cells = ["diverged", "", "", ""] if "diverged" in found else _cells(found["gan"])
+    cells = (
+        ["diverged", *[""] * (len(COLUMNS) - 1)] if "diverged" in found else _cells(found["gan"])
+    )
     updates = (f"{found['updates'][player]:,}" for player in ("discriminator", "generator"))
     return [f"**{title}**", *cells, *updates]
 
@@ -258,6 +293,8 @@ def _cells(metrics: many.PerSeed) -> list[str]:
         spread(100 * np.array(metrics["high_quality"]), ".1f"),
         spread(metrics["reverse_kl"], ".4f"),
         spread(metrics["width"], ".2f"),
+        f"{min(metrics['narrowest']):.2f} to {max(metrics['widest']):.2f}",
+        spread(metrics["sliced_wasserstein"], ".4f"),
     ]
 
 

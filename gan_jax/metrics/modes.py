@@ -23,12 +23,16 @@ class Modes(NamedTuple):
       reverse_kl: [] KL(histogram of the nearest modes, uniform), in nats.
       width: [] root mean square distance, per axis, of the high-quality samples from their nearest
         modes. The unit is the mode's standard deviation. It is 0 if no sample has high quality.
+      narrowest, widest: [] the smallest and the largest `width` of a single mode. `narrowest` is 0
+        if a mode has no sample of high quality.
     """
 
     captured: Array
     high_quality: Array
     reverse_kl: Array
     width: Array
+    narrowest: Array
+    widest: Array
 
 
 class Classes(NamedTuple):
@@ -85,14 +89,22 @@ def mode_coverage(x: Array, modes: Array, scale: float | Array, *, within: float
     squared = squared / jnp.broadcast_to(scale, (1, num)).astype(wide) ** 2
     nearest, squared = jnp.argmin(squared, axis=1), jnp.min(squared, axis=1)
     near = squared <= jnp.asarray(within).astype(wide) ** 2
-    hits = jnp.bincount(jnp.where(near, nearest, num), length=num + 1)[:num]
-    mean_square = jnp.sum(jnp.where(near, squared, 0)) / jnp.maximum(jnp.sum(near), 1)
+    of_mode = jnp.where(near, nearest, num)
+    hits = jnp.bincount(of_mode, length=num + 1)[:num]
+    sums = jnp.zeros(num + 1, squared.dtype).at[of_mode].add(jnp.where(near, squared, 0))[:num]
+
+    def width(total: Array, count: Array) -> Array:
+        return jnp.sqrt(total / jnp.maximum(count, 1) / dim)
+
+    widths = width(sums, hits)
     nearest = jnp.where(jnp.isfinite(squared), nearest, num)  # `num` stands for no mode
     return Modes(
         jnp.sum(hits > 0),
         jnp.mean(near),
         _coverage(nearest, num).reverse_kl,
-        jnp.sqrt(mean_square / dim),
+        width(jnp.sum(sums), jnp.sum(hits)),
+        jnp.min(widths),
+        jnp.max(widths),
     )
 
 

@@ -23,7 +23,12 @@ def test_by_hand():
     expected = 2 / 3 * np.log(3 * 2 / 3) + 1 / 3 * np.log(3 / 3)
     np.testing.assert_allclose(made.reverse_kl, expected, rtol=1e-5)
     np.testing.assert_allclose(made.width, np.sqrt((1 + 2.25) / 2 / 2), rtol=1e-6)
-    assert mode_coverage(x, MODES, 1.0).captured == 2
+    found = mode_coverage(x, MODES, 1.0)
+    assert found.captured == 2
+    assert found.narrowest == 0  # the third mode has no sample
+    found = mode_coverage(x, MODES[:2], 1.0)
+    np.testing.assert_allclose(found.narrowest, np.sqrt((1.1**2 + 0.5**2) / 2), rtol=1e-6)
+    np.testing.assert_allclose(found.widest, np.sqrt((1 + 2.25) / 2 / 2), rtol=1e-6)
     # With these scales, [0, 1] and [1.5, 0] are two and three scales from their modes.
     made = mode_coverage(x, MODES, jnp.array([0.5, 0.1, 1.0]))
     assert made.captured == 1

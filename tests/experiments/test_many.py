@@ -36,6 +36,8 @@ RULES = many.Rules(
     generator_lr=0.03,
     discriminator_lr=0.02,
     final_lr_share=0.2,
+    generator_final_lr_share=0.05,
+    lr_decay="exponential",
     b1=0.3,
     b2=0.8,
     ema_decay=0.6,
@@ -51,17 +53,19 @@ def by_hand():
     gan = packed(small(), 2)
     noise = instance_noise(mixed_scales(0.7, share=0.6))
 
-    def falling(rate, updates):
+    def falling(rate, final, per_update):
+        constant = STEPS * 3 // 10
+
         def at(step):
-            half = (1 + jnp.cos(jnp.pi * jnp.minimum(step / updates, 1.0))) / 2
-            return rate * (0.2 + 0.8 * half)
+            past = jnp.maximum(step / per_update - constant, 0) / (STEPS - constant)
+            return rate * final**past
 
         return adam(at, b1=0.3, b2=0.8)
 
     def weight(step):
         return 0.3 * 0.01 ** (step / (3 * STEPS))
 
-    g_tx, d_tx = falling(0.03, STEPS), falling(0.02, 3 * STEPS)
+    g_tx, d_tx = falling(0.03, 0.05, 1), falling(0.02, 0.2, 3)
     both = [(penalties.r2, weight), (penalties.r1, weight)]
     d_step = gan_jax.make_discriminator_step(
         gan, losses.hinge, d_tx, penalties=both, augmentation=noise
@@ -125,7 +129,9 @@ def test_updates_count_what_is_computed():
 
 def test_rates_end_at_a_share():
     """With b1 = b2 = 0 Adam's update is as large as the rate: the last is a fifth of the first."""
-    rules = dataclasses.replace(RULES, b1=0.0, b2=0.0, num_steps=50, n_critic=1)
+    rules = dataclasses.replace(
+        RULES, b1=0, b2=0, num_steps=50, n_critic=1, lr_decay="cosine", generator_final_lr_share=0.2
+    )
     game = many.play(rules, small(), ring(), (2,))
     state, moved, step = game.state(jax.random.key(0)), [], jax.jit(game.step)
     for _ in range(51):
@@ -150,3 +156,13 @@ def test_the_table_has_a_column_for_each_sampler():
     head, row = many.table(figures).splitlines()
     assert head.split("  ")[-1].strip() == "real stacks: mean (lowest to highest)"
     assert row.split() == ["captured", "7.5", "(7", "to", "8)", "8", "(8", "to", "8)"]
+
+
+def test_rates_that_decay_exponentially():
+    rules = many.Rules(num_steps=100, lr_decay="exponential")
+    schedule = many.learning_rate(rules, 1e-4)
+    expected = [1.0, 1.0, 1e-2, 1e-4, 1e-4]
+    np.testing.assert_allclose([schedule(at) for at in (0, 30, 65, 100, 999)], expected, rtol=1e-4)
+    assert many.generator_final(rules) == rules.final_lr_share
+    own = dataclasses.replace(rules, generator_final_lr_share=0.5)
+    assert many.generator_final(own) == 0.5

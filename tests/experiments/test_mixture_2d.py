@@ -74,11 +74,28 @@ def test_the_folder_is_kept(finished):
         ({"unroll": -1}, "--unroll must be at least 0"),
         ({"draws": 0}, "--draws must be at least 1"),
         ({"final_lr_share": 1.5}, r"--final-lr-share must be in \[0, 1\], got 1.5"),
+        (
+            {"lr_decay": "exponential", "generator_final_lr_share": 0.0},
+            "--generator-final-lr-share must be above 0",
+        ),
+        ({"signs": -1}, "--signs must be at least 0"),
+        ({"discriminator_width": 0}, "--discriminator-width must be at least 1"),
     ],
 )
 def test_bad_flags(change, message, tmp_path):
     config = dataclasses.replace(SMALL, workdir=tmp_path / "run", **change)
     assert_refused(mixture_2d, config, message)
+
+
+def test_the_recipe_reaches_the_networks(quick_compile):
+    recipe = dataclasses.replace(RECIPE, signs=3, fourier=5, discriminator_width=6)
+    game = mixture_2d.build(recipe, mixture_2d.data(recipe)[0])
+    z = np.asarray(game.gan.prior(jax.random.key(0), 50))
+    assert z.shape == (50, 2 + 3)
+    assert set(np.abs(z[:, 2:]).ravel()) == {4.0}
+    state = jax.eval_shape(game.state, jax.random.key(0))
+    first = [leaf.shape for leaf in jax.tree.leaves(state.discriminator.params) if leaf.ndim == 2]
+    assert (2 + 2 * 5, 6) in first
 
 
 def test_every_distribution_the_flag_offers_exists():
