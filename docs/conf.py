@@ -45,6 +45,7 @@ linkcheck_ignore = [r"https://github\.com/OWNER/.*"]
 # Docstrings state shapes, which say more than the types.
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
 default_role = "py:obj"  # `name` in a docstring: a link if the name has an entry, otherwise code
 python_maximum_signature_line_length = 88
 napoleon_use_param = False  # one line can describe several parameters
@@ -98,10 +99,12 @@ def copy_notebooks(app):
 def links_within_the_site(app, docname, source):
     """Makes links to files of the repository that have a page lead to this page."""
     pages = {"../notebooks/": "notebooks/", "../benchmarks/README.md": "details.md"}
-    pages = {"../docs/": "../"} if docname.startswith("notebooks/") else pages
-    if not docname.startswith("guides/"):
-        for file, page in pages.items():
-            source[0] = source[0].replace(f"]({file}", f"]({page}")
+    if docname.startswith("notebooks/"):
+        pages = {"../docs/": "../"}
+    elif docname.startswith("guides/"):
+        pages = {"../../notebooks/": "../notebooks/"}
+    for file, page in pages.items():
+        source[0] = source[0].replace(f"]({file}", f"]({page}")
 
 
 def setup(app):
