@@ -269,6 +269,7 @@ PICTURES = {
 """Notebook -> the number of pictures that it shows."""
 
 
+@pytest.mark.slow  # the build of the documentation runs these cells too
 @pytest.mark.filterwarnings("default")
 def test_the_theory_holds_without_the_experiments():
     """The cells run in this process, because a kernel would first import everything again.
