@@ -1,5 +1,6 @@
 """The hash function of JAX's default keys, as one fused operation."""
 
+import jax
 import numpy as np
 
 from gan_jax.types import Array
@@ -18,6 +19,9 @@ def threefry(key: tuple[Array, Array], counter: Array) -> tuple[Array, Array]:
     Returns:
       Two uint32 arrays with the shape of `counter`.
     """
+    # Without this barrier, XLA may fuse the hash that made the key into this one. A chain of such
+    # hashes, each of which uses its key several times, then compiles for minutes (JAX 0.12).
+    key = jax.lax.optimization_barrier(key)
     words = *key, key[0] ^ key[1] ^ np.uint32(0x1BD11BDA)
     a, b = words[0], counter + words[1]
     for group in range(5):

@@ -3,6 +3,7 @@
 `nox -s package` runs this file, in an environment that contains the wheel alone.
 """
 
+import faulthandler
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, distribution
@@ -50,6 +51,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def main() -> None:
+    faulthandler.dump_traceback_later(300, exit=True)  # a program that compiles for minutes
     environment = Path(sys.prefix).resolve()
     assert Path(str(files("gan_jax"))).resolve().is_relative_to(environment), files("gan_jax")
     assert (files("gan_jax") / "py.typed").is_file()
