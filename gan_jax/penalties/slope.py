@@ -54,9 +54,9 @@ def _between(key: Array, real: PyTree, fake: PyTree) -> PyTree:
 
 @checked
 def r1(critic: CheckedCritic, real: PyTree, fake: PyTree, key: Array) -> Array:
-    """Returns |grad D|^2 on real samples (Mescheder et al. 2018, equation 9).
+    """Returns |grad D(x)|^2 for each real sample x, [B] (Mescheder et al. 2018, equation 9).
 
-    The weight in the paper is gamma / 2.
+    The weight is gamma / 2, and the paper uses gamma = 10.
     """
     del fake, key
     return _squared_gradient_norm(critic, real)
