@@ -34,7 +34,7 @@ html_theme_options = {"show_toc_level": 2, "navbar_persistent": [], "use_downloa
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
-nb_execution_mode = "cache"  # in docs/_build: an unchanged notebook is not run again
+nb_execution_mode = "cache"  # results are kept in docs/_build until the notebook changes
 nb_execution_excludepatterns = ["quickstart.ipynb"]
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True

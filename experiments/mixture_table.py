@@ -93,8 +93,8 @@ EXACT = {
     "exact_long_average": Way("with a long average", _EXACT | {"ema_decay": 0.9998}, times=2),
     "exact_short": Way("half as long", _EXACT),
 }
-"""Methods that bring the width of the modes close to the true one. Each after `exact` is `exact`
-with one change. They take far longer, so only `--ways` chooses them."""
+"""Methods that bring the width of the modes close to the true one. The others are
+`exact` with one change each. They take far longer, so only `--ways` chooses them."""
 
 WAYS = COMPARED | EXACT
 """All methods, by the names that `--ways` takes."""
@@ -138,7 +138,8 @@ class Config:
     data: tuple[str, ...] = tuple(PUBLISHED)
     """Distributions to learn."""
     ways: tuple[str, ...] = tuple(COMPARED)
-    """Methods to train, one for each row of the table. `exact` is one that is left out."""
+    """Methods to train, one for each row of the table. The default leaves out `exact` and its
+    variations."""
     num_steps: int = Recipe.num_steps
     """Updates of G. The method `long` makes eight times as many, and `exact` twice as many."""
     batch_size: int = Recipe.batch_size

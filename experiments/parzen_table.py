@@ -147,7 +147,8 @@ def score(x: np.ndarray, *, validation: np.ndarray, test: np.ndarray) -> Record:
 
     Args:
       x: [N, H, W, C] in [0, 255], the images that get a window.
-      validation, test: uint8 [M, H, W, C], the images that choose sigma, and those of the score.
+      validation: uint8 [M, H, W, C], the images with which sigma is chosen.
+      test: uint8 [M, H, W, C], the images that are scored.
     """
     windows, validation, test = (
         images.reshape(len(images), -1).astype(np.float32) / 255 for images in (x, validation, test)

@@ -74,7 +74,7 @@ def test_each_command_line_is_known():
 
 
 def parse(line):
-    """Returns the settings that a command line gives, by the parser of the command."""
+    """Returns the settings from a command line, parsed with the parser of its command."""
     first, *words = shlex.split(line)
     settings, options = [], {}
     if first == "gan-jax":

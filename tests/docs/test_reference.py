@@ -35,7 +35,7 @@ FROM_PAPERS = {"augment", "losses", "metrics", "models", "optimizers", "penaltie
 
 
 def remarks(module: str) -> dict[str, str]:
-    """The strings below the assignments of a module, which document its constants, by name."""
+    """Returns the docstrings of a module's constants, by name."""
     body = ast.parse(Path(importlib.import_module(module).__file__).read_text()).body
     found = {}
     for node, below in itertools.pairwise(body):
