@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from benchmarks import quality
-from experiments import mixture_2d, mnist, sample, stacked_mnist
+from experiments import mixture_2d, mixture_table, mnist, sample, stacked_mnist
 from gan_jax.run import datasets as data
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -52,6 +52,7 @@ def test_every_flag_is_one_of_the_experiments():
             ("", mnist.Config),
             ("", sample.Config),
             ("", mixture_2d.Config),
+            ("", mixture_table.Config),
             ("", stacked_mnist.Config),
             ("", quality.Config),
             ("data.", data.Config),

@@ -289,9 +289,8 @@ def test_the_theory_holds_without_the_experiments():
     plt.close("all")
 
 
-@pytest.mark.parametrize(
-    "name", ["quickstart.ipynb", pytest.param("theory.ipynb", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PICTURES)
 # Jupyter's own libraries warn of one another.
 @pytest.mark.filterwarnings("default")
 def test_notebook_runs(name, tmp_path, monkeypatch):
