@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import image_ways
-from experiments.image_ways import Way
+from experiments.image_ways import USUAL, Way
 from gan_jax.errors import UserError
 from gan_jax.metrics.extractors import EXTRACTORS
 from gan_jax.run import cli, datasets
@@ -21,14 +21,7 @@ from gan_jax.run.folder import Record
 from gan_jax.run.scoring import reference
 
 _WIDTH: dict[str, Any] = {"width": 32}
-_LOSS: dict[str, Any] = _WIDTH | {
-    "conditional": "none",
-    "r1": 0.0,
-    "generator_lr": 2e-4,
-    "discriminator_lr": 2e-4,
-    "b1": 0.5,
-    "b2": 0.999,
-}
+_LOSS: dict[str, Any] = _WIDTH | USUAL
 _WASSERSTEIN: dict[str, Any] = _LOSS | {"loss": "wasserstein", "n_critic": 5, "b1": 0.0, "b2": 0.9}
 _OURS: dict[str, Any] = _WIDTH | {"final_lr_share": 0.0}
 

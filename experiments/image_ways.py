@@ -31,6 +31,15 @@ SHOWN = 40
 """Samples of each way in the picture."""
 _CAPTION = 28
 """Height of the line with a title in the picture, in pixels."""
+USUAL: dict[str, Any] = {
+    "conditional": "none",
+    "r1": 0.0,
+    "generator_lr": 2e-4,
+    "discriminator_lr": 2e-4,
+    "b1": 0.5,
+    "b2": 0.999,
+}
+"""Settings of a GAN without classes or penalty, with the optimizer of Radford et al. 2016."""
 
 
 class Way(NamedTuple):

@@ -96,15 +96,12 @@ def check(rules: Rules) -> None:
         raise UserError(f"--penalty must name each once, got {' '.join(rules.penalty)}")
     cli.check_above_zero(rules, "penalty_weight", "final_penalty_share")
     cli.check_below_one(rules, "b1", "b2", "ema_decay")
+    rates = ["final_lr_share"]
+    rates += ["generator_final_lr_share"] if rules.generator_final_lr_share is not None else []
     if rules.lr_decay == "exponential":
-        names = ["final_lr_share"]
-        if rules.generator_final_lr_share is not None:
-            names.append("generator_final_lr_share")
-        cli.check_above_zero(rules, *names)
-    shares = ("noise_share", "final_lr_share", "generator_final_lr_share", "final_penalty_share")
-    for name in shares:
-        share = getattr(rules, name)
-        if share is not None and not 0 <= share <= 1:
+        cli.check_above_zero(rules, *rates)
+    for name in ("noise_share", "final_penalty_share", *rates):
+        if not 0 <= (share := getattr(rules, name)) <= 1:
             raise UserError(f"{cli.flag(name)} must be in [0, 1], got {share}")
 
 

@@ -11,13 +11,12 @@ run that was stopped.
 import dataclasses
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from experiments import image_ways
-from experiments.image_ways import Way
+from experiments.image_ways import USUAL, Way
 from gan_jax.errors import UserError
 from gan_jax.metrics.parzen import choose_sigma, parzen_log_likelihood
 from gan_jax.run import RunFolder, cli, datasets
@@ -27,23 +26,14 @@ from gan_jax.run.folder import Record
 from gan_jax.run.images import describe
 from gan_jax.run.tables import markdown
 
-_USUAL: dict[str, Any] = {
-    "conditional": "none",
-    "r1": 0.0,
-    "generator_lr": 2e-4,
-    "discriminator_lr": 2e-4,
-    "b1": 0.5,
-    "b2": 0.999,
-}
-
 WAYS = {
     "maxout": Way(
         "GAN of 2014 (maxout), with Adam",
-        _USUAL | {"model": "maxout", "latent": 100, "batch_size": 100},
+        USUAL | {"model": "maxout", "latent": 100, "batch_size": 100},
         cost=2.5,
     ),
     "dcgan": Way(
-        "DCGAN (Radford et al. 2016)", _USUAL | {"width": 32, "discriminator_norm": True}, cost=0.8
+        "DCGAN (Radford et al. 2016)", USUAL | {"width": 32, "discriminator_norm": True}, cost=0.8
     ),
     "recommended": Way(
         "DCGAN with classes, R1, rates that fall to 0",

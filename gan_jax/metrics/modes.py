@@ -91,7 +91,7 @@ def mode_coverage(x: Array, modes: Array, scale: float | Array, *, within: float
     near = squared <= jnp.asarray(within).astype(wide) ** 2
     of_mode = jnp.where(near, nearest, num)
     hits = jnp.bincount(of_mode, length=num + 1)[:num]
-    sums = jnp.zeros(num + 1, squared.dtype).at[of_mode].add(jnp.where(near, squared, 0))[:num]
+    sums = jnp.bincount(of_mode, jnp.where(near, squared, 0), length=num + 1)[:num]
 
     def width(total: Array, count: Array) -> Array:
         return jnp.sqrt(total / jnp.maximum(count, 1) / dim)

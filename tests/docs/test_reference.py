@@ -132,7 +132,7 @@ def test_a_name_without_an_entry_is_found(monkeypatch):
 
 
 def flaws(key: tuple[str, str], value: object) -> list[str]:
-    """What the entry of a function or class lacks."""
+    """Returns what is missing in the entry of a function or class."""
     module, _ = key
     text = inspect.getdoc(value) or ""
     found = [] if re.match(r"[A-Z`].*?[.:]($|\s)", text, re.DOTALL) else ["a first sentence"]

@@ -80,7 +80,7 @@ def test_the_notebooks_begin_with_the_same_cell():
 OLD = {"numpy": "2.1.3", "jax": "0.7.2", "jaxlib": "0.7.2", "flax": "0.11.2", "optax": "0.2.6"}
 """Packages that a machine of Colab has at first."""
 NEW = {**OLD, "jax": "0.12.0", "jaxlib": "0.12.0", "flax": "0.12.12", "optax": "0.2.8"}
-"""What pip replaces them with."""
+"""The packages after pip has replaced some of them."""
 
 
 class Machine:
