@@ -83,6 +83,11 @@ def make_discriminator_step(
         if `accumulate` does not divide the batch, the state lacks the memory of a penalty, `tx`
         differs from the one given to `init`, or `tx` needs arguments that a step does not pass to
         it.
+      TypeError: `gan`, `loss` or `tx` is an object of another class, or `penalties` or `terms` are
+        not pairs of a function and its weight. A function that cannot be called with the arguments
+        of a penalty or term also raises TypeError.
+      AssertionError: raised by the step in the cases that `objectives.discriminator_objective`
+        lists.
     """
     objective = discriminator_objective(
         gan, loss, penalties, terms=terms, augmentation=augmentation, fake_labels=fake_labels
@@ -123,9 +128,11 @@ def make_generator_step(
         `generator_gradient_norm`.
 
     Raises:
-      ValueError: `accumulate` < 1, or `ema_decay` is a number outside [0, 1). The step raises
-        ValueError if `accumulate` does not divide the batch, `tx` differs from the one given to
-        `init`, or `tx` needs arguments that a step does not pass to it.
+      ValueError: two terms have the same name, `accumulate` < 1, or `ema_decay` is a number outside
+        [0, 1). The step raises ValueError if `accumulate` does not divide the batch, the state
+        lacks the memory of a term, `tx` differs from the one given to `init`, or `tx` needs
+        arguments that a step does not pass to it.
+      TypeError, AssertionError: as for `make_discriminator_step`.
     """
     objective = generator_objective(
         gan, loss, terms=terms, augmentation=augmentation, fake_labels=fake_labels
@@ -213,6 +220,7 @@ def adversarial(
 
     Raises:
       ValueError: as for `make_discriminator_step`, `make_generator_step` and `make_train_step`.
+      TypeError, AssertionError: as for `make_discriminator_step`.
     """
     in_common: dict[str, Any] = {
         "augmentation": augmentation,

@@ -118,6 +118,9 @@ def discriminator_objective(
     Raises:
       ValueError: two penalties or terms have the same name. The objective raises ValueError if the
         memory of a penalty, a term or the augmentation is missing.
+      TypeError: `gan` or `loss` is an object of another class, or `penalties` or `terms` are not
+        pairs of a function and its weight. A function that cannot be called with the arguments of a
+        penalty or term also raises TypeError.
       AssertionError: raised by the objective if the batch's x is not floating, the number of labels
         is not B, D's logits are not [B] or [B, ...], or the loss, a penalty or a term does not
         return one floating number for each example.
@@ -184,7 +187,7 @@ def generator_objective(
       terms, augmentation, fake_labels: as for `make_generator_step`.
 
     Raises:
-      ValueError, AssertionError: as for `discriminator_objective`.
+      ValueError, TypeError, AssertionError: as for `discriminator_objective`.
     """
     _check(gan, loss, terms=terms)
     named = [(f"generator_{term_name(term)}", term, weight) for term, weight in terms]
