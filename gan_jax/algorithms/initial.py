@@ -54,7 +54,8 @@ def init(
     Raises:
       ValueError: the generator's samples and the data differ in shape, or the prior does not return
         one draw for each example.
-      TypeError: `gan`, an optimizer or `batch` is an object of another class.
+      TypeError: `gan` is not a `GAN`, `generator_tx` or `discriminator_tx` is not an optax optimizer,
+        or `batch` is not a `Batch`.
       AssertionError: the data are not floating, or the number of labels is not B.
     """
     check_gan(gan)

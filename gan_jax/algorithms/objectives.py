@@ -118,9 +118,10 @@ def discriminator_objective(
     Raises:
       ValueError: two penalties or terms have the same name. The objective raises ValueError if the
         memory of a penalty, a term or the augmentation is missing.
-      TypeError: `gan` or `loss` is an object of another class, or `penalties` or `terms` are not
-        pairs of a function and its weight. A function that cannot be called with the arguments of a
-        penalty or term also raises TypeError.
+      TypeError: `gan` is not a `GAN`, or `loss` is not an `AdversarialLoss`. `penalties` and `terms`
+        raise TypeError if they are not pairs of a function and its weight, or if a function does
+        not take the arguments of a penalty or term. The objective raises TypeError if it does not
+        receive a `Batch`.
       AssertionError: raised by the objective if the batch's x is not floating, the number of labels
         is not B, D's logits are not [B] or [B, ...], or the loss, a penalty or a term does not
         return one floating number for each example.

@@ -74,7 +74,7 @@ def make_player_step(
         is given for the discriminator. The step raises ValueError if `accumulate` does not divide
         the batch, `tx` differs from the one given to `init`, or `tx` needs arguments that a step
         does not pass to it.
-      TypeError: `tx` is not an optimizer.
+      TypeError: `tx` is not an optax optimizer.
     """
     check_tx(tx)
     check_at_least_one(accumulate=accumulate)

@@ -46,9 +46,9 @@ def on_bytes(step: StepFn) -> StepFn:
 
 
 def quantize(x: Array) -> Array:
-    """Converts floating images in [-1, 1] to uint8: [...] -> [...], the inverse of `dequantize`.
+    """Converts floating images in [-1, 1] to uint8: [...] -> [...].
 
-    Values out of range are clipped. NaN becomes 0.
+    This is the inverse of `dequantize`. Values out of range are clipped. NaN becomes 0.
 
     Raises:
       TypeError: `x` is not floating.

@@ -59,7 +59,7 @@ def r1(critic: CheckedCritic, real: PyTree, fake: PyTree, key: Array) -> Array:
     The weight is gamma / 2, and the paper uses gamma = 10.
 
     Raises:
-      AssertionError: as for every penalty: see `gan_jax.penalties`.
+      AssertionError: samples or logits have a wrong shape or type. See `gan_jax.penalties`.
     """
     del fake, key
     return _squared_gradient_norm(critic, real)
@@ -72,7 +72,7 @@ def r2(critic: CheckedCritic, real: PyTree, fake: PyTree, key: Array) -> Array:
     The weight in the paper is gamma / 2.
 
     Raises:
-      AssertionError: as for every penalty: see `gan_jax.penalties`.
+      AssertionError: samples or logits have a wrong shape or type. See `gan_jax.penalties`.
     """
     del real, key
     return _squared_gradient_norm(critic.on_fake, fake)
@@ -98,7 +98,7 @@ def gradient_penalty(critic: CheckedCritic, real: PyTree, fake: PyTree, key: Arr
     is zero, the derivative of the penalty is set to 0, because it would not be finite.
 
     Raises:
-      AssertionError: as for every penalty: see `gan_jax.penalties`.
+      AssertionError: samples or logits have a wrong shape or type. See `gan_jax.penalties`.
     """
     return jnp.square(_gradient_norm(critic, _between(key, real, fake)) - 1.0)
 
@@ -112,7 +112,7 @@ def one_sided_gradient_penalty(
     Gradient norms below 1 are not penalised (Petzka et al. 2018; Gulrajani et al. 2017, section 4).
 
     Raises:
-      AssertionError: as for every penalty: see `gan_jax.penalties`.
+      AssertionError: samples or logits have a wrong shape or type. See `gan_jax.penalties`.
     """
     norm = _gradient_norm(critic, _between(key, real, fake))
     return jnp.square(jax.nn.relu(norm - 1.0))
@@ -137,7 +137,7 @@ def dragan(
         each microbatch separately.
 
     Raises:
-      AssertionError: as for every penalty: see `gan_jax.penalties`.
+      AssertionError: samples or logits have a wrong shape or type. See `gan_jax.penalties`.
     """
     del fake
     real = widened(real)

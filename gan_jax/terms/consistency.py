@@ -56,7 +56,7 @@ def consistency(
 
     Raises:
       ValueError: the samples are not images [B, H, W, C] and `augment` is the default.
-      AssertionError: as for every penalty: see `gan_jax.penalties`.
+      AssertionError: samples or logits have a wrong shape or type. See `gan_jax.penalties`.
     """
     key_real, key_fake = jax.random.split(key)
     return _inconsistency(critic, real, key_real, augment) + _inconsistency(
