@@ -83,10 +83,10 @@ def make_discriminator_step(
         if `accumulate` does not divide the batch, the state lacks the memory of a penalty, `tx`
         differs from the one given to `init`, or `tx` needs arguments that a step does not pass to
         it.
-      TypeError: `gan` is not a `GAN`, `loss` is not an `AdversarialLoss`, or `tx` is not an optax
-        optimizer. `penalties` and `terms` raise TypeError if they are not pairs of a function and
-        its weight, or if a function does not take the arguments of a penalty or term. The step
-        raises TypeError if it does not receive a `Batch`.
+      TypeError: one of these: `gan` is not a `GAN`; `loss` is not an `AdversarialLoss`; `tx` is not
+        an optax optimizer; `penalties` or `terms` contain something other than pairs of a function
+        and its weight; a function does not take the arguments of a penalty or term. The step raises
+        TypeError if it does not receive a `Batch`.
       AssertionError: raised by the step in the cases that `objectives.discriminator_objective`
         lists.
     """

@@ -54,8 +54,8 @@ def init(
     Raises:
       ValueError: the generator's samples and the data differ in shape, or the prior does not return
         one draw for each example.
-      TypeError: `gan` is not a `GAN`, `generator_tx` or `discriminator_tx` is not an optax optimizer,
-        or `batch` is not a `Batch`.
+      TypeError: `gan` is not a `GAN`, an optimizer is not one of optax, or `batch` is not a
+        `Batch`.
       AssertionError: the data are not floating, or the number of labels is not B.
     """
     check_gan(gan)

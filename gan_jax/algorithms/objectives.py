@@ -118,8 +118,8 @@ def discriminator_objective(
     Raises:
       ValueError: two penalties or terms have the same name. The objective raises ValueError if the
         memory of a penalty, a term or the augmentation is missing.
-      TypeError: `gan` is not a `GAN`, or `loss` is not an `AdversarialLoss`. `penalties` and `terms`
-        raise TypeError if they are not pairs of a function and its weight, or if a function does
+      TypeError: one of these: `gan` is not a `GAN`; `loss` is not an `AdversarialLoss`; `penalties`
+        or `terms` contain something other than pairs of a function and its weight; a function does
         not take the arguments of a penalty or term. The objective raises TypeError if it does not
         receive a `Batch`.
       AssertionError: raised by the objective if the batch's x is not floating, the number of labels
