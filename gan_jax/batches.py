@@ -58,12 +58,12 @@ def is_split() -> bool:
 
 
 def average(x: Array) -> Array:
-    """Returns the average of an array over the devices that share the batch."""
+    """Returns the average of x over the devices that share the batch: [...] -> [...]."""
     return x if axis() is None else jax.lax.pmean(x, axis())
 
 
 def mean(x: Array, over: int | tuple[int, ...] | None = 0, *, keepdims: bool = False) -> Array:
-    """Returns the mean of x over the axes `over` and over all devices.
+    """Returns the mean of x [B, ...] over the axes `over` and over all devices.
 
     `over=None` means all axes. With `keepdims` these axes stay, with length 1.
     """
@@ -76,10 +76,16 @@ def gather(x: Array) -> Array:
 
 
 def local(x: Array, num: int) -> Array:
-    """Returns the rows of x, a result of `gather`, for the `num` examples on this device."""
+    """Returns the rows [num, ...] of x that belong to the `num` examples on this device.
+
+    x is a result of `gather`.
+    """
     return x if axis() is None else jax.lax.dynamic_slice_in_dim(x, offset(num), num)
 
 
 def offset(num: int) -> Array | int:
-    """Returns the index, in the whole batch, of the first of the `num` examples on this device."""
+    """Returns the index [], in the whole batch, of the first example on this device.
+
+    The device has `num` examples.
+    """
     return 0 if axis() is None else num * jax.lax.axis_index(axis())

@@ -152,7 +152,8 @@ def clip_weights(
       `value` for `optax.polyak_sgd`.
 
     Raises:
-      ValueError: `limit` is not a finite number above 0.
+      ValueError: `limit` is not a finite number above 0. `update` raises ValueError if it does not
+        receive the parameters.
     """
     if not 0 < limit < np.inf:
         raise ValueError(f"limit must be finite and above 0, got {limit}")
@@ -208,6 +209,9 @@ def extragradient(tx: optax.GradientTransformation) -> optax.GradientTransformat
     Returns:
       An optimizer whose `update` needs the parameters. It passes extra arguments to tx, such as
       `value` for `optax.polyak_sgd`.
+
+    Raises:
+      ValueError: raised by `update` if it does not receive the parameters.
     """
     tx = optax.with_extra_args_support(tx)
 
@@ -267,7 +271,8 @@ def lookahead(
       `value` for `optax.polyak_sgd`.
 
     Raises:
-      ValueError: `every` or `alpha` is out of range.
+      ValueError: `every` or `alpha` is out of range. `update` raises ValueError if it does not
+        receive the parameters.
     """
     if every < 1:
         raise ValueError(f"every must be at least 1, got {every}")

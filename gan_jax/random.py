@@ -100,7 +100,7 @@ def keys_like(key: Array, tree: PyTree) -> PyTree:
 
 
 def threefry(key: Array) -> Array:
-    """Returns the key converted to JAX's default implementation, threefry2x32.
+    """Returns the key [] converted to JAX's default implementation, threefry2x32.
 
     A key of another implementation is converted by folding its words into a new key. This is needed
     for JAX's implementations rbg and unsafe_rbg. `jax.vmap` changes the draws of these two, so the
@@ -115,7 +115,7 @@ def threefry(key: Array) -> Array:
 
 
 def for_step(key: Array, number: Array | int = 0, parts: int = 1) -> Array:
-    """Returns the key for a step on a batch, or on microbatch `number` of `parts`.
+    """Returns the key [] for a step on a batch, or on microbatch `number` of `parts`.
 
     The microbatch holds the examples `number`, `number + parts`, ... of the batch. `jax.random`
     gives the same results for the returned key as for `threefry(key)`, except that

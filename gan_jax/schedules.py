@@ -18,6 +18,8 @@ def half_cosine(
 ) -> Callable[[Array], Array]:
     """Returns a schedule that moves from `start` to `end` along half a cosine, then stays there.
 
+    The schedule is a function `step [] -> []`.
+
     R3GAN (Huang et al. 2024) uses it for the learning rates, b2, gamma, the half-life of the
     average and p.
 
@@ -44,7 +46,8 @@ def half_life(
     """Returns the decay of a moving average in which weights lose half their share in `images`
     images.
 
-    The decay is 0.5^(batch_size / half-life) for each update. It is a schedule for `ema_decay`.
+    The decay is 0.5^(batch_size / half-life) for each update. It is a schedule `step [] -> []` for
+    `ema_decay`.
 
     Args:
       images: the half-life, above 0, or a schedule of it. R3GAN uses

@@ -83,6 +83,12 @@ def make_discriminator_step(
         if `accumulate` does not divide the batch, the state lacks the memory of a penalty, `tx`
         differs from the one given to `init`, or `tx` needs arguments that a step does not pass to
         it.
+      TypeError: one of these: `gan` is not a `GAN`; `loss` is not an `AdversarialLoss`; `tx` is not
+        an optax optimizer; `penalties` or `terms` contain something other than pairs of a function
+        and its weight; a function does not take the arguments of a penalty or term. The step raises
+        TypeError if it does not receive a `Batch`.
+      AssertionError: raised by the step in the cases that `objectives.discriminator_objective`
+        lists.
     """
     objective = discriminator_objective(
         gan, loss, penalties, terms=terms, augmentation=augmentation, fake_labels=fake_labels
@@ -123,9 +129,11 @@ def make_generator_step(
         `generator_gradient_norm`.
 
     Raises:
-      ValueError: `accumulate` < 1, or `ema_decay` is a number outside [0, 1). The step raises
-        ValueError if `accumulate` does not divide the batch, `tx` differs from the one given to
-        `init`, or `tx` needs arguments that a step does not pass to it.
+      ValueError: two terms have the same name, `accumulate` < 1, or `ema_decay` is a number outside
+        [0, 1). The step raises ValueError if `accumulate` does not divide the batch, the state
+        lacks the memory of a term, `tx` differs from the one given to `init`, or `tx` needs
+        arguments that a step does not pass to it.
+      TypeError, AssertionError: as for `make_discriminator_step`.
     """
     objective = generator_objective(
         gan, loss, terms=terms, augmentation=augmentation, fake_labels=fake_labels
@@ -213,6 +221,7 @@ def adversarial(
 
     Raises:
       ValueError: as for `make_discriminator_step`, `make_generator_step` and `make_train_step`.
+      TypeError, AssertionError: as for `make_discriminator_step`.
     """
     in_common: dict[str, Any] = {
         "augmentation": augmentation,

@@ -67,6 +67,7 @@ def make_consensus_steps(
 
     Raises:
       ValueError: a weight is negative. The other causes are those of `make_discriminator_step`.
+      TypeError, AssertionError: as for `make_discriminator_step`.
     """
     for name, weight in (("own", own), ("other", other)):
         if not weight >= 0:

@@ -52,7 +52,10 @@ def init(
         Their initial memories become part of the state.
 
     Raises:
-      ValueError: the generator's samples and the data differ in shape.
+      ValueError: the generator's samples and the data differ in shape, or the prior does not return
+        one draw for each example.
+      TypeError: `gan` is not a `GAN`, an optimizer is not one of optax, or `batch` is not a
+        `Batch`.
       AssertionError: the data are not floating, or the number of labels is not B.
     """
     check_gan(gan)

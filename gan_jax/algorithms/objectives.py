@@ -118,6 +118,10 @@ def discriminator_objective(
     Raises:
       ValueError: two penalties or terms have the same name. The objective raises ValueError if the
         memory of a penalty, a term or the augmentation is missing.
+      TypeError: one of these: `gan` is not a `GAN`; `loss` is not an `AdversarialLoss`; `penalties`
+        or `terms` contain something other than pairs of a function and its weight; a function does
+        not take the arguments of a penalty or term. The objective raises TypeError if it does not
+        receive a `Batch`.
       AssertionError: raised by the objective if the batch's x is not floating, the number of labels
         is not B, D's logits are not [B] or [B, ...], or the loss, a penalty or a term does not
         return one floating number for each example.
@@ -184,7 +188,7 @@ def generator_objective(
       terms, augmentation, fake_labels: as for `make_generator_step`.
 
     Raises:
-      ValueError, AssertionError: as for `discriminator_objective`.
+      ValueError, TypeError, AssertionError: as for `discriminator_objective`.
     """
     _check(gan, loss, terms=terms)
     named = [(f"generator_{term_name(term)}", term, weight) for term, weight in terms]

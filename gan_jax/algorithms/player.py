@@ -23,7 +23,7 @@ a function `step [] -> []` of the number of G's earlier updates."""
 
 
 def rising_decay(highest: float) -> Callable[[Array], Array]:
-    """Returns the decay schedule min(highest, (1 + step) / (10 + step)).
+    """Returns the decay schedule `step [] -> []`, which is min(highest, (1 + step) / (10 + step)).
 
     The average soon forgets the initial weights. With a constant decay d, the initial weights make
     up the share d^n of the average after n updates. For d = 0.999 and n = 100 this share is 90 %.
@@ -74,6 +74,7 @@ def make_player_step(
         is given for the discriminator. The step raises ValueError if `accumulate` does not divide
         the batch, `tx` differs from the one given to `init`, or `tx` needs arguments that a step
         does not pass to it.
+      TypeError: `tx` is not an optax optimizer.
     """
     check_tx(tx)
     check_at_least_one(accumulate=accumulate)

@@ -31,7 +31,9 @@ def sample(
         latest values.
 
     Raises:
-      ValueError: `num` < 1, or the number of labels is not `num`.
+      ValueError: `num` < 1, the number of labels is not `num`, or the prior does not return one
+        draw for each sample.
+      TypeError: `gan` is not a `GAN` of two networks and a prior.
     """
     check_at_least_one(num=num)
     for leaf in jax.tree.leaves(label):
@@ -63,6 +65,9 @@ def generate(
         prior's draws.
       label: as for `sample`.
       key: a single key for random layers in G.
+
+    Raises:
+      TypeError: `gan` is not a `GAN` of two networks and a prior.
     """
     check_gan(gan)
     params, model_state = state.generator.params, state.generator.model_state

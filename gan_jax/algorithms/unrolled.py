@@ -66,6 +66,7 @@ def make_unrolled_generator_step(
 
     Raises:
       ValueError: `unroll` < 0. The other causes are those of `make_generator_step`.
+      TypeError, AssertionError: as for `make_generator_step`.
     """
     if unroll < 0:
         raise ValueError(f"unroll must be at least 0, got {unroll}")

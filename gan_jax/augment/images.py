@@ -60,6 +60,8 @@ def cut_out(x: Array, start: Array, size: Array) -> Array:
 def flip(key: Array, x: Array) -> Array:
     """Returns the image [H, W, C], mirrored left to right with probability 1/2. `key` decides.
 
+    Zhang et al. 2020 flip images in this way.
+
     Raises:
       ValueError: x is not an image [H, W, C].
     """

@@ -63,7 +63,7 @@ def mixed_scales(highest: float | Array, *, share: float = 0.5) -> Callable[[Arr
       share: the share of examples that receive noise, in [0, 1].
 
     Returns:
-      The function `(key, step) -> scale`, for `instance_noise`.
+      The function `(key, step []) -> scale []`, for `instance_noise`.
 
     Raises:
       ValueError: `share` is outside [0, 1].

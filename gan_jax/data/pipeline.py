@@ -21,7 +21,7 @@ RESIDENT_LIMIT = 2**30
 
 
 def dequantize(x: Array) -> Array:
-    """Converts uint8 images in [0, 255] to float32 in [-1, 1].
+    """Converts uint8 images in [0, 255] to float32 in [-1, 1]: [...] -> [...].
 
     Raises:
       TypeError: `x` is not uint8.
@@ -32,7 +32,11 @@ def dequantize(x: Array) -> Array:
 
 
 def on_bytes(step: StepFn) -> StepFn:
-    """Returns a step that takes batches of uint8 images and converts them to floats in [-1, 1]."""
+    """Returns a step that takes batches of uint8 images and converts them to floats in [-1, 1].
+
+    Raises:
+      TypeError: raised by the returned step if the images are not uint8.
+    """
 
     @functools.wraps(step)
     def stepped(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -42,9 +46,9 @@ def on_bytes(step: StepFn) -> StepFn:
 
 
 def quantize(x: Array) -> Array:
-    """Converts floating images in [-1, 1] to uint8, the inverse of `dequantize`.
+    """Converts floating images in [-1, 1] to uint8: [...] -> [...].
 
-    Values out of range are clipped. NaN becomes 0.
+    This is the inverse of `dequantize`. Values out of range are clipped. NaN becomes 0.
 
     Raises:
       TypeError: `x` is not floating.

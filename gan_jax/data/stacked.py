@@ -25,6 +25,9 @@ class Stacks(NamedTuple):
         """Returns x [num, H, W, 3], float in [-1, 1].
 
         The signature is the one that `synthetic.feed` needs.
+
+        Raises:
+          TypeError: the digits are not uint8.
         """
         chosen = jax.random.randint(key, (num, 3), 0, len(self.digits))
         return dequantize(jnp.moveaxis(self.digits[chosen][..., 0], 1, 3))

@@ -40,7 +40,11 @@ class Distribution(NamedTuple):
 
 
 def gaussian(mean: float = 0.0, scale: float = 1.0) -> Distribution:
-    """Returns the distribution N(mean, scale^2) on the line."""
+    """Returns the distribution N(mean, scale^2) on the line.
+
+    Raises:
+      ValueError: `scale` is not above 0.
+    """
     return mixture(np.array([[mean]]), scale)
 
 
@@ -62,8 +66,7 @@ def mixture(
     weights = np.full(num, 1 / num) if weights is None else np.asarray(weights)
     if weights.shape != (num,) or not (weights > 0).all() or abs(weights.sum() - 1) > 1e-6:
         raise ValueError(f"weights must be {num} numbers above 0 with sum 1, got {weights}")
-    if not (np.asarray(scale) > 0).all():
-        raise ValueError(f"scale must be above 0, got {scale}")
+    _check_scale(scale)
     scales = np.broadcast_to(scale, (num,))
     log_weights = np.log(weights) - dim * np.log(scales * np.sqrt(2 * np.pi))
 
@@ -86,6 +89,11 @@ def mixture(
         return jax.nn.logsumexp(exponents + jnp.asarray(log_weights, x.dtype)[None], axis=1)
 
     return Distribution(sample, log_prob, np.asarray(means), scale)
+
+
+def _check_scale(scale: float | np.ndarray) -> None:
+    if not (np.asarray(scale) > 0).all():
+        raise ValueError(f"scale must be above 0, got {scale}")
 
 
 def uniform(low: float, high: float) -> Distribution:
@@ -112,6 +120,9 @@ def ring(num: int = 8, radius: float = 1.0, scale: float = 0.01) -> Distribution
     """Returns `num` Gaussians on a circle (VEEGAN, Srivastava et al. 2017, section 4.1).
 
     The circle has the radius `radius`. Each Gaussian has the standard deviation `scale`.
+
+    Raises:
+      ValueError: `scale` is not above 0.
     """
     return mixture(radius * _circle(num), scale)
 
@@ -120,6 +131,9 @@ def grid(side: int = 5, spacing: float = 2.0, scale: float = 0.05) -> Distributi
     """Returns `side` x `side` Gaussians on a square lattice around 0 (VEEGAN, section 4.1).
 
     Neighbours are `spacing` apart. Each Gaussian has the standard deviation `scale`.
+
+    Raises:
+      ValueError: `scale` is not above 0.
     """
     places = spacing * (np.arange(side) - (side - 1) / 2)
     return mixture(np.stack(np.meshgrid(places, places), axis=-1).reshape(-1, 2), scale)
@@ -135,6 +149,9 @@ def cascade(
     of the level before. The points of the last level are the num^levels modes, Gaussians of
     standard deviation `scale`. A generator that covers all rings may still miss modes within a
     ring.
+
+    Raises:
+      ValueError: `scale` is not above 0.
     """
     means = np.zeros((1, 2))
     for level in range(levels):
@@ -158,7 +175,11 @@ def path(points: Callable[[Array], Array], scale: float, *, pieces: int = 1) -> 
       points: maps t [N], uniform in [0, 1), to points of the curve [N, D].
       scale: standard deviation of the noise.
       pieces: number of equal intervals of t. The curve may jump at their ends.
+
+    Raises:
+      ValueError: `scale` is not above 0.
     """
+    _check_scale(scale)
     ends = np.asarray(points(jnp.asarray((np.arange(1000 * pieces) + 0.5) / (1000 * pieces))))
     chords = np.linalg.norm(np.diff(ends.reshape(pieces, 1000, -1), axis=1), axis=2)
     panels = pieces * math.ceil(chords.sum(axis=1).max() / (2 * scale))
@@ -176,7 +197,11 @@ def path(points: Callable[[Array], Array], scale: float, *, pieces: int = 1) -> 
 
 
 def swiss_roll(scale: float = 0.02) -> Distribution:
-    """Returns the spiral of scikit-learn's Swiss roll, scaled to fit into the unit circle."""
+    """Returns the spiral of scikit-learn's Swiss roll, scaled to fit into the unit circle.
+
+    Raises:
+      ValueError: `scale` is not above 0.
+    """
 
     def points(t: Array) -> Array:
         angle = 1.5 * np.pi * (1 + 2 * t)
@@ -187,7 +212,11 @@ def swiss_roll(scale: float = 0.02) -> Distribution:
 
 
 def two_moons(scale: float = 0.05) -> Distribution:
-    """Returns two interleaving half circles of radius 1, as in scikit-learn."""
+    """Returns two interleaving half circles of radius 1, as in scikit-learn.
+
+    Raises:
+      ValueError: `scale` is not above 0.
+    """
 
     def points(t: Array) -> Array:
         upper, angle = t < 0.5, 2 * np.pi * (t % 0.5)
@@ -202,6 +231,9 @@ def spiral(arms: int = 2, turns: float = 1.5, scale: float = 0.02) -> Distributi
     """Returns `arms` Archimedean spirals from the centre to the unit circle.
 
     Each spiral makes `turns` turns. The noise around it has the standard deviation `scale`.
+
+    Raises:
+      ValueError: `scale` is not above 0.
     """
 
     def points(t: Array) -> Array:

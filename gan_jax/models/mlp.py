@@ -53,6 +53,10 @@ def mlp(
       minibatch_std: whether D's last layer also receives the feature of `gan_jax.nn.MinibatchStd`,
         the variation within the batch.
       fourier: number of waves of `gan_jax.nn.FourierFeatures` that D also receives.
+
+    Raises:
+      ValueError: raised by the networks of a conditional GAN if the labels are missing or are not
+        integers [B].
     """
     return GAN(
         generator=from_linen(
@@ -88,6 +92,9 @@ def maxout(
         those of the paper.
       num_classes, conditional: as for `mlp`. Mirza and Osindero 2014 made these networks
         conditional.
+
+    Raises:
+      ValueError: as for `mlp`.
     """
     return GAN(
         generator=from_linen(_ReluGenerator(shape, 5 * width, num_classes)),

@@ -165,7 +165,10 @@ def truncated(gan: GAN, psi: float) -> GAN:
 
 
 def path(seen: Pass) -> tuple[Array, Callable[[Array], Array]]:
-    """Returns w and the function w -> x, for `terms.path_length(path=path)`."""
+    """Returns w and the function w -> x [B, H, W, C], for `terms.path_length(path=path)`.
+
+    The shape of w is that of the result of `styles`: [B, L] or [B, N, L].
+    """
     w = styles(seen.generator.params, seen.z, seen.fake_label, train=True)
     return w, lambda w: seen.generator(Styles(w))
 

@@ -141,7 +141,11 @@ def spectral_norm(
 
 
 def spectrally_normalised(gan: GAN, *, iterations: int = 1) -> GAN:
-    """Returns `gan` with `spectral_norm` applied to D. `iterations` is as for `spectral_norm`."""
+    """Returns `gan` with `spectral_norm` applied to D. `iterations` is as for `spectral_norm`.
+
+    Raises:
+      ValueError: as for `spectral_norm`.
+    """
     return gan._replace(discriminator=spectral_norm(gan.discriminator, iterations=iterations))
 
 

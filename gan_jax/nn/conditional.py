@@ -51,7 +51,10 @@ def labels_for(num_classes: int | None, label: Array | None) -> Array | None:
 def with_class(z: Array, num_classes: int | None, label: Array | None) -> Array:
     """Returns latents [B, L + num_classes]: z [B, L] and the label as a one-hot vector.
 
-    With `num_classes=None` the result is z. Errors are those of `labels_for`.
+    With `num_classes=None` the result is z.
+
+    Raises:
+      ValueError: the network needs labels, and they are missing or not integers [B].
     """
     if num_classes is None:
         return z
@@ -102,7 +105,7 @@ def judged(
       kernel_init: the initialiser of the dense layers.
 
     Raises:
-      ValueError: as for `labels_for`.
+      ValueError: the network needs labels, and they are missing or not integers [B].
     """
     label = labels_for(num_classes, label)
     logits = Dense(1, kernel_init=kernel_init, param_dtype=PARAM_DTYPE)(features)[:, 0]

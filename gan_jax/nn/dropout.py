@@ -11,6 +11,8 @@ from gan_jax.types import Array
 class Dropout(nn.Module):
     """Dropout whose mask for an example depends on the example's index in the whole batch.
 
+    [B, ...] -> [B, ...].
+
     Under a mapped axis `flax.linen.Dropout` would draw the same mask on every shard. This layer
     draws the masks that one device would draw for the whole batch. `rate` is the probability with
     which a number is set to 0.

@@ -55,6 +55,9 @@ class EqualConv(nn.Module):
 
     The kernel has `window` x `window` pixels. With `down` the result is [B, H / 2, W / 2,
     features], filtered by [1, 3, 3, 1]. `use_bias` says whether to add a bias.
+
+    Raises:
+      ValueError: raised by a call with `down` and `window=1` if H or W is odd.
     """
 
     features: int

@@ -26,6 +26,10 @@ class BatchNorm(nn.Module):
       num_classes: None, or the number of classes. Each class then has its own scale and bias
         (conditional batch norm, Dumoulin et al. 2017), and the layer needs labels [B].
       scale_init: the initialiser of the scale minus 1.
+
+    Raises:
+      ValueError: raised by a call if the layer needs labels, and they are missing or not integers
+        [B].
     """
 
     num_classes: int | None = None

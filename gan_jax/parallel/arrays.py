@@ -11,7 +11,7 @@ from gan_jax.types import Array
 
 
 def spread(x: Array, axis: int = 0) -> Array:
-    """Returns the array x with an axis split over the devices of the active mesh.
+    """Returns the array x [...] with an axis split over the devices of the active mesh.
 
     The array is unchanged if there is no mesh, or if the number of devices does not divide the
     length of the axis. Use this function for random draws that do not depend on a batch.
@@ -40,7 +40,7 @@ def spread_like(index: Array, batch: Array) -> Array:
 
 
 def has_explicit_axes(x: Array) -> bool:
-    """Returns True if the array's mesh has explicit axes.
+    """Returns True if the mesh of the array x [...] has explicit axes.
 
     The sharding is then a part of the array's type.
     """

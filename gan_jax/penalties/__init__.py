@@ -40,6 +40,8 @@ __all__ = [
 def lazy(weight: Weight, every: int = 16) -> Callable[[Array], Array]:
     """Returns a weight schedule for a penalty that is computed only once in `every` updates.
 
+    The schedule is a function `step [] -> []` of the number of D's earlier updates.
+
     The weight is `every * weight` on updates 0, `every`, 2 `every` and so on. It is 0 on the other
     updates. The average weight is unchanged, and the penalty costs nothing on updates with weight
     0. Karras et al. 2020, appendix B, use R1 on every 16th update.

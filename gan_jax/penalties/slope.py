@@ -57,6 +57,9 @@ def r1(critic: CheckedCritic, real: PyTree, fake: PyTree, key: Array) -> Array:
     """Returns |grad D(x)|^2 for each real sample x, [B] (Mescheder et al. 2018, equation 9).
 
     The weight is gamma / 2, and the paper uses gamma = 10.
+
+    Raises:
+      AssertionError: samples or logits have a wrong shape or type. See `gan_jax.penalties`.
     """
     del fake, key
     return _squared_gradient_norm(critic, real)
@@ -64,9 +67,12 @@ def r1(critic: CheckedCritic, real: PyTree, fake: PyTree, key: Array) -> Array:
 
 @checked
 def r2(critic: CheckedCritic, real: PyTree, fake: PyTree, key: Array) -> Array:
-    """Returns |grad D|^2 on fake samples (Mescheder et al. 2018, equation 10).
+    """Returns |grad D(x)|^2 for each fake sample x, [B] (Mescheder et al. 2018, equation 10).
 
     The weight in the paper is gamma / 2.
+
+    Raises:
+      AssertionError: samples or logits have a wrong shape or type. See `gan_jax.penalties`.
     """
     del real, key
     return _squared_gradient_norm(critic.on_fake, fake)
@@ -84,12 +90,15 @@ def r1_auto(resolution: float, batch_size: int) -> float:
 
 @checked
 def gradient_penalty(critic: CheckedCritic, real: PyTree, fake: PyTree, key: Array) -> Array:
-    """Returns (|grad D| - 1)^2 at points between real and fake samples.
+    """Returns (|grad D| - 1)^2 at points between real and fake samples, [B].
 
     The penalty is that of Gulrajani et al. 2017, equation 3.
 
     Each point is drawn uniformly on the line between a real and a fake sample. Where D's gradient
     is zero, the derivative of the penalty is set to 0, because it would not be finite.
+
+    Raises:
+      AssertionError: samples or logits have a wrong shape or type. See `gan_jax.penalties`.
     """
     return jnp.square(_gradient_norm(critic, _between(key, real, fake)) - 1.0)
 
@@ -98,9 +107,12 @@ def gradient_penalty(critic: CheckedCritic, real: PyTree, fake: PyTree, key: Arr
 def one_sided_gradient_penalty(
     critic: CheckedCritic, real: PyTree, fake: PyTree, key: Array
 ) -> Array:
-    """Returns max(0, |grad D| - 1)^2 at the points of `gradient_penalty`.
+    """Returns max(0, |grad D| - 1)^2 at the points of `gradient_penalty`, [B].
 
     Gradient norms below 1 are not penalised (Petzka et al. 2018; Gulrajani et al. 2017, section 4).
+
+    Raises:
+      AssertionError: samples or logits have a wrong shape or type. See `gan_jax.penalties`.
     """
     norm = _gradient_norm(critic, _between(key, real, fake))
     return jnp.square(jax.nn.relu(norm - 1.0))
@@ -110,7 +122,7 @@ def one_sided_gradient_penalty(
 def dragan(
     critic: CheckedCritic, real: PyTree, fake: PyTree, key: Array, *, scale: float = 0.5
 ) -> Array:
-    """Returns (|grad D| - 1)^2 near the real samples (Kodali et al. 2017).
+    """Returns (|grad D| - 1)^2 near the real samples, [B] (Kodali et al. 2017).
 
     Usual weight: 10.
 
@@ -123,6 +135,9 @@ def dragan(
       critic, real, fake, key: the arguments of every penalty. `fake` is not used.
       scale: size of the noise, as a multiple of std. With `accumulate` above 1, std is computed for
         each microbatch separately.
+
+    Raises:
+      AssertionError: samples or logits have a wrong shape or type. See `gan_jax.penalties`.
     """
     del fake
     real = widened(real)

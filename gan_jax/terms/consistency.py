@@ -24,9 +24,12 @@ def real_consistency(
     *,
     augment: Augment = shift_and_flip,
 ) -> Array:
-    """Returns the penalty CR: `consistency` on the real samples only (Zhang et al. 2020).
+    """Returns the penalty CR: `consistency` on the real samples only (Zhang et al. 2020), [B].
 
-    `augment` is the random change of a sample, `(key, x) -> x`. Usual weight: 10.
+    `augment` is the random change of a sample, `(key, x [...]) -> x [...]`. Usual weight: 10.
+
+    Raises:
+      ValueError, AssertionError: as for `consistency`.
     """
     del fake
     return _inconsistency(critic, real, key, augment)
@@ -53,6 +56,7 @@ def consistency(
 
     Raises:
       ValueError: the samples are not images [B, H, W, C] and `augment` is the default.
+      AssertionError: samples or logits have a wrong shape or type. See `gan_jax.penalties`.
     """
     key_real, key_fake = jax.random.split(key)
     return _inconsistency(critic, real, key_real, augment) + _inconsistency(

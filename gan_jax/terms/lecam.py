@@ -25,6 +25,8 @@ def lecam(decay: float = 0.99) -> WithMemory:
 
     Raises:
       ValueError: `decay` is out of range.
+      AssertionError: raised by the penalty if samples or logits have a wrong shape or type. See
+        `gan_jax.penalties`.
     """
     if not 0 <= decay < 1:
         raise ValueError(f"decay must be in [0, 1), got {decay}: 0.99 is usual")

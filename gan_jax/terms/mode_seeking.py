@@ -19,6 +19,9 @@ def mode_seeking(prior: Callable[[Array, int], PyTree]) -> Term:
 
     Args:
       prior: the prior of the GAN, a function `(key, num) -> z [num, ...]`.
+
+    Raises:
+      ValueError: raised by the term if the prior does not return one draw for each example.
     """
 
     def mode_seeking(seen: Pass) -> Array:

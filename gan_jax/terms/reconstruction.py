@@ -8,7 +8,7 @@ from gan_jax.types import Array, Pass
 
 
 def reconstruction(seen: Pass) -> Array:
-    """Returns the mean of |fake - real| for each example (Isola et al. 2017, equation 3).
+    """Returns the mean of |fake - real| of each example, [B] (Isola et al. 2017, equation 3).
 
     Usual weight: 100.
 

@@ -50,7 +50,7 @@ class FDivergence(NamedTuple):
     activation: Callable[[Array], Array]
 
     def f(self, u: Array) -> Array:
-        """Returns f(u) for u >= 0. For u = 0 the result is the limit."""
+        """Returns f(u) for u >= 0: [...] -> [...]. For u = 0 the result is the limit."""
         return self.perspective(jnp.log(u), jnp.zeros_like(u))
 
 

@@ -78,6 +78,10 @@ def game_eigenvalues(
 def local_convergence(eigenvalues: np.ndarray, tolerance: float = 1e-6) -> str:
     """Classifies local convergence by the eigenvalues of the field's Jacobian at an equilibrium.
 
+    Args:
+      eigenvalues: [P], such as those of `game_eigenvalues`.
+      tolerance: real parts up to this size count as zero.
+
     Returns:
       "converges" if every real part is below -tolerance, "diverges" if any is above tolerance, and
         "undecided" otherwise. If the real parts are zero, the continuous flow circles the

@@ -61,6 +61,9 @@ def branched_log_prob(
       z: [M, 1] increasing grid that covers the prior's mass.
       prior_log_prob: log p_z of one point or of many.
       num_branches: largest number of z for one x. If there are more, the result is NaN.
+
+    Raises:
+      ValueError: as for `pushforward_log_prob`.
     """
 
     def at(points: Array) -> Array:

@@ -25,10 +25,11 @@ def integral(x: Array, weights: Array) -> Array:
 
 
 def times(log_p: Array, x: Array) -> Array:
-    """Returns p * x. Where p = 0 the result and its gradients are 0, even if x is infinite.
+    """Returns p * x: [...], [...] -> [...].
 
-    The density p is given by its logarithm `log_p`, of the shape of x. Where x is infinite and log
-    p is finite the result is x, even if p itself rounds to 0.
+    Where p = 0 the result and its gradients are 0, even if x is infinite. The density p is given by
+    its logarithm `log_p`. Where x is infinite and log p is finite the result is x, even if p itself
+    rounds to 0.
     """
     positive = log_p > -jnp.inf
     p = jnp.where(positive, jnp.exp(jnp.where(positive, log_p, 0.0)), 0.0)

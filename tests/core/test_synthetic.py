@@ -198,6 +198,7 @@ def test_each_step_is_fed_fresh_draws_by_its_number(linear_gan):
             lambda: synthetic.mixture(np.zeros((2, 2)), np.array([0.1, 0.0])),
             "scale must be above 0",
         ),
+        (lambda: synthetic.swiss_roll(0.0), "scale must be above 0, got 0.0"),
         (lambda: synthetic.uniform(1.0, 1.0), "low must be below high"),
     ],
 )

@@ -30,9 +30,6 @@ INTERNAL = {"buffers", "contract", "trees"}
 TYPES_OF_SETTINGS = {"ModelName"}
 """Names that only the type hints of a command need."""
 
-FROM_PAPERS = {"augment", "losses", "metrics", "models", "optimizers", "penalties", "terms"}
-"""Rooms whose formulas are those of papers."""
-
 
 def remarks(module: str) -> dict[str, str]:
     """Returns the docstrings of a module's constants, by name."""
@@ -167,20 +164,3 @@ def test_a_parameter_without_a_description_is_found():
     assert flaws(("gan_jax", "scaled"), scaled) == ["the parameter factor"]
     scaled.__doc__ = "of array and factor"
     assert flaws(("gan_jax", "scaled"), scaled) == ["a first sentence"]
-
-
-CITATION = re.compile(r"[A-Z][\w-]+(\s+et\s+al\.|\s+and\s+[A-Z]\w+)?,?\s+\(?(19|20)\d\d")
-
-
-@pytest.mark.parametrize("room", sorted(FROM_PAPERS))
-def test_formulas_have_a_source(room):
-    """Each module that defines a public function of the room cites an author and a year."""
-    homes = {
-        value.__module__
-        for (module, _), value in DESCRIBED.items()
-        if module.startswith(f"gan_jax.{room}") and not inspect.isclass(value)
-    }
-    assert homes
-    sources = {home: Path(importlib.import_module(home).__file__).read_text() for home in homes}
-    without = [home for home, text in sources.items() if not CITATION.search(text)]
-    assert not without
