@@ -252,14 +252,19 @@ def check_seed(config: Any) -> None:
         raise UserError(f"--seed must be below 2**32, got {config.seed}")
 
 
+def check_folder(name: str, folder: Path) -> None:
+    """Raises `UserError` unless the folder of a flag can be written to. It need not exist yet."""
+    try:
+        check_writable(folder)
+    except UserError as error:
+        raise UserError(f"{flag(name)}: {error}") from None
+
+
 def check_workdir(config: Any) -> None:
     """Raises `UserError` if a new run cannot be saved in `config.workdir`."""
     if (config.workdir / "config.json").exists():
         return  # a complete run may be read only
-    try:
-        check_writable(config.workdir)
-    except UserError as error:
-        raise UserError(f"--workdir: {error}") from None
+    check_folder("workdir", config.workdir)
 
 
 def open_run(

@@ -247,6 +247,17 @@ def test_a_new_run_that_cannot_be_saved_is_refused_by_every_experiment(message):
     assert "--workdir: /proc/x cannot be written to" in said
 
 
+@pytest.mark.parametrize("command", [mnist, sample])
+def test_a_bad_value_does_not_wait_for_the_import_of_matplotlib(command, message, monkeypatch):
+    import gan_jax.run
+
+    for name in ("images", "plots"):
+        monkeypatch.delattr(gan_jax.run, name, raising=False)
+        monkeypatch.setitem(sys.modules, f"gan_jax.run.{name}", None)
+    run = ["--run", "x"] if command is sample else []
+    assert "--seed must be at least 0, got -1" in message(command, *run, "--seed", "-1")
+
+
 def test_a_deleted_current_folder(message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "gone").mkdir()

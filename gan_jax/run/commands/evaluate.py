@@ -33,7 +33,6 @@ from gan_jax.metrics.neighbours import nearest
 from gan_jax.run import cli, datasets
 from gan_jax.run.commands import sample, train
 from gan_jax.run.datasets.types import Channels
-from gan_jax.run.files import check_writable
 from gan_jax.run.folder import Record, read_config, write_json
 from gan_jax.run.progress import over
 from gan_jax.run.scoring import reference, scores
@@ -158,10 +157,7 @@ def _check(config: Config) -> None:
         )
     if config.inception_weights is not None and config.extractor != "inception":
         raise UserError("--inception-weights is for --extractor inception: add it")
-    try:
-        check_writable(_out(config))
-    except UserError as error:
-        raise UserError(f"--out: {error}") from None
+    cli.check_folder("out", _out(config))
 
 
 def _evaluate(config: Config) -> Record:

@@ -25,7 +25,7 @@ from gan_jax.data.pipeline import quantize
 from gan_jax.errors import UserError
 from gan_jax.run import cli
 from gan_jax.run.commands import train
-from gan_jax.run.files import check_writable, whole
+from gan_jax.run.files import whole
 from gan_jax.run.progress import over
 from gan_jax.types import Array
 
@@ -73,10 +73,7 @@ def main(config: Config) -> np.ndarray:
             raise UserError(f"{file} is a folder: choose another --out")
     if not config.out.absolute().parent.is_dir():
         raise UserError(f"--out: there is no folder {config.out.absolute().parent}")
-    try:
-        check_writable(config.out.absolute().parent)
-    except UserError as error:
-        raise UserError(f"--out: {error}") from None
+    cli.check_folder("out", config.out.absolute().parent)
 
     from gan_jax.run import plots  # imports Matplotlib, so bad flags are refused first
     from gan_jax.run.images import MOST_ROWS
