@@ -72,8 +72,8 @@ def _end(signum: int, _: object) -> None:
         sys.stdout.flush()
     new_line = "\n" if os.isatty(2) else ""  # below a progress bar
     message = (
-        f"{new_line}stopped by {signal.Signals(signum).name}: saved files are intact, and the same "
-        "command resumes or begins again\n"
+        f"{new_line}stopped by {signal.Signals(signum).name}: saved files are intact. The same "
+        "command resumes a training from its last save, and begins any other work again\n"
     )
     if sys.stderr is not None:  # otherwise descriptor 2 may be another file
         with suppress(OSError):

@@ -36,7 +36,7 @@ from gan_jax import parallel
 from gan_jax.data.pipeline import make_batches, on_bytes
 from gan_jax.errors import UserError
 from gan_jax.models import ModelName
-from gan_jax.run import cli, hooks, images
+from gan_jax.run import cli, hooks, images, progress
 from gan_jax.run import datasets as data
 from gan_jax.run.checkpoint import Checkpoints
 from gan_jax.run.folder import RunFolder, write_json
@@ -210,7 +210,7 @@ def measure_overhead(config: Config, folder: Path) -> Figures:
         kept = setting.keep_checkpoints
         checkpoints = stack.enter_context(closing(Checkpoints(run_folder.checkpoints, keep=kept)))
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-        shown = stack.enter_context(hooks.progress(0, 2 * config.steps * (config.rounds + 1)))
+        shown = stack.enter_context(progress.progress(0, 2 * config.steps * (config.rounds + 1)))
         done = (
             hooks.log(run_folder, shown, checkpoints),
             hooks.watch(images.grids(gan, run_folder, setting.sample_every)),

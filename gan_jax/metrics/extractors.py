@@ -12,5 +12,20 @@ def _of(classifier: Classifier) -> Extractor:
 EXTRACTORS = {"digits": _of(digits.CLASSIFIER), "fashion": _of(fashion.CLASSIFIER)}
 """Extractors for uint8 images [N, 28, 28, 1], white on black. Weights are read at the first use."""
 
-OF_DATA = {"mnist": "digits", "fashion_mnist": "fashion"}
+_OF_DATA = {"mnist": "digits", "fashion_mnist": "fashion"}
 """The name of the extractor that was trained on a data set, by the name of the data set."""
+
+
+def takes(shape: tuple[int, ...]) -> bool:
+    """Returns whether the extractors take images of this shape [H, W, C]."""
+    return shape == (28, 28, 1)
+
+
+def made_for(data: str, shape: tuple[int, ...]) -> str | None:
+    """Returns the name of the extractor that was trained on a data set, or None.
+
+    Args:
+      data: the name of the data set.
+      shape: [H, W, C], the shape of the images, which may have been resized.
+    """
+    return _OF_DATA.get(data) if takes(shape) else None

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from gan_jax.run.leaves import Leaf, describe, difference, digest, like, to_host
+from gan_jax.run.locks import has_locks
 from gan_jax.types import PyTree
 
 
@@ -74,7 +75,7 @@ class Checkpoints:
         from orbax.checkpoint import v1 as ocp
 
         _hush()
-        if not _has_locks(self.folder):
+        if not has_locks(self.folder):
             _write_without_locks()
         training = ocp.training
         return training.Checkpointer(
@@ -322,20 +323,6 @@ def _odd(folder: Path) -> str:
 
 def _is_plain(folder: Path) -> bool:
     return not _odd(folder)
-
-
-def _has_locks(folder: Path) -> bool:
-    """Returns whether the file system of a folder has file locks."""
-    try:
-        import fcntl
-    except ImportError:  # Windows, where every file system has locks
-        return True
-    with tempfile.TemporaryFile(dir=folder) as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-    return True
 
 
 def _write_without_locks() -> None:

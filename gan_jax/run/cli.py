@@ -25,6 +25,7 @@ from tyro.constructors import (
 from gan_jax.errors import UserError
 from gan_jax.run import memory
 from gan_jax.run.checkpoint import CheckpointError
+from gan_jax.run.files import check_writable
 from gan_jax.run.folder import Record, RunFolder
 from gan_jax.run.loop import Interrupted
 
@@ -37,6 +38,9 @@ _OF_THE_DISK = {
 }
 """Error numbers of the operating system for errors that the user can fix. ENOENT is not among them,
 because the user's paths are checked earlier. A missing file is therefore a bug of this program."""
+
+_NO_BACKEND = "Unable to initialize backend"
+"""The first words of JAX's error for an unknown or busy device. It has no class of its own."""
 
 _RECIPES = """--recipe NAME gives the flags other defaults, those of one of {}{}.
 --recipe NAME --help shows the defaults, and --recipe NAME --print writes all settings."""
@@ -90,6 +94,7 @@ def _run(
     recipes: Mapping[str, Config],
     recipe: str | None,
 ) -> None:
+    _check_current_folder()
     gc.freeze()  # imported modules are not searched for garbage: the start takes 0.2 s less
     keep_compilations()
     memory.return_large_buffers()
@@ -119,12 +124,27 @@ def _run(
         if error.errno not in _OF_THE_DISK:
             raise
         sys.exit(f"error: {error}. Files saved before are intact.")
+    except RuntimeError as error:
+        if not str(error).startswith(_NO_BACKEND):
+            raise
+        sys.exit(f"error: {error}")  # JAX names the device and the remedy
     except Interrupted as stop:
         print(f"stopped by {stop}, saved. The same command resumes.", file=sys.stderr)
         sys.exit(128 + stop.signum)
     except KeyboardInterrupt:  # where `gan_jax_command.end_on_signals` was not called
         print("stopped", file=sys.stderr)
         sys.exit(130)
+
+
+def _check_current_folder() -> None:
+    """Ends the process with a message if the current folder was deleted.
+
+    No relative path could then be read.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        sys.exit("error: the current folder was deleted: change to another one, as by `cd`")
 
 
 def _program() -> str:
@@ -232,6 +252,21 @@ def check_seed(config: Any) -> None:
         raise UserError(f"--seed must be below 2**32, got {config.seed}")
 
 
+def check_folder(name: str, folder: Path) -> None:
+    """Raises `UserError` unless the folder of a flag can be written to. It need not exist yet."""
+    try:
+        check_writable(folder)
+    except UserError as error:
+        raise UserError(f"{flag(name)}: {error}") from None
+
+
+def check_workdir(config: Any) -> None:
+    """Raises `UserError` if a new run cannot be saved in `config.workdir`."""
+    if (config.workdir / "config.json").exists():
+        return  # a complete run may be read only
+    check_folder("workdir", config.workdir)
+
+
 def open_run(
     name: str, config: Any, *, free: frozenset[str] = frozenset({"workdir"}), **more: Record
 ) -> RunFolder:
@@ -244,13 +279,16 @@ def open_run(
       more: other values that affect the result, such as the digest of the data.
 
     Raises:
-      UserError: the folder holds files that do not belong to a run, or a run with other settings.
+      UserError: the folder holds files that do not belong to a run, or a run with other settings,
+        or it cannot be written to.
     """
     settings = {"experiment": name, "config": dataclasses.asdict(config), **more}
     try:
-        return RunFolder(config.workdir, settings, frozenset(f"config.{name}" for name in free))
+        folder = RunFolder(config.workdir, settings, frozenset(f"config.{name}" for name in free))
     except UserError as error:
         raise UserError(f"--workdir: {error}") from None
+    check_workdir(config)
+    return folder
 
 
 def record(name: str, config: Any, work: Callable[[RunFolder], Record]) -> Record:

@@ -14,7 +14,7 @@ from gan_jax.data.types import Dataset
 from gan_jax.metrics import frechet
 from gan_jax.metrics.distances import squared_distance_blocks
 from gan_jax.metrics.extractor import Extractor
-from gan_jax.metrics.extractors import EXTRACTORS, OF_DATA
+from gan_jax.metrics.extractors import EXTRACTORS, made_for, takes
 from gan_jax.random import Stream
 from gan_jax.run.folder import Record
 from gan_jax.run.hooks import Evaluation
@@ -77,11 +77,10 @@ def _edges(length: int, size: int) -> NDArray[np.intp]:
 def default_extractor(dataset: Dataset) -> Extractor:
     """Returns the classifier of the data set, the digit classifier without its classes for other
     grey images of 28x28 pixels, and averaged pixels for others."""
-    if dataset.x.shape[1:] != (28, 28, 1):
-        return pooled()
-    if dataset.name in OF_DATA:
-        return EXTRACTORS[OF_DATA[dataset.name]]
-    return EXTRACTORS["digits"]._replace(probabilities=None)
+    shape = dataset.x.shape[1:]
+    if name := made_for(dataset.name, shape):
+        return EXTRACTORS[name]
+    return EXTRACTORS["digits"]._replace(probabilities=None) if takes(shape) else pooled()
 
 
 def evaluation(

@@ -1,10 +1,13 @@
-"""Atomic writes: a file is written completely or not at all."""
+"""Atomic writes, which write a file completely or not at all, and a check for writable folders."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from gan_jax.errors import UserError
 
 
 @contextmanager
@@ -41,3 +44,19 @@ def write_text(path: Path, text: str) -> None:
     """Writes a text file in UTF-8 atomically."""
     with whole(path) as file:
         file.write(text.encode())
+
+
+def check_writable(folder: Path) -> None:
+    """Raises `UserError` unless files can be written to a folder, which need not exist yet.
+
+    No file is left behind, and the folder is not created.
+    """
+    path = folder.absolute()
+    try:
+        existing = next(place for place in (path, *path.parents) if place.exists())
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written to ({error.strerror}): choose another folder"
+        ) from None

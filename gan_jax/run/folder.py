@@ -11,15 +11,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from filelock import FileLock, Timeout
 
 from gan_jax.errors import UserError
 from gan_jax.run.files import naming, whole, write_text
+from gan_jax.run.locks import LOCK, alone
 
 Record = dict[str, Any]
-
-_LOCK = ".lock"
-"""Lock file. Its presence alone does not mean that the folder is locked."""
 
 
 class RunFolder:
@@ -89,7 +86,7 @@ class RunFolder:
             yield
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        with _alone(self.path):
+        with alone(self.path):
             if self._found() != self._settings or not self._config.exists():
                 write_json(self._config, self._settings)  # first, because it marks a run's folder
             self._visited = True
@@ -223,28 +220,9 @@ def best_record(records: Sequence[Record], score: str, steps: Collection[int]) -
     return min(known, key=lambda record: record[score], default=None)
 
 
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Locks a folder against other commands, if its file system supports locks."""
-    # Filelock's fallback is a marker file, which would remain after a command was killed.
-    lock = FileLock(path / _LOCK, fallback_to_soft=False)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise UserError(
-            f"another command is at work in {path}: wait until it is done, or use another folder"
-        ) from None
-    except (OSError, NotImplementedError):
-        pass  # no locks on this file system; the first write reports any other problem
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _is_blank(path: Path) -> bool:
     """Returns whether a folder is empty, apart from files of an interrupted first session."""
-    begun = {_LOCK, "config.json.tmp"}
+    begun = {LOCK, "config.json.tmp"}
     return path.is_dir() and all(entry.name in begun for entry in path.iterdir())
 
 

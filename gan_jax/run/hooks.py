@@ -1,15 +1,12 @@
 """Hooks that run between chunks of steps: log records, show samples, save checkpoints."""
 
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from gan_jax.buffers import unshared
 from gan_jax.run.checkpoint import Checkpoints
@@ -18,75 +15,8 @@ from gan_jax.run.leaves import snapshot
 from gan_jax.run.loop import Every as Every
 from gan_jax.run.loop import Finish, Hook
 from gan_jax.run.loop import NonFinite as NonFinite
+from gan_jax.run.progress import TIMES, Progress
 from gan_jax.types import Metrics, PyTree
-
-_TIMES = ("step", "steps_per_second", "seconds")
-"""The entries that `log` adds to the metrics of a record."""
-
-
-def in_words(record: Record) -> str:
-    """Returns all metrics of a record as one line of names and values."""
-    return " ".join(f"{k} {v:.3g}" for k, v in record.items() if k not in _TIMES)
-
-
-def time_left(elapsed: float, done: int, left: int) -> str:
-    """Returns the time for `left` items as h:mm:ss, if `done` items took `elapsed` seconds."""
-    return tqdm.format_interval(elapsed * left / done)
-
-
-class Progress:
-    """A progress bar. If there is no terminal, a line is printed every ten seconds instead."""
-
-    def __init__(
-        self, start: int, num_steps: int, words: Callable[[Record], str] = in_words
-    ) -> None:
-        self._bar = tqdm(
-            total=num_steps, initial=start, unit="step", disable=None, dynamic_ncols=True
-        )
-        self._num_steps, self._words = num_steps, words
-        self._first: tuple[int, float] | None = None
-        self._printed = 0.0
-        self._known: Record = {}
-
-    def update(self, step: int, record: Record) -> None:
-        """Shows the metrics of a record, and the last value of metrics that it lacks."""
-        self._known |= record
-        figures = self._words(self._known)
-        if not self._bar.disable:
-            self._bar.set_postfix_str(figures, refresh=False)
-            self._bar.update(step - self._bar.n)
-            return
-        now = time.monotonic()
-        if self._first is None:
-            self._first = step, now  # the pace does not include compilation
-        if now - self._printed >= 10 or step == self._num_steps:
-            self._printed = now
-            done, seconds = step - self._first[0], now - self._first[1]
-            pace = ""
-            if done and seconds:
-                left = time_left(seconds, done, self._num_steps - step)
-                pace = f"{done / seconds:.1f} steps/s  ETA {left}  "
-            print(f"step {step}/{self._num_steps}  {pace}{figures}", flush=True)
-
-    def say(self, message: str) -> None:
-        """Prints a line above the bar."""
-        tqdm.write(message, file=sys.stdout if self._bar.disable else sys.stderr)
-
-    def close(self) -> None:
-        """Closes the bar and restores the terminal."""
-        self._bar.close()
-
-
-@contextmanager
-def progress(
-    start: int, num_steps: int, words: Callable[[Record], str] = in_words
-) -> Iterator[Progress]:
-    """Yields a `Progress` and closes it afterwards. `words` returns the text for a record."""
-    shown = Progress(start, num_steps, words)
-    try:
-        yield shown
-    finally:
-        shown.close()
 
 
 def log(
@@ -160,7 +90,7 @@ def log(
 
 def _check_names(metrics: Metrics) -> None:
     for name, value in metrics.items():
-        if name in _TIMES:
+        if name in TIMES:
             raise ValueError(f"a step returns a metric {name!r}, which a record has: rename it")
         if not value.size:
             raise ValueError(f"a step returns the metric {name!r} without elements: leave it out")

@@ -104,7 +104,10 @@ class Hook(NamedTuple):
         return self.every is None or self.next(step - 1) == step
 
 
-_NOTICE = b"\nstopping after the current chunk of steps; a second signal stops at once\n"
+_NOTICE = (
+    b"\nstopping: the current steps are finished and saved, then the run can be resumed "
+    b"(Ctrl-C again stops at once and loses the steps since the last save)\n"
+)
 
 
 class NonFinite(UserError):

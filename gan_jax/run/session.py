@@ -11,7 +11,7 @@ import numpy as np
 
 from gan_jax import parallel
 from gan_jax.parallel import Step
-from gan_jax.run import hooks, memory
+from gan_jax.run import hooks, memory, progress
 from gan_jax.run.checkpoint import Checkpoints
 from gan_jax.run.folder import Record, RunFolder, best_record
 from gan_jax.run.loop import Every, Hook, make_chunk, run, signals
@@ -32,7 +32,7 @@ def train(
     looks: Sequence[hooks.Look] = (),
     evaluation: hooks.Evaluation | None = None,
     watch: Callable[[Record], Sequence[str]] = lambda record: (),
-    words: Callable[[Record], str] = hooks.in_words,
+    words: Callable[[Record], str] = progress.in_words,
     tensorboard: bool = False,
     announce: Callable[[str], None] = print,
 ) -> PyTree:
@@ -102,7 +102,7 @@ def train(
         if tensorboard:
             writer = _writer(folder.path, start + 1 if restored else 0)
             stack.enter_context(closing(writer))
-        shown = stack.enter_context(hooks.progress(start, num_steps, words))
+        shown = stack.enter_context(progress.progress(start, num_steps, words))
         # For an ensemble, `Look.see` runs on one device, because several devices would wait for
         # each other.
         move = {"move": gathered} if ensemble else {}

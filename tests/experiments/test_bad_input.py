@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from small_runs import IMAGES, config, flags, write_idx
 
-from experiments import mnist, sample
+from experiments import evaluate, gaussian_1d, mnist, sample
 from gan_jax import parallel
 from gan_jax.run import cli
 
@@ -80,8 +80,8 @@ FLAGS = {
         "--gradient-penalty 10.0 and --dragan 10.0 both limit D's slope: choose one",
     ),
     "log_every": ("--log-every 0", "--log-every must be at least 1, got 0"),
-    "sample_every": ("--sample-every 3", "--sample-every must be a multiple of --log-every (2)"),
-    "checkpoint_every": ("--checkpoint-every 5", "must be a multiple of --log-every (2), got 5"),
+    "sample_every": ("--sample-every 0", "--sample-every must be at least 1, got 0"),
+    "checkpoint_every": ("--checkpoint-every 0", "--checkpoint-every must be at least 1, got 0"),
     "keep": ("--keep-checkpoints 0", "--keep-checkpoints must be at least 1, got 0"),
     "loss": ("--loss hinges", "invalid choice 'hinges'"),
     "model": ("--model vae", "invalid choice 'vae'"),
@@ -220,8 +220,62 @@ def test_a_folder_of_something_else_is_not_taken(message, tmp_path, idx):
 
 def test_a_workdir_that_is_a_file(message, tmp_path, idx):
     (tmp_path / "run").write_text("precious")
-    assert "not a run's folder" in message(mnist, *flags(config(tmp_path / "run", idx)))
+    said = message(mnist, *flags(config(tmp_path / "run", idx)))
+    assert f"--workdir: {tmp_path / 'run'} cannot be written to (Not a directory)" in said
     assert (tmp_path / "run").read_text() == "precious"
+
+
+@pytest.mark.parametrize("flag", ["--workdir", "--out"])
+def test_a_folder_that_cannot_be_written_to_is_found_before_anything_is_read(
+    flag, message, tmp_path, idx, monkeypatch
+):
+    from gan_jax.run import datasets
+
+    monkeypatch.setattr(datasets, "load", lambda *_, **__: pytest.fail("images were read"))
+    settings = flags(config(Path("/proc/x"), idx))
+    if flag == "--workdir":
+        said = message(mnist, *settings)
+    else:
+        images = str(write_idx(tmp_path / "y"))
+        said = message(evaluate, *("--images", images, "--reference", images, "--out", "/proc/x"))
+    assert f"{flag}: /proc/x cannot be written to" in said
+    assert "choose another folder" in said
+
+
+def test_a_new_run_that_cannot_be_saved_is_refused_by_every_experiment(message):
+    said = message(gaussian_1d, "--workdir", "/proc/x")
+    assert "--workdir: /proc/x cannot be written to" in said
+
+
+@pytest.mark.parametrize("command", [mnist, sample])
+def test_a_bad_value_does_not_wait_for_the_import_of_matplotlib(command, message, monkeypatch):
+    import gan_jax.run
+
+    for name in ("images", "plots"):
+        monkeypatch.delattr(gan_jax.run, name, raising=False)
+        monkeypatch.setitem(sys.modules, f"gan_jax.run.{name}", None)
+    run = ["--run", "x"] if command is sample else []
+    assert "--seed must be at least 0, got -1" in message(command, *run, "--seed", "-1")
+
+
+def test_a_deleted_current_folder(message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert "the current folder was deleted: change to another one" in message(mnist)
+
+
+def test_a_device_that_jax_does_not_know(message, monkeypatch, tmp_path, idx):
+    def refuse(layout):
+        raise RuntimeError("Unable to initialize backend 'foo': ... (set JAX_PLATFORMS='' to ...)")
+
+    monkeypatch.setattr(parallel, "num_devices", refuse)
+    said = message(mnist, *flags(config(tmp_path / "run", idx)))
+    assert said.startswith("error: Unable to initialize backend 'foo'")
+    monkeypatch.setattr(parallel, "num_devices", lambda layout: {}[layout])
+    with pytest.raises(KeyError):
+        message(mnist, *flags(config(tmp_path / "run", idx)))
 
 
 @pytest.mark.parametrize(

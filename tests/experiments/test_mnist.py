@@ -28,6 +28,7 @@ from gan_jax.errors import UserError
 from gan_jax.optimizers import adam
 from gan_jax.run import cli, datasets, session
 from gan_jax.run.checkpoint import Checkpoints
+from gan_jax.run.commands import train
 from gan_jax.run.hooks import NonFinite
 
 
@@ -143,7 +144,7 @@ def test_another_seed_gives_others(done, idx, tmp_path):
 
 
 def test_other_logging_gives_the_same_bits(done, idx, tmp_path):
-    cadence = {"log_every": 3, "sample_every": 3, "checkpoint_every": 6}
+    cadence = {"log_every": 3, "sample_every": 2, "checkpoint_every": 5}
     assert digest(mnist.main(config(tmp_path / "run", idx, **cadence))) == done[1]
 
 
@@ -164,6 +165,25 @@ def test_a_run_goes_on_with_other_logging_to_the_same_bits(done, idx, tmp_path):
     mnist.main(config(folder, idx, num_steps=4))
     cadence = {"log_every": 3, "sample_every": 3, "checkpoint_every": 3}
     assert digest(mnist.main(config(folder, idx, **cadence))) == done[1]
+
+
+def test_the_settings_name_the_command_and_the_images_and_runs_of_old_names_resume(
+    done, idx, tmp_path
+):
+    folder = shutil.copytree(done[0], tmp_path / "run")
+    settings = read_json(folder / "config.json")
+    assert settings["experiment"] == "train"
+    settings["experiment"] = "mnist"  # as earlier versions named it
+    settings["config"]["data"]["name"] = "the default"
+    (folder / "config.json").write_text(json.dumps(settings))
+    assert digest(mnist.main(config(folder, idx))) == done[1]
+    assert train.restore(folder).step == 6
+    assert mnist.main(config(folder, idx, num_steps=7)).generator.step == 7
+    settings = read_json(folder / "config.json")
+    assert settings["experiment"] == "mnist"
+    assert settings["config"]["data"]["name"] == "mnist"
+    photos = datasets.Dataset(IMAGES[..., None], None, "photos", "folder", IMAGES[:0])
+    assert train.with_classes(mnist.Config(), photos, None)[0].data.name == "photos"
 
 
 def test_a_complete_run_says_so_and_touches_nothing(done, idx, capsys):

@@ -1,5 +1,6 @@
 """A command that is stopped from outside resumes. `test_killed` tests this at length."""
 
+import re
 import signal
 import subprocess
 
@@ -68,7 +69,8 @@ def test_a_signal_from_outside_saves_and_says_how_to_resume(signum, code, run, w
     step = int(said.split(f"stopped by {signum.name} at step ")[1].split(",")[0])
     assert said.rstrip().endswith("saved. The same command resumes.")
     assert "Traceback" not in said
-    assert "stopping after the current chunk" in said
+    assert "stopping: the current steps are finished and saved, then the run can be resumed" in said
+    assert not re.search("chunk|signal", said)
     assert step == final(settings)[0] < 400
     assert f"resuming from step {step}" in run(settings)
     assert final(settings) == end

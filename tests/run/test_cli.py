@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 import experiments
 import gan_jax_command
-from gan_jax.run import cli, hooks
+from gan_jax.run import cli, progress
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_a_disk_that_fails_ends_in_a_message_and_a_mistake_of_ours_in_a_tracebac
 )
 def test_time_left_is_told_in_hours_however_many(seconds, shown):
     """99,990 s are 27 h 46 min 30 s. Half of the steps are done, so as much time is left."""
-    assert hooks.time_left(seconds, 7, 7) == shown
+    assert progress.time_left(seconds, 7, 7) == shown
 
 
 @pytest.mark.parametrize("seconds_a_step", [0.0, 1.0, 300.0])
@@ -118,7 +118,7 @@ def test_progress_tells_the_time_that_a_bar_would(seconds_a_step, monkeypatch, c
     clock = [1000.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     names = "discriminator_loss", "generator_loss", "value", "real_accuracy", "fake_accuracy"
-    with hooks.progress(0, 1000) as shown:
+    with progress.progress(0, 1000) as shown:
         for step in (0, 10):
             shown.update(step, dict.fromkeys(names, 0.5))
             clock[0] += 10 * seconds_a_step
@@ -130,6 +130,23 @@ def test_progress_tells_the_time_that_a_bar_would(seconds_a_step, monkeypatch, c
         return
     left = tqdm.format_interval(980 * seconds_a_step)
     assert f"{1 / seconds_a_step:.1f} steps/s  ETA {left}  " in printed
+
+
+def test_work_in_parts_tells_its_pace_and_the_time_left_on_stderr(monkeypatch, capsys):
+    """Ten parts of 6 s each: a line at the start, and then one for every second part."""
+    clock = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    for _ in progress.over(range(10), "features of 10 images"):
+        clock[0] += 6
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.splitlines() == [
+        "features of 10 images: part 0/10",
+        *(
+            f"features of 10 images: part {done}/10  0.2 parts/s  ETA 00:{60 - 6 * done:02}"
+            for done in (2, 4, 6, 8)
+        ),
+    ]
 
 
 PROGRAM = """
@@ -220,8 +237,8 @@ def test_a_signal_ends_a_command_with_a_message_at_any_moment(signum, code, mome
         said = process.stderr.read()
     assert process.returncode == code
     assert said == (
-        f"stopped by {signum.name}: saved files are intact, and the same command resumes or begins "
-        "again\n"
+        f"stopped by {signum.name}: saved files are intact. The same command resumes a training "
+        "from its last save, and begins any other work again\n"
     )
 
 

@@ -128,8 +128,8 @@ def test_a_signal_while_jax_is_imported_ends_it_with_a_message(signum, code, tmp
         said = process.stderr.read()
     assert process.returncode == code
     assert said == (
-        f"stopped by {signum.name}: saved files are intact, and the same command resumes or begins "
-        "again\n"
+        f"stopped by {signum.name}: saved files are intact. The same command resumes a training "
+        "from its last save, and begins any other work again\n"
     )
 
 

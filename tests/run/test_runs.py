@@ -12,6 +12,7 @@ import pytest
 
 from gan_jax.errors import UserError
 from gan_jax.run.folder import RunFolder, read_config
+from gan_jax.run.locks import has_locks
 
 SETTINGS = {"experiment": "mnist", "config": {"lr": 0.1, "steps": 5, "dir": None}}
 FREE = frozenset({"config.steps"})
@@ -126,12 +127,14 @@ def test_a_visit_of_another_process_is_over_when_that_is_killed(folder):
         pass
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOLCK, "no locks"), NotImplementedError()])
-def test_a_file_system_without_locks_is_no_obstacle(folder, monkeypatch, error):
-    def acquire(*_, **__):
-        raise error
+@pytest.mark.parametrize("call", ["flock", "lockf"])
+def test_a_file_system_without_locks_is_no_obstacle(folder, monkeypatch, call):
+    def lock(*_, **__):
+        raise OSError(errno.ENOLCK, "no locks")
 
-    monkeypatch.setattr("gan_jax.run.folder.FileLock.acquire", acquire)
+    assert has_locks(folder.path.parent)
+    monkeypatch.setattr(f"fcntl.{call}", lock)
+    assert not has_locks(folder.path.parent)
     with folder.visit(), RunFolder(folder.path, changed(steps=9), FREE).visit():
         assert read_config(folder.path) == changed(steps=9)
 

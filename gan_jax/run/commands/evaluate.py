@@ -14,6 +14,7 @@ estimated from random halves of the images. The same command gives the same scor
 
 import dataclasses
 import itertools
+import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -24,16 +25,16 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from gan_jax.errors import UserError
 from gan_jax.metrics.extractor import Extractor
-from gan_jax.metrics.extractors import EXTRACTORS, OF_DATA
+from gan_jax.metrics.extractors import EXTRACTORS, made_for, takes
 from gan_jax.metrics.neighbours import nearest
 from gan_jax.run import cli, datasets
 from gan_jax.run.commands import sample, train
 from gan_jax.run.datasets.types import Channels
 from gan_jax.run.folder import Record, read_config, write_json
+from gan_jax.run.progress import over
 from gan_jax.run.scoring import reference, scores
 from gan_jax.run.scoring.reference import Images
 from gan_jax.run.scoring.scores import METRICS, Score, Side, Sides
@@ -78,7 +79,8 @@ class Config:
     reference_num: int = 10_000
     """Largest number of reference images. If there are more, a random subset is used."""
     # Network that gives the features. pixels: no network. None: digits for MNIST, fashion for
-    # Fashion-MNIST.
+    # Fashion-MNIST. Other images have no default: choose inception with --inception-weights for
+    # photographs, or pixels for small images.
     extractor: Literal["digits", "fashion", "inception", "pixels"] | None = None
     inception_weights: Path | None = None
     """Weights of inception: the file pt_inception-2015-12-05-6726825d.pth."""
@@ -155,13 +157,14 @@ def _check(config: Config) -> None:
         )
     if config.inception_weights is not None and config.extractor != "inception":
         raise UserError("--inception-weights is for --extractor inception: add it")
-    if config.out is not None and config.out.exists() and not config.out.is_dir():
-        raise UserError(f"--out {config.out} is a file: give a folder")
+    cli.check_folder("out", _out(config))
 
 
 def _evaluate(config: Config) -> Record:
     from gan_jax.run import plots
 
+    source = config.run or config.images
+    print(f"reading {source} and the real images", file=sys.stderr, flush=True)
     task = _of_run(config) if config.run is not None else _of_images(config)
     choice, certain = _choice(config, task)
     extractor = _extractor(config, choice, task.shape)
@@ -174,7 +177,9 @@ def _evaluate(config: Config) -> Record:
         ) -> NDArray[np.float32]:
             return reference.cached(
                 *(images, extractor.name, kind),
-                lambda: reference.in_batches(function, images.x, f"{kind} of {what}"),
+                lambda: reference.in_batches(
+                    function, images.x, f"{kind} of {len(images.x):,} images, {what}"
+                ),
                 use=config.cache and keep,
             )
 
@@ -388,8 +393,8 @@ def _choice(config: Config, task: _Task) -> tuple[str, str | None]:
     Raises:
       UserError: no extractor is named and none is certain, or it does not take such images.
     """
-    small = task.shape == (28, 28, 1)
-    certain = OF_DATA.get(task.real.name) if small else None
+    small = takes(task.shape)
+    certain = made_for(task.real.name, task.shape)
     choice = config.extractor or certain
     if choice is None:
         raise UserError(
@@ -483,7 +488,7 @@ def _nearest(
     known = jnp.asarray(y)
     found = [
         map(np.asarray, nearest(jnp.asarray(x[start : start + 1024]), known))
-        for start in tqdm(range(0, len(x), 1024), desc="neighbours", disable=None, leave=False)
+        for start in over(range(0, len(x), 1024), f"nearest of {len(y):,} images to {len(x):,}")
     ]
     distances, indices = zip(*found, strict=True)
     return np.concatenate(distances), np.concatenate(indices)
@@ -526,11 +531,16 @@ def _table(record: Record, found: Sequence[Score]) -> str:
     )
 
 
+def _out(config: Config) -> Path:
+    """Returns the folder to write to."""
+    return config.out or config.run or Path("runs/evaluation").absolute()
+
+
 def _write(config: Config, record: Record, picture: "Image.Image") -> None:
     """Writes the record and the picture under the first names that are free."""
     from gan_jax.run import plots
 
-    out = config.out or config.run or Path("runs/evaluation").absolute()
+    out = _out(config)
     out.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):
         end = f"-{number}" if number > 1 else ""

@@ -19,7 +19,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from gan_jax import generate, random, sample
 from gan_jax.data.pipeline import quantize
@@ -27,6 +26,7 @@ from gan_jax.errors import UserError
 from gan_jax.run import cli
 from gan_jax.run.commands import train
 from gan_jax.run.files import whole
+from gan_jax.run.progress import over
 from gan_jax.types import Array
 
 BATCH = 256
@@ -61,9 +61,6 @@ class Config:
 
 def main(config: Config) -> np.ndarray:
     """Draws samples, writes them to `config.out` and returns them: uint8 [N, H, W, C]."""
-    from gan_jax.run import plots
-    from gan_jax.run.images import MOST_ROWS
-
     cli.check_at_least(config, num=1)
     cli.check_seed(config)
     if config.out.suffix != ".npz":
@@ -76,6 +73,10 @@ def main(config: Config) -> np.ndarray:
             raise UserError(f"{file} is a folder: choose another --out")
     if not config.out.absolute().parent.is_dir():
         raise UserError(f"--out: there is no folder {config.out.absolute().parent}")
+    cli.check_folder("out", config.out.absolute().parent)
+
+    from gan_jax.run import plots  # imports Matplotlib, so bad flags are refused first
+    from gan_jax.run.images import MOST_ROWS
 
     restored = train.restore(config.run, best=config.best)
     step, classes = restored.step, restored.classes
@@ -104,7 +105,7 @@ def main(config: Config) -> np.ndarray:
 def draw(config: Config, restored: train.Restored, rows: Sequence[Any]) -> np.ndarray:
     """Returns the images of these `labels`, uint8 [N, H, W, C], one row of labels after another.
 
-    The progress is shown on a terminal.
+    The progress is shown.
     """
     gan, state = restored.gan, restored.state
     size = BATCH if len(rows) == 1 else min(BATCH, config.num)
@@ -124,7 +125,7 @@ def draw(config: Config, restored: train.Restored, rows: Sequence[Any]) -> np.nd
     shape = jax.eval_shape(make, jnp.int32(0), _labels(rows[0], 0, size)).shape[1:]
     x = _room(len(rows) * config.num, shape)
     starts = [(i, start) for i in range(len(rows)) for start in range(0, config.num, size)]
-    for i, start in tqdm(starts, desc="samples", unit="batch", disable=None):
+    for i, start in over(starts, f"drawing {len(x):,} samples"):
         images = np.asarray(make(jnp.int32(start), _labels(rows[i], start, size)))
         first, num = i * config.num + start, min(size, config.num - start)
         x[first : first + num] = images[:num]

@@ -49,8 +49,11 @@ from gan_jax.run.watch import SCORE, UNSIGNED
 from gan_jax.schedules import half_cosine
 from gan_jax.types import Array, Augment, Augmentation, Metrics, Penalty, StepFn, Weight
 
-NAME = "mnist"
+NAME = "train"
 """The experiment's name in `config.json`."""
+
+_OLD_NAME = "mnist"
+"""The name in the runs of earlier versions, which resume with it."""
 
 
 Conditional: TypeAlias = Literal["auto", "none", "projection", "concat", "acgan", "reacgan"]
@@ -146,12 +149,12 @@ class Config:
 
 FREE = frozenset(
     {
-        *("workdir", "data.dir", "data.source", "num_steps", "log_every", "sample_every"),
-        *("evaluate_every", "checkpoint_every", "keep_checkpoints", "tensorboard"),
+        *("workdir", "data.dir", "data.name", "data.source", "num_steps", "log_every"),
+        *("sample_every", "evaluate_every", "checkpoint_every", "keep_checkpoints", "tensorboard"),
     }
 )
 """Settings that may change when a run is resumed, because no step's result depends on them. The
-images must stay the same: the run records their digest."""
+images must stay the same: the run records their digest, and the name of the data set with it."""
 
 _SCHEDULES = {"final_lr_share": 1, "final_penalty_share": 1, "final_b2": None, "augment_p": None}
 """Settings of schedules that last `num_steps`, each with the value that turns it off."""
@@ -187,10 +190,6 @@ def check(config: Config) -> None:
         raise UserError(f"--clusters {config.clusters} needs --conditional, such as projection")
     if config.augment != "ada" and config.augment_p is not None:
         raise UserError(f"--augment-p {config.augment_p} is for --augment ada: add it")
-    for name in ("sample_every", "checkpoint_every"):
-        if (every := getattr(config, name)) % config.log_every:
-            multiple = f"a multiple of --log-every ({config.log_every})"
-            raise UserError(f"{cli.flag(name)} must be {multiple}, got {every}")
     devices = parallel.num_devices(config.parallel)
     try:
         parallel.check_batch_size(config.batch_size, devices)
@@ -259,7 +258,9 @@ def is_conditional(config: Config) -> bool:
 def with_classes(
     config: Config, dataset: datasets.Dataset, label: NDArray[np.int32] | None
 ) -> tuple[Config, datasets.Dataset]:
-    """Returns the settings without `auto`, and the data with the classes that they need.
+    """Returns the settings as the data complete them, and the data with the classes that they need.
+
+    The settings then have no `auto`, and they name the data set that was read.
 
     Args:
       config: the settings.
@@ -272,7 +273,8 @@ def with_classes(
     if config.conditional == "auto":
         found: Conditional = "projection" if datasets.has_every_class(dataset) else "none"
         config = dataclasses.replace(config, conditional=found)
-    return config, dataset
+    data = dataclasses.replace(config.data, name=dataset.name)  # a folder may have the default name
+    return dataclasses.replace(config, data=data), dataset
 
 
 def _moved(first: float, last: float, updates: int) -> Any:
@@ -409,10 +411,10 @@ def restore(run: Path, *, best: bool = False) -> Restored:
       CheckpointError: no checkpoint can be read.
     """
     settings = read_config(run)
-    if settings.get("experiment") != NAME:
+    if settings.get("experiment") not in (NAME, _OLD_NAME):
         raise UserError(
-            f"{run} is a run of {settings.get('experiment')}: only runs of gan-jax train, which is "
-            f"experiments.{NAME}, can be read here"
+            f"{run} is a run of {settings.get('experiment')}: only runs of gan-jax train, "
+            "experiments.mnist and experiments.images can be read here"
         )
     try:
         raw = settings["config"]
@@ -443,6 +445,12 @@ def _best_step(run: Path, steps: Sequence[int]) -> int:
     return int(found["step"])
 
 
+def _name(workdir: Path) -> str:
+    """Returns the experiment's name for a run in a folder, which may hold a run already."""
+    begun = (workdir / "config.json").exists()
+    return _OLD_NAME if begun and read_config(workdir).get("experiment") == _OLD_NAME else NAME
+
+
 def _has_begun(folder: RunFolder) -> bool:
     with closing(Checkpoints(folder.checkpoints, keep=None)) as checkpoints:
         return bool(checkpoints.steps)
@@ -450,11 +458,12 @@ def _has_begun(folder: RunFolder) -> bool:
 
 def main(config: Config) -> TrainState:
     """Trains in `config.workdir`, or resumes the run in it."""
-    from gan_jax.run import images
-
     check(config)
+    cli.check_workdir(config)
     if (size := config.data.size) is not None:  # fails before images are read
         networks(config, (size, size, config.data.channels or 1))
+    from gan_jax.run import images  # imports Matplotlib, so bad flags are refused first
+
     labelled = is_conditional(config) and config.clusters is None
     loaded = datasets.load(config.data, labelled=labelled)
     check_dataset(config, loaded)
@@ -466,7 +475,7 @@ def main(config: Config) -> TrainState:
     free = FREE - {"num_steps"} if scheduled else FREE
     # The digest is that of the images and their own labels, which any command can load.
     described = {**images.describe(dataset), "sha256": loaded.sha256}
-    folder = cli.open_run(NAME, config, free=free, data=described)
+    folder = cli.open_run(_name(config.workdir), config, free=free, data=described)
     if label is not None:
         with folder.visit():
             clusters.keep(file, label)

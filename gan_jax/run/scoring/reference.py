@@ -10,7 +10,6 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from gan_jax.data.pipeline import quantize
 from gan_jax.errors import UserError
@@ -18,11 +17,12 @@ from gan_jax.run import cli, datasets
 from gan_jax.run.datasets import idx
 from gan_jax.run.datasets.types import Channels, Source
 from gan_jax.run.files import whole
+from gan_jax.run.progress import over
 
 Float32Array: TypeAlias = NDArray[np.float32]
 
 _BATCH = 1024
-"""Images between two updates of the progress display."""
+"""Images between two updates of the display of progress."""
 
 
 class Images(NamedTuple):
@@ -199,6 +199,12 @@ def _stored(file: Path) -> Float32Array | None:
 def in_batches(
     function: Callable[[NDArray[np.uint8]], Float32Array], x: NDArray[np.uint8], what: str
 ) -> Float32Array:
-    """Returns `function(x)`, computed in batches with a progress display on a terminal."""
-    starts = tqdm(range(0, len(x), _BATCH), desc=what, unit="batch", disable=None, leave=False)
+    """Returns `function(x)`, computed in batches, and shows the progress.
+
+    Args:
+      function: images -> array [N, D].
+      x: the images.
+      what: the name of the result, for the display.
+    """
+    starts = over(range(0, len(x), _BATCH), what)
     return np.concatenate([function(x[start : start + _BATCH]) for start in starts])

@@ -7,12 +7,14 @@ variance, and drawing without replacement cancels this. No image appears twice, 
 would distort scores of nearest neighbours.
 """
 
+import itertools
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from gan_jax.errors import UserError
 from gan_jax.metrics.frechet import frechet_distance, intra_class_frechet_distance
@@ -22,6 +24,7 @@ from gan_jax.metrics.manifolds import prdc
 from gan_jax.metrics.modes import class_coverage
 from gan_jax.metrics.sliced import sliced_wasserstein
 from gan_jax.metrics.two_sample import classifier_two_sample
+from gan_jax.run.progress import Progress
 
 K = 5
 """The neighbour that the balls of precision, recall, density and coverage reach to."""
@@ -219,7 +222,7 @@ class Score(NamedTuple):
 
 
 def measure(names: Iterable[str], sides: Sides, floor: Sides, *, resamplings: int) -> list[Score]:
-    """Returns the scores of these metrics. The progress is shown on a terminal.
+    """Returns the scores of these metrics. The progress is shown on stderr.
 
     Args:
       names: names in `METRICS`.
@@ -233,16 +236,23 @@ def measure(names: Iterable[str], sides: Sides, floor: Sides, *, resamplings: in
     chosen = {name: METRICS[name] for name in names}
     num = resamplings if resamplings > 1 else 0
     found = []
-    with tqdm(total=len(chosen) * (num + 2), disable=None, leave=False) as bar:
+    done, total = itertools.count(), len(chosen) * (num + 2)
+    display = Progress(
+        *(0, total, lambda record: record["metric"]),
+        task="scores",
+        unit="part",
+        lines=sys.stderr,
+        leave=False,
+    )
+    with closing(display) as shown:
         for name, metric in chosen.items():
 
             def compute(sides: Sides, name: str = name, metric: Metric = metric) -> list[float]:
-                bar.set_description(name)
+                shown.update(next(done), {"metric": name})
                 try:
                     scores = list(metric.compute(sides))
                 except ValueError as error:
                     raise UserError(f"--metrics {name} cannot be computed: {error}") from error
-                bar.update()
                 return scores
 
             values = compute(sides)
