@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from itertools import accumulate, pairwise
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import flax.linen as nn
 import jax
@@ -23,6 +23,9 @@ from gan_jax.types import GAN, Array, Output, Pass, PyTree
 _SMALLEST = 4
 _MEAN = "mean"
 """The collection of G's model state that holds the running mean of w."""
+
+Architecture: TypeAlias = Literal["skip", "residual"]
+"""The two forms of G. See `stylegan2`."""
 
 
 class Mixed(NamedTuple):
@@ -59,8 +62,9 @@ def stylegan2(
     max_width: int = 512,
     mapping_depth: int = 2,
     style_mixing: float = 0.0,
+    architecture: Architecture = "skip",
 ) -> GAN:
-    """Returns StyleGAN2: G sums images of all sizes (skip connections), and D is residual.
+    """Returns StyleGAN2: a G with skip or residual connections, and a residual D.
 
     A mapping network turns z ~ N(0, I) into w, which scales the features of each convolution of G.
     Every layer of G adds noise to its features if G receives a key. `gan_jax.sample` passes a key,
@@ -90,10 +94,17 @@ def stylegan2(
         StyleGAN (Karras et al. 2019, section 3.1). The first latent styles the layers before a
         random one, and the second latent styles the others. The paper uses 0.9. If it is above 0,
         the prior returns `Mixed`.
+      architecture: the form of G (Karras et al. 2020, section 4.2). With "skip", as in
+        configuration F, each size has an image, and G sums the upsampled images. With "residual",
+        the input of each doubling is added to its result, and only the last features become an
+        image.
 
     Raises:
-      ValueError: the images have another size, or `style_mixing` is not in [0, 1].
+      ValueError: the images have another size, `style_mixing` is not in [0, 1], or `architecture`
+        is unknown.
     """
+    if architecture not in get_args(Architecture):
+        raise ValueError(f"architecture is 'skip' or 'residual', got {architecture!r}")
     if not 0 <= style_mixing <= 1:
         raise ValueError(f"style_mixing is a probability, got {style_mixing}: 0.9 is usual")
     height, breadth, channels = shape
@@ -110,7 +121,9 @@ def stylegan2(
     prior = _mixing(latent, layers, style_mixing) if style_mixing else priors.normal(latent)
     return GAN(
         generator=from_linen(
-            _Generator(first, channels, widths[::-1], latent, mapping_depth, num_classes)
+            _Generator(
+                first, channels, widths[::-1], latent, mapping_depth, num_classes, architecture
+            )
         ),
         discriminator=from_linen(_Discriminator(widths, mapping_depth, num_classes, conditional)),
         prior=prior,
@@ -247,6 +260,7 @@ class _Generator(nn.Module):
     latent: int
     mapping_depth: int
     num_classes: int | None
+    architecture: Architecture
 
     @nn.compact
     def __call__(self, z: PyTree, label: Array | None = None, *, train: bool) -> Array:
@@ -258,16 +272,26 @@ class _Generator(nn.Module):
                 f"for each layer of the generator, got {list(w.shape)}"
             )
         each = [w] * layers if w.ndim == 2 else [w[:, layer] for layer in range(layers)]
-        noise = self._noise(w)
-        x = self.param("constant", nn.initializers.normal(1.0), (1, *self.first, self.widths[0]))
-        x = _Styled(self.widths[0])(x, each[0], next(noise))
-        image = _ToImage(self.channels)(x, each[1])
-        for level, features in enumerate(self.widths[1:]):
-            styled = each[2 * level + 1 : 2 * level + 4]
-            x = _Styled(features, up=True)(x, styled[0], next(noise))
-            x = _Styled(features)(x, styled[1], next(noise))
-            image = upsample(image) + _ToImage(self.channels)(x, styled[2])
+        features = self._features(each, self._noise(w))
+        if self.architecture == "residual":
+            return _ToImage(self.channels)(features[-1], each[-1])
+        image = _ToImage(self.channels)(features[0], each[1])
+        for x, style in zip(features[1:], each[3::2], strict=True):
+            image = upsample(image) + _ToImage(self.channels)(x, style)
         return image
+
+    def _features(self, each: list[Array], noise: Iterator[Array | None]) -> list[Array]:
+        """Returns features [B, H, W, F] of all sizes, from the first to that of the image."""
+        x = self.param("constant", nn.initializers.normal(1.0), (1, *self.first, self.widths[0]))
+        found = [_Styled(self.widths[0])(x, each[0], next(noise))]
+        for level, width in enumerate(self.widths[1:]):
+            x = _Styled(width, up=True)(found[-1], each[2 * level + 1], next(noise))
+            x = _Styled(width)(x, each[2 * level + 2], next(noise))
+            if self.architecture == "residual":
+                skip = upsample(EqualConv(width, window=1, use_bias=False)(found[-1]))
+                x = (x + skip) * math.sqrt(0.5)
+            found.append(x)
+        return found
 
     def _mapped(self, z: PyTree, label: Array | None, train: bool) -> Array:
         mapping = _Mapping(self.latent, self.mapping_depth, self.num_classes, name="mapping")

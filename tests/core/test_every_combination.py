@@ -1,10 +1,15 @@
 """Every loss with every penalty, model, conditioning and augmentation: 20 steps stay finite.
 
-The loss, the penalty and the augmentation are inputs of one compiled program, which selects them
-with `lax.switch`. So each model, conditioning and layout needs a single compilation for all
-combinations. Each pair of a loss and a penalty comes with one augmentation, in turn.
+A random sample of the combinations trains by the steps that users call, one program for each. Those
+of the smallest model on one device run by default.
+
+In the test of all combinations, the loss, the penalty and the augmentation are inputs of one
+compiled program, which selects them with `lax.switch`. So each model, conditioning and layout needs
+a single compilation for all combinations. Each pair of a loss and a penalty comes with one
+augmentation, in turn.
 """
 
+import random
 from functools import partial
 from itertools import product
 
@@ -19,7 +24,7 @@ from gan_jax import AdversarialLoss, Batch, augment
 from gan_jax.losses import LOSSES
 from gan_jax.models import MODELS
 from gan_jax.optimizers import adam
-from gan_jax.parallel import AXIS_NAME, shard_step
+from gan_jax.parallel import AXIS_NAME, jit_step, pmap_step, shard_step
 from gan_jax.penalties import PENALTIES
 from gan_jax.terms import CONDITIONAL_TERMS, ConditionalTerms
 from gan_jax.types import WithMemory
@@ -76,12 +81,10 @@ def penalties_of(index):
     return [(chosen, 0.1), *remembering]
 
 
-def train(model, conditional, axis_name, batch, combination):
-    """Returns the parameters after 20 steps, and the metrics of all of them."""
-    loss, penalties = loss_of(combination[0]), penalties_of(combination[1])
+def algorithm_of(model, conditional, axis_name, loss, penalties, augmentation):
     classes = {} if conditional is None else {"num_classes": CLASSES, "conditional": conditional}
     terms = ConditionalTerms() if conditional is None else CONDITIONAL_TERMS[conditional]
-    algorithm = gan_jax.adversarial(
+    return gan_jax.adversarial(
         MODELS[model](SHAPES[model], latent=3, **SMALL[model], **classes),
         loss,
         generator_tx=TX,
@@ -89,8 +92,75 @@ def train(model, conditional, axis_name, batch, combination):
         penalties=penalties,
         discriminator_terms=terms.discriminator,
         generator_terms=terms.generator,
-        augmentation=lambda key, x: jax.lax.switch(combination[2], AUGMENTATIONS, key, x),
+        augmentation=augmentation,
         axis_name=axis_name,
+    )
+
+
+def batch_of(model, conditional):
+    x = jnp.tanh(jax.random.normal(jax.random.key(1), (BATCH, *SHAPES[model])))
+    return Batch(x, None if conditional is None else jnp.arange(BATCH) % CLASSES)
+
+
+STEP_LAYOUTS = {
+    "jit": (jit_step, None),
+    "shard": (partial(shard_step, devices=jax.devices()[:DEVICES]), None),
+    "pmap": (partial(pmap_step, devices=jax.devices()[:DEVICES]), AXIS_NAME),
+}
+MATRIX = list(
+    product(
+        MODELS,
+        (None, *CONDITIONAL_TERMS),
+        LOSSES,
+        PENALTIES,
+        range(len(AUGMENTATIONS)),
+        STEP_LAYOUTS,
+    )
+)
+SAMPLE = [
+    pytest.param(*cell, marks=() if (cell[0], cell[-1]) == ("mlp", "jit") else pytest.mark.slow)
+    for cell in random.Random(35).sample(MATRIX, 60)
+]
+
+
+@pytest.mark.parametrize(
+    ("model", "conditional", "loss", "penalty", "augmentation", "layout"), SAMPLE
+)
+def test_a_sample_trains_to_finite_figures(
+    model, conditional, loss, penalty, augmentation, layout, quick_compile
+):
+    wrap, axis_name = STEP_LAYOUTS[layout]
+    algorithm = algorithm_of(
+        model,
+        conditional,
+        axis_name,
+        LOSSES[loss],
+        [(PENALTIES[penalty], 0.1)],
+        AUGMENTATIONS[augmentation],
+    )
+    batch = batch_of(model, conditional)
+    state = jax.jit(algorithm.init)(jax.random.key(0), batch)
+    before = jax.device_get((state.generator.params, state.discriminator.params))
+    step, batches = wrap(algorithm.step), jax.tree.map(lambda leaf: leaf[None], batch)
+    for _ in range(STEPS):
+        state, metrics = step(state, batches)
+        assert all(np.isfinite(value).all() for value in metrics.values()), metrics
+    after = jax.device_get((state.generator.params, state.discriminator.params))
+    for first, last in zip(before, after, strict=True):
+        first, last = (jax.flatten_util.ravel_pytree(params)[0] for params in (first, last))
+        assert np.isfinite(last).all()
+        assert (first != last).any()
+
+
+def train(model, conditional, axis_name, batch, combination):
+    """Returns the parameters after 20 steps, and the metrics of all of them."""
+    algorithm = algorithm_of(
+        model,
+        conditional,
+        axis_name,
+        loss_of(combination[0]),
+        penalties_of(combination[1]),
+        lambda key, x: jax.lax.switch(combination[2], AUGMENTATIONS, key, x),
     )
     batches = jax.tree.map(lambda leaf: leaf[None], batch)
     state = algorithm.init(jax.random.key(0), batch)
@@ -142,10 +212,9 @@ CASES = [
     CASES,
 )
 def test_all_train_to_finite_figures(model, conditional, layout, quick_compile):
-    x = jnp.tanh(jax.random.normal(jax.random.key(1), (BATCH, *SHAPES[model])))
-    label = None if conditional is None else jnp.arange(BATCH) % CLASSES
     combinations = tuple(jnp.array(column) for column in zip(*COMBINATIONS, strict=True))
-    params, metrics = jax.device_get(layout(model, conditional, Batch(x, label), combinations))
+    batch = batch_of(model, conditional)
+    params, metrics = jax.device_get(layout(model, conditional, batch, combinations))
     finite = {name: np.isfinite(values).all(axis=1) for name, values in metrics.items()}
     names = [(list(LOSSES)[i], list(PENALTIES)[j]) for i, j in PAIRS]
     bad = [(names[k], name) for name, ok in finite.items() for k in np.flatnonzero(~ok)]

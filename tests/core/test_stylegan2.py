@@ -1,5 +1,6 @@
 """StyleGAN2 and its layers against the equations of Karras et al. 2020."""
 
+import itertools
 from functools import partial
 
 import jax
@@ -145,6 +146,59 @@ def test_the_parameters_are_those_of_configuration_f_to_the_unit():
     assert count(discriminator) == 29_012_513
 
 
+def test_the_residual_g_of_configuration_f_has_shortcuts_in_the_place_of_images():
+    """The layers of the authors' code with architecture="resnet", counted by hand."""
+    gan = stylegan2((1024, 1024, 3), latent=512, width=32, mapping_depth=8, architecture="residual")
+    generator, _ = jax.eval_shape(gan.generator.init, KEY, jnp.zeros((1, 512)))
+    widths = (512, 512, 512, 512, 512, 256, 128, 64, 32)
+    images = sum(512 * width + width + 3 * width + 3 for width in widths[:-1])
+    shortcuts = sum(a * b for a, b in itertools.pairwise(widths))
+    assert count(generator) == 30_370_060 - images + shortcuts == 30_040_564
+
+
+def expected_image(params, w, architecture):
+    """The image [8, 8, C] of G for w [LAYERS, L], by SciPy."""
+
+    def modulated(x, w, layer, up=False, demodulate=True):
+        conv = layer["conv"]
+        kernel, style = conv["kernel"], conv["style"]
+        style = w @ style["dense"]["kernel"] / np.sqrt(LATENT) + style["bias"]
+        kernel = scaled_kernel(kernel / np.sqrt(kernel[..., 0].size), style, demodulate)
+        return convolved(x, kernel, up) + layer["bias"].reshape(1, 1, -1)
+
+    def styled(x, w, layer, up=False):
+        x = modulated(x, w, layer, up)
+        return np.sqrt(2) * np.where(x > 0, x, 0.2 * x)
+
+    def doubled(x, kernel):
+        """The result of a 1x1 convolution, doubled."""
+        return convolved(x, np.pad(kernel, ((1, 1), (1, 1), (0, 0), (0, 0))), up=True)
+
+    first = styled(params["constant"][0], w[0], params["_Styled_0"])
+    last = styled(first, w[1], params["_Styled_1"], up=True)
+    last = styled(last, w[2], params["_Styled_2"])
+    if architecture == "residual":
+        kernel = params["EqualConv_0"]["kernel"]
+        last = (last + doubled(first, kernel / np.sqrt(kernel.shape[2]))) / np.sqrt(2)
+        return modulated(last, w[3], params["_ToImage_0"], demodulate=False)
+    before = modulated(first, w[1], params["_ToImage_0"], demodulate=False)
+    image = modulated(last, w[3], params["_ToImage_1"], demodulate=False)
+    return doubled(before, np.eye(before.shape[2])[None, None]) + image
+
+
+@pytest.mark.parametrize("architecture", ["residual", pytest.param("skip", marks=pytest.mark.slow)])
+def test_g_is_the_sum_of_images_or_of_features(architecture):
+    gan = small((8, 8, 2), architecture=architecture)
+    params, _ = moved(gan)
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    w = np.random.default_rng(1).normal(size=(2, LAYERS, LATENT))
+    with jax.enable_x64(True):
+        made = jax.jit(partial(gan.generator.apply, train=False))(params, {}, Styles(w))[0]
+    for i in range(2):
+        expected = expected_image(params, w[i], architecture)
+        np.testing.assert_allclose(made[i], expected, atol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("shape", "first"), [((28, 28, 1), (7, 7)), ((48, 48, 3), (6, 6)), ((16, 40, 2), (4, 10))]
 )
@@ -175,9 +229,9 @@ def moved(gan, label=None):
     return params, model_state
 
 
-@pytest.fixture(scope="module")
-def trained():
-    gan = small()
+@pytest.fixture(scope="module", params=["skip", pytest.param("residual", marks=pytest.mark.slow)])
+def trained(request):
+    gan = small(architecture=request.param)
     return gan, *moved(gan)
 
 
@@ -279,6 +333,8 @@ def test_bad_latents_and_options_are_refused(trained):
         run(gan, False, *of_generator, Styles(jnp.zeros((2, 3, LATENT))))
     with pytest.raises(ValueError, match=r"probability, got 2\.0"):
         small(style_mixing=2.0)
+    with pytest.raises(ValueError, match="'skip' or 'residual', got 'resnet'"):
+        small(architecture="resnet")
     with pytest.raises(ValueError, match="no labels"):
         small(num_classes=3).generator.init(KEY, jnp.zeros((2, LATENT)))
 
@@ -297,9 +353,10 @@ def test_every_kind_of_condition_has_its_shapes(conditional):
 
 
 @pytest.mark.slow
-def test_a_step_with_r1_and_path_length_is_finite_and_moves_everything():
+@pytest.mark.parametrize("architecture", ["skip", "residual"])
+def test_a_step_with_r1_and_path_length_is_finite_and_moves_everything(architecture):
     """One step with all that StyleGAN2 trains with, on a conditional GAN with mixed styles."""
-    gan = small(num_classes=3, style_mixing=0.9)
+    gan = small(num_classes=3, style_mixing=0.9, architecture=architecture)
     algorithm = gan_jax.adversarial(
         gan,
         losses.non_saturating,

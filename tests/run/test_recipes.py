@@ -13,7 +13,7 @@ from gan_jax.run import cli
 from gan_jax.run.commands import train
 from gan_jax.run.commands.recipes import RECIPES
 
-WIDTHS = {"sngan": 8, "r3gan": 8, "stylegan2": 8, "dcgan": 4}
+WIDTHS = {"sngan": 8, "biggan": 4, "r3gan": 8, "stylegan2": 8, "dcgan": 4}
 
 
 @pytest.mark.parametrize("name", RECIPES)
