@@ -22,10 +22,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from benchmarks.accelerators import MACHINES, Machine, step_bytes
+from benchmarks.accelerators import MACHINES, Machine, step_bytes, step_flops
 from benchmarks.cases import CASES, Case
 from benchmarks.driver import ROOT, Timed, Worker, WorkerError, attempt, check, interleave
-from benchmarks.flops import step_flops
 from benchmarks.gpu.request import request
 from benchmarks.gpu.sheet import Row, Sheet
 

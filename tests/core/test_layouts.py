@@ -169,8 +169,15 @@ def make_gathered(model):
     return parallel.gathered(MODELS[model](shape, latent=4, width=8)), Batch(x)
 
 
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.parametrize("model", ["mlp", pytest.param("dcgan", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("model", "axis_type"),
+    [
+        ("mlp", AxisType.Explicit),
+        pytest.param("mlp", AxisType.Auto, marks=pytest.mark.slow),
+        pytest.param("dcgan", AxisType.Explicit, marks=pytest.mark.slow),
+        pytest.param("dcgan", AxisType.Auto, marks=pytest.mark.slow),
+    ],
+)
 def test_a_gathered_gan_trains_on_split_parameters_as_on_one_device(model, axis_type):
     """Each device has an eighth of the arithmetic and half of the state.
 
