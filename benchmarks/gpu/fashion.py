@@ -7,6 +7,7 @@ time does not include compilation. The state is saved for each row, and an inter
 continues from the last one.
 """
 
+import shutil
 import time
 from functools import partial
 from pathlib import Path
@@ -58,16 +59,17 @@ def run(sheet: Sheet, small: bool, folder: Path) -> None:
     jitted = jax.jit(make_chunk(on_bytes(step), _CHUNK), donate_argnums=0)
     chunk = jitted.lower(state, Work(batches(0), np.int32(0))).compile()
     draw = jax.jit(lambda state, key: quantize(sample(gan, state, key, count)))
-    checkpoints = Checkpoints(sheet.folder / "fashion", keep=None)
     done, seconds = 0, 0.0
     if sheet.rows:
         done, seconds = sheet.rows[-1]["steps"], sheet.rows[-1]["training s"]
-        restored = checkpoints.restore(jax.eval_shape(lambda: state), only=done)
+        saved = Checkpoints(_saved(sheet, sheet.rows[-1]["name"]))
+        restored = saved.restore(jax.eval_shape(lambda: state))
+        saved.close()
         if restored is None:
             raise UserError(f"{sheet.folder / 'fashion'} is gone: give another --out")
         state = jax.device_put(restored[1], jax.devices()[0])
 
-    def row(until: float) -> Row:
+    def row(name: str, until: float) -> Row:
         nonlocal state, done, seconds
         begun, before = time.monotonic(), seconds
         while True:
@@ -83,8 +85,10 @@ def run(sheet: Sheet, small: bool, folder: Path) -> None:
             raise TimeoutError(f"{seconds:.0f} s were trained in the part's time")
         x = np.asarray(draw(state, jax.random.key(0)))
         distance = gaussian_distance(*statistics(extractor.features(x)), *target)
-        checkpoints.save(done, state)
-        checkpoints.wait()
+        shutil.rmtree(_saved(sheet, name), ignore_errors=True)  # of a row that was not finished
+        saved = Checkpoints(_saved(sheet, name))
+        saved.save(done, state)
+        saved.close()
         return {
             "steps": done,
             "training s": round(seconds, 1),
@@ -94,5 +98,9 @@ def run(sheet: Sheet, small: bool, folder: Path) -> None:
 
     share = 1 / 600 if small else 1.0
     for minutes in MINUTES:
-        sheet.attempt("Fashion-MNIST", f"{minutes:g} min", partial(row, 60 * minutes * share))
-    checkpoints.close()
+        name = f"{minutes:g} min"
+        sheet.attempt("Fashion-MNIST", name, partial(row, name, 60 * minutes * share))
+
+
+def _saved(sheet: Sheet, name: str) -> Path:
+    return sheet.folder / "fashion" / name.replace(" ", "_")
