@@ -3,8 +3,8 @@
 The bounds are computed from the architecture and the machines' data sheets, so no accelerator is
 needed. The first tables show the arithmetic of a step, its minimal memory traffic and which of the
 two takes longer. They also show the smallest number of images per device for which the all-reduce
-takes no longer than the step. The last table describes the library's own step, lowered for the GPU
-and TPU compilers.
+takes no longer than the step. The last tables describe the library's own step, lowered for the GPU
+and TPU compilers. For a model that is no chain of layers, the products are counted in this program.
 
 Bytes are counted as follows. The forward pass of a layer reads the input and the kernel, and writes
 the output. The input gradient and the kernel gradient also read two arrays and write one, with the
@@ -21,6 +21,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -29,14 +30,23 @@ import optax
 from jax import export
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
+from benchmarks import cases, flops
 from benchmarks.cases import CASES, Case, Placed, parameter_shapes
-from benchmarks.flops import multiply_adds, step_flops
-from gan_jax import init, make_discriminator_step, make_generator_step, make_train_step
-from gan_jax.losses import non_saturating
-from gan_jax.models import MODELS
+from benchmarks.flops import multiply_adds
+from benchmarks.lowered import products, random_bits, share
+from benchmarks.model_weights import library_gan
+from gan_jax import (
+    init,
+    make_discriminator_step,
+    make_generator_step,
+    make_train_step,
+    mixed_precision,
+    penalties,
+)
+from gan_jax.losses import LOSSES
 from gan_jax.parallel import AXIS_NAME
 from gan_jax.run.tables import markdown
-from gan_jax.types import Batch
+from gan_jax.types import GAN, Batch, StepFn, TrainState
 
 ADAM, AVERAGE = 7, 2
 """Number of parameter-sized arrays touched by an update, and by a moving average."""
@@ -85,8 +95,17 @@ _H100 = (
 )
 _V4 = "Jouppi et al. 2023, TPU v4: 6 links of 50 GB/s, all in use"
 _V5E = "Google Cloud, TPU v5e system architecture: links of 1600 Gb/s, all in use"
+_V5P = (
+    "Google Cloud, TPU v5p system architecture: links of 1200 GB/s in both directions, all in use"
+)
+_V6E = "Google Cloud, TPU v6e system architecture: links of 800 GB/s in both directions, all in use"
 _NODES = {"A100": (1.555e12, {8: 300e9, 1024: 200e9}), "H100": (3.35e12, {8: 450e9, 1024: 400e9})}
-_SLICES = {"v4": (1.2e12, {4096: 300e9}), "v5e": (0.82e12, {256: 200e9})}
+_SLICES = {
+    "v4": (1.2e12, {4096: 300e9}),
+    "v5e": (0.82e12, {256: 200e9}),
+    "v5p": (2.765e12, {6144: 600e9}),
+    "v6e": (1.6e12, {256: 400e9}),
+}
 
 MACHINES = (
     Machine("A100, float32", 19.5e12, *_NODES["A100"], 4, _A100),
@@ -99,9 +118,15 @@ MACHINES = (
     Machine("TPU v4, bfloat16", 275e12, *_SLICES["v4"], 2, _V4),
     Machine("TPU v5e, float32 multiplied in bfloat16", 197e12, *_SLICES["v5e"], 4, _V5E),
     Machine("TPU v5e, bfloat16", 197e12, *_SLICES["v5e"], 2, _V5E),
+    Machine("TPU v5p, float32 multiplied in bfloat16", 459e12, *_SLICES["v5p"], 4, _V5P),
+    Machine("TPU v5p, bfloat16", 459e12, *_SLICES["v5p"], 2, _V5P),
+    Machine("TPU v6e, float32 multiplied in bfloat16", 918e12, *_SLICES["v6e"], 4, _V6E),
+    Machine("TPU v6e, bfloat16", 918e12, *_SLICES["v6e"], 2, _V6E),
 )
 
-SHOWN = ("mlp", "dcgan28", "dcgan64")
+CHAINS = ("mlp", "dcgan28", "dcgan64")
+MODELS = ("sngan32", "r3gan32", "stylegan2_32")
+SHOWN = tuple((CASES | cases.MODELS)[name] for name in CHAINS + MODELS)
 BATCH_SIZES = (64, 256, 1024)
 DEVICES = (8, 64, 256)
 
@@ -122,8 +147,73 @@ def passes(case: Case) -> Iterator[tuple[Placed, int]]:
                 yield placed, case.n_critic * 2 * (3 - first) + 2
 
 
+class Counts(NamedTuple):
+    """The products of a step, counted in the lowered program.
+
+    Attributes:
+      fixed: operations that do not depend on the batch, such as those of spectral norm.
+      each: operations per image.
+      kernels: elements of operands and results that do not depend on the batch.
+      activations: elements of the other operands and results, per image.
+      filled: for each side of a systolic array in `ARRAYS`, the share of its work that is useful.
+      types: numbers of products by the type of their operands.
+      bits: generators of random bits.
+    """
+
+    fixed: float
+    each: float
+    kernels: int
+    activations: float
+    filled: tuple[float, ...]
+    types: str
+    bits: str
+
+
+ARRAYS = (128, 256)
+"""Sides of the systolic arrays of a TPU v5e or older, and of a TPU v6e."""
+
+_PRIME, _COUNTED = 11, 264
+"""A batch of 264 images. No network has a size that 11 divides, so 11 divides the sizes that depend
+on the batch, and no others."""
+
+
+@cache
+def counts(case: Case) -> Counts:
+    """Returns the products in the step in bfloat16, lowered for a TPU."""
+    gan = mixed_precision(library_gan(case))
+    program = lowered_text(case, gan, "tpu", _COUNTED)
+    found = list(products(program))
+    both = [0, 0]
+    elements = [0, 0]
+    for one in found:
+        both[one.flops % _PRIME == 0] += one.flops
+        for size in one.sizes:
+            elements[size % _PRIME == 0] += size
+
+    def filled(side: int) -> float:
+        return sum(both) / sum(one.flops / one.filled(side) for one in found)
+
+    return Counts(
+        *(both[0], both[1] / _COUNTED, elements[0], elements[1] / _COUNTED),
+        filled=tuple(map(filled, ARRAYS)),
+        types=share(Counter(one.type for one in found)),
+        bits=random_bits(program),
+    )
+
+
+def step_flops(case: Case, batch_size: int) -> float:
+    """Returns the operations of a step: those of its matrix products and convolutions."""
+    if case.is_chain:
+        return flops.step_flops(case, batch_size)
+    return counts(case).fixed + counts(case).each * batch_size
+
+
+@cache
 def parameters(case: Case, role: str) -> int:
     """Returns the number of parameters of one player."""
+    if not case.is_chain:
+        params = getattr(_state(case, library_gan(case)), role).params
+        return sum(leaf.size for leaf in jax.tree.leaves(params))
     shapes = [s for p in case.players()[role] for s in parameter_shapes(p).values()]
     return sum(map(math.prod, shapes))
 
@@ -132,6 +222,9 @@ def step_bytes(case: Case, batch_size: int, activation: int = 4) -> int:
     """Returns the minimal memory traffic of a step in bytes."""
     total = 4 * (ADAM + AVERAGE) * parameters(case, "generator")
     total += 4 * ADAM * case.n_critic * parameters(case, "discriminator")
+    if not case.is_chain:
+        found = counts(case)
+        return total + 4 * found.kernels + round(activation * batch_size * found.activations)
     for placed, times in passes(case):
         kernel = math.prod(parameter_shapes(placed)["kernel"])
         arrays = math.prod(placed.before) + math.prod(placed.after)
@@ -155,20 +248,22 @@ def hiding_batch(machine: Machine, case: Case, devices: int) -> int:
     """Returns the images per device from which the all-reduce takes no longer than the step."""
     seconds = machine.all_reduce_seconds(gradient_bytes(case), devices)
     none, one = step_bytes(case, 0, machine.activation), step_bytes(case, 1, machine.activation)
-    computing = seconds * machine.peak / step_flops(case, 1)
+    computing = (seconds * machine.peak - step_flops(case, 0)) / (
+        step_flops(case, 1) - step_flops(case, 0)
+    )
     moving = (seconds * machine.memory - none) / (one - none)
     return max(1, math.ceil(min(computing, moving)))
 
 
 def bounds(machine: Machine) -> Iterator[tuple[object, ...]]:
     """Yields table rows with the bounds of each step on a machine. `BOUNDS` names the columns."""
-    for case, size in itertools.product((CASES[name] for name in SHOWN), BATCH_SIZES):
-        flops, moved = step_flops(case, size), step_bytes(case, size, machine.activation)
+    for case, size in itertools.product(SHOWN, BATCH_SIZES):
+        products, moved = step_flops(case, size), step_bytes(case, size, machine.activation)
         computing, moving = step_seconds(machine, case, size)
         seconds, gradients = max(computing, moving), gradient_bytes(case)
         yield (
-            *(case.name, size, f"{flops / 1e9:,.1f}", f"{moved / 1e6:,.0f}"),
-            *(f"{flops / moved:.0f}", "compute" if computing > moving else "bandwidth"),
+            *(case.name, size, f"{products / 1e9:,.1f}", f"{moved / 1e6:,.0f}"),
+            *(f"{products / moved:.0f}", "compute" if computing > moving else "bandwidth"),
             f"{1 / seconds:,.0f}",
             *(f"{machine.all_reduce_seconds(gradients, n) / seconds:.0%}" for n in DEVICES),
             *(hiding_batch(machine, case, n) for n in DEVICES),
@@ -195,37 +290,62 @@ class Lowered(NamedTuple):
     types: str
 
 
-def lower(case: Case, platform: str, batch_size: int = 64, devices: int = 8) -> Lowered:
-    """Describes the library's train step for `case` as the compiler of "cuda" or "tpu" receives
-    it."""
-    tx = optax.adam(2e-4, b1=0.5)
-    options = {"latent": case.latent, "width": case.widths[0]}
+def _state(case: Case, gan: GAN) -> TrainState:
+    """Returns the shapes of a state."""
+    example, tx = Batch(jnp.zeros((1, *case.shape))), optax.adam(2e-4, b1=0.5)
+    state: TrainState = jax.eval_shape(lambda: init(gan, tx, tx, jax.random.key(0), example))
+    return state
+
+
+def _step(case: Case, gan: GAN, axis_name: str | None = None) -> StepFn:
+    tx, loss = optax.adam(2e-4, b1=0.5), LOSSES[case.loss]
+    both = ((penalties.r1, case.r1), (penalties.r2, case.r2))
+    weighted = [pair for pair in both if pair[1]]
+    d_step = make_discriminator_step(gan, loss, tx, penalties=weighted, axis_name=axis_name)
+    g_step = make_generator_step(gan, loss, tx, axis_name=axis_name)
+    return make_train_step(d_step, g_step, n_critic=case.n_critic)
+
+
+def lowered_text(
+    case: Case,
+    gan: GAN,
+    platform: str,
+    batch_size: int,
+    devices: int = 1,
+    axis_name: str | None = None,
+) -> str:
+    """Returns the train step as the compiler of "cuda" or "tpu" receives it.
+
+    With `axis_name` it is mapped over the devices. Otherwise the compiler splits the work.
+    """
     mesh = AbstractMesh((devices,), (AXIS_NAME,), axis_types=(AxisType.Auto,))
     whole, split = PartitionSpec(), PartitionSpec(None, AXIS_NAME)
     x: Any = jax.ShapeDtypeStruct((case.n_critic, batch_size, *case.shape), jnp.float32)
-    gan, example = MODELS[case.model](case.shape, **options), Batch(jnp.zeros((1, *case.shape)))
-    state = jax.eval_shape(lambda: init(gan, tx, tx, jax.random.key(0), example))
+    step: Any = _step(case, gan, axis_name)
+    places: dict[str, Any] = {}
+    if axis_name:
+        step = jax.shard_map(step, mesh=mesh, in_specs=(whole, split), out_specs=whole)
+    elif devices > 1:
+        of_state, of_batch = (NamedSharding(mesh, spec) for spec in (whole, split))
+        places = {"in_shardings": (of_state, of_batch), "out_shardings": of_state}
+    compiled = jax.jit(step, donate_argnums=0, **places)
+    text = export.export(compiled, platforms=[platform])(_state(case, gan), Batch(x))
+    return str(text.mlir_module())
 
-    def text(axis_name: str | None) -> str:
-        d_step = make_discriminator_step(gan, non_saturating, tx, axis_name=axis_name)
-        g_step = make_generator_step(gan, non_saturating, tx, axis_name=axis_name)
-        step: Any = make_train_step(d_step, g_step, n_critic=case.n_critic)
-        places: dict[str, Any] = {}
-        if axis_name:
-            step = jax.shard_map(step, mesh=mesh, in_specs=(whole, split), out_specs=whole)
-        else:
-            of_state, of_batch = (NamedSharding(mesh, spec) for spec in (whole, split))
-            places = {"in_shardings": (of_state, of_batch), "out_shardings": of_state}
-        compiled = jax.jit(step, donate_argnums=0, **places)
-        return export.export(compiled, platforms=[platform])(state, Batch(x)).mlir_module()
 
-    program, mapped = text(None), text(AXIS_NAME)
+def lower(case: Case, platform: str, batch_size: int = 64, devices: int = 8) -> Lowered:
+    """Describes the library's train step for `case` as the compiler of "cuda" or "tpu" receives
+    it."""
+    gan = library_gan(case)
+    program, mapped = (
+        lowered_text(case, gan, platform, batch_size, devices, name) for name in (None, AXIS_NAME)
+    )
     targets = Counter(re.findall(r"stablehlo\.custom_call @([\w.]+)", program))
     donated = len(re.findall(r"tf\.aliasing_output|jax\.buffer_donor", program))
     return Lowered(
         convolutions=program.count("stablehlo.convolution"),
         dots=program.count("stablehlo.dot_general"),
-        donated=f"{donated} of {len(jax.tree.leaves(state))}",
+        donated=f"{donated} of {len(jax.tree.leaves(_state(case, gan)))}",
         calls=", ".join(f"{name} {count}" for name, count in sorted(targets.items())) or "none",
         callbacks=sum(count for name, count in targets.items() if "callback" in name),
         sharded=len(re.findall(r"sdy\.sharding = ", program)),
@@ -234,15 +354,30 @@ def lower(case: Case, platform: str, batch_size: int = 64, devices: int = 8) -> 
     )
 
 
+IN_BFLOAT16 = (
+    *("case", "GFLOP per image", "products by type", "random bits"),
+    *(f"useful share of a {side} x {side} array, at most" for side in ARRAYS),
+)
+
+
+def in_bfloat16(case: Case) -> tuple[object, ...]:
+    """Returns the table row of a step in bfloat16, lowered for a TPU."""
+    found = counts(case)
+    shares = (f"{filled:.0%}" for filled in found.filled)
+    return case.name, f"{found.each / 1e9:.2f}", found.types, found.bits, *shares
+
+
 def main() -> None:
     """Prints all tables."""
     for machine in MACHINES:
         print(f"## {machine.name}: {machine.balance:.0f} FLOP/byte\n\n{machine.source}.\n")
         print(markdown(BOUNDS, bounds(machine)) + "\n")
     print("## The lowered programs\n")
-    programs = itertools.product(SHOWN, ("cuda", "tpu"))
+    programs = itertools.product(CHAINS, ("cuda", "tpu"))
     rows = ((name, platform, *lower(CASES[name], platform)) for name, platform in programs)
     print(markdown(("case", "platform", *Lowered._fields), rows))
+    print("\n## In bfloat16 for a TPU\n")
+    print(markdown(IN_BFLOAT16, map(in_bfloat16, SHOWN)))
 
 
 if __name__ == "__main__":

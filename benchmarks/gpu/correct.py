@@ -16,7 +16,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,7 +49,10 @@ from gan_jax import (
 from gan_jax.augment import instance_noise, mixed_scales
 from gan_jax.data import synthetic
 from gan_jax.data.pipeline import on_bytes
-from gan_jax.metrics import digits, modes, two_sample
+from gan_jax.metrics import digits, fashion, inception, modes, two_sample
+from gan_jax.metrics.classifier import Classifier
+from gan_jax.metrics.kernel import squared_mmd
+from gan_jax.metrics.sliced import sliced_wasserstein
 from gan_jax.models import MODELS
 from gan_jax.models.small_dcgan import small_dcgan
 from gan_jax.networks import spectrally_normalised
@@ -382,6 +385,11 @@ def _of_functions() -> Iterator[_Check]:
         label = jnp.arange(64) % 10
         return modes.mode_coverage(x, jnp.asarray(ring.modes), 0.2), modes.class_coverage(label, 12)
 
+    def distances() -> PyTree:
+        shifted = x[::-1] * 1.5 + 1
+        made = squared_mmd(x, shifted), sliced_wasserstein(x, shifted, 0)
+        return tuple(map(np.float32, made))
+
     yield "draws", "priors and distributions", lambda: _both(FLOAT32, draws, key)
     yield (
         "augmentations",
@@ -390,17 +398,37 @@ def _of_functions() -> Iterator[_Check]:
     )
     yield "metrics", "energy test", lambda: _both(FLOAT32, energy, key, x)
     yield "metrics", "modes and classes", lambda: _both(FLOAT32, coverage, x)
-    yield "metrics", "digits", _digits
+    yield "metrics", "digits", functools.partial(_features, digits.CLASSIFIER)
+    yield "metrics", "clothes", functools.partial(_features, fashion.CLASSIFIER)
+    yield "metrics", "Inception network", _inception
+    yield "metrics", "kernel and sliced distances", lambda: _on_each(distances)
     yield from _of_optimizers()
 
 
-def _digits() -> Row:
-    x = np.random.default_rng(2).integers(0, 256, (64, 28, 28, 1), np.uint8)
+def _on_each(function: Callable[[], PyTree]) -> Row:
+    """Returns the row that compares a function with a host part, run on each device in turn."""
     found = []
     for device in (jax.devices()[0], _cpu()):
-        with jax.default_device(device):
-            found.append((digits.features(x), digits.class_probabilities(x)))
+        with jax.default_device(device), jax.default_matmul_precision("highest"):
+            found.append(function())
     return within(FLOAT32, *found)
+
+
+def _features(classifier: Classifier) -> Row:
+    x = np.random.default_rng(2).integers(0, 256, (64, 28, 28, 1), np.uint8)
+    return _on_each(lambda: (classifier.features(x), classifier.class_probabilities(x)))
+
+
+def _inception() -> Row:
+    """Compares FID's network with random weights and a sixteenth of the channels."""
+    oracle = import_module("tests.inception_oracle")
+    weights, _ = inception.parse_weights(oracle.state(oracle.THIN))
+    x = np.random.default_rng(3).uniform(-1, 1, (2, inception.SIZE, inception.SIZE, 3))
+
+    def pooled(weights: inception.Weights, x: jax.Array) -> jax.Array:
+        return jnp.mean(inception.layers(weights, x)["Mixed_7c"], axis=(1, 2))
+
+    return _both(FLOAT32, pooled, weights, x.astype(np.float32))
 
 
 def _of_optimizers() -> Iterator[_Check]:

@@ -22,10 +22,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from benchmarks.accelerators import MACHINES, Machine, step_bytes
-from benchmarks.cases import CASES, Case
+from benchmarks.accelerators import MACHINES, Machine, step_bytes, step_flops
+from benchmarks.cases import CASES, MODELS, Case
 from benchmarks.driver import ROOT, Timed, Worker, WorkerError, attempt, check, interleave
-from benchmarks.flops import step_flops
 from benchmarks.gpu.request import request
 from benchmarks.gpu.sheet import Row, Sheet
 
@@ -310,9 +309,18 @@ def _plan(sheet: Sheet, effort: Effort, folder: Path) -> Iterator[tuple[str, _Ra
         yield "torch.compile", _Race(cases["dcgan28"], first, precision, BEST)
     rest = [race(name, first, p) for name in names[1:] for p in PRECISIONS]
     rest = rest[-1:] if small else rest
-    _warm(sheet, rest)
+    # PyTorch's worker for GPUs has no networks for these.
+    modern = [
+        _Race(narrow(case, effort.divide), min(first, 64), precision, (OURS,))
+        for case in MODELS.values()
+        for precision in PRECISIONS[:2]
+    ]
+    modern = modern[:1] if small else modern
+    _warm(sheet, rest + modern)
     for one in rest:
         yield f"batch {first}", one
+    for one in modern:
+        yield "other models", one
     for contender in ("gan_jax_scan", "gan_jax_calls"):
         yield "other loops", _Race(cases["dcgan28"], first, "tf32", (contender,))
     for contender, kept in ((OURS, False), (OURS, True), (TUNED, False))[: 1 if small else None]:

@@ -14,6 +14,7 @@ from gan_jax.buffers import Step
 from gan_jax.parallel.arrays import has_explicit_axes, split_alike, spread, spread_like
 from gan_jax.parallel.devices import AXIS_NAME, check_batch_size, check_divisible
 from gan_jax.parallel.ensemble import ensemble_step
+from gan_jax.parallel.gather import gathered
 from gan_jax.parallel.jit import jit_step
 from gan_jax.parallel.layouts import AXIS_NAMES, describe, make_step, num_devices, place
 from gan_jax.parallel.pmap import pmap_step
@@ -29,6 +30,7 @@ __all__ = [
     "check_divisible",
     "describe",
     "ensemble_step",
+    "gathered",
     "has_explicit_axes",
     "jit_step",
     "make_step",

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks import accelerators
-from benchmarks.accelerators import MACHINES, SHOWN, Machine
+from benchmarks.accelerators import CHAINS, MACHINES, Machine
 from benchmarks.cases import CASES, Case, Dense, Placed
 from benchmarks.flops import multiply_adds, step_flops
+from benchmarks.lowered import products
 from gan_jax.run.tables import markdown
 
 TOY = Machine("toy", 100.0, 10.0, {4: 2.0, 8: 1.0}, 4, "")
@@ -74,7 +75,7 @@ def test_the_passes_are_those_of_the_count_of_operations(name):
 
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.name)
 def test_communication_hides_from_the_smallest_batch_that_takes_as_long(machine):
-    for name in SHOWN:
+    for name in CHAINS:
         for devices in accelerators.DEVICES:
             case = CASES[name]
             wait = machine.all_reduce_seconds(accelerators.gradient_bytes(case), devices)
@@ -103,7 +104,75 @@ def test_the_step_lowered_holds_what_the_architecture_needs_and_nothing_else(pla
     assert lowered.sharded
 
 
-def test_tables_are_as_wide_as_their_headers():
+@pytest.mark.slow
+def test_products_counted_in_the_program_are_those_of_the_architecture():
+    case = dataclasses.replace(CASES["dcgan28"], latent=3, widths=(4, 8))
+    found = accelerators.counts(case)
+    assert found.fixed == 0
+    assert found.each == step_flops(case, 1)
+    moved = [accelerators.step_bytes(case, size) for size in (0, 1)]
+    assert 4 * found.activations == moved[1] - moved[0]
+    optimizers = 9 * accelerators.parameters(case, "generator")
+    optimizers += 7 * accelerators.parameters(case, "discriminator")
+    assert 4 * (found.kernels + optimizers) == moved[0]
+    assert (found.types, found.bits) == ("bf16 33", "threefry")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected", "filled"),
+    [
+        (
+            "%1 = stablehlo.dot_general %a, %b, contracting_dims = [1] x [0] : "
+            "(tensor<7x128xbf16>, tensor<128x64xbf16>) -> tensor<7x64xbf16>",
+            (7, 128, 64, 1),
+            0.5,
+        ),
+        (
+            "%1 = stablehlo.dot_general %a, %b, batching_dims = [0] x [0], "
+            "contracting_dims = [2] x [1] : "
+            "(tensor<3x7x5xf32>, tensor<3x5x2xf32>) -> tensor<3x7x2xf32>",
+            (7, 5, 2, 3),
+            7 / 128 * 5 / 128,
+        ),
+        (  # a transposed convolution: each of 2 x 6 x 6 outputs meets 4 of 16 taps
+            "%1 = stablehlo.convolution(%a, %b) dim_numbers = [b, 0, 1, f]x[0, 1, i, o]->"
+            "[b, 0, 1, f], window = {pad = [[2, 2], [2, 2]], lhs_dilate = [2, 2]} "
+            "{batch_group_count = 1 : i64, feature_group_count = 1 : i64} : "
+            "(tensor<2x3x3x8xbf16>, tensor<4x4x8x5xbf16>) -> tensor<2x6x6x5xbf16>",
+            (72, 32, 5, 1),
+            72 / 128 * 32 / 128,
+        ),
+        (
+            "%1 = stablehlo.convolution(%a, %b) dim_numbers = [b, 0, 1, f]x[0, 1, i, o]->"
+            "[b, 0, 1, f], window = {} "
+            "{batch_group_count = 1 : i64, feature_group_count = 3 : i64} : "
+            "(tensor<2x3x3x12xf32>, tensor<1x1x4x6xf32>) -> tensor<2x3x3x6xf32>",
+            (18, 4, 2, 3),
+            18 / 128 * 4 / 128,
+        ),
+    ],
+)
+def test_a_product_in_a_program_is_read(line, expected, filled):
+    program = f"  func.func public @main(%a) {{\n{line} loc(#1)\n"
+    (found,) = products(program)
+    assert found[:4] == expected
+    assert found.filled(128) == pytest.approx(filled)
+
+
+def test_a_function_counts_as_often_as_it_is_called():
+    line = (
+        "%1 = stablehlo.dot_general %a, %b, contracting_dims = [1] x [0] : "
+        "(tensor<2x3xf32>, tensor<3x4xf32>) -> tensor<2x4xf32>"
+    )
+    program = (
+        "func.func public @main(%a) {\n%0 = call @f(%a)\n%1 = func.call @f(%0)\n}\n"
+        f"func.func private @f(%a) {{\n{line}\n}}\n"
+    )
+    assert [one.flops for one in products(program)] == [48, 48]
+
+
+def test_tables_are_as_wide_as_their_headers(monkeypatch):
+    monkeypatch.setattr(accelerators, "SHOWN", [CASES[name] for name in CHAINS])
     rows = list(accelerators.bounds(MACHINES[0]))
     assert {len(row) for row in rows} == {len(accelerators.BOUNDS)}
     lines = markdown(accelerators.BOUNDS, rows).splitlines()

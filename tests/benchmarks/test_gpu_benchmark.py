@@ -97,6 +97,13 @@ def test_parts_and_times_are_checked():
             command.check_seconds(wrong)
 
 
+def test_the_usual_parts_take_less_than_eight_minutes_and_another_needs_its_data(tmp_path, capsys):
+    assert sum(command.SECONDS[part] for part in command.USUAL) < 8 * 60
+    with pytest.raises(SystemExit):
+        command.main(["--out", str(tmp_path), "--parts", "fashion", "--data", str(tmp_path)])
+    assert "has no file t10k-images-idx3-ubyte.gz" in capsys.readouterr().err
+
+
 def test_a_request_gives_the_same_numbers_each_time():
     asked = json.loads(json.dumps(request("gan_jax", CASES["mlp"], 4, "tf32")))
     one, other = read(asked), read(asked)
@@ -152,11 +159,11 @@ def test_all_parts_run_small(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    for part in command.SECONDS:
+    for part in command.USUAL:
         content = json.loads((tmp_path / f"{part}.json").read_text())
         assert content["finished"]
         assert content["rows"]
     assert (tmp_path / "digits.png").stat().st_size > 0
     text = (tmp_path / TABLES).read_text()
-    assert all(f"## {part} (" in text for part in command.SECONDS)
+    assert all(f"## {part} (" in text for part in command.USUAL)
     assert len(list(tmp_path.iterdir())) <= 8

@@ -8,9 +8,13 @@ The target is one all-reduce for each update of a player. It covers gradients, m
 state. Batch norm adds one for each layer and direction, if they must wait for each other.
 """
 
+import os
 import re
+import subprocess
+import sys
 from collections import Counter
 from functools import cache
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -175,6 +179,37 @@ def test_a_step_costs_so_many_collectives(layout, model, kind):
     for program in programs(layout, model, kind):
         total += collectives(program)
     assert total == Counter({"all-reduce": EXPECTED[layout, model, kind]})
+
+
+MORE_DEVICES = """
+import sys
+import jax
+import test_collectives as t
+from small_runs import compiled_in_a_hurry
+
+t.BATCH = 2 * jax.device_count()
+with compiled_in_a_hurry():
+    programs = t.programs(*sys.argv[1:])
+print(sum(map(t.collectives, programs), t.Counter()))
+"""
+"""Prints the collectives of a case, for the number of devices in the environment."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [16, 64])
+@pytest.mark.parametrize("layout", ["shard", "pmap"])
+def test_more_devices_need_no_more_collectives(layout, devices):
+    case = layout, "dcgan with norm", "train, n_critic = 3"
+    here = Path(__file__).parent
+    paths = os.pathsep.join(filter(None, (str(here), str(here.parent), os.getenv("PYTHONPATH"))))
+    done = subprocess.run(
+        [sys.executable, "-c", MORE_DEVICES, *case],
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip() == str(Counter({"all-reduce": EXPECTED[case]}))
 
 
 @pytest.mark.parametrize(

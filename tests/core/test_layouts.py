@@ -11,10 +11,12 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from small_gans import BATCH, TX, first_state, make_gan
 from small_gans import make_step as make_small_step
+from test_collectives import collectives
 
 import gan_jax
 from gan_jax import Batch, parallel, penalties
 from gan_jax.errors import UserError
+from gan_jax.models import MODELS
 from gan_jax.nn import MinibatchStd
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -158,6 +160,69 @@ def test_a_mesh_of_one_device_is_that_device():
 def test_what_does_not_fit_the_mesh_is_refused(options, error, message):
     with pytest.raises(error, match=message):
         parallel.shard_step(toy_step, mesh=make_mesh(), **options)
+
+
+def make_gathered(model):
+    """Returns a GAN that gathers its parameters, and a batch for a train step."""
+    shape = {"mlp": (6,), "dcgan": (28, 28, 1)}[model]
+    x = np.random.default_rng(0).normal(size=(1, 64, *shape)).astype(np.float32)
+    return parallel.gathered(MODELS[model](shape, latent=4, width=8)), Batch(x)
+
+
+@pytest.mark.parametrize(
+    ("model", "axis_type"),
+    [
+        ("mlp", AxisType.Explicit),
+        pytest.param("mlp", AxisType.Auto, marks=pytest.mark.slow),
+        pytest.param("dcgan", AxisType.Explicit, marks=pytest.mark.slow),
+        pytest.param("dcgan", AxisType.Auto, marks=pytest.mark.slow),
+    ],
+)
+def test_a_gathered_gan_trains_on_split_parameters_as_on_one_device(model, axis_type):
+    """Each device has an eighth of the arithmetic and half of the state.
+
+    Parameters are gathered, and activations stay where their examples are.
+    """
+    gan, batch = make_gathered(model)
+    mesh = make_mesh(axis_type)
+    step = gan_jax.make_train_step(
+        make_small_step("discriminator", gan), make_small_step("generator", gan)
+    )
+    init = partial(gan_jax.init, gan, TX, TX, batch=Batch(batch.x[0]))
+    state = jax.jit(init)(jax.random.key(0))
+    places = jax.tree.map(lambda leaf: NamedSharding(mesh, layout(leaf)), state)
+    with jax.set_mesh(mesh):
+        split = (
+            jax.device_put(state, places),
+            jax.device_put(batch, NamedSharding(mesh, P(None, mesh.axis_names))),
+        )
+        outputs = places, NamedSharding(mesh, P())
+        eight = jax.jit(step, out_shardings=outputs).lower(*split).compile()
+        made = eight(*split)
+    one = jax.jit(step).lower(state, batch).compile()
+    close = partial(np.testing.assert_allclose, rtol=0, atol=2e-5)
+    jax.tree.map(close, *(jax.device_get(arrays(*both)) for both in (made, one(state, batch))))
+    assert eight.cost_analysis()["flops"] < 1.3 / 8 * one.cost_analysis()["flops"]
+    assert bytes_per_device(made[0]) < 0.6 * bytes_per_device(state)
+    found = collectives(eight.as_text())
+    assert found["all-gather"] > 0
+    if axis_type == AxisType.Explicit or model == "mlp":
+        assert set(found) == {"all-gather", "all-reduce"}
+
+
+def bytes_per_device(state):
+    leaves = jax.tree.leaves(state.replace(key=None))
+    return sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
+
+
+def test_a_gathered_gan_without_a_mesh_is_the_same():
+    gan, batch = make_gathered("mlp")
+    plain = MODELS["mlp"]((6,), latent=4, width=8)
+    params, state = plain.discriminator.init(jax.random.key(0), batch.x[0])
+    made, expected = (
+        each.discriminator.apply(params, state, batch.x[0], train=True) for each in (gan, plain)
+    )
+    jax.tree.map(np.testing.assert_array_equal, made, expected)
 
 
 class _Compared(nn.Module):
