@@ -2,8 +2,8 @@
 
 The images come from the npm package emoji-datasource-google (Cal Henderson, MIT licence; the images
 have the Apache licence). `npm pack emoji-datasource-google` downloads its archive. The experiment
-writes 9 subfolders with more than 3,700 images of 64 pixels, on white, to --out. Then
-`python -m experiments.images --data.dir emoji` trains on them. An image that exists is not written
+writes 9 subfolders to --out, with more than 3,700 images of 64 pixels on a white background. Then
+`python -m experiments.images --data.dir emoji` trains on them. Existing images are not written
 again.
 """
 
@@ -50,9 +50,8 @@ def _images(package: Path) -> Iterator[tuple[str, str, BytesIO]]:
     try:
         with tarfile.open(package) as archive:
             kinds = _kinds(json.load(_read(archive, archive.getmember(_LIST))))
-            for (
-                file
-            ) in archive.getmembers():  # in their order: the archive cannot be read backwards
+            # In the order of the archive, because a step back would decompress it from its start.
+            for file in archive.getmembers():
                 folder, _, name = file.name.rpartition("/")
                 if folder == _IMAGES and name in kinds:
                     yield kinds[name], name, _read(archive, file)

@@ -170,7 +170,7 @@ def check_logits(real_logits: Array, fake_logits: Array) -> None:
 
 
 def check_samples(real: PyTree, fake: PyTree) -> None:
-    """Raises AssertionError unless both trees are floating and have the same shapes [B, ...]."""
+    """Raises AssertionError unless both trees have float leaves of the same shapes [B, ...]."""
     for name, samples in (("real", real), ("fake", fake)):
         for leaf in jax.tree.leaves(samples):
             _assert_floating(leaf, name, "convert the samples to the floats that D receives")

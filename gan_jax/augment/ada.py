@@ -199,7 +199,7 @@ def _recoloured(x: Array, amount: dict[str, Array]) -> Array:
         return grey * x
     if channels != 3:
         raise ValueError(
-            f"colours need 1 or 3 channels, got {channels}: leave them out, as by "
+            f"colours need 1 or 3 channels, got {channels}: leave them out, for example by "
             'kinds=("blit", "geometry")'
         )
     onto_grey = np.full((3, 3), 1 / 3)

@@ -4,7 +4,7 @@ images, and class probabilities.
 The features are the 64 activations before the last layer. Call a Fréchet distance between such
 features a "Fréchet distance on digit-classifier features". It is not comparable with FID, which
 uses Inception features. Report `Classifier.name` with every distance, because the name contains a
-hash of the weights. If the weights have another hash, the functions raise ValueError.
+hash of the weights. If the weights have a different hash, the functions raise ValueError.
 
 `benchmarks/train_classifiers.py` trained the weights in this folder.
 """
@@ -58,7 +58,7 @@ class Classifier:
         time, as float32, are on the device. All images and features are on the host.
 
         Raises:
-          ValueError: `x` has another shape or dtype, or the weights have another hash.
+          ValueError: `x` has the wrong shape or dtype, or the weights have the wrong hash.
         """
         return self._batched(_features, x, 64)
 
@@ -68,7 +68,7 @@ class Classifier:
         The images are uint8 [N, 28, 28, 1], white on black.
 
         Raises:
-          ValueError: `x` has another shape or dtype, or the weights have another hash.
+          ValueError: `x` has the wrong shape or dtype, or the weights have the wrong hash.
         """
         return self._batched(_class_probabilities, x, 10)
 
@@ -116,7 +116,7 @@ def penultimate(weights: Weights, x: jax.Array) -> jax.Array:
       x: [N, 28, 28, 1], float in [0, 255].
 
     Raises:
-      ValueError: `x` has another shape.
+      ValueError: `x` has the wrong shape.
     """
     if x.ndim != 4 or x.shape[1:] != SHAPE:
         raise ValueError(f"x must be [N, 28, 28, 1], got shape {list(x.shape)}")

@@ -37,7 +37,7 @@ def check_points(name: str, x: Array | NDArray[Any], least: int) -> None:
     if x.ndim != 2 or x.shape[0] < least or x.shape[1] < 1:
         raise ValueError(
             f"{name} must be points [N, D] with N >= {least} and D >= 1, got shape "
-            f"{list(x.shape)}: flatten each point, as by {name}.reshape(len({name}), -1)"
+            f"{list(x.shape)}: flatten each point, for example by {name}.reshape(len({name}), -1)"
         )
 
 

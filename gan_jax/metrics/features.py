@@ -1,8 +1,8 @@
 """Checks of features [N, D], which the scores in NumPy share, and their random draws.
 
 These scores are computed in float64 on the host. A score is often a small difference of large sums,
-which float32 would lose. On the host it also does not depend on the accelerator, on the number of
-devices or on `jax_enable_x64`.
+which float32 would lose. A score computed on the host does not depend on the accelerator, on the
+number of devices or on `jax_enable_x64`.
 """
 
 from typing import Any

@@ -1,9 +1,9 @@
 """The Inception-v3 of the Fréchet Inception distance and of the Inception Score.
 
 Heusel et al. 2017 (arXiv:1706.08500) use the graph that TensorFlow published on 2015-12-05. This
-is the port of pytorch-fid and torch-fidelity, with their weights. It differs from torchvision's
-Inception-v3 in three ways: average pools do not count the padding, the pool of the last block takes
-the maximum, and there are 1,008 classes.
+module computes the same network as pytorch-fid and torch-fidelity, with their weights. The network
+differs from torchvision's Inception-v3 in three ways: average pools do not count the padding, the
+pool of the last block takes the maximum, and there are 1,008 classes.
 
 A Fréchet distance depends on the method that resizes images from height H to 299 pixels:
 
@@ -95,7 +95,7 @@ def parse_weights(state: Mapping[str, NDArray[Any]]) -> tuple[Weights, jax.Array
       state: the state dict of pytorch-fid's or torch-fidelity's network.
 
     Raises:
-      ValueError: a tensor is missing or has another shape.
+      ValueError: a tensor is missing or has the wrong shape.
     """
     try:
         weights = {

@@ -21,7 +21,9 @@ accepts."""
 def accepted_by(
     kind: type, label: str | None, adapter: str, others: tuple[str, ...] = ()
 ) -> Accepted:
-    """Returns a function that selects the arguments of a module's `__call__`, apart from its input.
+    """Returns a function that keeps the offered arguments that a module's `__call__` accepts.
+
+    The module's first argument, its input, is not among them.
 
     Args:
       kind: the module's class.

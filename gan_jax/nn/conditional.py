@@ -19,8 +19,9 @@ from gan_jax.types import Array, Output
 Conditional: TypeAlias = Literal["projection", "concat", "acgan", "reacgan"]
 """The ways in which D can use the class of a sample.
 
-- projection: the logit gains <embedding of the class, features> (Miyato and Koyama 2018, eq. 3).
-- concat: an embedding of the class joins the input (Mirza and Osindero 2014).
+- projection: <embedding of the class, features> is added to the logit (Miyato and Koyama 2018, eq.
+  3).
+- concat: an embedding of the class is concatenated to the input (Mirza and Osindero 2014).
 - acgan: the head "label" predicts the class (Odena et al. 2017). Use `terms.classification`.
 - reacgan: the heads "embedding" and "proxy" compare a sample with its class (Kang et al. 2021). Use
   `terms.data_to_data`.

@@ -14,10 +14,10 @@ def gathered(gan: GAN) -> GAN:
 
     Parameters, optimizer states and averages that are split over a mesh stay split between uses,
     and each device updates its own part (Rajbhandari et al. 2020, "ZeRO"). The batch is split over
-    all devices. Without this function the compiler also splits the layers, which costs more
-    communication. On a mesh with explicit axes the layers cannot be traced without it.
+    all devices. Without this function the compiler also splits the computation of the layers, which
+    needs more communication, and JAX cannot trace the layers on a mesh with explicit axes.
 
-    Use it with the `state_sharding` of `shard_step`. Without a mesh it changes nothing.
+    Use `gathered` with the `state_sharding` of `shard_step`. Without a mesh it changes nothing.
     """
     generator, discriminator = map(_gathering, (gan.generator, gan.discriminator))
     return gan._replace(generator=generator, discriminator=discriminator)
@@ -41,5 +41,5 @@ def _gather(x: Array) -> Array:
 
 
 def _split_as(x: Array, before: Array) -> Array:
-    """Returns x with the sharding of `before`, which explicit axes require of a state."""
+    """Returns x with the sharding of `before`. With explicit axes a state must keep its own."""
     return jax.reshard(x, jax.typeof(before).sharding.spec) if has_explicit_axes(before) else x

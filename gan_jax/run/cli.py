@@ -144,7 +144,7 @@ def _check_current_folder() -> None:
     try:
         os.getcwd()
     except FileNotFoundError:
-        sys.exit("error: the current folder was deleted: change to another one, as by `cd`")
+        sys.exit("error: the current folder was deleted: change to another one with `cd`")
 
 
 def _program() -> str:

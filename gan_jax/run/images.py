@@ -82,8 +82,8 @@ def near(
 
     Args:
       x: [M, H, W, C], the training images.
-      num: number of training images in the place of held-out images.
-      held_out: [N, H, W, C], images that are used instead.
+      num: number of training images that replace held-out images.
+      held_out: [N, H, W, C]. If given, `num` is not used.
       pixels: rows and columns of larger images are left out evenly.
     """
     thin = np.s_[:, :: -(-x.shape[1] // pixels), :: -(-x.shape[2] // pixels)]
@@ -196,7 +196,7 @@ def train(
 
 
 def _nearness_during(dataset: Dataset) -> Callable[[np.ndarray], float | None]:
-    """Returns a faster form of `nearness` for many calls, which also takes few training images."""
+    """Returns a faster `nearness` for many calls, which also works with few training images."""
     unseen = np.random.default_rng(0).permutation(len(dataset.held_out))[:64]
     held_out = dataset.held_out[unseen] if len(unseen) == 64 else None
     num = min(64, len(dataset.x) // 8)

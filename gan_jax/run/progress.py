@@ -11,7 +11,7 @@ from tqdm import tqdm
 from gan_jax.run.folder import Record
 
 TIMES = ("step", "steps_per_second", "seconds")
-"""The entries of a record that are no metrics."""
+"""The entries of a record that are not metrics."""
 
 _Item = TypeVar("_Item")
 
@@ -105,7 +105,7 @@ def over(items: Sequence[_Item], task: str) -> Iterator[_Item]:
     Stdout stays free for the results. Without a terminal, the first line is printed at once.
 
     Args:
-      items: the items to work on, which the display calls parts.
+      items: the items to work on. The display calls them parts.
       task: the name of the work.
     """
     shown = Progress(0, len(items), task=task, unit="part", lines=sys.stderr, leave=False)

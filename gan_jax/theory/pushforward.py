@@ -19,7 +19,7 @@ def pushforward_log_prob(fn: Callable[[Array], Array], z: Array, prior_log_prob:
     Its determinant takes O(D^3) operations for each point. All Jacobians [N, D, D] are in memory at
     once. The density is infinite where the Jacobian is singular. If several z map to one x, each
     adds to the density at x, and the result counts only the given z. For one variable,
-    `branched_log_prob` counts all of them.
+    `branched_log_prob` adds up all z that map to x.
 
     Args:
       fn: maps one point z [D] to x [D].

@@ -73,11 +73,12 @@ FLAGS = {
     "clip nan": ("--clip-weights nan", "--clip-weights must be above 0, got nan"),
     "clip and r1": (
         "--clip-weights 0.01",
-        "--r1 0.5 and --clip-weights 0.01 both limit D's slope: choose one, as by --r1 0",
+        "--r1 0.5 and --clip-weights 0.01 both limit D's slope: turn one off, for example with "
+        "--r1 0",
     ),
     "two penalties": (
         "--r1 0 --gradient-penalty 10 --dragan 10",
-        "--gradient-penalty 10.0 and --dragan 10.0 both limit D's slope: choose one",
+        "--gradient-penalty 10.0 and --dragan 10.0 both limit D's slope: turn one off",
     ),
     "log_every": ("--log-every 0", "--log-every must be at least 1, got 0"),
     "sample_every": ("--sample-every 0", "--sample-every must be at least 1, got 0"),
@@ -340,7 +341,7 @@ SAMPLE = {
         ["--run", "other"],
         "is a run of stacked_mnist: only runs of",
     ),
-    "other version": (["--run", "odd"], "config.json is not that of a run of this version"),
+    "other version": (["--run", "odd"], "config.json does not describe a run of this version"),
 }
 """Case -> (flags of `experiments.sample`, what is said)."""
 

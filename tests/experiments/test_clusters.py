@@ -71,7 +71,7 @@ def test_a_run_keeps_its_clusters(settings, monkeypatch):
     [
         ({"clusters": 10}, "--clusters must be at least 2 and at most a tenth of the 90 images"),
         ({"clusters": 1}, "--clusters must be at least 2"),
-        ({"conditional": "none"}, "--clusters 3 needs --conditional, such as projection"),
+        ({"conditional": "none"}, "--clusters 3 needs --conditional projection or another form"),
     ],
 )
 def test_clusters_that_cannot_be(changes, message, settings):

@@ -384,7 +384,8 @@ def test_other_formats_are_refused_whatever_the_name(tmp_path, monkeypatch, form
     monkeypatch.setattr(EpsImagePlugin, "gs_binary", None, raising=False)  # found earlier
     path = tmp_path / "a.png"
     path.write_bytes(encode(Image.new(OTHERS[form], (32, 32)), form))
-    message = r"cannot be read as an image \(its content is damaged or none of PNG, JPEG, BMP, "
+    message = r"cannot be read as an image \(its content is damaged or in none of the formats PNG, "
+    message += r"JPEG, BMP, "
     assert not images.has_colour(path)
     for read in (
         lambda: images.stack([(str(path), path)], 1, None, 3),

@@ -155,7 +155,7 @@ def test_images_that_were_trained_on_are_no_new_reference():
         ({"metrics": ("memorisation",)}, "needs a run with training images"),
         ({"reference": "/no/where"}, "--reference /no/where does not exist"),
         ({"reference": "EMPTY"}, "--reference .* has no image below it"),
-        ({"reference": "SMALL"}, "its images are 3x3 grey, but those to score are 4x4 grey"),
+        ({"reference": "SMALL"}, "its images are 3x3 grey, but the images to score are 4x4 grey"),
         ({"reference": "NAN"}, "1 of 2 images hold NaN or infinity"),
         ({"reference": "WIDE"}, r"floats must be in \[-1, 1\], got 0 to 255"),
     ],

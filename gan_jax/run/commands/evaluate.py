@@ -1,15 +1,15 @@
 """Scores generated images against real images.
 
 The images are samples of a run's newest checkpoint (--run), or any images (--images). The scores
-are printed as a table. Existing files in --out are kept, and the names of new ones then get a
-number. These files are written:
+are printed as a table. These files are written to --out. If they exist already, the names of the
+new files get a number:
 - evaluation.json: the scores and the whole protocol
-- neighbours.png: samples, each to the left of the nearest real image: a training image, or with
-  --images a reference image. Top: the samples that are nearest to one. Bottom: the first samples.
+- neighbours.png: pairs of a sample (left) and its nearest training image, or with --images its
+  nearest reference image. Top: the pairs with the smallest distance. Bottom: the first samples.
 
 Scores can be compared only if extractor, reference and numbers of images are the same. The table
-shows what real images would score in the place of the samples. "+-" is the standard error,
-estimated from random halves of the images. The same command gives the same scores.
+also shows the scores of real images. "+-" is the standard error, estimated from random halves of
+the images. The same command gives the same scores.
 """
 
 import dataclasses
@@ -70,8 +70,8 @@ class Config:
     images: Path | None = None
     """Folder of images, or npz file of `gan-jax sample`."""
     # Real images: held_out or train (of the run), a folder of images or IDX files, an npz or IDX
-    # file, or the name of a data set. None: the run's held-out images, otherwise its training
-    # images.
+    # file, or the name of a data set. None: the run's held-out images, or its training images if
+    # none are held out.
     reference: str | None = None
     metrics: Annotated[tuple[str, ...], _METRICS] = ()
     num: int | None = None
@@ -87,7 +87,7 @@ class Config:
     # Method that resizes images to the 299x299 pixels of inception. Report it with the score.
     resize: Literal["clean", "legacy", "legacy_pytorch"] = "clean"
     insist: bool = False
-    """Accept --inception-weights with another SHA-256."""
+    """Accept --inception-weights with a different SHA-256."""
     size: int | None = None
     """Crop and resize the images of folders to this many pixels."""
     resamplings: int = 10
@@ -130,7 +130,7 @@ class _Task(NamedTuple):
 def main(config: Config) -> Record:
     """Scores the images, writes the files and returns the contents of evaluation.json."""
     _check(config)
-    with jax.enable_x64(False):  # the samples would be others with JAX_ENABLE_X64
+    with jax.enable_x64(False):  # JAX_ENABLE_X64 would change the samples
         return _evaluate(config)
 
 
@@ -377,8 +377,8 @@ def _share_known(images: Images, training: Images) -> float:
 def _check_shape(config: Config, real: Images, shape: tuple[int, ...]) -> None:
     if real.x.shape[1:] != shape:
         raise UserError(
-            f"--reference {config.reference}: its images are {_size(real.x.shape[1:])}, but those "
-            f"to score are {_size(shape)}: give images of that size, or --size"
+            f"--reference {config.reference}: its images are {_size(real.x.shape[1:])}, but the "
+            f"images to score are {_size(shape)}: give a reference like these, or add --size"
         )
 
 
@@ -417,7 +417,7 @@ def _extractor(config: Config, choice: str, shape: tuple[int, ...]) -> Extractor
         if (dimensions := int(np.prod(shape))) > _MOST_PIXELS:
             raise UserError(
                 f"--extractor pixels: {dimensions:,} numbers in an image are more than the "
-                f"{_MOST_PIXELS:,} it takes: choose inception, or --size"
+                f"{_MOST_PIXELS:,} it takes: choose inception, or a smaller --size"
             )
         return Extractor(
             f"pixels {_size(shape)}",
@@ -452,7 +452,7 @@ def _names(
     if extractor.probabilities is None:
         lacking["probabilities"] = f"class probabilities, and {extractor.name} gives none"
     if task.label is None or task.real.label is None:
-        lacking["label"] = "the classes of the images: use a conditional run, or npz with label"
+        lacking["label"] = "the classes of the images: use a conditional run, or an npz with labels"
     if task.training is None or not task.new:
         lacking["distance"] = "a run with training images, and a reference that is not among them"
     reasons = {
@@ -488,7 +488,7 @@ def _nearest(
     known = jnp.asarray(y)
     found = [
         map(np.asarray, nearest(jnp.asarray(x[start : start + 1024]), known))
-        for start in over(range(0, len(x), 1024), f"nearest of {len(y):,} images to {len(x):,}")
+        for start in over(range(0, len(x), 1024), f"nearest of {len(y):,} images for {len(x):,}")
     ]
     distances, indices = zip(*found, strict=True)
     return np.concatenate(distances), np.concatenate(indices)
@@ -503,7 +503,7 @@ def _shown(distance: NDArray[np.float32]) -> NDArray[np.intp]:
 
 
 def _table(record: Record, found: Sequence[Score]) -> str:
-    """Returns the scores as Markdown, below lines that say what was compared."""
+    """Returns lines that say what was compared, and the scores as a Markdown table."""
     samples, real, floor = record["samples"], record["reference"], record["real_to_real"]
     source = samples.get("images") or f"step {samples['step']} of {samples['run']}"
     dimensions = record["extractor"]["features"]
@@ -515,8 +515,8 @@ def _table(record: Record, found: Sequence[Score]) -> str:
     ]
     if min(samples["num"], real["num"]) <= dimensions:
         lines.append(
-            f"warning: with no more images than features ({dimensions:,}) the Fréchet distance is "
-            "far too large: use more"
+            "warning: the Fréchet distance is far too large, because there are no more images than "
+            f"features ({dimensions:,}): use more images"
         )
 
     def cell(value: float | None) -> str:

@@ -53,7 +53,7 @@ NAME = "train"
 """The experiment's name in `config.json`."""
 
 _OLD_NAME = "mnist"
-"""The name in the runs of earlier versions, which resume with it."""
+"""The name that earlier versions wrote. Their runs resume under it."""
 
 
 Conditional: TypeAlias = Literal["auto", "none", "projection", "concat", "acgan", "reacgan"]
@@ -72,7 +72,7 @@ class Config:
     num_steps: int = 5000
     """Number of generator updates."""
     conditional: Conditional = "auto"
-    """Use of classes. auto: projection if every image has one."""
+    """Use of classes. auto: projection if the data have any."""
     clusters: int | None = None
     """Number of image clusters that replace the classes."""
     batch_size: int = 32
@@ -107,11 +107,11 @@ class Config:
     r1: float | Literal["auto"] = 0.5
     """Weight gamma of R1, gamma/2 |grad D|^2 on real images. auto: 0.0002 pixels/batch."""
     r2: float = 0.0
-    """Weight gamma of R2, the same on fake images."""
+    """Weight gamma of R2: R1's formula on fake images."""
     gradient_penalty: Annotated[float, tyro.conf.arg(metavar="W")] = 0.0
     """Weight of WGAN-GP's penalty, usually 10. Needs --r1 0."""
     dragan: float = 0.0
-    """The same for DRAGAN's penalty."""
+    """Weight of DRAGAN. Needs --r1 0."""
     clip_weights: Annotated[float | None, _CLIP] = None
     penalty_every: int = 1
     """Apply the penalties in every n-th update of D."""
@@ -187,7 +187,9 @@ def check(config: Config) -> None:
             f"{config.loss}: add --augment-p, such as 0.5, or choose another loss"
         )
     if config.conditional == "none" and config.clusters is not None:
-        raise UserError(f"--clusters {config.clusters} needs --conditional, such as projection")
+        raise UserError(
+            f"--clusters {config.clusters} needs --conditional projection or another form, not none"
+        )
     if config.augment != "ada" and config.augment_p is not None:
         raise UserError(f"--augment-p {config.augment_p} is for --augment ada: add it")
     devices = parallel.num_devices(config.parallel)
@@ -195,8 +197,8 @@ def check(config: Config) -> None:
         parallel.check_batch_size(config.batch_size, devices)
     except UserError as error:
         raise UserError(
-            f"--batch-size {config.batch_size}: {error} (--parallel jit); to resume a run of "
-            "fewer devices, hide the other devices from JAX, as with CUDA_VISIBLE_DEVICES"
+            f"--batch-size {config.batch_size}: {error} (--parallel jit); to resume a run that "
+            "used fewer devices, hide the others from JAX, for example with CUDA_VISIBLE_DEVICES"
         ) from None
     if (config.batch_size // devices) % config.accumulate:
         raise UserError(
@@ -217,7 +219,9 @@ def _check_limits(config: Config) -> None:
     if len(used) > 1 and used != ["r1", "r2"]:
         first, last = (f"{cli.flag(name)} {getattr(config, name)}" for name in (used[0], used[-1]))
         off = f"{cli.flag(used[0])} 0"
-        raise UserError(f"{first} and {last} both limit D's slope: choose one, as by {off}")
+        raise UserError(
+            f"{first} and {last} both limit D's slope: turn one off, for example with {off}"
+        )
 
 
 def check_dataset(config: Config, dataset: datasets.Dataset) -> None:
@@ -258,14 +262,14 @@ def is_conditional(config: Config) -> bool:
 def with_classes(
     config: Config, dataset: datasets.Dataset, label: NDArray[np.int32] | None
 ) -> tuple[Config, datasets.Dataset]:
-    """Returns the settings as the data complete them, and the data with the classes that they need.
+    """Returns the settings without `auto`, and the data with their classes or clusters.
 
-    The settings then have no `auto`, and they name the data set that was read.
+    The returned settings name the data set that was read.
 
     Args:
       config: the settings.
       dataset: the data.
-      label: the clusters of the images, if they take the place of classes.
+      label: the clusters of the images, which replace the classes. None: no clusters.
     """
     if label is not None:
         names = tuple(map(str, range(int(config.clusters or 0))))
@@ -425,7 +429,7 @@ def restore(run: Path, *, best: bool = False) -> Restored:
         gan, template, _ = build(config, None, shape, len(classes or ()))
     except _DAMAGED as error:
         raise UserError(
-            f"{run / 'config.json'} is not that of a run of this version ({error!r})"
+            f"{run / 'config.json'} does not describe a run of this version ({error!r})"
         ) from None
     with closing(Checkpoints(run / "checkpoints", keep=None)) as checkpoints:
         only = _best_step(run, checkpoints.steps) if best else None

@@ -155,7 +155,7 @@ def _read(name: str, file: File, read: Callable[[File], T]) -> T:
         except Exception as error:
             reason = str(error) or type(error).__name__
             if isinstance(error, UnidentifiedImageError):
-                reason = f"its content is damaged or none of {', '.join(FORMATS)}"
+                reason = f"its content is damaged or in none of the formats {', '.join(FORMATS)}"
             raise DataError(
                 f"{name} cannot be read as an image ({reason}); repair or remove it."
             ) from error

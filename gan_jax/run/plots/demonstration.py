@@ -131,7 +131,7 @@ def convergence(
       file: the PNG to write.
 
     Raises:
-      ValueError: there is no run, or an array has another shape.
+      ValueError: there is no run, or an array has the wrong shape.
     """
     if not runs:
         raise ValueError("runs must hold at least one run, got none")

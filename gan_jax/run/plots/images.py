@@ -24,7 +24,7 @@ def grid(images: np.ndarray, *, columns: int | None = None, height: int = 560) -
 
     Raises:
       TypeError: the images are neither uint8 nor floats.
-      ValueError: the images have another shape, a float is NaN or outside [-1, 1] by more than
+      ValueError: the images have the wrong shape, a float is NaN or outside [-1, 1] by more than
         rounding, or `columns` or `height` is below 1.
     """
     images = _bytes(images)
@@ -123,7 +123,7 @@ def _spread(count: int, most: int) -> list[int]:
 
 
 _HALF_LEVEL = 1 / 255
-"""Half the distance between two grey levels in [-1, 1]. Rounding errors are smaller."""
+"""Half the distance between adjacent grey levels in [-1, 1]. Rounding errors are smaller."""
 
 
 def _bytes(images: np.ndarray) -> NDArray[np.uint8]:

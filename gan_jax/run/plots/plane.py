@@ -40,7 +40,7 @@ def training(views: Sequence[View], real: np.ndarray, gif: Path, *, reach: float
       reach: a number above 0. Both axes go from -reach to reach.
 
     Raises:
-      ValueError: there is no view, an array has another shape, or `reach` is not above 0.
+      ValueError: there is no view, an array has the wrong shape, or `reach` is not above 0.
     """
     _check(views, real, reach)
     pictures = []
