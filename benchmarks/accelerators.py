@@ -53,7 +53,7 @@ ADAM, AVERAGE = 7, 2
 
 
 class Machine(NamedTuple):
-    """A device and its links, with published figures.
+    """A device and its links, with its published rates.
 
     Attributes:
       name: the machine and the type of activations. The type of products is named if it differs.
@@ -61,7 +61,7 @@ class Machine(NamedTuple):
       memory: bandwidth, in bytes/s.
       links: bytes/s that each device sends in a ring, for each largest number of devices.
       activation: bytes per activation.
-      source: source of these figures.
+      source: source of these rates.
     """
 
     name: str

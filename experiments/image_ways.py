@@ -112,7 +112,7 @@ def compare(
     pictures for each way.
 
     Returns:
-      The figures of each way and each seed, for the summary.
+      The results of each way and each seed, for the summary.
     """
     figures: Record = {}
     pictures = list[tuple[str, np.ndarray]]()
@@ -240,7 +240,7 @@ def score(
 
 
 def table(figures: Record, extractor: Extractor, held_out: int) -> str:
-    """Returns a Markdown table of the figures."""
+    """Returns a Markdown table of the results."""
     header = (
         "",
         "Fréchet distance",

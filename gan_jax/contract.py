@@ -103,8 +103,7 @@ def _kind(value: Any) -> str:
 
 
 def check_batch(batch: Batch) -> None:
-    """Raises AssertionError unless x [B, ...] is floating and all arrays of x and label have length
-    B.
+    """Raises AssertionError unless x has float leaves and all arrays of x and label have length B.
 
     Raises:
       TypeError: `batch` is not a `Batch`.
@@ -153,7 +152,7 @@ def check_output(output: Any, num: int, maker: str) -> Output:
 
 
 def check_logits(real_logits: Array, fake_logits: Array) -> None:
-    """Raises AssertionError unless both arrays are floating and have the same shape [B]."""
+    """Raises AssertionError unless both are float arrays of the same shape [B]."""
     for name, logits in (("real_logits", real_logits), ("fake_logits", fake_logits)):
         _assert_floating(logits, name, "give D's logits as floats")
         chex.assert_rank(

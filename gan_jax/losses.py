@@ -3,7 +3,7 @@
 With D(x) = sigmoid(logit), log D = -softplus(-logit) and log(1 - D) = -softplus(logit). These forms
 and their gradients stay finite for logits of any size. Each loss is an `AdversarialLoss`. Its
 functions map `(real_logits [B], fake_logits [B])` to `[B]`. They raise AssertionError unless both
-logits are floating, of rank 1 and of equal shape.
+logits are float arrays of rank 1 and equal shape.
 
 >>> import jax.numpy as jnp
 >>> real, fake = jnp.array([0.0]), jnp.array([0.0])       # D = 1/2 for both

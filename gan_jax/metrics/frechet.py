@@ -136,7 +136,7 @@ def intra_class_frechet_distance(
     for name, label in (("a", a_labels), ("b", b_labels)):
         few = [int(c) for c in classes if np.sum(label == c) < 2]
         if few:
-            raise ValueError(f"{name} must have at least 2 features of each class, not so: {few}")
+            raise ValueError(f"{name} must have at least 2 features of each class, also of {few}")
     distances = np.array([frechet_distance(a[a_labels == c], b[b_labels == c]) for c in classes])
     return IntraClass(float(distances.mean()), classes, distances)
 

@@ -35,7 +35,7 @@ class PRDC(NamedTuple):
 def prdc(real: ArrayLike, fake: ArrayLike, k: int = 5) -> PRDC:
     """Returns the precision, recall, density and coverage of fake features.
 
-    The figures equal those of the package `prdc` 0.2. A distance is computed in float64 and, if
+    The results equal those of the package `prdc` 0.2. A distance is computed in float64 and, if
     both sets are float32, rounded to float32, as scikit-learn does for that package. The rounding
     decides which distances are equal. Memory holds a block of the distances and both sets in
     float64.

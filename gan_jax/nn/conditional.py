@@ -66,7 +66,7 @@ def with_class(z: Array, num_classes: int | None, label: Array | None) -> Array:
 def with_class_channel(
     x: Array, num_classes: int | None, label: Array | None, conditional: Conditional
 ) -> Array:
-    """Returns D's input [B, ..., C + 1] with a learned picture of the class as a further channel.
+    """Returns D's input [B, ..., C + 1] with a learned image of the class as a further channel.
 
     A vector x [B, C] becomes [B, 2 C]. The input x is returned unchanged unless `conditional` is
     "concat" and `num_classes` is a number. The classes are `label` [B].

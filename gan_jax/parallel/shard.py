@@ -76,7 +76,7 @@ def shard_step(
         before compiling if the number of devices does not divide the batch.
       ValueError: a `PartitionSpec` names an axis that the mesh does not have. A call raises
         ValueError before compiling if an array cannot be divided as its spec requires, or if
-        `state_sharding` has another structure than the state.
+        `state_sharding` has a different structure from the state.
     """
     batch_axis = axis_of_examples(step, batch_axis)
     mesh = _automatic(mesh, devices)

@@ -308,5 +308,5 @@ def record(name: str, config: Any, work: Callable[[RunFolder], Record]) -> Recor
         print(f"{folder.path} is complete: look at its pictures, or choose another --workdir")
         return done
     summary = folder.once(lambda: work(folder))
-    print(f"done: look at the pictures in {folder.path}, and at summary.json for the figures")
+    print(f"done: look at the pictures in {folder.path}, and at summary.json for the results")
     return summary

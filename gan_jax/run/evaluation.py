@@ -1,4 +1,4 @@
-"""Figures of a GAN of images during training: its Fréchet distance, and figures for `watch`."""
+"""Metrics of a GAN of images during training: its Fréchet distance, and metrics for `watch`."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -29,7 +29,7 @@ _DRAWN = 1024
 """Samples of the averaged G that the Fréchet distance compares with real images."""
 
 _WATCHED = 256
-"""Samples of the live G, and images of each kind, that the other figures are computed from."""
+"""Samples of the live G, and images of each kind, that the other metrics are computed from."""
 
 _REFERENCE = 5000
 """Real images of the Fréchet distance, at most."""
@@ -95,13 +95,13 @@ def evaluation(
     """Returns the evaluation of a GAN during training, and its protocol.
 
     Real images are the held-out ones if there are at least 256 of them, otherwise training images.
-    All random choices are fixed, so a resumed run gives the same figures.
+    All random choices are fixed, so a resumed run gives the same metrics.
 
-    Figures of the averaged G:
+    Metrics of the averaged G:
       frechet_distance: Fréchet distance of samples to real images, on the extractor's features.
       nearness: the result of `nearness`, if there is one.
 
-    Figures of the live networks, which show trouble earlier:
+    Metrics of the live networks, which show problems earlier:
       variety: `effective_number` of samples, divided by that of as many real images.
       real_above_fake: the probability that D's logit for a training image is above that for a
         sample. It is 1 if D tells all of them apart and 0.5 if D cannot.
@@ -114,7 +114,7 @@ def evaluation(
     Args:
       gan: the networks.
       dataset: the real images.
-      every: the steps after which the figures are computed, as for `Hook.every`.
+      every: the steps after which the metrics are computed, as for `Hook.every`.
       nearness: samples uint8 [N, H, W, C] -> their distance to training images, relative to the
         distance of unseen images, or None.
       conditional: whether the networks receive a class. Samples then have the classes of training

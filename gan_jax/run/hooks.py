@@ -165,13 +165,13 @@ def watch(
 
 
 class Evaluation(NamedTuple):
-    """Figures that are computed from the state at certain steps, one of which chooses the best.
+    """Metrics that are computed from the state at certain steps, one of which chooses the best.
 
     Attributes:
-      every: the steps after which the figures are computed. They are also computed after the last
+      every: the steps after which the metrics are computed. They are also computed after the last
         step.
       see: a function of the state that dispatches work to the device. It must not keep the state.
-      measure: called on the host with the result of `see`. It returns finite figures by name.
+      measure: called on the host with the result of `see`. It returns finite metrics by name.
       score: the name of the figure whose lowest value marks the best state.
     """
 
@@ -193,7 +193,7 @@ def evaluate(
 
     Args:
       evaluation: the functions to call and the steps when they are due.
-      figures: receives the figures. `log` moves them to a record.
+      figures: receives the metrics. `log` moves them to a record.
       checkpoints: checkpoints of the run. The best one is protected.
       best: the record of the best checkpoint of earlier sessions, or None.
     """

@@ -59,7 +59,7 @@ def train(
       layout: a name in `parallel.AXIS_NAMES`, or "ensemble". An ensemble trains many GANs on the
         same batches. It uses the largest number of devices that divides the number of GANs.
       looks: further results that are computed from the state at certain steps, such as samples.
-      evaluation: figures for the records, such as a Fréchet distance of samples. The state with
+      evaluation: metrics for the records, such as a Fréchet distance of samples. The state with
         the lowest `evaluation.score` is saved.
       watch: called with each record, first with those of earlier sessions. It returns messages to
         show, which are ignored for records of earlier sessions.

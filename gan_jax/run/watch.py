@@ -1,7 +1,7 @@
 """Decisions on the records of a run: which trouble they show, if any.
 
 The decisions depend on the records alone, so a resumed run reaches the same ones. Each trouble is
-named once in a run, with the figures that show it and one line of advice. The figures of
+named once in a run, with the metrics that show it and one line of advice. The metrics of
 evaluations are those of `gan_jax.run.evaluation`.
 """
 
@@ -44,7 +44,7 @@ class Trouble(NamedTuple):
     Attributes:
       name: the kind of trouble.
       step: the step of the record that shows it first.
-      evidence: the figures that show it.
+      evidence: the metrics that show it.
       advice: the remedies, in one line.
     """
 
@@ -62,8 +62,8 @@ class _Seen(NamedTuple):
 
     Attributes:
       recent: the records of the last `_STEPS` steps, and at least the last three.
-      evaluations: all records with the figures of an evaluation, up to the latest record. Empty if
-        the latest record has no such figures.
+      evaluations: all records with the metrics of an evaluation, up to the latest record. Empty if
+        the latest record has no such metrics.
       balance: D's loss if D cannot tell real from fake. None if the loss has no such value.
     """
 
