@@ -6,12 +6,16 @@ comes from 6x6 inputs and needs 36 products instead of 144. In float32 the round
 
 Here the factors (the transformed tiles and kernels) are stacked in one array, and every step
 handles all of them at once. The program is short, which matters because a modern network has dozens
-of these convolutions.
+of these convolutions. Large batches are computed in chunks of examples, so that the factors of a
+chunk stay in the processor's cache.
 
 The features may be split into groups, as in `conv_native`. Factors and products have the axes
 [products across, groups, products down, rows, features of a group], with one row for each tile of
 each example.
 """
+
+from collections.abc import Callable
+from functools import reduce
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +31,12 @@ from gan_jax.types import Array
 _TILE, _TAPS = 4, 3
 """The numbers of outputs of a tile and of kernel elements, along each axis."""
 
+_CHUNK = 2**22
+"""Bytes of input that a chunk of examples has at most. The factors take about twice as many."""
+
+_SUMMED = 16
+"""Largest number of input features of a group for which products are written as sums."""
+
 _COEFFICIENTS = winograd.coefficients(_TILE, _TAPS)
 
 
@@ -39,8 +49,14 @@ def applies(geometry: Geometry) -> bool:
 
 def forward(x: Array, kernel: Array, geometry: Geometry) -> Array:
     """Returns the same as `conv_native.forward`, up to rounding."""
-    factors = _inputs(x, geometry.padding, geometry.output, geometry.groups)
-    return _outputs(jnp.matmul(factors, _taps(kernel, geometry.groups)), x, geometry.output)
+    taps = materialised(_taps(kernel, geometry.groups))
+
+    def chunk(x: Array) -> Array:
+        factors = _inputs(x, geometry.padding, geometry.output, geometry.groups)
+        return _outputs(_product(factors, taps), x, geometry.output)
+
+    y = _chunks(chunk, x)
+    return y.reshape(-1, *y.shape[2:])
 
 
 def input_gradient(g: Array, kernel: Array, geometry: Geometry) -> Array:
@@ -53,9 +69,33 @@ def input_gradient(g: Array, kernel: Array, geometry: Geometry) -> Array:
 
 def kernel_gradient(x: Array, g: Array, geometry: Geometry) -> Array:
     """Returns the same as `conv_native.kernel_gradient`, up to rounding."""
-    factors = _inputs(x, geometry.padding, geometry.output, geometry.groups)
-    products = jnp.einsum("...ni,...no->...io", factors, _outputs_transposed(g, geometry.groups))
-    return _taps_transposed(products)
+
+    def chunk(x: Array, g: Array) -> Array:
+        factors = _inputs(x, geometry.padding, geometry.output, geometry.groups)
+        return jnp.einsum("...ni,...no->...io", factors, _outputs_transposed(g, geometry.groups))
+
+    return _taps_transposed(_chunks(chunk, x, g).sum(axis=0))
+
+
+def _chunks(function: Callable[..., Array], x: Array, *others: Array) -> Array:
+    """Returns the results for chunks of examples, stacked along a new first axis."""
+    count, size = x.shape[0], x.nbytes
+    while size > _CHUNK and count % 2 == 0:
+        count, size = count // 2, size // 2
+    if count == x.shape[0]:
+        return function(x, *others)[None]
+    split = [a.reshape(-1, count, *a.shape[1:]) for a in (x, *others)]
+    return jax.lax.map(lambda chunk: function(*chunk), split)
+
+
+def _product(factors: Array, taps: Array) -> Array:
+    """Returns the matrix products factors @ taps."""
+    features = factors.shape[-1]
+    if features > _SUMMED:
+        return factors @ taps
+    # XLA fuses the sum into one loop, which is faster than a call for each small product.
+    terms = (factors[..., i : i + 1] * taps[..., i : i + 1, :] for i in range(features))
+    return materialised(reduce(jnp.add, terms))
 
 
 def _inputs(x: Array, padding: Pair, output: Pair, groups: int) -> Array:
