@@ -9,17 +9,17 @@ again.
 
 import dataclasses
 import json
+import re
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from PIL import Image
 
 from gan_jax.errors import UserError
 from gan_jax.run import cli
+from gan_jax.run.files import whole
 
 _IMAGES = "package/img/google/64"
 _LIST = "package/emoji.json"
@@ -37,53 +37,59 @@ class Config:
 
 def main(config: Config) -> Counter[str]:
     """Writes the images. Returns the number of images of each kind, and prints it."""
+    cli.check_folder("out", config.out)
     found = Counter[str]()
-    for kind, name, png in _images(config.package):
-        _write(png, config.out / kind / name)
+    for kind, name, image in _read(config.package):
+        path = config.out / kind / name
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with whole(path) as file:
+                image.save(file, "png")
         found[kind] += 1
     print(f"{found.total()} images in {config.out}:", dict(found))
     return found
 
 
-def _images(package: Path) -> Iterator[tuple[str, str, BytesIO]]:
-    """Yields the kind, the file name and the file of each image."""
+def _read(package: Path) -> list[tuple[str, str, Image.Image]]:
+    """Returns the kind, the file name and the image of each emoji."""
     try:
         with tarfile.open(package) as archive:
-            kinds = _kinds(json.load(_read(archive, archive.getmember(_LIST))))
-            # In the order of the archive, because a step back would decompress it from its start.
-            for file in archive.getmembers():
-                folder, _, name = file.name.rpartition("/")
-                if folder == _IMAGES and name in kinds:
-                    yield kinds[name], name, _read(archive, file)
-    except (OSError, tarfile.TarError, KeyError) as error:
+            listed = archive.extractfile(_LIST)
+            assert listed is not None
+            kinds = _kinds(json.load(listed))
+            # Files are read in their order, because a compressed archive is slow backwards.
+            files = [file for file in archive.getmembers() if file.isfile()]
+            names = [(file, *file.name.rpartition("/")[::2]) for file in files]
+            found = [
+                (kinds[name], name, _on_white(archive.extractfile(file)))
+                for file, folder, name in names
+                if folder == _IMAGES and name in kinds
+            ]
+        assert found
+    except Exception as error:  # a damaged archive can raise nearly any
         raise UserError(
             f"--package {package} cannot be read, or is not the archive of "
             "emoji-datasource-google: download it with `npm pack emoji-datasource-google`"
         ) from error
+    return found
 
 
 def _kinds(listed: list[dict[str, Any]]) -> dict[str, str]:
     """Returns the kind of each image, by file name. An emoji may have images for skin colours."""
     return {
-        each["image"]: emoji["category"].replace(" & ", "_and_").replace(" ", "_").lower()
+        each["image"]: "_".join(re.findall("[a-z]+", emoji["category"].replace("&", "and").lower()))
         for emoji in listed
         for each in (emoji, *emoji.get("skin_variations", {}).values())
         if emoji["category"] != "Component"  # a swatch of a skin colour
     }
 
 
-def _read(archive: tarfile.TarFile, file: tarfile.TarInfo) -> BytesIO:
-    opened = archive.extractfile(file)
-    return BytesIO(opened.read() if opened else b"")
-
-
-def _write(png: BytesIO, path: Path) -> None:
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image = Image.open(png).convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        white.alpha_composite(image)
-        white.convert("RGB").save(path)
+def _on_white(png: IO[bytes] | None) -> Image.Image:
+    assert png is not None
+    image = Image.open(png).convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    white.alpha_composite(image)
+    return white.convert("RGB")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ The features may be split into groups, as in `conv_native`. Factors and products
 each example.
 """
 
+import math
 from collections.abc import Callable
 from functools import reduce
 
@@ -56,7 +57,7 @@ def forward(x: Array, kernel: Array, geometry: Geometry) -> Array:
         return _outputs(_product(factors, taps), x, geometry.output)
 
     y = _chunks(chunk, x)
-    return y.reshape(-1, *y.shape[2:])
+    return y.reshape(x.shape[0], *y.shape[2:])
 
 
 def input_gradient(g: Array, kernel: Array, geometry: Geometry) -> Array:
@@ -80,7 +81,8 @@ def kernel_gradient(x: Array, g: Array, geometry: Geometry) -> Array:
 def _chunks(function: Callable[..., Array], x: Array, *others: Array) -> Array:
     """Returns the results for chunks of examples, stacked along a new first axis."""
     count, size = x.shape[0], x.nbytes
-    while size > _CHUNK and count % 2 == 0:
+    # A batch that is split over devices is not cut again: each device would compute all chunks.
+    while size > _CHUNK and count % 2 == 0 and jax.device_count() == 1:
         count, size = count // 2, size // 2
     if count == x.shape[0]:
         return function(x, *others)[None]
@@ -126,7 +128,7 @@ def _outputs(products: Array, x: Array, output: Pair) -> Array:
     rows = materialised(_sums(weights, list(products), 5))  # [groups, products, B, d, a, 4, O]
     rows = jnp.moveaxis(rows, 0, -2)
     y = _sums(weights, list(rows), 2)  # [B, d, 4, a, 4, groups, O]
-    y = y.reshape(x.shape[0], _TILE * down, _TILE * across, -1)
+    y = y.reshape(x.shape[0], _TILE * down, _TILE * across, y.shape[-2] * y.shape[-1])
     return y[:, : output[0], : output[1]]
 
 
@@ -142,7 +144,7 @@ def _factors(x: Array, weights: np.ndarray, tiles: Pair) -> Array:
     x, count = materialised(x), weights.shape[1]
     rows = materialised(_sums(weights, [_every(x, 2, k, tiles[0]) for k in range(count)], 1))
     factors = _sums(weights, [_every(rows, 4, k, tiles[1]) for k in range(count)], 0)
-    return factors.reshape(*factors.shape[:3], -1, factors.shape[-1])
+    return factors.reshape(*factors.shape[:3], math.prod(factors.shape[3:-1]), factors.shape[-1])
 
 
 def _sums(weights: np.ndarray, arrays: list[Array], axis: int) -> Array:
@@ -162,7 +164,7 @@ def _every(x: Array, axis: int, start: int, count: int) -> Array:
 
 def _split(x: Array, groups: int) -> Array:
     """Returns an array [..., F] as [groups, ..., F / groups]."""
-    return jnp.moveaxis(x.reshape(*x.shape[:-1], groups, -1), -2, 0)
+    return jnp.moveaxis(x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups), -2, 0)
 
 
 def _together(x: Array) -> Array:

@@ -121,7 +121,7 @@ def _is_pointwise(geometry: Geometry) -> bool:
 def _at_pixels(x: Array, matrix: Array) -> Array:
     """Returns the product of each pixel's features and the matrix."""
     # XLA takes three times as long for the product of an array [B, H, W, I] and a matrix.
-    return (x.reshape(-1, x.shape[3]) @ matrix).reshape(*x.shape[:3], -1)
+    return (x.reshape(-1, x.shape[3]) @ matrix).reshape(*x.shape[:3], matrix.shape[1])
 
 
 def _is_batched(geometry: Geometry, *features: int) -> bool:

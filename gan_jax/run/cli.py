@@ -42,7 +42,7 @@ because the user's paths are checked earlier. A missing file is therefore a bug 
 _NO_BACKEND = "Unable to initialize backend"
 """The first words of JAX's error for an unknown or busy device. It has no class of its own."""
 
-_RECIPES = """--recipe NAME gives the flags other defaults, those of one of {}{}.
+_RECIPES = """--recipe NAME changes the defaults of the flags to those of {}{}.
 --recipe NAME --help shows the defaults, and --recipe NAME --print writes all settings."""
 
 _PATHS = ConstructorRegistry()

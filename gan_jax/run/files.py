@@ -1,5 +1,6 @@
 """Atomic writes, which write a file completely or not at all, and a check for writable folders."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -53,6 +54,8 @@ def check_writable(folder: Path) -> None:
     """
     path = folder.absolute()
     try:
+        if path.is_symlink() and not path.exists():
+            raise FileNotFoundError(errno.ENOENT, "a link to a folder that does not exist")
         existing = next(place for place in (path, *path.parents) if place.exists())
         with tempfile.TemporaryFile(dir=existing):
             pass

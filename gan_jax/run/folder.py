@@ -268,6 +268,11 @@ def _check_same(path: Path, old: Record, new: Record, free: frozenset[str]) -> N
     ]
     if names:
         remedy = "Use its settings to resume it, or another folder for a new run."
+        if names == ["config.num_steps"]:
+            remedy = (
+                "A schedule of this run ends at num_steps. Use another folder for a longer run, "
+                "which can start from the weights of this one."
+            )
         if all(name.startswith("data.") for name in names):
             remedy = "The data have changed. Put them back to resume it, or use another folder."
         raise UserError(

@@ -148,10 +148,15 @@ def train(
     with folder.visit():
         folder.samples.mkdir(exist_ok=True)
         num_classes = None
-        if conditional and dataset.classes:
+        if conditional and dataset.classes and dataset.label is not None:
             num_classes = len(dataset.classes)
-            shown = ", ".join(dataset.classes[:MOST_ROWS])
-            announce(f"samples/ has one row for each class, in this order: {shown}")
+            counts = np.bincount(dataset.label, minlength=num_classes)
+            pairs = zip(dataset.classes, counts, strict=True)
+            shown = ", ".join(f"{name} ({count:,})" for name, count in [*pairs][:MOST_ROWS])
+            announce(
+                "samples/ has one row for each class, in this order (with the number of training "
+                f"images): {shown}"
+            )
         look = grids(gan, folder, sample_every, num_classes=num_classes)
         last = list[np.ndarray]()  # the images of the last grid
 
@@ -187,7 +192,10 @@ def train(
         )
         done = int(state.generator.step)
         if folder.is_complete(done):
-            announce(f"{folder.path} is complete at step {done}: a larger num_steps continues it")
+            announce(
+                f"{folder.path} is complete at step {done}: a larger num_steps continues it, "
+                "unless a schedule ends at num_steps"
+            )
         else:
             with signals():  # the run is almost done, so the first signal is ignored
                 ratio = nearness(last[0], dataset.x) if last else None

@@ -309,6 +309,38 @@ def test_filtering_at_once_equals_the_native_form(size, padding, groups):
         close(ours, native)
 
 
+@pytest.mark.parametrize("groups", [1, 3])
+def test_chunks_equal_the_whole_batch(groups, monkeypatch):
+    """On one device a large batch is computed in chunks: here 12 examples in chunks of 3."""
+    monkeypatch.setattr(batched, "_CHUNK", 4 * 5 * 5 * 6 * 8)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    shape = conv_native.Geometry((5, 5), (3, 3), (1, 1), (1, 1), groups)
+    x, kernel, g = draw((12, 5, 5, 6), (3, 3, 6 // groups, 12), (12, 5, 5, 12))
+    maps = partial(three_maps, batched, shape=shape)
+    assert "scan[" in str(jax.make_jaxpr(maps)(x, kernel, g))
+    for ours, native in zip(
+        jax.jit(maps)(x, kernel, g), native_maps(x, kernel, g, shape), strict=True
+    ):
+        close(ours, native)
+
+
+def test_a_batch_that_may_be_split_over_devices_is_not_cut(monkeypatch):
+    """Otherwise every device would gather the batch and compute all chunks."""
+    monkeypatch.setattr(batched, "_CHUNK", 1)
+    assert jax.device_count() > 1
+    shape = conv_native.Geometry((5, 5), (3, 3), (1, 1), (1, 1), 1)
+    x, kernel, g = draw((8, 5, 5, 6), (3, 3, 6, 12), (8, 5, 5, 12))
+    maps = partial(three_maps, batched, shape=shape)
+    assert "scan[" not in str(jax.make_jaxpr(maps)(x, kernel, g))
+
+
+@pytest.mark.parametrize("window", [1, 3])
+def test_a_batch_may_be_empty(window):
+    x, kernel = draw((0, 8, 8, 32), (window, window, 32, 40))
+    pad = (window // 2, window // 2)
+    assert conv(x, kernel, strides=(1, 1), padding=pad).shape == (0, 8, 8, 40)
+
+
 @pytest.mark.parametrize(("features", "groups"), [(32, 1), (32, 2)])
 def test_filtering_at_once_rounds_little(features, groups):
     shape = conv_native.Geometry((8, 8), (3, 3), (1, 1), (1, 1), groups)

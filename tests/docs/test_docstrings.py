@@ -24,6 +24,8 @@ FROM_PAPERS = {"augment", "losses", "metrics", "models", "optimizers", "penaltie
 EXCEPTIONS = {
     ("ValueError", "gan_jax.data.synthetic.feed"): "`for_step` raises it for microbatches only",
     ("source", "gan_jax.optimizers.check_decays"): "it checks arguments",
+    ("source", "gan_jax.metrics.extractors.made_for"): "it looks up a name",
+    ("source", "gan_jax.metrics.extractors.takes"): "it compares shapes",
 }
 """What the docstring of a function need not say, with the reason."""
 

@@ -29,20 +29,22 @@ def png(colour: tuple[int, int, int, int]) -> bytes:
     return data.getvalue()
 
 
-@pytest.fixture
-def package(tmp_path):
-    path = tmp_path / "package.tgz"
-    files = {"package/emoji.json": json.dumps(LISTED).encode()}
-    for name in ("cup", "hand", "hand-light", "swatch"):
-        files[f"package/img/google/64/{name}.png"] = png((200, 0, 0, 255))
-    files["package/img/google/32/cup.png"] = png((0, 0, 0, 255))
-    files["package/img/google/64/cup.png"] = png((0, 0, 0, 0))
-    with tarfile.open(path, "w:gz") as archive:
+def archive(path, listed, images):
+    files = {"package/emoji.json": json.dumps(listed).encode()}
+    files |= {f"package/img/google/{name}.png": data for name, data in images.items()}
+    with tarfile.open(path, "w:gz") as made:
         for name, data in files.items():
             info = tarfile.TarInfo(name)
             info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
+            made.addfile(info, io.BytesIO(data))
     return path
+
+
+@pytest.fixture
+def package(tmp_path):
+    images = {f"64/{name}": png((200, 0, 0, 255)) for name in ("hand", "hand-light", "swatch")}
+    images |= {"64/cup": png((0, 0, 0, 0)), "32/cup": png((0, 0, 0, 255))}
+    return archive(tmp_path / "package.tgz", LISTED, images)
 
 
 def test_a_folder_for_each_kind(package, tmp_path):
@@ -65,8 +67,28 @@ def test_an_image_is_not_written_again(package, tmp_path):
     assert path.read_bytes() == b"mine"
 
 
-def test_another_file(tmp_path):
-    other = tmp_path / "other.tgz"
-    other.write_bytes(b"text")
-    with pytest.raises(UserError, match=r"--package .*other.tgz .*npm pack"):
-        emoji.main(emoji.Config(other, tmp_path))
+@pytest.mark.parametrize("damage", ["other", "cut", "no images", "no list", "broken image"])
+def test_another_file_or_a_damaged_one(damage, package, tmp_path):
+    data = package.read_bytes()
+    if damage == "other":
+        package.write_bytes(b"text")
+    elif damage == "cut":
+        package.write_bytes(data[: len(data) // 2])
+    elif damage == "no images":
+        archive(package, LISTED, {})
+    elif damage == "no list":
+        archive(package, {"a": 1}, {"64/cup": png((0, 0, 0, 0))})
+    else:
+        archive(package, LISTED, {"64/cup": png((0, 0, 0, 0))[:40]})
+    with pytest.raises(UserError, match=r"--package .*package.tgz .*npm pack"):
+        emoji.main(emoji.Config(package, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_image_leaves_the_folder(tmp_path):
+    listed = [{"category": "../../Away", "image": "cup.png"}]
+    path = archive(tmp_path / "package.tgz", listed, {"64/cup": png((0, 0, 0, 0))})
+    emoji.main(emoji.Config(path, tmp_path / "a" / "b"))
+    assert [str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.png")] == [
+        "a/b/away/cup.png"
+    ]
