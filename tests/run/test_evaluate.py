@@ -8,7 +8,7 @@ import pytest
 from gan_jax.errors import UserError
 from gan_jax.metrics.frechet import frechet_distance
 from gan_jax.run.commands.evaluate import Config, _share_known, main
-from gan_jax.run.scoring import reference
+from gan_jax.run.scoring import reference, scores
 from gan_jax.run.scoring.reference import Images
 from gan_jax.run.scoring.scores import Side, Sides, measure, two_halves
 
@@ -61,6 +61,23 @@ def test_a_second_evaluation_is_equal_and_keeps_the_first(tmp_path, files, monke
     assert pixels(tmp_path, files, metrics=("frechet", "kernel")) == first
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["evaluation-2.json", "evaluation.json", "neighbours-2.png", "neighbours.png"]
+
+
+def test_too_few_images_for_the_frechet_distance_are_named_before_it_is_computed(
+    tmp_path, files, capsys, monkeypatch
+):
+    def stop(*arguments, **settings):
+        raise UserError("computing")
+
+    monkeypatch.setattr(scores, "measure", stop)
+    for metric, images, warned in [
+        ("frechet", 16, True),
+        ("frechet", 17, False),
+        ("prdc", 16, False),
+    ]:
+        with pytest.raises(UserError, match="computing"):
+            pixels(tmp_path, files, num=images, metrics=(metric,))
+        assert ("16 images are not more than the 16 features" in capsys.readouterr().err) == warned
 
 
 def test_features_are_kept_and_computed_again_if_damaged(tmp_path):

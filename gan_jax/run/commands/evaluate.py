@@ -209,6 +209,15 @@ def _evaluate(config: Config) -> Record:
         # The images may be in an order, such as alternating classes.
         one, other = scores.two_halves(len(real.features), real.label, np.random.default_rng(0))
         floor = sides._replace(fake=real.take(one), real=real.take(other))
+    fewest, dimensions = min(len(fake.features), len(real.features)), fake.features.shape[1]
+    if "frechet" in names and fewest <= dimensions:
+        print(
+            f"warning: the Fréchet distance will be far too large, because {fewest:,} images are "
+            f"not more than the {dimensions:,} features: use more images, or leave it out, for "
+            "example with --metrics kernel prdc",
+            file=sys.stderr,
+            flush=True,
+        )
     found = scores.measure(names, sides, floor, resamplings=config.resamplings)
 
     shown = samples.x[pairs := _shown(distance)]
@@ -228,7 +237,7 @@ def _evaluate(config: Config) -> Record:
             "reference_num": len(floor.real.features),
         },
         "neighbours": {"among": (training or task.real).origin, "num": len(known.features)},
-        "extractor": {"name": extractor.name, "features": fake.features.shape[1]},
+        "extractor": {"name": extractor.name, "features": dimensions},
         "spread": f"standard deviation over {config.resamplings} random halves of both sets",
         "seed": config.seed,
         "scores": {
@@ -513,11 +522,6 @@ def _table(record: Record, found: Sequence[Score]) -> str:
         f"on {dimensions:,} features of {record['extractor']['name']}",
         f"real images: {floor['num']:,} against {floor['reference_num']:,}, {floor['images']}",
     ]
-    if min(samples["num"], real["num"]) <= dimensions:
-        lines.append(
-            "warning: the Fréchet distance is far too large, because there are no more images than "
-            f"features ({dimensions:,}): use more images"
-        )
 
     def cell(value: float | None) -> str:
         return "" if value is None else f"{value:.4g}"
