@@ -380,7 +380,7 @@ def test_examples_in_other_formats_are_refused(tmp_path):
     Image.fromarray(COLOUR[0]).save(file, "EPS")
     file.seek(0)
     build(tmp_path, "mnist", {"image": image_feature(6, 8, 3)}, [{"image": file}])
-    message = r"Example 0 of .*3\.0\.1 cannot be read as an image \(its content .* none of PNG"
+    message = r"Example 0 of .*3\.0\.1 cannot be read as an image \(its content .* formats PNG"
     with pytest.raises(DataError, match=message):
         read("mnist", tmp_path)
 

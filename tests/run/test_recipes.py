@@ -86,7 +86,7 @@ def test_help_shows_the_values_of_the_recipe(capsys):
         command("--recipe", "dcgan", "--help")
     said = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "(default: runs/dcgan)" in said
-    assert f"one of {', '.join(RECIPES)}" in said
+    assert f"those of {', '.join(RECIPES)}" in said
 
 
 def test_an_unknown_recipe_is_refused(capsys):
