@@ -13,12 +13,15 @@ import re
 import tarfile
 from collections import Counter
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from gan_jax.errors import UserError
 from gan_jax.run import cli
+from gan_jax.run.datasets import images
 from gan_jax.run.files import whole
 
 _IMAGES = "package/img/google/64"
@@ -27,7 +30,7 @@ _LIST = "package/emoji.json"
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Where the images come from, and where they go."""
+    """The archive, and the folder for its images."""
 
     package: Path
     """The archive of the npm package: emoji-datasource-google-16.0.0.tgz or another version."""
@@ -38,40 +41,44 @@ class Config:
 def main(config: Config) -> Counter[str]:
     """Writes the images. Returns the number of images of each kind, and prints it."""
     cli.check_folder("out", config.out)
-    found = Counter[str]()
-    for kind, name, image in _read(config.package):
-        path = config.out / kind / name
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with whole(path) as file:
-                image.save(file, "png")
-        found[kind] += 1
+    paths, x = _read(config.package)
+    for path, pixels in zip(paths, x, strict=True):
+        file = config.out / path
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with whole(file) as opened:
+                Image.fromarray(pixels).save(opened, "png")
+    found = Counter(str(path.parent) for path in paths)
     print(f"{found.total()} images in {config.out}:", dict(found))
     return found
 
 
-def _read(package: Path) -> list[tuple[str, str, Image.Image]]:
-    """Returns the kind, the file name and the image of each emoji."""
+def _read(package: Path) -> tuple[list[Path], NDArray[np.uint8]]:
+    """Returns a path KIND/FILE for each emoji, and the images [N, H, W, 3] on white."""
     try:
         with tarfile.open(package) as archive:
-            listed = archive.extractfile(_LIST)
-            assert listed is not None
-            kinds = _kinds(json.load(listed))
-            # Files are read in their order, because a compressed archive is slow backwards.
-            files = [file for file in archive.getmembers() if file.isfile()]
-            names = [(file, *file.name.rpartition("/")[::2]) for file in files]
-            found = [
-                (kinds[name], name, _on_white(archive.extractfile(file)))
-                for file, folder, name in names
-                if folder == _IMAGES and name in kinds
-            ]
-        assert found
+            kinds = _kinds(json.loads(_content(archive, _LIST)))
+            pngs = dict[Path, bytes]()
+            for entry in archive.getmembers():  # in their order, since going back is slow
+                folder, _, name = entry.name.rpartition("/")
+                if folder == _IMAGES and name in kinds:
+                    pngs[Path(kinds[name], name)] = _content(archive, entry)
+        if not pngs:
+            raise tarfile.TarError("no images")
+        named = ((str(path), png) for path, png in pngs.items())
+        return list(pngs), images.stack(named, len(pngs), None, channels=3)
     except Exception as error:  # a damaged archive can raise nearly any
         raise UserError(
             f"--package {package} cannot be read, or is not the archive of "
             "emoji-datasource-google: download it with `npm pack emoji-datasource-google`"
         ) from error
-    return found
+
+
+def _content(archive: tarfile.TarFile, entry: str | tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(entry)
+    if file is None:
+        raise tarfile.TarError(f"{entry} is not a file")
+    return file.read()
 
 
 def _kinds(listed: list[dict[str, Any]]) -> dict[str, str]:
@@ -82,14 +89,6 @@ def _kinds(listed: list[dict[str, Any]]) -> dict[str, str]:
         for each in (emoji, *emoji.get("skin_variations", {}).values())
         if emoji["category"] != "Component"  # a swatch of a skin colour
     }
-
-
-def _on_white(png: IO[bytes] | None) -> Image.Image:
-    assert png is not None
-    image = Image.open(png).convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")
-    white.alpha_composite(image)
-    return white.convert("RGB")
 
 
 if __name__ == "__main__":

@@ -93,8 +93,8 @@ EXACT = {
     "exact_long_average": Way("with a long average", _EXACT | {"ema_decay": 0.9998}, times=2),
     "exact_short": Way("half as long", _EXACT),
 }
-"""Methods that bring the width of the modes close to the true one. They are
-`exact`, and variants with one change each. All take far longer, so only `--ways` chooses them."""
+"""The method `exact`, which brings the width of the modes close to the true one, and variants with
+one change each. They take far longer, so only `--ways` chooses them."""
 
 WAYS = COMPARED | EXACT
 """All methods, by the names that `--ways` takes."""

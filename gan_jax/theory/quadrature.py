@@ -27,7 +27,7 @@ def integral(x: Array, weights: Array) -> Array:
 def times(log_p: Array, x: Array) -> Array:
     """Returns p * x: [...], [...] -> [...].
 
-    Where p = 0 the result and its gradients are 0, even if x is infinite. The density p is given by
+    The result and its gradients are 0 where p = 0, even if x is infinite. The density p is given by
     its logarithm `log_p`. Where x is infinite and log p is finite the result is x, even if p itself
     rounds to 0.
     """

@@ -27,7 +27,7 @@ EXCEPTIONS = {
     ("source", "gan_jax.metrics.extractors.made_for"): "it looks up a name",
     ("source", "gan_jax.metrics.extractors.takes"): "it compares shapes",
 }
-"""What the docstring of a function need not say, with the reason."""
+"""Remarks that the docstring of a function may lack, with the reason."""
 
 
 class Entry(NamedTuple):

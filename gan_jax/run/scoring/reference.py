@@ -156,8 +156,7 @@ def cached(
     """Returns `compute()`, an array [N, D], from the cache if it is there.
 
     The key is the digest of the images, the name of the extractor, which contains a hash of its
-    weights, and the kind of the array. If the file is damaged, the array is computed
-    again.
+    weights, and the kind of the array. A damaged file is replaced by the computed array.
 
     Args:
       images: the images that the array belongs to.
