@@ -133,7 +133,7 @@ def test_progress_tells_the_time_that_a_bar_would(seconds_a_step, monkeypatch, c
 
 
 def test_work_in_parts_tells_its_pace_and_the_time_left_on_stderr(monkeypatch, capsys):
-    """Ten parts of 6 s each: a line at the start, and then one for every second part."""
+    """Ten parts of 6 s each: a line at the start, one for every second part, and the end."""
     clock = [1000.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     for _ in progress.over(range(10), "features of 10 images"):
@@ -144,9 +144,15 @@ def test_work_in_parts_tells_its_pace_and_the_time_left_on_stderr(monkeypatch, c
         "features of 10 images: part 0/10",
         *(
             f"features of 10 images: part {done}/10  0.2 parts/s  ETA 00:{60 - 6 * done:02}"
-            for done in (2, 4, 6, 8)
+            for done in (2, 4, 6, 8, 10)
         ),
     ]
+
+
+def test_work_in_parts_that_fails_is_not_shown_as_complete(capsys):
+    with pytest.raises(ZeroDivisionError):
+        list(map((1).__truediv__, progress.over([1, 0], "division", str)))
+    assert capsys.readouterr().err == "division: part 0/2  1\n"
 
 
 PROGRAM = """

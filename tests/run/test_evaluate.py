@@ -118,6 +118,16 @@ def test_the_spread_is_the_standard_error_over_draws_of_the_data():
     assert np.mean([score(20).spread for _ in range(10)]) == pytest.approx(true, rel=0.25)
 
 
+def test_the_display_counts_a_part_for_each_score_that_is_computed(capsys):
+    """Both metrics have two halves. Only `frechet` has a score of real images."""
+    draw = np.random.default_rng(0).normal
+    side = Side(draw(size=(20, 2)).astype(np.float32), distance=np.ones(20, np.float32))
+    measure(["frechet", "memorisation"], Sides(side, side), Sides(side, side), resamplings=2)
+    first, last = capsys.readouterr().err.splitlines()
+    assert first == "scores: part 0/7  frechet"
+    assert last.startswith("scores: part 7/7 ")
+
+
 def test_labels_are_compared_with_those_that_the_classifier_sees():
     label = np.repeat(np.arange(4), 10).astype(np.int32)
     features = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
