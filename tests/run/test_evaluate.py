@@ -170,6 +170,7 @@ def test_images_that_were_trained_on_are_no_new_reference():
     [
         ({"images": None}, "either --run or --images"),
         ({"run": "x"}, "either --run or --images"),
+        ({"best": True}, "--best chooses a checkpoint of --run"),
         ({"reference": None}, "--images needs --reference"),
         ({"metrics": ("fid",)}, "--metrics fid is none of frechet, kernel"),
         ({"num": 21}, "--num 21 is more than the 20 images"),
