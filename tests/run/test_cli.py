@@ -210,7 +210,8 @@ def test_a_signal_ends_a_command_with_a_message_at_any_moment(signum, code, mome
     package.mkdir()
     source = Path(__file__).parents[2] / "experiments" / "__init__.py"
     (package / "__init__.py").write_text(source.read_text())
-    wait = "print('there', flush=True); time.sleep(600)"
+    # Short sleeps: a signal that comes just before a long one would be handled only after it.
+    wait = "print('there', flush=True); [time.sleep(0.1) for _ in range(6000)]"
     (package / "work.py").write_text(
         "import threading, time\n"
         + {

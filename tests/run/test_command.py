@@ -126,7 +126,9 @@ def test_a_signal_names_a_command_that_begins_again(arguments, monkeypatch, capf
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_while_jax_is_imported_ends_it_with_a_message(signum, code, tmp_path):
-    (tmp_path / "jax.py").write_text("import time\nprint('there', flush=True)\ntime.sleep(600)\n")
+    # Short sleeps: a signal that comes just before a long one would be handled only after it.
+    wait = "import time\nprint('there', flush=True)\nfor _ in range(6000): time.sleep(0.1)\n"
+    (tmp_path / "jax.py").write_text(wait)
     # Tests may run with SIGINT ignored.
     heed = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {SCRIPT}"
     with subprocess.Popen(
