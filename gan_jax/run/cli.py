@@ -153,22 +153,41 @@ def _program() -> str:
     return f"python -m {spec.name}" if spec else os.path.basename(sys.argv[0])
 
 
+class _Stderr(io.FileIO):
+    """Descriptor 2. If its reader ends, the messages are dropped and the work goes on."""
+
+    def write(self, text: Any) -> int:
+        try:
+            return super().write(text)
+        except BrokenPipeError:
+            return len(text)
+
+
 def _make_streams_usable() -> None:
-    """Replaces closed stdout and stderr (`>&-`), and makes stdout accept text of any alphabet."""
+    """Replaces closed stdout and stderr (`>&-`), and makes stdout accept text of any alphabet.
+
+    Messages to a stderr without a reader are dropped.
+    """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):  # tests and notebooks replace stdout
         sys.stdout.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stderr, io.TextIOWrapper) and sys.stderr is sys.__stderr__:
+        sys.stderr = io.TextIOWrapper(
+            io.BufferedWriter(_Stderr(2, "wb", closefd=False)),
+            encoding=sys.stderr.encoding,
+            errors=sys.stderr.errors,
+            line_buffering=True,
+        )
 
 
 def _drop_output() -> None:
-    """Points broken pipes to the null device, so that flushing them at exit does not fail."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    """Points a broken stdout to the null device, so that flushing it at exit does not fail."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @_PATHS.primitive_rule

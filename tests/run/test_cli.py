@@ -192,6 +192,19 @@ def test_output_that_nobody_reads_ends_a_command_without_a_traceback(body):
     assert said == ""
 
 
+def test_a_command_finishes_its_work_after_the_reader_of_stderr_is_gone(tmp_path):
+    body = "sys.stdin.readline(); [print('x', file=sys.stderr) for _ in range(9)]; print('done')"
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM.format(body=body)],
+        **dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE),
+        text=True,
+    ) as process:
+        process.stderr.close()
+        process.stdin.close()
+        said = process.stdout.read()
+    assert (process.returncode, said) == (0, "done\n")
+
+
 @pytest.mark.parametrize("closed", [">&-", ">&- 2>&-"])
 def test_a_command_runs_with_its_streams_closed(closed, tmp_path):
     body = "print('x'); print('y', file=sys.stderr); open('done', 'w').close()"
