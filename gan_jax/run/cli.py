@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import difflib
 import errno
 import gc
 import io
@@ -10,7 +11,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -102,13 +103,15 @@ def _run(
     only_print = False
     if recipes:
         chooser = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)
-        chooser.add_argument("--recipe", choices=recipes, default=recipe)
+        chooser.add_argument("--recipe", metavar="NAME", default=recipe)
         chooser.add_argument("--print", action="store_true")
         named = ", ".join(recipes), f" (if missing: {recipe})" if recipe else ""
         options["description"] = f"{description.rstrip()}\n\n{_RECIPES.format(*named)}"
         chosen, args = chooser.parse_known_args(args)
         only_print = chosen.print
         if chosen.recipe is not None:
+            if chosen.recipe not in recipes:
+                chooser.error(f"--recipe {none_of(chosen.recipe, recipes)}")
             options["default"] = recipes[chosen.recipe]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -241,6 +244,13 @@ def user_caches() -> Path | None:
 def flag(name: str) -> str:
     """Returns the flag of a field: --num-steps for `num_steps`."""
     return "--" + name.replace("_", "-")
+
+
+def none_of(name: str, choices: Collection[str]) -> str:
+    """Returns a message that a name is none of the choices. It suggests the nearest choice."""
+    near = difflib.get_close_matches(name, choices, n=1)
+    guess = f": did you mean {near[0]}?" if near else ""
+    return f"{name} is none of {', '.join(choices)}{guess}"
 
 
 def check_at_least(config: Any, **least: float) -> None:

@@ -173,6 +173,7 @@ def test_images_that_were_trained_on_are_no_new_reference():
         ({"best": True}, "--best chooses a checkpoint of --run"),
         ({"reference": None}, "--images needs --reference"),
         ({"metrics": ("fid",)}, "--metrics fid is none of frechet, kernel"),
+        ({"metrics": ("kernal",)}, "two_sample: did you mean kernel"),
         ({"num": 21}, "--num 21 is more than the 20 images"),
         ({"num": 0}, "--num must be at least 1"),
         ({"num": 5, "metrics": ("prdc",)}, "--num: 5 images are too few for prdc, which needs 12"),

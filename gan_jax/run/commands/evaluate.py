@@ -148,7 +148,7 @@ def _check(config: Config) -> None:
             "name of a data set"
         )
     if unknown := [name for name in config.metrics if name not in METRICS]:
-        raise UserError(f"--metrics {unknown[0]} is none of {', '.join(METRICS)}")
+        raise UserError(f"--metrics {cli.none_of(unknown[0], METRICS)}")
     cli.check_at_least(config, reference_num=1, resamplings=0)
     cli.check_seed(config)
     for name in ("num", "size"):
