@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from gan_jax.data.types import Dataset
 from gan_jax.errors import UserError
 from gan_jax.metrics.frechet import frechet_distance
 from gan_jax.run.commands.evaluate import Config, _share_known, main
@@ -80,6 +81,12 @@ def test_too_few_images_for_the_frechet_distance_are_named_before_it_is_computed
         assert ("16 images are not more than the 16 features" in capsys.readouterr().err) == warned
 
 
+def test_images_have_the_digest_that_their_run_records():
+    x, label = np.arange(8, dtype=np.uint8).reshape(2, 2, 2, 1), np.arange(2, dtype=np.int32)
+    for classes in (label, None):
+        assert Images(x, classes, "", "").sha256 == Dataset(x, classes, "", "", x).sha256
+
+
 def test_features_are_kept_and_computed_again_if_damaged(tmp_path):
     images = Images(np.zeros((3, 2, 2, 1), np.uint8), None, "", "")
     calls = []
@@ -98,6 +105,8 @@ def test_features_are_kept_and_computed_again_if_damaged(tmp_path):
     for damage in (lambda content: content[:-1] + b"x", lambda content: content[:9], lambda _: b""):
         file.write_bytes(damage(file.read_bytes()))
         np.testing.assert_array_equal(found(), np.eye(3))
+    assert len(calls) == 4
+    found(images._replace(label=np.arange(3)))  # no feature depends on labels
     assert len(calls) == 4
     found(images._replace(x=images.x + 1))
     found(extractor="b")
