@@ -18,6 +18,9 @@ COMMANDS = {
 }
 """The modules of `gan_jax.run.commands`, each with a summary for `gan-jax --help`."""
 
+_WITHOUT_SAVES = ("sample", "evaluate")
+"""Commands that write their results at the end, so they cannot resume."""
+
 
 def main() -> None:
     """Runs the command named by the first argument. The other arguments are the command's flags."""
@@ -71,9 +74,14 @@ def _end(signum: int, _: object) -> None:
     with suppress(Exception):  # stdout may be closed, or being flushed already
         sys.stdout.flush()
     new_line = "\n" if os.isatty(2) else ""  # below a progress bar
+    stopped, remedy = "", "resumes a training from its last save, and begins any other work again"
+    program = os.path.splitext(os.path.basename(sys.argv[0]))[0]  # of `python -m experiments.NAME`
+    for name in _WITHOUT_SAVES:
+        if name in (program, *sys.argv[1:2]):
+            stopped, remedy = f"{name} was ", "begins again from the start"
     message = (
-        f"{new_line}stopped by {signal.Signals(signum).name}: saved files are intact. The same "
-        "command resumes a training from its last save, and begins any other work again\n"
+        f"{new_line}{stopped}stopped by {signal.Signals(signum).name}: saved files are intact. The "
+        f"same command {remedy}\n"
     )
     if sys.stderr is not None:  # otherwise descriptor 2 may be another file
         with suppress(OSError):

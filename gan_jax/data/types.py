@@ -31,12 +31,19 @@ class Dataset(NamedTuple):
 
     @property
     def sha256(self) -> str:
-        """Returns a digest of `x` and `label` that identifies the training data.
+        """Returns a digest of `x` and `label` that identifies the training data."""
+        return sha256(self.x, self.label)
 
-        The digest covers the shape of `x`, and the bytes of `x` and `label`.
-        """
-        digest = hashlib.sha256(repr(self.x.shape).encode())
-        digest.update(np.ascontiguousarray(self.x).data)
-        if self.label is not None:
-            digest.update(np.ascontiguousarray(self.label).data)
-        return digest.hexdigest()
+
+def sha256(x: NDArray[np.uint8], label: NDArray[np.int32] | None) -> str:
+    """Returns the SHA-256 of the shape and the bytes of images, and of the bytes of their labels.
+
+    Args:
+      x: [N, H, W, C], the images.
+      label: [N] classes, or None.
+    """
+    digest = hashlib.sha256(repr(x.shape).encode())
+    digest.update(np.ascontiguousarray(x).data)
+    if label is not None:
+        digest.update(np.ascontiguousarray(label).data)
+    return digest.hexdigest()

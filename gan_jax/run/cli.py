@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import difflib
 import errno
 import gc
 import io
@@ -10,7 +11,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -102,13 +103,15 @@ def _run(
     only_print = False
     if recipes:
         chooser = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)
-        chooser.add_argument("--recipe", choices=recipes, default=recipe)
+        chooser.add_argument("--recipe", metavar="NAME", default=recipe)
         chooser.add_argument("--print", action="store_true")
         named = ", ".join(recipes), f" (if missing: {recipe})" if recipe else ""
         options["description"] = f"{description.rstrip()}\n\n{_RECIPES.format(*named)}"
         chosen, args = chooser.parse_known_args(args)
         only_print = chosen.print
         if chosen.recipe is not None:
+            if chosen.recipe not in recipes:
+                chooser.error(f"--recipe {none_of(chosen.recipe, recipes)}")
             options["default"] = recipes[chosen.recipe]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -153,22 +156,41 @@ def _program() -> str:
     return f"python -m {spec.name}" if spec else os.path.basename(sys.argv[0])
 
 
+class _Stderr(io.FileIO):
+    """Descriptor 2. If its reader ends, the messages are dropped and the work goes on."""
+
+    def write(self, text: Any) -> int:
+        try:
+            return super().write(text)
+        except BrokenPipeError:
+            return len(text)
+
+
 def _make_streams_usable() -> None:
-    """Replaces closed stdout and stderr (`>&-`), and makes stdout accept text of any alphabet."""
+    """Replaces closed stdout and stderr (`>&-`), and makes stdout accept text of any alphabet.
+
+    Messages to a stderr without a reader are dropped.
+    """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):  # tests and notebooks replace stdout
         sys.stdout.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stderr, io.TextIOWrapper) and sys.stderr is sys.__stderr__:
+        sys.stderr = io.TextIOWrapper(
+            io.BufferedWriter(_Stderr(2, "wb", closefd=False)),
+            encoding=sys.stderr.encoding,
+            errors=sys.stderr.errors,
+            line_buffering=True,
+        )
 
 
 def _drop_output() -> None:
-    """Points broken pipes to the null device, so that flushing them at exit does not fail."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    """Points a broken stdout to the null device, so that flushing it at exit does not fail."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @_PATHS.primitive_rule
@@ -222,6 +244,13 @@ def user_caches() -> Path | None:
 def flag(name: str) -> str:
     """Returns the flag of a field: --num-steps for `num_steps`."""
     return "--" + name.replace("_", "-")
+
+
+def none_of(name: str, choices: Collection[str]) -> str:
+    """Returns a message that a name is none of the choices. It suggests the nearest choice."""
+    near = difflib.get_close_matches(name, choices, n=1)
+    guess = f": did you mean {near[0]}?" if near else ""
+    return f"{name} is none of {', '.join(choices)}{guess}"
 
 
 def check_at_least(config: Any, **least: float) -> None:

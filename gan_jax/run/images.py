@@ -16,7 +16,7 @@ from gan_jax.metrics.neighbours import nearest
 from gan_jax.random import Stream
 from gan_jax.run import evaluation, plots, session, watch
 from gan_jax.run.checkpoint import saved_steps
-from gan_jax.run.folder import Record, RunFolder, best_record
+from gan_jax.run.folder import Record, RunFolder, best_record, read_config
 from gan_jax.run.hooks import Every, Look
 from gan_jax.run.loop import signals
 from gan_jax.types import GAN, StepFn, TrainState
@@ -290,7 +290,8 @@ def _finish(
         {
             "step": step,
             "metrics": {**records[-1], "steps_per_second": _pace(records)} if records else {},
-            "data": describe(dataset),
+            # The digest in config.json is that of the images' own labels, not of their clusters.
+            "data": {**describe(dataset), **read_config(folder.path).get("data", {})},
             "wall_seconds": session.seconds(records),
             "nearness_to_training_images": ratio,
             "evaluation": protocol and protocol._asdict(),

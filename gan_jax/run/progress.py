@@ -99,19 +99,30 @@ def progress(
         shown.close()
 
 
-def over(items: Sequence[_Item], task: str) -> Iterator[_Item]:
+def over(
+    items: Sequence[_Item], task: str, words: Callable[[_Item], str] = lambda item: ""
+) -> Iterator[_Item]:
     """Yields the items, and shows on stderr how many of them are done.
 
-    Stdout stays free for the results. Without a terminal, the first line is printed at once.
+    Stdout stays free for the results. Without a terminal, a line is printed at once, every ten
+    seconds and at the end.
 
     Args:
       items: the items to work on. The display calls them parts.
       task: the name of the work.
+      words: returns the text to show during the work on an item.
     """
-    shown = Progress(0, len(items), task=task, unit="part", lines=sys.stderr, leave=False)
+    shown = Progress(
+        *(0, len(items), lambda record: record.get("words", "")),
+        task=task,
+        unit="part",
+        lines=sys.stderr,
+        leave=False,
+    )
     try:
         for done, item in enumerate(items):
-            shown.update(done, {})
+            shown.update(done, {"words": words(item)})
             yield item
+        shown.update(len(items), {"words": ""})
     finally:
         shown.close()

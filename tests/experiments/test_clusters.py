@@ -54,6 +54,7 @@ def test_a_run_keeps_its_clusters(settings, monkeypatch):
     found = json.loads((settings.workdir / "config.json").read_text())
     assert found["config"]["conditional"] == "projection"
     assert sorted(found["data"]["counts"]) == [20, 30, 40]
+    assert json.loads((settings.workdir / "summary.json").read_text())["data"] == found["data"]
 
     out = settings.workdir.with_name("x.npz")
     sample.main(sample.Config(settings.workdir, out=out, num=90))

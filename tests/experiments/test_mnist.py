@@ -121,6 +121,25 @@ def test_the_summary_says_of_what_and_on_what(done):
     assert summary["devices"] == ["cpu:cpu"] * jax.device_count()
 
 
+def test_the_first_line_comes_before_the_images_are_read_and_after_the_flags_are_checked(
+    tmp_path, idx, monkeypatch, capsys
+):
+    def stop(*_, **__):
+        raise UserError("reading")
+
+    monkeypatch.setattr(datasets, "load", stop)
+    settings = config(tmp_path / "run", idx)
+    for where, of in [(idx, f"in {idx}"), (None, "of mnist")]:
+        data = dataclasses.replace(settings.data, dir=where)
+        with pytest.raises(UserError, match="reading"):
+            mnist.main(dataclasses.replace(settings, data=data))
+        line = f"reading the images {of}, then building the networks\n"
+        assert capsys.readouterr().out == line
+    with pytest.raises(UserError, match="--n-critic"):
+        mnist.main(dataclasses.replace(settings, n_critic=0))
+    assert capsys.readouterr().out == ""
+
+
 def test_the_last_checkpoint_is_the_state_returned(done, idx):
     folder, bits, _ = done
     step, state = newest(config(folder, idx))

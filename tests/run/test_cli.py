@@ -133,7 +133,7 @@ def test_progress_tells_the_time_that_a_bar_would(seconds_a_step, monkeypatch, c
 
 
 def test_work_in_parts_tells_its_pace_and_the_time_left_on_stderr(monkeypatch, capsys):
-    """Ten parts of 6 s each: a line at the start, and then one for every second part."""
+    """Ten parts of 6 s each: a line at the start, one for every second part, and the end."""
     clock = [1000.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     for _ in progress.over(range(10), "features of 10 images"):
@@ -144,9 +144,15 @@ def test_work_in_parts_tells_its_pace_and_the_time_left_on_stderr(monkeypatch, c
         "features of 10 images: part 0/10",
         *(
             f"features of 10 images: part {done}/10  0.2 parts/s  ETA 00:{60 - 6 * done:02}"
-            for done in (2, 4, 6, 8)
+            for done in (2, 4, 6, 8, 10)
         ),
     ]
+
+
+def test_work_in_parts_that_fails_is_not_shown_as_complete(capsys):
+    with pytest.raises(ZeroDivisionError):
+        list(map((1).__truediv__, progress.over([1, 0], "division", str)))
+    assert capsys.readouterr().err == "division: part 0/2  1\n"
 
 
 PROGRAM = """
@@ -186,6 +192,19 @@ def test_output_that_nobody_reads_ends_a_command_without_a_traceback(body):
     assert said == ""
 
 
+def test_a_command_finishes_its_work_after_the_reader_of_stderr_is_gone(tmp_path):
+    body = "sys.stdin.readline(); [print('x', file=sys.stderr) for _ in range(9)]; print('done')"
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM.format(body=body)],
+        **dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE),
+        text=True,
+    ) as process:
+        process.stderr.close()
+        process.stdin.close()
+        said = process.stdout.read()
+    assert (process.returncode, said) == (0, "done\n")
+
+
 @pytest.mark.parametrize("closed", [">&-", ">&- 2>&-"])
 def test_a_command_runs_with_its_streams_closed(closed, tmp_path):
     body = "print('x'); print('y', file=sys.stderr); open('done', 'w').close()"
@@ -204,7 +223,8 @@ def test_a_signal_ends_a_command_with_a_message_at_any_moment(signum, code, mome
     package.mkdir()
     source = Path(__file__).parents[2] / "experiments" / "__init__.py"
     (package / "__init__.py").write_text(source.read_text())
-    wait = "print('there', flush=True); time.sleep(600)"
+    # Short sleeps: a signal that comes just before a long one would be handled only after it.
+    wait = "print('there', flush=True); [time.sleep(0.1) for _ in range(6000)]"
     (package / "work.py").write_text(
         "import threading, time\n"
         + {

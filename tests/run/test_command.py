@@ -111,9 +111,24 @@ def test_without_the_extra_it_says_what_to_install(name, package):
     assert run.stderr == f"error: {package} is not installed: pip install 'gan-jax[experiments]'\n"
 
 
+@pytest.mark.parametrize(
+    "arguments", [["/bin/gan-jax", "evaluate", "--run", "x"], ["/x/experiments/evaluate.py"]]
+)
+def test_a_signal_names_a_command_that_begins_again(arguments, monkeypatch, capfd):
+    monkeypatch.setattr("sys.argv", arguments)
+    monkeypatch.setattr(os, "_exit", lambda status: None)
+    gan_jax_command._end(signal.SIGINT, None)
+    assert capfd.readouterr().err == (
+        "evaluate was stopped by SIGINT: saved files are intact. The same command begins again "
+        "from the start\n"
+    )
+
+
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_while_jax_is_imported_ends_it_with_a_message(signum, code, tmp_path):
-    (tmp_path / "jax.py").write_text("import time\nprint('there', flush=True)\ntime.sleep(600)\n")
+    # Short sleeps: a signal that comes just before a long one would be handled only after it.
+    wait = "import time\nprint('there', flush=True)\nfor _ in range(6000): time.sleep(0.1)\n"
+    (tmp_path / "jax.py").write_text(wait)
     # Tests may run with SIGINT ignored.
     heed = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {SCRIPT}"
     with subprocess.Popen(

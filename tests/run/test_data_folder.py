@@ -1,6 +1,7 @@
 """Folders of image files, which the tests write with Pillow."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -262,7 +263,6 @@ def test_lines_of_bounded_number_and_length(tmp_path):
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (["a.png", "b.png"], r"2 of 2 images are not .*\(a\.png, b\.png\)"),
         (["a.png", "cat/b.png", "cat/c.png"], r"1 of 3 images are not in an imm.*\(a\.png\)"),
         (
             ["train/cat/a.png", "train/dog/b.png"],
@@ -270,12 +270,24 @@ def test_lines_of_bounded_number_and_length(tmp_path):
         ),
     ],
 )
-def test_images_outside_the_classes_matter_only_if_labels_do(tmp_path, names, said):
+def test_images_outside_the_classes_are_named_with_the_remedy(tmp_path, names, said):
     for name in names:
         write(tmp_path / name, GREY[0])
     data, lines = said_of(tmp_path)
+    assert (data.label, data.classes) == (None, None)
+    (line,) = lines
+    said += "; move or remove them, or give a folder with one subfolder for each class"
+    assert re.match(f"data: the images have no classes: {said}", line)
+    with pytest.raises(DataError, match=f"--conditional needs images with labels: {said}"):
+        read(tmp_path, labelled=True)
+
+
+def test_nothing_is_said_of_images_in_one_folder_unless_they_need_labels(tmp_path):
+    for name in ("a.png", "b.png"):
+        write(tmp_path / name, GREY[0])
+    data, lines = said_of(tmp_path)
     assert (data.label, data.classes, lines) == (None, None, [])
-    with pytest.raises(DataError, match=f"--conditional needs .*{said}; give a folder with one"):
+    with pytest.raises(DataError, match=r"needs .* labels: put those of each class into a subf"):
         read(tmp_path, labelled=True)
 
 

@@ -46,7 +46,10 @@ def test_round_trip(tmp_path, mark, end, source):
 
 def test_labels_are_optional(tmp_path):
     write(tmp_path, pack(X), None, "-", "")
-    assert read(tmp_path).label is None
+    said = []
+    assert load(Config(source="idx", dir=tmp_path), announce=said.append).label is None
+    (line,) = said
+    assert line.startswith(f"data: the images have no classes: {tmp_path} has no file train-labels")
     with pytest.raises(DataError, match=r"--conditional .* has no file train-labels-idx1-ubyte"):
         load(Config(source="idx", dir=tmp_path), labelled=True)
 

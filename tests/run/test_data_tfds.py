@@ -345,19 +345,22 @@ def test_a_silent_host_costs_seconds_only(monkeypatch):
 @pytest.mark.parametrize(
     ("labels", "kept"), [([0, 2**31 - 1], True), ([-1, 0], False), ([0, 2**31], False)]
 )
-def test_labels_that_are_no_classes_matter_only_if_labels_do(tmp_path, labels, kept):
+def test_labels_that_are_no_classes_are_refused_if_labels_matter(tmp_path, labels, kept):
     features = {"image": image_feature(6, 8, 3), "label": np.int64}
     examples = [{"image": png(COLOUR[i]), "label": label} for i, label in enumerate(labels)]
     build(tmp_path, "mnist", features, examples)
     said: list[str] = []
     config = Config(source="tfds", dir=tmp_path)
     data = load(config, announce=said.append)
-    assert (data.classes, said) == (None, [])
+    assert data.classes is None
+    expected = f"go up to {labels[1]}" if kept else f"range from {min(labels)} to {max(labels)}"
     if kept:
         np.testing.assert_array_equal(data.label, labels)
+        assert said == []
     else:
         assert data.label is None
-    expected = f"go up to {labels[1]}" if kept else f"range from {min(labels)} to {max(labels)}"
+        (line,) = said
+        assert f"data: the images have no classes: the labels {expected}" in line
     with pytest.raises(DataError, match=f"--conditional needs images .* labels .*{expected}"):
         load(config, labelled=True)
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from gan_jax.data.types import Dataset
 from gan_jax.errors import UserError
 from gan_jax.metrics.frechet import frechet_distance
 from gan_jax.run.commands.evaluate import Config, _share_known, main
@@ -80,6 +81,12 @@ def test_too_few_images_for_the_frechet_distance_are_named_before_it_is_computed
         assert ("16 images are not more than the 16 features" in capsys.readouterr().err) == warned
 
 
+def test_images_have_the_digest_that_their_run_records():
+    x, label = np.arange(8, dtype=np.uint8).reshape(2, 2, 2, 1), np.arange(2, dtype=np.int32)
+    for classes in (label, None):
+        assert Images(x, classes, "", "").sha256 == Dataset(x, classes, "", "", x).sha256
+
+
 def test_features_are_kept_and_computed_again_if_damaged(tmp_path):
     images = Images(np.zeros((3, 2, 2, 1), np.uint8), None, "", "")
     calls = []
@@ -99,6 +106,8 @@ def test_features_are_kept_and_computed_again_if_damaged(tmp_path):
         file.write_bytes(damage(file.read_bytes()))
         np.testing.assert_array_equal(found(), np.eye(3))
     assert len(calls) == 4
+    found(images._replace(label=np.arange(3)))  # no feature depends on labels
+    assert len(calls) == 4
     found(images._replace(x=images.x + 1))
     found(extractor="b")
     found(use=False)
@@ -116,6 +125,16 @@ def test_the_spread_is_the_standard_error_over_draws_of_the_data():
 
     true = np.std([score(0).value for _ in range(200)])
     assert np.mean([score(20).spread for _ in range(10)]) == pytest.approx(true, rel=0.25)
+
+
+def test_the_display_counts_a_part_for_each_score_that_is_computed(capsys):
+    """Both metrics have two halves. Only `frechet` has a score of real images."""
+    draw = np.random.default_rng(0).normal
+    side = Side(draw(size=(20, 2)).astype(np.float32), distance=np.ones(20, np.float32))
+    measure(["frechet", "memorisation"], Sides(side, side), Sides(side, side), resamplings=2)
+    first, last = capsys.readouterr().err.splitlines()
+    assert first == "scores: part 0/7  frechet"
+    assert last.startswith("scores: part 7/7 ")
 
 
 def test_labels_are_compared_with_those_that_the_classifier_sees():
@@ -160,8 +179,10 @@ def test_images_that_were_trained_on_are_no_new_reference():
     [
         ({"images": None}, "either --run or --images"),
         ({"run": "x"}, "either --run or --images"),
+        ({"best": True}, "--best chooses a checkpoint of --run"),
         ({"reference": None}, "--images needs --reference"),
         ({"metrics": ("fid",)}, "--metrics fid is none of frechet, kernel"),
+        ({"metrics": ("kernal",)}, "two_sample: did you mean kernel"),
         ({"num": 21}, "--num 21 is more than the 20 images"),
         ({"num": 0}, "--num must be at least 1"),
         ({"num": 5, "metrics": ("prdc",)}, "--num: 5 images are too few for prdc, which needs 12"),

@@ -14,7 +14,7 @@ from gan_jax.errors import UserError
 from gan_jax.metrics import digits
 from gan_jax.run import evaluation
 from gan_jax.run.checkpoint import Checkpoints, saved_steps
-from gan_jax.run.commands import sample, train
+from gan_jax.run.commands import evaluate, sample, train
 
 
 def test_the_number_of_distinct_points_is_counted():
@@ -53,7 +53,7 @@ def test_the_extractor_follows_the_images():
 
 
 @pytest.mark.slow
-def test_the_best_checkpoint_is_kept_beside_the_newest_and_drawn_from(tmp_path, capsys):
+def test_the_best_checkpoint_is_kept_beside_the_newest_drawn_from_and_scored(tmp_path, capsys):
     """The learning rate is so high that the run gets worse at some step."""
     changes = {"evaluate_every": 2, "keep_checkpoints": 1, "num_steps": 10, "generator_lr": 0.03}
     settings = config(tmp_path / "run", write_idx(tmp_path / "idx"), **changes)
@@ -73,7 +73,11 @@ def test_the_best_checkpoint_is_kept_beside_the_newest_and_drawn_from(tmp_path, 
         assert train.restore(settings.workdir, best=True).step == best
         options = {"run": settings.workdir, "out": tmp_path / "x.npz", "num": 4, "best": True}
         sample.main(sample.Config(**options))
-    assert f"4 samples of step {best}:" in capsys.readouterr().out
+        assert f"4 samples of step {best}:" in capsys.readouterr().out
+        task = {"extractor": "pixels", "metrics": ("kernel",), "num": 20, "resamplings": 0}
+        for chosen, step, name in [(True, best, "lowest Fréchet distance"), (False, 10, "newest")]:
+            record = evaluate.main(evaluate.Config(settings.workdir, best=chosen, **task))
+            assert (record["samples"]["step"], record["samples"]["checkpoint"]) == (step, name)
     shutil.rmtree(settings.workdir / "checkpoints" / str(best))
     (settings.workdir / "metrics.jsonl").write_text("")
     with pytest.raises(UserError, match="no checkpoint with a Fréchet distance"):

@@ -39,9 +39,10 @@ def test_nothing_is_said_of_few_or_equal_images(digits):
 @pytest.mark.parametrize(("ratio", "warned"), [(0.25, True), (0.9, False), (None, False)])
 def test_a_run_that_copies_says_so(ratio, warned, digits, tmp_path):
     folder = RunFolder(tmp_path / "run")
-    (folder.path / "samples").mkdir(parents=True)
     said = []
     dataset = Dataset(digits, None, "mnist", "embedded", digits[:0])
-    images._finish(folder, 5, dataset, ratio, said.append)
+    with folder.visit():
+        folder.samples.mkdir()
+        images._finish(folder, 5, dataset, ratio, said.append)
     assert any("4.0 times nearer to training images" in line for line in said) == warned
     assert folder.summary()["nearness_to_training_images"] == ratio

@@ -89,7 +89,9 @@ def test_help_shows_the_values_of_the_recipe(capsys):
     assert f"those of {', '.join(RECIPES)}" in said
 
 
-def test_an_unknown_recipe_is_refused(capsys):
-    with pytest.raises(SystemExit):
-        command("--recipe", "dcgam")
-    assert "argument --recipe: invalid choice: 'dcgam' (choose from " in capsys.readouterr().err
+@pytest.mark.parametrize(("name", "end"), [("dcgam", ": did you mean dcgan?\n"), ("x", "\n")])
+def test_an_unknown_recipe_is_refused_with_the_nearest_name(name, end, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command("--recipe", name)
+    assert stop.value.code == 2
+    assert f"--recipe {name} is none of {', '.join(RECIPES)}{end}" in capsys.readouterr().err

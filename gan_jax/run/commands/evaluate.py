@@ -1,8 +1,8 @@
 """Scores generated images against real images.
 
-The images are samples of a run's newest checkpoint (--run), or any images (--images). The scores
-are printed as a table. These files are written to --out. If they exist already, the names of the
-new files get a number:
+The images are samples of a run's newest or best checkpoint (--run), or any images (--images). The
+scores are printed as a table. These files are written to --out. If they exist already, the names of
+the new files get a number:
 - evaluation.json: the scores and the whole protocol
 - neighbours.png: pairs of a sample (left) and its nearest training image, or with --images its
   nearest reference image. Top: the pairs with the smallest distance. Bottom: the first samples.
@@ -94,6 +94,8 @@ class Config:
     """Number of random halves for the standard error. 0 or 1: no standard error."""
     seed: int = 0
     """Seed of the samples and of the metrics that draw at random."""
+    best: bool = False
+    """Score the checkpoint with the lowest Fréchet distance, not the newest."""
     ema: bool = True
     """Use the moving average of the generator's weights, not the weights of the last step."""
     cache: bool = True
@@ -138,13 +140,15 @@ def _check(config: Config) -> None:
     """Raises `UserError` for flags that no images could fit."""
     if (config.run is None) == (config.images is None):
         raise UserError("give the images to score: either --run or --images")
+    if config.best and config.run is None:
+        raise UserError("--best chooses a checkpoint of --run: leave it out with --images")
     if config.images is not None and config.reference in (None, "held_out", "train"):
         raise UserError(
             "--images needs --reference, the real images: a folder, an npz or IDX file, or the "
             "name of a data set"
         )
     if unknown := [name for name in config.metrics if name not in METRICS]:
-        raise UserError(f"--metrics {unknown[0]} is none of {', '.join(METRICS)}")
+        raise UserError(f"--metrics {cli.none_of(unknown[0], METRICS)}")
     cli.check_at_least(config, reference_num=1, resamplings=0)
     cli.check_seed(config)
     for name in ("num", "size"):
@@ -266,7 +270,7 @@ def _of_run(config: Config) -> _Task:
         or the reference cannot be read.
     """
     assert config.run is not None
-    restored = train.restore(config.run)
+    restored = train.restore(config.run, best=config.best)
     settings = read_config(config.run)
     num = config.num or _NUM
     drawing = sample.Config(config.run, num=num, seed=config.seed, ema=config.ema)
@@ -322,6 +326,7 @@ def _of_run(config: Config) -> _Task:
     what = {
         "run": str(config.run),
         "step": restored.step,
+        "checkpoint": "lowest Fréchet distance" if config.best else "newest",
         "weights": "moving average" if config.ema else "last step",
     }
     return _Task(

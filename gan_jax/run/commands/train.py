@@ -466,6 +466,8 @@ def main(config: Config) -> TrainState:
     cli.check_workdir(config)
     if (size := config.data.size) is not None:  # fails before images are read
         networks(config, (size, size, config.data.channels or 1))
+    where = f"in {config.data.dir}" if config.data.dir else f"of {config.data.name}"
+    print(f"reading the images {where}, then building the networks", flush=True)
     from gan_jax.run import images  # imports Matplotlib, so bad flags are refused first
 
     labelled = is_conditional(config) and config.clusters is None

@@ -71,12 +71,14 @@ def read(
     paths = [folder / path for path in relative]
     channels = channels or (3 if any(map(images.has_colour, paths)) else 1)
     x = images.stack(((_shown(path), path) for path in paths), len(paths), size, channels)
+    if all(len(path.parts) == 1 for path in relative):
+        return Examples(x)
     if elsewhere := [path for path in relative if len(path.parts) != 2]:
         return Examples(
             x,
             unlabelled=f"{len(elsewhere):,} of {len(relative):,} images are not in an immediate "
-            f"subfolder of {_shown(folder)} ({_names(elsewhere)}); give a folder with one "
-            "subfolder for each class",
+            f"subfolder of {_shown(folder)} ({_names(elsewhere)}); move or remove them, or give a "
+            "folder with one subfolder for each class",
         )
     names, label = np.unique([path.parts[0] for path in relative], return_inverse=True)
     return Examples(x, label.astype(np.int32), tuple(map(_shown, names.tolist())))

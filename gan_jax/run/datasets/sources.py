@@ -31,8 +31,8 @@ def load(config: Config, *, labelled: bool = False, announce: Announce = print) 
     Args:
       config: The settings of the data set.
       labelled: Whether every training image needs a class, and every class a training image.
-      announce: Called with a message about a download, a fallback to the embedded digits, or files
-        that are left out.
+      announce: Called with a message about a download, a fallback to the embedded digits, files
+        that are left out, or missing labels.
 
     Returns:
       The data set. The choice of held-out examples depends only on the number of examples and on
@@ -59,6 +59,8 @@ def load(config: Config, *, labelled: bool = False, announce: Announce = print) 
         held_out_label = examples.label[~kept].astype(np.int32, copy=False)
     if labelled:
         _check_labels(label, examples)
+    elif examples.unlabelled:
+        announce(f"data: the images have no classes: {examples.unlabelled}")
     return Dataset(
         x=_aligned(x[kept]),
         label=label,
@@ -183,9 +185,8 @@ _MOST_NAMED = 5
 def _check_labels(label: NDArray[np.int32] | None, examples: Examples) -> None:
     """Raises DataError unless there are two classes or more and each has a training image."""
     if label is None:
-        raise DataError(
-            f"--conditional needs images with labels: {examples.unlabelled}. --clusters needs none."
-        )
+        reason = examples.unlabelled or "put those of each class into a subfolder of --data.dir"
+        raise DataError(f"--conditional needs images with labels: {reason}. --clusters needs none.")
     classes = examples.classes
     if classes is None:
         raise DataError(

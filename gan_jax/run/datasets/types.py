@@ -20,7 +20,8 @@ class Examples(NamedTuple):
       x: [N, H, W, C] uint8 in [0, 255].
       label: [N] integers, or None.
       classes: the names of the classes in the order of the labels, or None if they have no names.
-      unlabelled: the reason and the remedy if `label` is None.
+      unlabelled: the reason and the remedy if `label` is None. "" for images in one folder, which
+        do not seem to have classes.
     """
 
     x: NDArray[np.uint8]

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gan_jax.data.pipeline import quantize
+from gan_jax.data.types import sha256
 from gan_jax.errors import UserError
 from gan_jax.run import cli, datasets
 from gan_jax.run.datasets import idx
@@ -47,10 +48,8 @@ class Images(NamedTuple):
 
     @property
     def sha256(self) -> str:
-        """Returns a digest of the shape and the bytes of the images."""
-        digest = hashlib.sha256(repr(self.x.shape).encode())
-        digest.update(np.ascontiguousarray(self.x).data)
-        return digest.hexdigest()
+        """Returns the digest of the images and their labels that a `Dataset` of them has."""
+        return sha256(self.x, self.label)
 
 
 def read(
@@ -168,7 +167,7 @@ def cached(
     folder = cache_folder() if use else None
     if folder is None:
         return compute()
-    key = hashlib.sha256(f"{images.sha256}\n{extractor}\n{kind}".encode()).hexdigest()
+    key = hashlib.sha256(f"{sha256(images.x, None)}\n{extractor}\n{kind}".encode()).hexdigest()
     file = folder / f"{key}.npy"
     if (found := _stored(file)) is not None and len(found) == len(images.x):
         return found

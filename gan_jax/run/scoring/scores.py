@@ -7,10 +7,7 @@ variance, and drawing without replacement cancels this. No image appears twice, 
 would distort scores of nearest neighbours.
 """
 
-import itertools
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +21,7 @@ from gan_jax.metrics.manifolds import prdc
 from gan_jax.metrics.modes import class_coverage
 from gan_jax.metrics.sliced import sliced_wasserstein
 from gan_jax.metrics.two_sample import classifier_two_sample
-from gan_jax.run.progress import Progress
+from gan_jax.run.progress import over
 
 K = 5
 """The neighbour that the balls of precision, recall, density and coverage reach to."""
@@ -221,7 +218,7 @@ class Score(NamedTuple):
     better: str
 
 
-def measure(names: Iterable[str], sides: Sides, floor: Sides, *, resamplings: int) -> list[Score]:
+def measure(names: Sequence[str], sides: Sides, floor: Sides, *, resamplings: int) -> list[Score]:
     """Returns the scores of these metrics. The progress is shown on stderr.
 
     Args:
@@ -233,42 +230,35 @@ def measure(names: Iterable[str], sides: Sides, floor: Sides, *, resamplings: in
     Raises:
       UserError: a metric cannot be computed from these images.
     """
-    chosen = {name: METRICS[name] for name in names}
     num = resamplings if resamplings > 1 else 0
-    found = []
-    done, total = itertools.count(), len(chosen) * (num + 2)
-    display = Progress(
-        *(0, total, lambda record: record["metric"]),
-        task="scores",
-        unit="part",
-        lines=sys.stderr,
-        leave=False,
-    )
-    with closing(display) as shown:
-        for name, metric in chosen.items():
-
-            def compute(sides: Sides, name: str = name, metric: Metric = metric) -> list[float]:
-                shown.update(next(done), {"metric": name})
-                try:
-                    scores = list(metric.compute(sides))
-                except ValueError as error:
-                    raise UserError(f"--metrics {name} cannot be computed: {error}") from error
-                return scores
-
-            values = compute(sides)
-            real = compute(floor) if metric.floor and _suffices(floor, metric) else None
-            halves = _halves(sides, num, by_class="label" in metric.needs)
-            spreads = np.std([compute(half) for half in halves], axis=0, ddof=1) if num else None
-            for i, (score, better) in enumerate(metric.scores.items()):
-                found.append(
-                    Score(
-                        *(score, values[i]),
-                        None if spreads is None else float(spreads[i]),
-                        None if real is None else real[i],
-                        better,
-                    )
-                )
-    return found
+    parts = [
+        (name, part)
+        for name in names
+        for part in ("fake", "floor", *range(num))  # a number stands for random halves
+        if part != "floor" or (METRICS[name].floor and _suffices(floor, METRICS[name]))
+    ]
+    found = dict[tuple[str, str | int], Sequence[float]]()
+    for name, part in over(parts, "scores", lambda part: part[0]):
+        metric = METRICS[name]
+        if isinstance(part, int):
+            compared = _half(sides, part, by_class="label" in metric.needs)
+        else:
+            compared = floor if part == "floor" else sides
+        try:
+            found[name, part] = metric.compute(compared)
+        except ValueError as error:
+            raise UserError(f"--metrics {name} cannot be computed: {error}") from error
+    return [
+        Score(
+            score,
+            found[name, "fake"][i],
+            float(np.std([found[name, half][i] for half in range(num)], ddof=1)) if num else None,
+            found[name, "floor"][i] if (name, "floor") in found else None,
+            better,
+        )
+        for name in names
+        for i, (score, better) in enumerate(METRICS[name].scores.items())
+    ]
 
 
 def _suffices(sides: Sides, metric: Metric) -> bool:
@@ -305,11 +295,11 @@ def two_halves(
     return np.sort(order[1::2]), np.sort(order[::2])
 
 
-def _halves(sides: Sides, num: int, *, by_class: bool) -> Iterable[Sides]:
-    for i in range(num):
-        rng = np.random.default_rng([sides.seed, i])
-        fake, real = (
-            side.take(two_halves(len(side.features), side.label if by_class else None, rng)[0])
-            for side in (sides.fake, sides.real)
-        )
-        yield sides._replace(fake=fake, real=real, subsets=_SUBSETS_OF_HALVES)
+def _half(sides: Sides, number: int, *, by_class: bool) -> Sides:
+    """Returns random halves of both sets. Each number gives other halves."""
+    rng = np.random.default_rng([sides.seed, number])
+    fake, real = (
+        side.take(two_halves(len(side.features), side.label if by_class else None, rng)[0])
+        for side in (sides.fake, sides.real)
+    )
+    return sides._replace(fake=fake, real=real, subsets=_SUBSETS_OF_HALVES)
