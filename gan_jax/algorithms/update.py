@@ -12,6 +12,7 @@ import optax
 from gan_jax import batches
 from gan_jax.algorithms.objectives import Aux, Objective
 from gan_jax.optimizers import root
+from gan_jax.parallel import has_explicit_axes
 from gan_jax.random import for_step
 from gan_jax.trees import cast_like, first_difference, is_inexact, widened
 from gan_jax.types import Array, Batch, Metrics, PlayerState, PyTree
@@ -141,12 +142,17 @@ def _norm(tree: PyTree) -> Array:
     a CPU without the kernel library YNNPACK, XLA sums columns in parallel but sums a whole matrix
     sequentially. The square roots of the columns' norms keep the compiler from merging the two
     sums. All axes of a kernel except the last are reshaped into rows, because YNNPACK is much
-    slower at summing over the first axis alone.
+    slower at summing over the first axis alone. A leaf on a mesh with explicit axes keeps its axes,
+    because JAX does not merge axes that are split over devices.
     """
+
+    def columns(leaf: Array) -> Array:
+        if not has_explicit_axes(leaf):
+            leaf = leaf.reshape(math.prod(leaf.shape[:-1]), leaf.shape[-1])
+        return root(jnp.sum(jnp.square(leaf), axis=tuple(range(leaf.ndim - 1))))
+
     leaves = [jnp.atleast_1d(leaf) for leaf in jax.tree.leaves(widened(tree))]
-    matrices = [leaf.reshape(math.prod(leaf.shape[:-1]), leaf.shape[-1]) for leaf in leaves]
-    columns = [root(jnp.sum(jnp.square(matrix), axis=0)) for matrix in matrices]
-    return root(optax.tree.norm(columns, squared=True))
+    return root(optax.tree.norm([columns(leaf) for leaf in leaves], squared=True))
 
 
 def _divide(batch: Batch, parts: int) -> Batch:

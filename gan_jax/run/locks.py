@@ -1,5 +1,6 @@
 """Locks of files: whether a file system has them, and a lock for a whole folder."""
 
+import errno
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ def has_locks(folder: Path) -> bool:
     """Returns whether files can be locked in a folder, by both system calls for locks.
 
     Filelock uses `flock`, and Orbax uses `fcntl`. Some network file systems have only one of them.
+    The result is True if the disk is full.
     """
     try:
         import fcntl
@@ -26,8 +28,10 @@ def has_locks(folder: Path) -> bool:
         for lock in (fcntl.flock, fcntl.lockf):
             with tempfile.TemporaryFile(dir=folder) as file:
                 lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # a folder that cannot be written to has none either
-        return False
+    except OSError as error:
+        # A full disk says nothing about locks. A folder that may not be written to counts as one
+        # without locks.
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return True
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gan_jax import batches
+from gan_jax.parallel import split_alike
 from gan_jax.terms.classification import head_of
 from gan_jax.types import Array, Pass, Term
 
@@ -56,6 +57,11 @@ def data_to_data(
             raise ValueError("data_to_data needs labels: give Batch(x, label)")
         of_sample, of_class = head_of(output, embedding), head_of(output, proxy)
         others, other_label = batches.gather(of_sample), batches.gather(label)
+        return split_alike(contrast, of_sample, of_class, label, others, other_label)
+
+    def contrast(
+        of_sample: Array, of_class: Array, label: Array, others: Array, other_label: Array
+    ) -> Array:
         own = jnp.minimum(jnp.sum(of_sample * of_class, axis=1) - margin, 0) / temperature
         between = jnp.maximum(of_sample @ others.T - (1 - margin), 0) / temperature
         between = jnp.where(label[:, None] != other_label[None], between, -jnp.inf)

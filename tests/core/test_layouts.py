@@ -14,10 +14,11 @@ from small_gans import make_step as make_small_step
 from test_collectives import collectives
 
 import gan_jax
-from gan_jax import Batch, parallel, penalties
+from gan_jax import Batch, losses, parallel, penalties
 from gan_jax.errors import UserError
 from gan_jax.models import MODELS
 from gan_jax.nn import MinibatchStd
+from gan_jax.terms import CONDITIONAL_TERMS
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -213,6 +214,90 @@ def test_a_gathered_gan_trains_on_split_parameters_as_on_one_device(model, axis_
 def bytes_per_device(state):
     leaves = jax.tree.leaves(state.replace(key=None))
     return sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
+
+
+def inner_layout(leaf):
+    """Returns the array with its axis of input features split, if the mesh divides it."""
+    divides = leaf.ndim > 1 and leaf.shape[-2] % 2 == 0
+    return P(*[None] * (leaf.ndim - 2), "model") if divides else P()
+
+
+def make_conditional(model, shape, kind, **options):
+    """Returns the algorithm of a gathered GAN with three classes, and a batch for its step."""
+    gan = MODELS[model](shape, latent=3, num_classes=3, conditional=kind, **options)
+    terms = CONDITIONAL_TERMS[kind]
+    algorithm = gan_jax.adversarial(
+        parallel.gathered(gan),
+        losses.hinge,
+        generator_tx=TX,
+        discriminator_tx=TX,
+        discriminator_terms=terms.discriminator,
+        generator_terms=terms.generator,
+    )
+    x = np.random.default_rng(0).normal(size=(1, 16, *shape)).astype(np.float32)
+    return algorithm, Batch(x, np.arange(16)[None] % 3)
+
+
+def places_of(mesh, layout, state, batch):
+    return (
+        jax.tree.map(lambda leaf: NamedSharding(mesh, layout(leaf)), state),
+        jax.tree.map(lambda _: NamedSharding(mesh, P(None, mesh.axis_names)), batch),
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "layout", "kind", "width"),
+    [
+        ("mlp", (6,), layout, "reacgan", 8),
+        ("dcgan", (28, 28, 1), inner_layout, "concat", 2),
+        pytest.param("sngan", (8, 8, 1), layout, "acgan", 2, marks=pytest.mark.slow),
+    ],
+)
+def test_a_gathered_gan_may_have_any_layer_and_keeps_the_layout_of_its_state(
+    model, shape, layout, kind, width
+):
+    """With explicit axes, the layout is a part of the types of the results. Nothing is compiled."""
+    algorithm, batch = make_conditional(model, shape, kind, width=width)
+    mesh = make_mesh(AxisType.Explicit)
+    one = jax.tree.map(lambda leaf: leaf[0], batch)
+    arguments = jax.eval_shape(algorithm.init, jax.random.key(0), one), batch
+    places = places_of(mesh, layout, *arguments)
+    split = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        arguments,
+        places,
+    )
+    with jax.set_mesh(mesh):
+        state, _ = jax.eval_shape(algorithm.step, *split)
+    for leaf, place in zip(jax.tree.leaves(state), jax.tree.leaves(places[0]), strict=True):
+        assert NamedSharding(mesh, leaf.sharding.spec).is_equivalent_to(place, leaf.ndim)
+
+
+@pytest.mark.slow
+def test_a_conditional_gathered_gan_trains_and_samples_as_on_one_device():
+    algorithm, batch = make_conditional("mlp", (6,), "reacgan", width=8)
+    one = jax.tree.map(lambda leaf: leaf[0], batch)
+    alone = jax.jit(algorithm.init)(jax.random.key(0), one), batch
+    mesh = make_mesh(AxisType.Explicit)
+    split = jax.device_put(alone, places_of(mesh, layout, *alone))
+    label = jnp.arange(5) % 3
+
+    def trained(state, batch):
+        step = jax.jit(algorithm.step)
+        for _ in range(3):
+            state, metrics = step(state, batch)
+        x = algorithm.sample(state, jax.random.key(1), 5, label)
+        return jax.device_get((*arrays(state, metrics), x))
+
+    with jax.set_mesh(mesh):
+        made = trained(*split)
+    close = partial(np.testing.assert_allclose, rtol=0, atol=2e-5)
+    jax.tree.map(close, made, trained(*alone))
+
+
+def test_only_a_gan_can_be_gathered():
+    with pytest.raises(TypeError, match=r"gan must be a gan_jax\.GAN.*got Network"):
+        parallel.gathered(make_gan().generator)
 
 
 def test_a_gathered_gan_without_a_mesh_is_the_same():

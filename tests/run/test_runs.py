@@ -12,7 +12,7 @@ import pytest
 
 from gan_jax.errors import UserError
 from gan_jax.run.folder import RunFolder, read_config
-from gan_jax.run.locks import has_locks
+from gan_jax.run.locks import alone, has_locks
 
 SETTINGS = {"experiment": "mnist", "config": {"lr": 0.1, "steps": 5, "dir": None}}
 FREE = frozenset({"config.steps"})
@@ -137,6 +137,18 @@ def test_a_file_system_without_locks_is_no_obstacle(folder, monkeypatch, call):
     assert not has_locks(folder.path.parent)
     with folder.visit(), RunFolder(folder.path, changed(steps=9), FREE).visit():
         assert read_config(folder.path) == changed(steps=9)
+
+
+@pytest.mark.parametrize("full", ["ENOSPC", "EDQUOT"])
+def test_a_full_disk_still_locks_folders(tmp_path, monkeypatch, full):
+    def fails(**_):
+        raise OSError(getattr(errno, full), "no space")
+
+    with alone(tmp_path):
+        monkeypatch.setattr("tempfile.TemporaryFile", fails)
+        assert has_locks(tmp_path)
+        with pytest.raises(UserError, match="another command is at work"), alone(tmp_path):
+            pass
 
 
 def test_other_data_are_refused_with_the_source_that_has_them(tmp_path):
