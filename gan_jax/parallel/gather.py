@@ -43,8 +43,9 @@ def _gathering(network: Network) -> Network:
         train: bool,
         key: Array | None = None,
     ) -> tuple[Any, PyTree]:
-        def whole(params: PyTree, model_state: PyTree, *rest: PyTree) -> tuple[Any, PyTree]:
-            x, label, key = rest
+        def whole(
+            params: PyTree, model_state: PyTree, x: PyTree, label: PyTree, key: Array | None
+        ) -> tuple[Any, PyTree]:
             return network.apply(params, model_state, x, label, train=train, key=key)
 
         taken = (*jax.tree.map(_gather, (params, model_state)), x, label, key)

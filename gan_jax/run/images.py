@@ -291,7 +291,7 @@ def _finish(
             "step": step,
             "metrics": {**records[-1], "steps_per_second": _pace(records)} if records else {},
             # The digest in config.json is that of the images' own labels, not of their clusters.
-            "data": {**describe(dataset), **read_config(folder.path).get("data", {})},
+            "data": read_config(folder.path).get("data") or describe(dataset),
             "wall_seconds": session.seconds(records),
             "nearness_to_training_images": ratio,
             "evaluation": protocol and protocol._asdict(),

@@ -113,7 +113,9 @@ def over(
       words: returns the text to show during the work on an item.
     """
     shown = Progress(
-        *(0, len(items), lambda record: record.get("words", "")),
+        0,
+        len(items),
+        lambda record: record["words"],
         task=task,
         unit="part",
         lines=sys.stderr,
