@@ -121,16 +121,18 @@ class Config:
     """Random changes of D's images, for small data sets."""
     augment_p: float | None = None
     """Final probability of ada (half cosine). None: adaptive."""
+    augment_target: float = 0.6
+    """Mean sign of D's logits on real images that ada keeps."""
     ema_decay: float = 0.998
     """Decay rate of the average of G's weights."""
     data: datasets.Config = dataclasses.field(default_factory=datasets.Config)
     """The images to train on."""
     parallel: Literal["shard", "jit", "pmap"] = "shard"
-    """shard: all devices. pmap: all devices, by jax.pmap. jit: one device."""
+    """shard, pmap: all devices. jit: one device."""
     accumulate: int = 1
     """Microbatches per batch, to save memory."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Number format in the networks. Weights, statistics and losses stay float32."""
+    """Number format of the networks' activations."""
     rematerialise: bool = False
     """Recompute activations to save memory."""
     log_every: int = 50
@@ -181,17 +183,11 @@ def check(config: Config) -> None:
     if config.final_b2 is not None:
         cli.check_below_one(config, "final_b2")
     _check_limits(config)
-    if config.augment == "ada" and config.augment_p is None and config.loss in UNSIGNED:
-        raise UserError(
-            f"--augment ada adapts p to the signs of D's logits, which mean nothing for --loss "
-            f"{config.loss}: add --augment-p, such as 0.5, or choose another loss"
-        )
+    _check_augmentation(config)
     if config.conditional == "none" and config.clusters is not None:
         raise UserError(
             f"--clusters {config.clusters} needs --conditional projection or another form, not none"
         )
-    if config.augment != "ada" and config.augment_p is not None:
-        raise UserError(f"--augment-p {config.augment_p} is for --augment ada: add it")
     devices = parallel.num_devices(config.parallel)
     try:
         parallel.check_batch_size(config.batch_size, devices)
@@ -221,6 +217,25 @@ def _check_limits(config: Config) -> None:
         off = f"{cli.flag(used[0])} 0"
         raise UserError(
             f"{first} and {last} both limit D's slope: turn one off, for example with {off}"
+        )
+
+
+def _check_augmentation(config: Config) -> None:
+    """Raises `UserError` if a setting of ada is out of range, or given without its kind of ada."""
+    target, adaptive = config.augment_target, config.augment == "ada" and config.augment_p is None
+    if not -1 < target < 1:
+        raise UserError(f"--augment-target must be between -1 and 1, got {target}")
+    if adaptive and config.loss in UNSIGNED:
+        raise UserError(
+            f"--augment ada adapts p to the signs of D's logits, which mean nothing for --loss "
+            f"{config.loss}: add --augment-p, such as 0.5, or choose another loss"
+        )
+    if config.augment != "ada" and config.augment_p is not None:
+        raise UserError(f"--augment-p {config.augment_p} is for --augment ada: add it")
+    if target != Config.augment_target and not adaptive:
+        raise UserError(
+            f"--augment-target {target} is for --augment ada whose p adapts: use that, and remove "
+            "--augment-p"
         )
 
 
@@ -302,7 +317,8 @@ def _augmentation(config: Config, updates: int) -> Augment | Augmentation | None
     if config.augment == "ada" and config.augment_p is not None:
         return augment.scheduled(augment.ada.pipe, _moved(0.0, config.augment_p, updates))
     if config.augment == "ada":  # p may rise from 0 to 1 in 500,000 images
-        return augment.adaptive(augment.ada.pipe, rate=config.batch_size / 500_000)
+        rate = config.batch_size / 500_000
+        return augment.adaptive(augment.ada.pipe, rate=rate, target=config.augment_target)
     return None
 
 
