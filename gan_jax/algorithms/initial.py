@@ -10,7 +10,7 @@ import optax
 
 from gan_jax.algorithms.weighted import first_memory
 from gan_jax.buffers import unshared
-from gan_jax.contract import check_batch, check_gan, check_tx, num_examples
+from gan_jax.contract import check_batch, check_gan, check_made_like, check_tx, num_examples
 from gan_jax.random import draw, threefry
 from gan_jax.trees import first_difference, widened
 from gan_jax.types import (
@@ -71,7 +71,7 @@ def init(
         ),
         generator,
     )
-    _check_made_like(made, batch.x)
+    check_made_like(made, batch.x)
     discriminator = _init_player(
         gan.discriminator, discriminator_tx, key_discriminator, batch.x, batch.label
     )
@@ -84,16 +84,6 @@ def init(
         ema_model_state=widened(generator.model_state),
     )
     return unshared(state, apart_from=(key, batch))
-
-
-def _check_made_like(made: PyTree, x: PyTree) -> None:
-    """Raises ValueError unless G's samples have the structure and shapes of the data."""
-    made, x = (jax.tree.map(lambda leaf: leaf.shape[1:], tree) for tree in (made, x))
-    if made != x:
-        raise ValueError(
-            f"the generator makes samples of shape {made}, the data have shape {x}: build the GAN "
-            "for the shape of the data"
-        )
 
 
 def _init_player(

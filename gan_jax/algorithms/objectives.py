@@ -117,7 +117,8 @@ def discriminator_objective(
 
     Raises:
       ValueError: two penalties or terms have the same name. The objective raises ValueError if the
-        memory of a penalty, a term or the augmentation is missing.
+        memory of a penalty, a term or the augmentation is missing, or if the real examples and G's
+        samples differ in shape.
       TypeError: one of these: `gan` is not a `GAN`; `loss` is not an `AdversarialLoss`; `penalties`
         or `terms` contain something other than pairs of a function and its weight; a function does
         not take the arguments of a penalty or term. The objective raises TypeError if it does not

@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import jax
+import jax.numpy as jnp
 
-from gan_jax.contract import check_batch, check_output, num_examples
+from gan_jax.contract import check_batch, check_made_like, check_output, num_examples
 from gan_jax.random import Stream, draw, per_example
 from gan_jax.types import (
     GAN,
@@ -108,9 +109,18 @@ def play(
     label = batch.label
     if fake_labels is not None:
         label = draw(fake_labels, jax.random.fold_in(key, Stream.LABELS), batch.x)
-    fake, generator_state = gan.generator.apply(
-        generator.params, generator.model_state, z, label, train=True, key=key_generator
-    )
+    try:
+        fake, generator_state = gan.generator.apply(
+            generator.params, generator.model_state, z, label, train=True, key=key_generator
+        )
+    except Exception as error:
+        shapes = jax.tree.map(jnp.shape, (batch.x, label))
+        error.add_note(
+            "raised by the generator in an update of one player, which takes [B, ...], for "
+            f"batch.x of shape {shapes[0]} and labels of shape {shapes[1]}"
+        )
+        raise
+    check_made_like(fake, batch.x)
     judge = _judge(gan.discriminator, augmentation, discriminator)
     params, first = discriminator.params, discriminator.model_state
     # In G's update only relativistic losses and some terms read D's output for real samples. In the

@@ -24,6 +24,9 @@ COPIED = 0.6
 Gaussian noise, of a standard deviation of 10 % of the pixel range, have a ratio of 0.4. Real digits
 that are not in the training set have a ratio of 1."""
 
+_LOW = 0.1
+"""The variety of samples, as a fraction of the data's, from which a fall is named."""
+
 _BALANCE = {
     "minimax": math.log(4),
     "non_saturating": math.log(4),
@@ -79,9 +82,25 @@ class _Seen(NamedTuple):
 def _collapse(seen: _Seen) -> str | None:
     *before, now = seen.values("variety") or [0.0]
     highest = max(before, default=0.0)
-    if highest < 0.1 or now > 0.25 * highest:
+    if max(highest, now) < _LOW:
+        return _low_from_the_start(seen)
+    if highest < _LOW or now > 0.25 * highest:
         return None
     return f"the variety of the samples fell from {highest:.2f} to {now:.2f} of the data's"
+
+
+def _low_from_the_start(seen: _Seen) -> str | None:
+    # Variety is low at the start of every run. In a healthy run it soon rises.
+    late = [record for record in seen.evaluations if record["step"] > 1000]
+    if len(late) < 3 or late[-1]["step"] - late[0]["step"] < 2000:
+        return None
+    first, now = late[0]["variety"], late[-1]["variety"]
+    if now > 1.5 * first:
+        return None
+    return (
+        f"the variety of the samples never reached {_LOW} of the data's, and does not rise: it was "
+        f"{first:.3f} at step {late[0]['step']} and is {now:.3f}"
+    )
 
 
 def _class_gone(seen: _Seen) -> str | None:

@@ -238,6 +238,28 @@ def test_what_is_not_a_part_of_a_gan_is_named(change, message):
         gan_jax.adversarial(**(right | change))
 
 
+@pytest.mark.parametrize("player", [0, 1])
+@pytest.mark.parametrize("change", [lambda x: x[None], lambda x: x[0]])
+def test_a_batch_with_an_axis_too_many_or_too_few_is_named(player, change, state):
+    step = steps()[player]
+    wrong = change(X)
+    shape = str(wrong.shape).replace("(", r"\(").replace(")", r"\)")
+    match = rf"batch.x has shape {shape}, but the generator makes .*: give \[B, \.\.\.\]"
+    with pytest.raises(ValueError, match=match):
+        jax.eval_shape(step, state, Batch(wrong))
+
+
+def test_an_error_of_a_conditional_generator_names_the_shapes_of_the_batch():
+    gan = mlp((2,), latent=3, width=4, num_classes=3)
+    batch = Batch(jnp.zeros((4, 2)), jnp.zeros(4, int))
+    state = jax.eval_shape(partial(gan_jax.init, gan, TX, TX), jax.random.key(0), batch)
+    step = gan_jax.make_discriminator_step(gan, minimax, TX)
+    wrong = jax.tree.map(lambda leaf: leaf[None], batch)
+    shapes = r"batch.x of shape \(1, 4, 2\) and labels of shape \(1, 4\)"
+    with pytest.raises(Exception, match=shapes):
+        jax.eval_shape(step, state, wrong)
+
+
 def test_swapped_players_and_other_batches_are_named(state):
     d_step, g_step = steps()
     with pytest.raises(ValueError, match="discriminator_step is G's"):

@@ -441,6 +441,12 @@ def test_each_limit_on_the_slope_reaches_the_step(changes, limit, idx, tmp_path)
         assert largest <= np.float32(limit)
 
 
+def test_the_target_of_ada_reaches_the_step(tmp_path):
+    settings = mnist.Config(workdir=tmp_path, augment="ada", augment_target=0.2, width=4)
+    _, state, _ = mnist.build(settings)
+    assert state.discriminator.memory["augmentation"]["r_t"] == np.float32(0.2)
+
+
 @pytest.mark.parametrize("module", ["mnist", "sample"])
 def test_help_documents_every_setting(module, monkeypatch, capsys):
     experiment = __import__(f"experiments.{module}", fromlist=["Config"])

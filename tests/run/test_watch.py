@@ -54,6 +54,32 @@ def test_a_trouble_is_named_once_and_within_500_steps(name, trouble, evidence):
     assert found.advice in str(found)
 
 
+def evaluated(variety, every):
+    steps = range(every, 5001, every)
+    return [{"step": step, **HEALTHY, "variety": variety(step)} for step in steps]
+
+
+@pytest.mark.parametrize("every", [50, 200, 1000])
+def test_a_run_that_begins_collapsed_is_named_after_step_3000(every):
+    (found,) = troubles(evaluated(lambda step: 0.004 + 0.003 * (step % 400 > 0), every))
+    assert found.name == "collapse"
+    assert 3000 < found.step <= 3000 + 2 * every
+    assert "never reached 0.1 of the data's, and does not rise: it was 0.00" in str(found)
+
+
+@pytest.mark.parametrize(
+    "variety",
+    [
+        lambda step: 0.01 if step <= 2500 else 0.5,
+        lambda step: 0.01 * 2 ** (step / 2000),
+        lambda step: 0.15,
+    ],
+)
+@pytest.mark.parametrize("every", [50, 200, 1000])
+def test_variety_that_rises_late_or_slowly_or_is_not_low_is_no_collapse(every, variety):
+    assert troubles(evaluated(variety, every)) == []
+
+
 def test_a_resumed_watch_repeats_nothing():
     made = records(variety=0.02)
     watch = Watch("non_saturating")

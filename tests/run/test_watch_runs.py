@@ -67,12 +67,12 @@ def copying(state):
     return state.replace(generator=state.generator.replace(model_state=on), ema_model_state=on)
 
 
-def planted(step, change):
-    """Returns the step followed by a change of the state, in every step from `AT` on."""
+def planted(step, change, at):
+    """Returns the step followed by a change of the state, in every step from `at` on."""
 
     @functools.wraps(step)
     def stepped(state, batch):
-        late = state.generator.step >= AT
+        late = state.generator.step >= at
         state, metrics = step(state, batch)
         return jax.lax.cond(late, change, lambda state: state, state), metrics
 
@@ -89,6 +89,7 @@ def run(
     gamma=0.5,
     rates=(1e-3, 1e-3),
     change=None,
+    at=AT,
     gan=lambda gan: gan,
 ):
     """Trains and returns the troubles that the summary names, as pairs of name and step."""
@@ -107,7 +108,7 @@ def run(
     images.train(
         networks,
         state,
-        planted(algorithm.step, change) if change else algorithm.step,
+        planted(algorithm.step, change, at) if change else algorithm.step,
         dataset,
         folder=RunFolder(path),
         num_steps=num_steps,
@@ -153,6 +154,12 @@ def test_planted_trouble_is_named_within_500_steps(name, tmp_path):
     print(name, found)
     assert name in [name for name, _ in found]
     assert all(step > begun for _, step in found)
+
+
+@pytest.mark.slow
+def test_a_run_that_begins_collapsed_is_named(tmp_path):
+    found = run(tmp_path / "run", digits(4000), num_steps=3200, change=constant, at=0)
+    assert ("collapse", 3100) in found
 
 
 @pytest.mark.slow
