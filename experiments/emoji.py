@@ -2,7 +2,7 @@
 
 The images come from the npm package emoji-datasource-google (Cal Henderson, MIT licence; the images
 have the Apache licence). `npm pack emoji-datasource-google` downloads its archive. The experiment
-writes 9 subfolders to --out, with more than 3,700 images of 64 pixels on a white background. Then
+writes 12 subfolders to --out, with more than 3,700 images of 64 pixels on a white background. Then
 `python -m experiments.images --data.dir emoji` trains on them. Existing images are not written
 again.
 """
@@ -26,6 +26,14 @@ from gan_jax.run.files import whole
 
 _IMAGES = "package/img/google/64"
 _LIST = "package/emoji.json"
+
+_PEOPLE = {
+    "families": ("family",),
+    "hands": ("hand", "body-parts"),
+    "people_in_motion": ("person-activity", "person-resting", "person-sport", "person-symbol"),
+}
+"""Kinds of the category "People & Body", each with the first letters of its subcategories. The rest
+are heads and shoulders."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,11 +92,20 @@ def _content(archive: tarfile.TarFile, entry: str | tarfile.TarInfo) -> bytes:
 def _kinds(listed: list[dict[str, Any]]) -> dict[str, str]:
     """Returns the kind of each image, by file name. An emoji may have images for skin colours."""
     return {
-        each["image"]: "_".join(re.findall("[a-z]+", emoji["category"].replace("&", "and").lower()))
+        each["image"]: _kind(emoji)
         for emoji in listed
         for each in (emoji, *emoji.get("skin_variations", {}).values())
         if emoji["category"] != "Component"  # a swatch of a skin colour
     }
+
+
+def _kind(emoji: dict[str, Any]) -> str:
+    category = emoji["category"]
+    if category == "People & Body":
+        for kind, starts in _PEOPLE.items():
+            if emoji["subcategory"].startswith(starts):
+                return kind
+    return "_".join(re.findall("[a-z]+", category.replace("&", "and").lower()))
 
 
 if __name__ == "__main__":

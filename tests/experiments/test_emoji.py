@@ -15,9 +15,11 @@ LISTED = [
     {"category": "Food & Drink", "image": "cup.png"},
     {
         "category": "People & Body",
+        "subcategory": "hand-prop",
         "image": "hand.png",
         "skin_variations": {"1F3FB": {"image": "hand-light.png"}},
     },
+    {"category": "People & Body", "subcategory": "person-role", "image": "cook.png"},
     {"category": "Component", "image": "swatch.png"},
     {"category": "Flags", "image": "missing.png"},
 ]
@@ -42,7 +44,9 @@ def archive(path, listed, images):
 
 @pytest.fixture
 def package(tmp_path):
-    images = {f"64/{name}": png((200, 0, 0, 255)) for name in ("hand", "hand-light", "swatch")}
+    images = {
+        f"64/{name}": png((200, 0, 0, 255)) for name in ("hand", "hand-light", "cook", "swatch")
+    }
     images |= {"64/cup": png((0, 0, 0, 0)), "32/cup": png((0, 0, 0, 255))}
     return archive(tmp_path / "package.tgz", LISTED, images)
 
@@ -50,10 +54,10 @@ def package(tmp_path):
 def test_a_folder_for_each_kind(package, tmp_path):
     out = tmp_path / "out"
     found = emoji.main(emoji.Config(package, out))
-    assert found == {"food_and_drink": 1, "people_and_body": 2}
+    assert found == {"food_and_drink": 1, "hands": 2, "people_and_body": 1}
     written = {str(path.relative_to(out)) for path in out.rglob("*.png")}
-    hands = {"people_and_body/hand.png", "people_and_body/hand-light.png"}
-    assert written == {"food_and_drink/cup.png", *hands}
+    people = {"hands/hand.png", "hands/hand-light.png", "people_and_body/cook.png"}
+    assert written == {"food_and_drink/cup.png", *people}
     image = Image.open(out / "food_and_drink/cup.png")
     assert image.mode == "RGB"
     np.testing.assert_array_equal(image, 255)  # what is transparent becomes white
