@@ -32,8 +32,8 @@ _PEOPLE = {
     "hands": ("hand", "body-parts"),
     "people_in_motion": ("person-activity", "person-resting", "person-sport", "person-symbol"),
 }
-"""Kinds of the category "People & Body", each with the first letters of its subcategories. The rest
-are heads and shoulders."""
+"""Kinds of the category "People & Body", each with the prefixes of its subcategories. The rest are
+heads and shoulders."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -75,8 +75,8 @@ class Config(image_ways.Settings):
     run: tuple[Path, ...] = ()
     """Folders of other runs of `gan-jax train` on the same images, which are not trained here."""
     real: tuple[int, ...] = (1000, 5000, 10_000)
-    """Numbers of training images in the rows of real images and of centroids, if there are as many.
-    The row of all training images, up to the largest number, is always there."""
+    """Numbers of training images in the rows of real images and of centroids. A larger number means
+    all of them."""
     data: datasets.Config = dataclasses.field(
         default_factory=lambda: datasets.Config(source="embedded", held_out=2000)
     )

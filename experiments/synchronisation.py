@@ -55,8 +55,8 @@ class Config:
     learning_rate: float = 1e-3
     """Adam's learning rate for both players."""
     r1: float = 0.1
-    """Weight gamma of R1. The penalty is (gamma / 2) |grad D|^2. Without R1, players that make
-    equally many updates circle around the equilibrium."""
+    """Weight gamma of R1. The penalty is (gamma / 2) |grad D|^2. Without R1, the
+    players circle around the equilibrium if both make equally many updates."""
 
 
 RADIUS, SCALE = 1.0, 0.05

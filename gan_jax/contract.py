@@ -135,14 +135,14 @@ def check_batch(batch: Batch) -> None:
 def check_made_like(made: PyTree, x: PyTree) -> None:
     """Raises ValueError unless G's samples have the structure of x and the shapes of its examples.
 
-    Both are trees of arrays [B, ...].
+    Both arguments are trees of arrays [B, ...].
     """
     of_made, of_x = (jax.tree.map(lambda leaf: jnp.shape(leaf)[1:], tree) for tree in (made, x))
     if of_made != of_x:
         raise ValueError(
             f"batch.x has shape {_shapes(x)}, but the generator makes samples of shape {of_made}: "
-            "give [B, ...] to init and to an update of one player, and [n_critic, B, ...] to a "
-            "train step, or build the GAN for the shape of the data"
+            "build the GAN for the shape of the data. init and an update of one player take "
+            "[B, ...], and an alternating step takes [n_critic, B, ...]"
         )
 
 

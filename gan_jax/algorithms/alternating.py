@@ -80,8 +80,8 @@ def make_discriminator_step(
 
     Raises:
       ValueError: two penalties have the same name, or `accumulate` < 1. The step raises ValueError
-        if `accumulate` does not divide the batch, the real examples and G's samples differ in
-        shape, the state lacks the memory of a penalty, `tx` differs from the one given to `init`,
+        if the real examples and G's samples differ in shape, `accumulate` does not divide the
+        batch, the state lacks the memory of a penalty, `tx` differs from the one given to `init`,
         or `tx` needs arguments that a step does not pass to it.
       TypeError: one of these: `gan` is not a `GAN`; `loss` is not an `AdversarialLoss`; `tx` is not
         an optax optimizer; `penalties` or `terms` contain something other than pairs of a function
@@ -130,9 +130,10 @@ def make_generator_step(
 
     Raises:
       ValueError: two terms have the same name, `accumulate` < 1, or `ema_decay` is a number outside
-        [0, 1). The step raises ValueError if `accumulate` does not divide the batch, the real
-        examples and G's samples differ in shape, the state lacks the memory of a term, `tx` differs
-        from the one given to `init`, or `tx` needs arguments that a step does not pass to it.
+        [0, 1). The step raises ValueError if the real examples and G's samples differ in
+        shape, `accumulate` does not divide the batch, the state lacks the memory of a term, `tx`
+        differs from the one given to `init`, or `tx` needs arguments that a step does not pass to
+        it.
       TypeError, AssertionError: as for `make_discriminator_step`.
     """
     objective = generator_objective(

@@ -116,8 +116,8 @@ def play(
     except Exception as error:
         shapes = jax.tree.map(jnp.shape, (batch.x, label))
         error.add_note(
-            "raised by the generator in an update of one player, which takes [B, ...], for "
-            f"batch.x of shape {shapes[0]} and labels of shape {shapes[1]}"
+            "raised by the generator in an update of one player, for batch.x of shape "
+            f"{shapes[0]} and labels of shape {shapes[1]}. The update takes [B, ...]"
         )
         raise
     check_made_like(fake, batch.x)

@@ -142,8 +142,8 @@ def _norm(tree: PyTree) -> Array:
     a CPU without the kernel library YNNPACK, XLA sums columns in parallel but sums a whole matrix
     sequentially. The square roots of the columns' norms keep the compiler from merging the two
     sums. All axes of a kernel except the last are reshaped into rows, because YNNPACK is much
-    slower at summing over the first axis alone. A leaf on a mesh with explicit axes keeps its axes,
-    because JAX does not merge axes that are split over devices.
+    slower at summing over the first axis alone. A leaf on a mesh with explicit axes is not
+    reshaped, because JAX does not merge axes that are split over devices.
     """
 
     def columns(leaf: Array) -> Array:

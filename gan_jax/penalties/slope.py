@@ -26,8 +26,8 @@ def _squared_gradient_norm(critic: Callable[[PyTree], Array], x: PyTree) -> Arra
 def _gradient_norm(critic: Callable[[PyTree], Array], x: PyTree) -> Array:
     """Returns |grad_x critic(x)| of each example: [B, ...] -> [B].
 
-    Where D's gradient is zero, the derivative of the norm is set to 0, because it would be
-    infinite.
+    Where D's gradient is zero, the derivative of the norm is set to 0. Automatic differentiation
+    would return NaN.
     """
     squared = _squared_gradient_norm(critic, x)
     positive = squared > 0

@@ -157,7 +157,7 @@ def _program() -> str:
 
 
 class _Stderr(io.FileIO):
-    """Descriptor 2. If its reader ends, the messages are dropped and the work goes on."""
+    """The standard error. If its reader exits, messages are dropped and the work goes on."""
 
     def write(self, text: Any) -> int:
         try:
@@ -247,7 +247,7 @@ def flag(name: str) -> str:
 
 
 def none_of(name: str, choices: Collection[str]) -> str:
-    """Returns a message that a name is none of the choices. It suggests the nearest choice."""
+    """Returns a message that a name is none of the choices. It may suggest the nearest choice."""
     near = difflib.get_close_matches(name, choices, n=1)
     guess = f": did you mean {near[0]}?" if near else ""
     return f"{name} is none of {', '.join(choices)}{guess}"

@@ -32,7 +32,7 @@ _WATCHED = 256
 """Samples of the live G, and images of each kind, that the other metrics are computed from."""
 
 _REFERENCE = 5000
-"""Real images of the Fréchet distance, at most."""
+"""The Fréchet distance uses at most this many real images."""
 
 _COMMON = 0.02
 """A class is looked for among the samples if at least this share of the real images has it."""

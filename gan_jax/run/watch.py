@@ -25,7 +25,7 @@ Gaussian noise, of a standard deviation of 10 % of the pixel range, have a ratio
 that are not in the training set have a ratio of 1."""
 
 _LOW = 0.1
-"""The variety of samples, as a fraction of the data's, from which a fall is named."""
+"""If variety never reaches this fraction of the data's, the run began collapsed."""
 
 _BALANCE = {
     "minimax": math.log(4),
@@ -98,7 +98,7 @@ def _low_from_the_start(seen: _Seen) -> str | None:
     if now > 1.5 * first:
         return None
     return (
-        f"the variety of the samples never reached {_LOW} of the data's, and does not rise: it was "
+        f"the variety of the samples never reached {_LOW} of the data's, and hardly rises: it was "
         f"{first:.3f} at step {late[0]['step']} and is {now:.3f}"
     )
 
@@ -126,7 +126,7 @@ def _overfitting(seen: _Seen) -> str | None:
 def _memorisation(seen: _Seen) -> str | None:
     now = (seen.values("nearness") or [1.0])[-1]
     variety = (seen.values("variety") or [1.0])[-1]
-    if now > COPIED or variety < 0.2:  # few distinct samples may be near to a training image
+    if now > COPIED or variety < 0.2:  # a collapsed G may hit a training image
         return None
     return f"samples are {now:.2f} times as far from training images as unseen images are"
 

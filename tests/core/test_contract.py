@@ -244,7 +244,7 @@ def test_a_batch_with_an_axis_too_many_or_too_few_is_named(player, change, state
     step = steps()[player]
     wrong = change(X)
     shape = str(wrong.shape).replace("(", r"\(").replace(")", r"\)")
-    match = rf"batch.x has shape {shape}, but the generator makes .*: give \[B, \.\.\.\]"
+    match = rf"batch.x has shape {shape}, but the generator makes .*: build the GAN for the shape"
     with pytest.raises(ValueError, match=match):
         jax.eval_shape(step, state, Batch(wrong))
 

@@ -111,10 +111,10 @@ FLAGS = {
     ),
     "p": ("--augment-p 0.5", "--augment-p 0.5 is for --augment ada: add it"),
     "target": ("--augment ada --augment-target 1", "--augment-target must be between -1 and 1"),
-    "target of no ada": ("--augment-target 0.2", "--augment-target 0.2 is for --augment ada whose"),
+    "target of no ada": ("--augment-target 0.2", "--augment-target 0.2 needs an adaptive p"),
     "target and p": (
         "--augment ada --augment-p 0.5 --augment-target 0.2",
-        "use that, and remove --augment-p",
+        "use --augment ada without --augment-p",
     ),
     "no labels": ("--conditional acgan", "--conditional needs images with labels: "),
     "no such start": ("--init-from nowhere", "--init-from: "),

@@ -1,8 +1,8 @@
 """Scores generated images against real images.
 
 The images are samples of a run's newest or best checkpoint (--run), or any images (--images). The
-scores are printed as a table. These files are written to --out. If they exist already, the names of
-the new files get a number:
+scores are printed as a table. These files are written to --out, with a number in their names if
+such files exist already:
 - evaluation.json: the scores and the whole protocol
 - neighbours.png: pairs of a sample (left) and its nearest training image, or with --images its
   nearest reference image. Top: the pairs with the smallest distance. Bottom: the first samples.

@@ -122,7 +122,7 @@ class Config:
     augment_p: float | None = None
     """Final probability of ada (half cosine). None: adaptive."""
     augment_target: float = 0.6
-    """Mean sign of D's logits on real images that ada keeps."""
+    """Mean sign of D's logits on real images, kept by ada."""
     ema_decay: float = 0.998
     """Decay rate of the average of G's weights."""
     data: datasets.Config = dataclasses.field(default_factory=datasets.Config)
@@ -221,7 +221,7 @@ def _check_limits(config: Config) -> None:
 
 
 def _check_augmentation(config: Config) -> None:
-    """Raises `UserError` if a setting of ada is out of range, or given without its kind of ada."""
+    """Raises `UserError` if a setting of ada is out of range or would have no effect."""
     target, adaptive = config.augment_target, config.augment == "ada" and config.augment_p is None
     if not -1 < target < 1:
         raise UserError(f"--augment-target must be between -1 and 1, got {target}")
@@ -234,8 +234,7 @@ def _check_augmentation(config: Config) -> None:
         raise UserError(f"--augment-p {config.augment_p} is for --augment ada: add it")
     if target != Config.augment_target and not adaptive:
         raise UserError(
-            f"--augment-target {target} is for --augment ada whose p adapts: use that, and remove "
-            "--augment-p"
+            f"--augment-target {target} needs an adaptive p: use --augment ada without --augment-p"
         )
 
 

@@ -186,7 +186,7 @@ def _check_labels(label: NDArray[np.int32] | None, examples: Examples) -> None:
     """Raises DataError unless there are two classes or more and each has a training image."""
     if label is None:
         reason = examples.unlabelled or "put those of each class into a subfolder of --data.dir"
-        raise DataError(f"--conditional needs images with labels: {reason}. --clusters needs none.")
+        raise DataError(f"--conditional needs images with labels: {reason}. --clusters does not.")
     classes = examples.classes
     if classes is None:
         raise DataError(

@@ -48,7 +48,7 @@ class Images(NamedTuple):
 
     @property
     def sha256(self) -> str:
-        """Returns the digest of the images and their labels that a `Dataset` of them has."""
+        """Returns the digest that a `Dataset` of these images and labels has."""
         return sha256(self.x, self.label)
 
 

@@ -296,7 +296,7 @@ def two_halves(
 
 
 def _half(sides: Sides, number: int, *, by_class: bool) -> Sides:
-    """Returns random halves of both sets. Each number gives other halves."""
+    """Returns random halves of both sets. `number` seeds the choice."""
     rng = np.random.default_rng([sides.seed, number])
     fake, real = (
         side.take(two_halves(len(side.features), side.label if by_class else None, rng)[0])
