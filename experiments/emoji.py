@@ -50,6 +50,12 @@ def main(config: Config) -> Counter[str]:
     """Writes the images. Returns the number of images of each kind, and prints it."""
     cli.check_folder("out", config.out)
     paths, x = _read(config.package)
+    others = {file.relative_to(config.out) for file in config.out.rglob("*.png")} - {*paths}
+    if others:
+        raise UserError(
+            f"--out {config.out} has {len(others)} other images, such as {min(others)}: use an "
+            "empty folder"
+        )
     for path, pixels in zip(paths, x, strict=True):
         file = config.out / path
         if not file.exists():
@@ -103,7 +109,7 @@ def _kind(emoji: dict[str, Any]) -> str:
     category = emoji["category"]
     if category == "People & Body":
         for kind, starts in _PEOPLE.items():
-            if emoji["subcategory"].startswith(starts):
+            if emoji.get("subcategory", "").startswith(starts):
                 return kind
     return "_".join(re.findall("[a-z]+", category.replace("&", "and").lower()))
 

@@ -138,7 +138,7 @@ def check_made_like(made: PyTree, x: PyTree) -> None:
     Both arguments are trees of arrays [B, ...].
     """
     of_made, of_x = (jax.tree.map(lambda leaf: jnp.shape(leaf)[1:], tree) for tree in (made, x))
-    if of_made != of_x:
+    if jax.tree.flatten(of_made) != jax.tree.flatten(of_x):  # some nodes have no ==
         raise ValueError(
             f"batch.x has shape {_shapes(x)}, but the generator makes samples of shape {of_made}: "
             "build the GAN for the shape of the data. init and an update of one player take "

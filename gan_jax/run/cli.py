@@ -312,8 +312,14 @@ def open_run(
         or it cannot be written to.
     """
     settings = {"experiment": name, "config": dataclasses.asdict(config), **more}
+    named = frozenset(f"config.{name}" for name in free)
+    defaults = {
+        f"config.{field.name}": field.default
+        for field in dataclasses.fields(config)
+        if field.default is not dataclasses.MISSING
+    }
     try:
-        folder = RunFolder(config.workdir, settings, frozenset(f"config.{name}" for name in free))
+        folder = RunFolder(config.workdir, settings, named, defaults)
     except UserError as error:
         raise UserError(f"--workdir: {error}") from None
     check_workdir(config)

@@ -30,6 +30,7 @@ class RunFolder:
       settings: every setting that affects the result, as nested dictionaries. Values that JSON
         cannot store are stored as strings.
       free: dotted names of the settings that may differ between sessions.
+      defaults: values by dotted name for settings that a run of an earlier version lacks.
 
     Raises:
       UserError: the folder holds files that do not belong to a run, or a run with other settings.
@@ -40,10 +41,12 @@ class RunFolder:
         path: Path | str,
         settings: Record | None = None,
         free: frozenset[str] = frozenset(),
+        defaults: Record | None = None,
     ) -> None:
         self.path = Path(path).absolute()
-        self._settings = json.loads(json.dumps(settings or {}, default=str))
+        self._settings = _as_json(settings or {})
         self._free = free
+        self._defaults = _as_json(defaults or {})
         self._visited = False
         self._config = self.path / "config.json"
         self._found()
@@ -53,7 +56,7 @@ class RunFolder:
 
     def part(self, name: str) -> "RunFolder":
         """Returns the sub-folder `name`. Use one sub-folder per training if a run has several."""
-        return RunFolder(self.path / name, self._settings, self._free)
+        return RunFolder(self.path / name, self._settings, self._free, self._defaults)
 
     def _found(self) -> Record:
         """Returns the settings of the run in the folder, or an empty dictionary if there is none.
@@ -63,7 +66,7 @@ class RunFolder:
         """
         if self._config.exists():
             found = read_config(self.path)
-            _check_same(self.path, found, self._settings, self._free)
+            _check_same(self.path, {**self._defaults, **_flat(found)}, self._settings, self._free)
             return found
         if self.path.exists() and not _is_blank(self.path):
             raise UserError(
@@ -259,8 +262,12 @@ def _flat(settings: Record, prefix: str = "") -> Record:
     return flat
 
 
-def _check_same(path: Path, old: Record, new: Record, free: frozenset[str]) -> None:
-    was, now = _flat(old), _flat(new)
+def _as_json(settings: Record) -> Record:
+    return json.loads(json.dumps(settings, default=str))
+
+
+def _check_same(path: Path, was: Record, new: Record, free: frozenset[str]) -> None:
+    now = _flat(new)
     names = [
         name
         for name in sorted(was.keys() | now.keys())

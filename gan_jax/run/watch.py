@@ -82,8 +82,6 @@ class _Seen(NamedTuple):
 def _collapse(seen: _Seen) -> str | None:
     *before, now = seen.values("variety") or [0.0]
     highest = max(before, default=0.0)
-    if max(highest, now) < _LOW:
-        return _low_from_the_start(seen)
     if highest < _LOW or now > 0.25 * highest:
         return None
     return f"the variety of the samples fell from {highest:.2f} to {now:.2f} of the data's"
@@ -94,12 +92,13 @@ def _low_from_the_start(seen: _Seen) -> str | None:
     late = [record for record in seen.evaluations if record["step"] > 1000]
     if len(late) < 3 or late[-1]["step"] - late[0]["step"] < 2000:
         return None
-    first, now = late[0]["variety"], late[-1]["variety"]
-    if now > 1.5 * first:
+    first, now = late[0], late[-1]
+    improves = now.get("frechet_distance", 0.0) < 0.9 * first.get("frechet_distance", 0.0)
+    if improves or max(seen.values("variety")) >= _LOW or now["variety"] > 1.5 * first["variety"]:
         return None
     return (
         f"the variety of the samples never reached {_LOW} of the data's, and hardly rises: it was "
-        f"{first:.3f} at step {late[0]['step']} and is {now:.3f}"
+        f"{first['variety']:.3f} at step {first['step']} and is {now['variety']:.3f}"
     )
 
 
@@ -154,6 +153,10 @@ _RULES: dict[str, tuple[Callable[[_Seen], str | None], str]] = {
     "collapse": (
         _collapse,
         "Lower the learning rates, raise R1, or go back to the best checkpoint",
+    ),
+    "collapse from the start": (
+        _low_from_the_start,
+        "Begin again with lower learning rates or a higher R1. If the samples still change, wait",
     ),
     "a class is gone": (
         _class_gone,

@@ -1,5 +1,6 @@
 """Errors for input that breaks the contract. Each names the argument, its value and the remedy."""
 
+import dataclasses
 from functools import partial
 
 import flax.linen as nn
@@ -11,6 +12,7 @@ import pytest
 
 import gan_jax
 from gan_jax import AdversarialLoss, Batch, Network
+from gan_jax.contract import check_made_like
 from gan_jax.losses import LOSSES, f_divergence, minimax, relativistic_average, smoothed, top_k
 from gan_jax.models.mlp import mlp
 from gan_jax.penalties import PENALTIES, lazy, lecam, r1
@@ -247,6 +249,18 @@ def test_a_batch_with_an_axis_too_many_or_too_few_is_named(player, change, state
     match = rf"batch.x has shape {shape}, but the generator makes .*: build the GAN for the shape"
     with pytest.raises(ValueError, match=match):
         jax.eval_shape(step, state, Batch(wrong))
+
+
+def test_the_samples_may_be_a_tree_of_nodes_without_an_equality():
+    @jax.tree_util.register_dataclass
+    @dataclasses.dataclass(eq=False)
+    class Node:
+        a: jax.Array
+
+    check_made_like(Node(jnp.zeros((4, 3))), Node(jnp.zeros((5, 3))))
+    for other in (Node(jnp.zeros((4, 2))), jnp.zeros((4, 3)), (jnp.zeros((4, 3)),)):
+        with pytest.raises(ValueError, match="build the GAN for the shape of the data"):
+            check_made_like(Node(jnp.zeros((4, 3))), other)
 
 
 def test_an_error_of_a_conditional_generator_names_the_shapes_of_the_batch():

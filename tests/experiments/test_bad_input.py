@@ -110,11 +110,15 @@ FLAGS = {
         "the signs of D's logits, which mean nothing for --loss relativistic: add --augment-p",
     ),
     "p": ("--augment-p 0.5", "--augment-p 0.5 is for --augment ada: add it"),
+    "target of no sign": (
+        "--augment ada --augment-p 0.5 --augment-target 0.2 --loss relativistic",
+        "add --augment-p, such as 0.5, without --augment-target",
+    ),
     "target": ("--augment ada --augment-target 1", "--augment-target must be between -1 and 1"),
     "target of no ada": ("--augment-target 0.2", "--augment-target 0.2 needs an adaptive p"),
     "target and p": (
         "--augment ada --augment-p 0.5 --augment-target 0.2",
-        "use --augment ada without --augment-p",
+        "needs an adaptive p: use --augment ada --augment-p None",
     ),
     "no labels": ("--conditional acgan", "--conditional needs images with labels: "),
     "no such start": ("--init-from nowhere", "--init-from: "),

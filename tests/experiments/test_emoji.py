@@ -71,6 +71,15 @@ def test_an_image_is_not_written_again(package, tmp_path):
     assert path.read_bytes() == b"mine"
 
 
+def test_a_folder_with_other_images_is_refused(package, tmp_path):
+    path = tmp_path / "out" / "people" / "hand.png"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"--out .* 1 other images, such as people.hand.png: use"):
+        emoji.main(emoji.Config(package, tmp_path / "out"))
+    assert [*(tmp_path / "out").rglob("*.png")] == [path]
+
+
 @pytest.mark.parametrize("damage", ["other", "cut", "no images", "no list", "broken image"])
 def test_another_file_or_a_damaged_one(damage, package, tmp_path):
     data = package.read_bytes()

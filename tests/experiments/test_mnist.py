@@ -205,6 +205,17 @@ def test_the_settings_name_the_command_and_the_images_and_runs_of_old_names_resu
     assert train.with_classes(mnist.Config(), photos, None)[0].data.name == "photos"
 
 
+def test_a_setting_that_an_earlier_version_lacked_counts_as_its_default(done, idx, tmp_path):
+    folder = shutil.copytree(done[0], tmp_path / "run")
+    settings = read_json(folder / "config.json")
+    del settings["config"]["augment_target"]
+    (folder / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=r"config.augment_target: 0.6 there, 0.2 asked for"):
+        mnist.main(config(folder, idx, augment="ada", augment_target=0.2))
+    assert mnist.main(config(folder, idx, num_steps=7)).generator.step == 7
+    assert read_json(folder / "config.json")["config"]["augment_target"] == 0.6
+
+
 def test_a_complete_run_says_so_and_touches_nothing(done, idx, capsys):
     folder, bits, _ = done
     before = snapshot(folder)

@@ -62,7 +62,7 @@ def evaluated(variety, every):
 @pytest.mark.parametrize("every", [50, 200, 1000])
 def test_a_run_that_begins_collapsed_is_named_after_step_3000(every):
     (found,) = troubles(evaluated(lambda step: 0.004 + 0.003 * (step % 400 > 0), every))
-    assert found.name == "collapse"
+    assert found.name == "collapse from the start"
     assert 3000 < found.step <= 3000 + 2 * every
     assert "never reached 0.1 of the data's, and hardly rises: it was 0.00" in str(found)
 
@@ -78,6 +78,19 @@ def test_a_run_that_begins_collapsed_is_named_after_step_3000(every):
 @pytest.mark.parametrize("every", [50, 200, 1000])
 def test_variety_that_rises_late_or_slowly_or_is_not_low_is_no_collapse(every, variety):
     assert troubles(evaluated(variety, every)) == []
+
+
+def test_a_slow_run_whose_distance_falls_is_no_collapse():
+    made = evaluated(lambda step: 0.02, 500)
+    distances = [{"frechet_distance": 214.0 - record["step"] / 100} for record in made]
+    assert troubles([a | b for a, b in zip(made, distances, strict=True)]) == []
+    distances = [{"frechet_distance": 214.0 - record["step"] / 1000} for record in made]
+    assert len(troubles([a | b for a, b in zip(made, distances, strict=True)])) == 1
+
+
+def test_a_collapse_after_a_late_rise_is_named_too():
+    made = evaluated(lambda step: 0.01 if step <= 3500 else 1.0 if step <= 4500 else 0.02, 100)
+    assert [found.name for found in troubles(made)] == ["collapse from the start", "collapse"]
 
 
 def test_a_resumed_watch_repeats_nothing():

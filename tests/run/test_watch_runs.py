@@ -159,7 +159,7 @@ def test_planted_trouble_is_named_within_500_steps(name, tmp_path):
 @pytest.mark.slow
 def test_a_run_that_begins_collapsed_is_named(tmp_path):
     found = run(tmp_path / "run", digits(4000), num_steps=3200, change=constant, at=0)
-    assert ("collapse", 3100) in found
+    assert ("collapse from the start", 3100) in found
 
 
 @pytest.mark.slow

@@ -223,18 +223,20 @@ def _check_limits(config: Config) -> None:
 def _check_augmentation(config: Config) -> None:
     """Raises `UserError` if a setting of ada is out of range or would have no effect."""
     target, adaptive = config.augment_target, config.augment == "ada" and config.augment_p is None
+    has_target = target != Config.augment_target
     if not -1 < target < 1:
         raise UserError(f"--augment-target must be between -1 and 1, got {target}")
-    if adaptive and config.loss in UNSIGNED:
+    if (adaptive or has_target) and config.loss in UNSIGNED:
         raise UserError(
             f"--augment ada adapts p to the signs of D's logits, which mean nothing for --loss "
-            f"{config.loss}: add --augment-p, such as 0.5, or choose another loss"
+            f"{config.loss}: add --augment-p, such as 0.5, without --augment-target, or choose "
+            "another loss"
         )
     if config.augment != "ada" and config.augment_p is not None:
         raise UserError(f"--augment-p {config.augment_p} is for --augment ada: add it")
-    if target != Config.augment_target and not adaptive:
+    if has_target and not adaptive:
         raise UserError(
-            f"--augment-target {target} needs an adaptive p: use --augment ada without --augment-p"
+            f"--augment-target {target} needs an adaptive p: use --augment ada --augment-p None"
         )
 
 
