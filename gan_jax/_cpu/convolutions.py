@@ -8,7 +8,8 @@ becomes a convolution with stride 1 over tiles. That convolution is computed in 
 *Windows*: each row of a matrix holds the tiles of one window, and the matrix is multiplied by the
 kernel.
 
-*Winograd's minimal filtering* (see `winograd`): this method is for windows of 2x2 tiles.
+*Winograd's minimal filtering* (see `winograd`): this method is for windows of 2x2 tiles. A row and
+a column of zeros make a 3x3 kernel with stride 2 a kernel of 2x2 tiles.
 
 Windows of 3x3 pixels with stride 1, with or without groups, are filtered by `batched`. A 1x1
 convolution is one matrix product of all pixels. All other convolutions are computed as in
@@ -54,6 +55,10 @@ def _at_least_single(function: Callable[..., Array]) -> Callable[[Array, Array, 
 @_at_least_single
 def forward(x: Array, kernel: Array, geometry: Geometry) -> Array:
     """Returns the same as `conv_native.forward`, up to rounding."""
+    if _is_nearly_winograd(geometry, *kernel.shape[2:]):
+        whole = _whole(geometry)
+        x = materialised(_padded(x, 1, whole.size))
+        return materialised(forward(x, _padded(kernel, 0, whole.window), whole))
     if _is_winograd(geometry, *kernel.shape[2:]):
         axes = _axes(x, geometry)
         taps = winograd.taps(_tile_kernel(kernel, geometry), axes)
@@ -72,6 +77,10 @@ def forward(x: Array, kernel: Array, geometry: Geometry) -> Array:
 @_at_least_single
 def input_gradient(g: Array, kernel: Array, geometry: Geometry) -> Array:
     """Returns the same as `conv_native.input_gradient`, up to rounding."""
+    if _is_nearly_winograd(geometry, *kernel.shape[2:]):
+        whole, (height, width) = _whole(geometry), geometry.size
+        made = input_gradient(materialised(g), _padded(kernel, 0, whole.window), whole)
+        return materialised(made)[:, :height, :width]
     if _is_winograd(geometry, *kernel.shape[2:]):
         axes = _axes(g, geometry)
         taps = winograd.taps(_tile_kernel(kernel, geometry), axes)
@@ -90,6 +99,10 @@ def input_gradient(g: Array, kernel: Array, geometry: Geometry) -> Array:
 @_at_least_single
 def kernel_gradient(x: Array, g: Array, geometry: Geometry) -> Array:
     """Returns the same as `conv_native.kernel_gradient`, up to rounding."""
+    if _is_nearly_winograd(geometry, x.shape[3], g.shape[3]):
+        whole = _whole(geometry)
+        x = materialised(_padded(x, 1, whole.size))
+        return kernel_gradient(x, materialised(g), whole)[:3, :3]
 
     # XLA computes g.T @ x twice as fast as x.T @ g.
     def product(x: Array, g: Array) -> Array:
@@ -138,6 +151,32 @@ def _is_tiled(geometry: Geometry) -> bool:
 
 def _is_winograd(geometry: Geometry, *features: int) -> bool:
     return _is_tiled(geometry) and _tiling(geometry) == (2, 2) and min(features) >= _THICK
+
+
+def _is_nearly_winograd(geometry: Geometry, *features: int) -> bool:
+    """Returns whether zeros make the window one of 2x2 tiles, and Winograd's method is used.
+
+    Arrays are materialised before and after, because XLA would repeat the operations around the
+    convolution, such as a blur, for each product.
+    """
+    nearly = (geometry.window, geometry.strides) == ((3, 3), (2, 2))
+    return nearly and _is_winograd(_whole(geometry), *features)
+
+
+def _whole(geometry: Geometry) -> Geometry:
+    """Returns the geometry of the same windows with 4x4 pixels, of which the last are zeros."""
+    height, width = (
+        2 * n + 2 - 2 * p for n, p in zip(geometry.output, geometry.padding, strict=True)
+    )
+    return geometry._replace(size=(height, width), window=(4, 4))
+
+
+def _padded(x: Array, axis: int, sizes: Pair) -> Array:
+    """Returns x with zeros at the end of two axes, from this axis on."""
+    edges = [(0, 0)] * x.ndim
+    for i, size in enumerate(sizes, axis):
+        edges[i] = (0, size - x.shape[i])
+    return jnp.pad(x, edges)
 
 
 def _axes(x: Array, geometry: Geometry) -> winograd.Axes:

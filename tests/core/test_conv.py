@@ -21,6 +21,8 @@ GEOMETRIES = {
     "halving": ((6, 4), (4, 4), (2, 2), (1, 1)),
     "pointwise": ((2, 3), (1, 1), (1, 1), (0, 0)),
     "same": ((4, 5), (3, 3), (1, 1), (1, 1)),
+    "odd halving": ((7, 6), (3, 3), (2, 2), (0, 0)),
+    "padded odd halving": ((6, 7), (3, 3), (2, 2), (1, 2)),
     "remainder": ((8, 7), (3, 2), (2, 3), (1, 0)),  # rows and columns the stride never reaches
     "gaps": ((7, 8), (2, 1), (3, 2), (0, 0)),  # strides larger than the window
     "wide padding": ((5, 6), (2, 2), (1, 2), (2, 3)),  # padding larger than the window's edge
@@ -293,6 +295,13 @@ def test_the_forms_for_the_cpu_equal_the_native_ones(geometry, thick, monkeypatc
         assert ours.shape == native.shape
         close(ours, native)
     close(conv_native.canonical_kernel_gradient(x, g, shape), expected[2])
+
+
+def test_a_3x3_window_with_stride_2_is_a_window_of_2x2_tiles():
+    shape = conv_native.Geometry((9, 9), (3, 3), (2, 2), (0, 0))
+    x, kernel, g = draw((2, 9, 9, 32), (3, 3, 32, 40), (2, 4, 4, 40))
+    made = jax.make_jaxpr(partial(three_maps, conv_cpu, shape=shape))(x, kernel, g)
+    assert "conv_general_dilated" not in str(made)
 
 
 @pytest.mark.parametrize(
