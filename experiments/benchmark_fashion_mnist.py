@@ -56,7 +56,7 @@ class Config(image_ways.Settings):
     ways: tuple[str, ...] = tuple(WAYS)
     """Ways to train, one for each row of the table."""
     num_steps: int = 4000
-    """Updates of G of `r1`. The others make as many as take the same time."""
+    """Updates of G for `r1`. The others make as many as take the same time."""
     data: datasets.Config = dataclasses.field(
         default_factory=lambda: datasets.Config(name="fashion_mnist")
     )

@@ -1,10 +1,12 @@
-"""Makes a folder of labelled colour images: Google's emoji, with a subfolder for each kind.
+"""Makes a folder of labelled colour images: emoji, with a subfolder for each kind.
 
-The images come from the npm package emoji-datasource-google (Cal Henderson, MIT licence; the images
-have the Apache licence). `npm pack emoji-datasource-google` downloads its archive. The experiment
-writes 12 subfolders to --out, with more than 3,700 images of 64 pixels on a white background. Then
-`python -m experiments.images --data.dir emoji` trains on them. Existing images are not written
-again.
+The images come from the npm packages emoji-datasource-google and emoji-datasource-twitter (Cal
+Henderson, MIT licence). Google's images have the Apache licence, and Twitter's are CC BY 4.0.
+`npm pack emoji-datasource-google emoji-datasource-twitter` downloads both archives. The experiment
+writes 11 subfolders to --out, with about 5,600 images of 64 pixels on a white background. A kind
+has images that resemble one another, so animals and most objects are left out. Then
+`python -m experiments.images --data.dir emoji` trains on the folder. Existing images are not
+written again.
 """
 
 import dataclasses
@@ -24,67 +26,77 @@ from gan_jax.run import cli
 from gan_jax.run.datasets import images
 from gan_jax.run.files import whole
 
-_IMAGES = "package/img/google/64"
+_IMAGE = re.compile(r"package/img/(\w+)/64/([^/]+\.png)")
 _LIST = "package/emoji.json"
 
-_PEOPLE = {
-    "families": ("family",),
-    "hands": ("hand", "body-parts"),
-    "people_in_motion": ("person-activity", "person-resting", "person-sport", "person-symbol"),
+_KINDS = {
+    "clocks": "time",
+    "faces": "face-(?!costume).*",
+    "families": "family",
+    "flags": "(country|subdivision)-flag",
+    "fruit_and_vegetables": "food-(fruit|vegetable)",
+    "hands": "hand.*",
+    "heads": "person(-fantasy|-gesture|-role)?",
+    "hearts": "heart",
+    "people_in_motion": "person-(activity|resting|sport)",
+    "shapes": "geometric",
+    "squares": "alphanum|arrow|av-symbol|keycap|zodiac",
 }
-"""Kinds of the category "People & Body", each with the prefixes of its subcategories. The rest are
-heads and shoulders."""
+"""The pattern of the subcategories that belong to each kind."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The archive, and the folder for its images."""
+    """The archives, and the folder for their images."""
 
-    package: Path
-    """The archive of the npm package: emoji-datasource-google-16.0.0.tgz or another version."""
+    packages: tuple[Path, ...]
+    """The archives of the npm packages, such as emoji-datasource-google-16.0.0.tgz."""
     out: Path = Path("emoji")
     """Folder for the images. It is made if it does not exist."""
 
 
 def main(config: Config) -> Counter[str]:
     """Writes the images. Returns the number of images of each kind, and prints it."""
+    if not config.packages:
+        raise UserError("--packages must name at least one archive")
     cli.check_folder("out", config.out)
-    paths, x = _read(config.package)
+    read = [_read(package) for package in config.packages]
+    paths = [path for listed, _ in read for path in listed]
     others = {file.relative_to(config.out) for file in config.out.rglob("*.png")} - {*paths}
     if others:
         raise UserError(
             f"--out {config.out} has {len(others)} other images, such as {min(others)}: use an "
             "empty folder"
         )
-    for path, pixels in zip(paths, x, strict=True):
+    for path, pixels in zip(paths, (each for _, x in read for each in x), strict=True):
         file = config.out / path
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
             with whole(file) as opened:
                 Image.fromarray(pixels).save(opened, "png")
     found = Counter(str(path.parent) for path in paths)
-    print(f"{found.total()} images in {config.out}:", dict(found))
+    print(f"{found.total()} images in {config.out}:", dict(sorted(found.items())))
     return found
 
 
 def _read(package: Path) -> tuple[list[Path], NDArray[np.uint8]]:
-    """Returns a path KIND/FILE for each emoji, and the images [N, H, W, 3] on white."""
+    """Returns a path KIND/VENDOR-FILE for each emoji, and the images [N, H, W, 3] on white."""
     try:
         with tarfile.open(package) as archive:
             kinds = _kinds(json.loads(_content(archive, _LIST)))
             pngs = dict[Path, bytes]()
             for entry in archive.getmembers():  # in their order, since going back is slow
-                folder, _, name = entry.name.rpartition("/")
-                if folder == _IMAGES and name in kinds:
-                    pngs[Path(kinds[name], name)] = _content(archive, entry)
+                image = _IMAGE.fullmatch(entry.name)
+                if image and image[2] in kinds:
+                    pngs[Path(kinds[image[2]], "-".join(image.groups()))] = _content(archive, entry)
         if not pngs:
             raise tarfile.TarError("no images")
         named = ((str(path), png) for path, png in pngs.items())
         return list(pngs), images.stack(named, len(pngs), None, channels=3)
     except Exception as error:  # a damaged archive can raise nearly any
         raise UserError(
-            f"--package {package} cannot be read, or is not the archive of "
-            "emoji-datasource-google: download it with `npm pack emoji-datasource-google`"
+            f"--packages {package} cannot be read, or is not the archive of an emoji-datasource: "
+            "download it with `npm pack emoji-datasource-google`"
         ) from error
 
 
@@ -96,22 +108,17 @@ def _content(archive: tarfile.TarFile, entry: str | tarfile.TarInfo) -> bytes:
 
 
 def _kinds(listed: list[dict[str, Any]]) -> dict[str, str]:
-    """Returns the kind of each image, by file name. An emoji may have images for skin colours."""
+    """Returns the kind of each image that has one, by file name.
+
+    An emoji may have images for skin colours.
+    """
     return {
-        each["image"]: _kind(emoji)
+        each["image"]: kind
         for emoji in listed
+        for kind, pattern in _KINDS.items()
+        if re.fullmatch(pattern, emoji.get("subcategory") or "")
         for each in (emoji, *emoji.get("skin_variations", {}).values())
-        if emoji["category"] != "Component"  # a swatch of a skin colour
     }
-
-
-def _kind(emoji: dict[str, Any]) -> str:
-    category = emoji["category"]
-    if category == "People & Body":
-        for kind, starts in _PEOPLE.items():
-            if emoji.get("subcategory", "").startswith(starts):
-                return kind
-    return "_".join(re.findall("[a-z]+", category.replace("&", "and").lower()))
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ class Settings:
     ways: tuple[str, ...]
     """Ways to train, one for each row of the table."""
     num_steps: int
-    """Updates of G of a way with cost 1. The others make as many as take the same time."""
+    """Updates of G for a way with cost 1. The others make as many as take the same time."""
     seeds: int = 3
     """Number of seeds. Each way is trained once with each seed."""
     seed: int = 0

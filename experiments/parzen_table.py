@@ -69,7 +69,7 @@ class Config(image_ways.Settings):
     ways: tuple[str, ...] = tuple(WAYS)
     """GANs to train, one for each row of the table."""
     num_steps: int = 2500
-    """Updates of G of `recommended`. The others make as many as take the same time."""
+    """Updates of G for `recommended`. The others make as many as take the same time."""
     seeds: int = 1
     """Number of seeds. Each GAN is trained once with each seed."""
     run: tuple[Path, ...] = ()

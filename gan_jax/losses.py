@@ -254,7 +254,7 @@ def f_divergence(name: str, *, non_saturating: bool = False) -> AdversarialLoss:
       name: kl, reverse_kl, pearson, neyman, squared_hellinger, js, gan (the same as `minimax`) or
         total_variation.
       non_saturating: if True, G maximises E_q[T] instead of E_q[f*(T)] (Nowozin et al. 2016,
-        section 3.2). For gan this is the loss `non_saturating`.
+        section 3.2). `gan` then equals the loss `non_saturating`.
 
     Raises:
       ValueError: `name` is none of these names.

@@ -12,9 +12,9 @@ kernel.
 a column of zeros make a 3x3 kernel with stride 2 a kernel of 2x2 tiles.
 
 Windows of 3x3 pixels with stride 1, with or without groups, are filtered by `batched`. A 1x1
-convolution is one matrix product of all pixels. All other convolutions are computed as in
-`conv_native`. The modules `winograd` and `batched` also use the word tiles, but for groups of
-outputs.
+convolution with stride 1, without padding or groups, is one matrix product of all pixels. All other
+convolutions are computed as in `conv_native`. The modules `winograd` and `batched` also use the
+word tiles, but for groups of outputs.
 """
 
 import itertools
@@ -152,15 +152,15 @@ def _is_winograd(geometry: Geometry, *features: int) -> bool:
 def _is_nearly_winograd(geometry: Geometry, *features: int) -> bool:
     """Returns whether zeros make the window one of 2x2 tiles, and Winograd's method is used.
 
-    Arrays are materialised before and after, because XLA would repeat the operations around the
-    convolution, such as a blur, for each product.
+    Callers materialise x and g, because XLA would repeat the operations before the convolution,
+    such as a blur, for each product.
     """
     nearly = (geometry.window, geometry.strides) == ((3, 3), (2, 2))
     return nearly and _is_winograd(_whole(geometry), *features)
 
 
 def _whole(geometry: Geometry) -> Geometry:
-    """Returns the geometry of the same windows with 4x4 pixels, of which the last are zeros."""
+    """Returns the geometry with 4x4 windows. Their last row and column meet zeros of the kernel."""
     height, width = (
         2 * n + 2 - 2 * p for n, p in zip(geometry.output, geometry.padding, strict=True)
     )

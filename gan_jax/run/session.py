@@ -186,7 +186,7 @@ def _devices_of(ensemble: PyTree, devices: Sequence[jax.Device]) -> Sequence[jax
 
 
 def _writer(path: Path, first: int) -> Any:
-    """Returns a `SummaryWriter`. TensorBoard then hides older events of step `first` and later."""
+    """Returns a `SummaryWriter`. TensorBoard hides other sessions' events from step `first` on."""
     from tensorboardX import SummaryWriter
 
     return SummaryWriter(str(path / "tensorboard"), purge_step=first)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from gan_jax.run.folder import Record
 
 SCORE = "frechet_distance"
-"""The figure that chooses the best checkpoint: the lowest is the best."""
+"""The metric that chooses the best checkpoint: the lowest is the best."""
 
 UNSIGNED = ("wasserstein", "relativistic", "relativistic_average")
 """Losses whose gradients do not change if one number is added to all logits of D. The signs of the
@@ -75,7 +75,7 @@ class _Seen(NamedTuple):
     balance: float | None
 
     def values(self, name: str) -> list[float]:
-        """Returns the values of one figure in the evaluations, the latest last."""
+        """Returns the values of one metric in the evaluations, the latest last."""
         return [record[name] for record in self.evaluations if name in record]
 
 

@@ -12,17 +12,19 @@ from experiments import emoji
 from gan_jax.errors import UserError
 
 LISTED = [
-    {"category": "Food & Drink", "image": "cup.png"},
+    {"subcategory": "time", "image": "clock.png"},
     {
-        "category": "People & Body",
         "subcategory": "hand-prop",
         "image": "hand.png",
         "skin_variations": {"1F3FB": {"image": "hand-light.png"}},
     },
-    {"category": "People & Body", "subcategory": "person-role", "image": "cook.png"},
-    {"category": "Component", "image": "swatch.png"},
-    {"category": "Flags", "image": "missing.png"},
+    {"subcategory": "person-role", "image": "cook.png"},
+    {"subcategory": "face-costume", "image": "ghost.png"},
+    {"subcategory": None, "image": "swatch.png"},
+    {"image": "swatch-2.png"},
+    {"subcategory": "heart", "image": "missing.png"},
 ]
+NAMES = ("hand", "hand-light", "cook", "ghost", "swatch", "swatch-2")
 
 
 def png(colour: tuple[int, int, int, int]) -> bytes:
@@ -31,9 +33,9 @@ def png(colour: tuple[int, int, int, int]) -> bytes:
     return data.getvalue()
 
 
-def archive(path, listed, images):
+def archive(path, listed, images, vendor="google"):
     files = {"package/emoji.json": json.dumps(listed).encode()}
-    files |= {f"package/img/google/{name}.png": data for name, data in images.items()}
+    files |= {f"package/img/{vendor}/{name}.png": data for name, data in images.items()}
     with tarfile.open(path, "w:gz") as made:
         for name, data in files.items():
             info = tarfile.TarInfo(name)
@@ -42,32 +44,52 @@ def archive(path, listed, images):
     return path
 
 
+def package_of(path, vendor):
+    images = {f"64/{name}": png((200, 0, 0, 255)) for name in NAMES}
+    images |= {"64/clock": png((0, 0, 0, 0)), "32/clock": png((0, 0, 0, 255))}
+    return archive(path, LISTED, images, vendor)
+
+
 @pytest.fixture
 def package(tmp_path):
-    images = {
-        f"64/{name}": png((200, 0, 0, 255)) for name in ("hand", "hand-light", "cook", "swatch")
-    }
-    images |= {"64/cup": png((0, 0, 0, 0)), "32/cup": png((0, 0, 0, 255))}
-    return archive(tmp_path / "package.tgz", LISTED, images)
+    return package_of(tmp_path / "package.tgz", "google")
 
 
 def test_a_folder_for_each_kind(package, tmp_path):
     out = tmp_path / "out"
-    found = emoji.main(emoji.Config(package, out))
-    assert found == {"food_and_drink": 1, "hands": 2, "people_and_body": 1}
+    other = package_of(tmp_path / "other.tgz", "twitter")
+    found = emoji.main(emoji.Config((package, other), out))
+    assert found == {"clocks": 2, "hands": 4, "heads": 2}
     written = {str(path.relative_to(out)) for path in out.rglob("*.png")}
-    people = {"hands/hand.png", "hands/hand-light.png", "people_and_body/cook.png"}
-    assert written == {"food_and_drink/cup.png", *people}
-    image = Image.open(out / "food_and_drink/cup.png")
+    assert written == {
+        f"{kind}/{vendor}-{name}.png"
+        for kind, name in [
+            ("clocks", "clock"),
+            ("hands", "hand"),
+            ("hands", "hand-light"),
+            ("heads", "cook"),
+        ]
+        for vendor in ("google", "twitter")
+    }
+    image = Image.open(out / "clocks/google-clock.png")
     assert image.mode == "RGB"
     np.testing.assert_array_equal(image, 255)  # what is transparent becomes white
 
 
+def test_each_kind_has_a_subcategory_of_its_own():
+    names = (
+        "time face-hat family country-flag food-fruit hand-prop person heart person-sport "
+        "geometric zodiac"
+    )
+    listed = [{"subcategory": name, "image": name} for name in names.split()]
+    assert list(emoji._kinds(listed).values()) == list(emoji._KINDS)
+
+
 def test_an_image_is_not_written_again(package, tmp_path):
-    path = tmp_path / "food_and_drink/cup.png"
+    path = tmp_path / "clocks/google-clock.png"
     path.parent.mkdir()
     path.write_bytes(b"mine")
-    emoji.main(emoji.Config(package, tmp_path))
+    emoji.main(emoji.Config((package,), tmp_path))
     assert path.read_bytes() == b"mine"
 
 
@@ -76,8 +98,13 @@ def test_a_folder_with_other_images_is_refused(package, tmp_path):
     path.parent.mkdir(parents=True)
     path.write_bytes(b"mine")
     with pytest.raises(UserError, match=r"--out .* 1 other images, such as people.hand.png: use"):
-        emoji.main(emoji.Config(package, tmp_path / "out"))
+        emoji.main(emoji.Config((package,), tmp_path / "out"))
     assert [*(tmp_path / "out").rglob("*.png")] == [path]
+
+
+def test_no_package(tmp_path):
+    with pytest.raises(UserError, match="--packages must name at least one archive"):
+        emoji.main(emoji.Config((), tmp_path))
 
 
 @pytest.mark.parametrize("damage", ["other", "cut", "no images", "no list", "broken image"])
@@ -90,18 +117,9 @@ def test_another_file_or_a_damaged_one(damage, package, tmp_path):
     elif damage == "no images":
         archive(package, LISTED, {})
     elif damage == "no list":
-        archive(package, {"a": 1}, {"64/cup": png((0, 0, 0, 0))})
+        archive(package, {"a": 1}, {"64/clock": png((0, 0, 0, 0))})
     else:
-        archive(package, LISTED, {"64/cup": png((0, 0, 0, 0))[:40]})
-    with pytest.raises(UserError, match=r"--package .*package.tgz .*npm pack"):
-        emoji.main(emoji.Config(package, tmp_path / "out"))
+        archive(package, LISTED, {"64/clock": png((0, 0, 0, 0))[:40]})
+    with pytest.raises(UserError, match=r"--packages .*package.tgz .*npm pack"):
+        emoji.main(emoji.Config((package,), tmp_path / "out"))
     assert not (tmp_path / "out").exists()
-
-
-def test_no_image_leaves_the_folder(tmp_path):
-    listed = [{"category": "../../Away", "image": "cup.png"}]
-    path = archive(tmp_path / "package.tgz", listed, {"64/cup": png((0, 0, 0, 0))})
-    emoji.main(emoji.Config(path, tmp_path / "a" / "b"))
-    assert [str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.png")] == [
-        "a/b/away/cup.png"
-    ]

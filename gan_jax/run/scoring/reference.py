@@ -23,7 +23,7 @@ from gan_jax.run.progress import over
 Float32Array: TypeAlias = NDArray[np.float32]
 
 _BATCH = 1024
-"""Images between two updates of the display of progress."""
+"""Images computed between two updates of the progress display."""
 
 
 class Images(NamedTuple):
