@@ -81,8 +81,7 @@ def check(config: Settings, ways: Mapping[str, Way]) -> None:
     """Raises `UserError` for an invalid setting."""
     cli.check_at_least(config, num_steps=1, seeds=1, num_samples=LEAST)
     cli.check_seed(config)
-    if unknown := [name for name in config.ways if name not in ways]:
-        raise UserError(f"--ways must be some of {', '.join(ways)}, got {unknown[0]}")
+    cli.check_names(config, "ways", ways)
     if not config.ways:
         raise UserError(f"--ways must name at least one of {', '.join(ways)}")
     for name in config.ways:

@@ -89,20 +89,15 @@ def check(rules: Rules) -> None:
     cli.check_at_least(rules, **dict.fromkeys(counts, 1), unroll=0, noise=0, num_samples=2)
     cli.check_above_zero(rules, "generator_lr", "discriminator_lr")
     cli.check_seed(rules)
-    for name in rules.penalty:
-        if name not in PENALTIES:
-            raise UserError(f"--penalty must be some of {', '.join(PENALTIES)}, got {name}")
+    cli.check_names(rules, "penalty", PENALTIES)
     if len(set(rules.penalty)) < len(rules.penalty):
         raise UserError(f"--penalty must name each once, got {' '.join(rules.penalty)}")
     cli.check_above_zero(rules, "penalty_weight", "final_penalty_share")
     cli.check_below_one(rules, "b1", "b2", "ema_decay")
-    rates = ["final_lr_share"]
-    rates += ["generator_final_lr_share"] if rules.generator_final_lr_share is not None else []
+    rates = ("final_lr_share", "generator_final_lr_share")
     if rules.lr_decay == "exponential":
         cli.check_above_zero(rules, *rates)
-    for name in ("noise_share", "final_penalty_share", *rates):
-        if not 0 <= (share := getattr(rules, name)) <= 1:
-            raise UserError(f"{cli.flag(name)} must be in [0, 1], got {share}")
+    cli.check_share(rules, "noise_share", "final_penalty_share", *rates)
 
 
 def check_multiple(num_steps: int, divisor: int, name: str) -> None:

@@ -82,10 +82,9 @@ class Config(Recipe):
 def check_recipe(recipe: Recipe) -> None:
     """Raises `UserError` for an invalid setting."""
     many.check(recipe)
-    counts = ("latent", "width", "generator_depth", "discriminator_depth", "draws")
+    counts = ["latent", "width", "discriminator_width"]
+    counts += ["generator_depth", "discriminator_depth", "draws"]
     cli.check_at_least(recipe, **dict.fromkeys(counts, 1), signs=0, fourier=0)
-    if recipe.discriminator_width is not None:
-        cli.check_at_least(recipe, discriminator_width=1)
     cli.check_above_zero(recipe, "latent_scale")
 
 

@@ -155,8 +155,7 @@ class Config:
 def check(config: Config) -> None:
     """Raises `UserError` for an invalid setting."""
     for name, known in (("data", PUBLISHED), ("ways", WAYS)):
-        if unknown := [value for value in getattr(config, name) if value not in known]:
-            raise UserError(f"--{name} must be some of {', '.join(known)}, got {unknown[0]}")
+        cli.check_names(config, name, known)
         if not getattr(config, name):
             raise UserError(f"--{name} must name at least one of {', '.join(known)}")
     for data in config.data:

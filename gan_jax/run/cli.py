@@ -7,11 +7,12 @@ import errno
 import gc
 import io
 import json
+import math
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -253,25 +254,49 @@ def none_of(name: str, choices: Collection[str]) -> str:
     return f"{name} is none of {', '.join(choices)}{guess}"
 
 
+def check_names(config: Any, field: str, choices: Collection[str]) -> None:
+    """Raises `UserError` if a field names something that is not among the choices."""
+    for name in getattr(config, field):
+        if name not in choices:
+            raise UserError(f"{flag(field)} {none_of(name, choices)}")
+
+
 def check_at_least(config: Any, **least: float) -> None:
-    """Raises `UserError` if a field is not finite or is below its least value in `least`."""
-    for name, low in least.items():
-        if not low <= getattr(config, name) < float("inf"):
-            raise UserError(f"{flag(name)} must be at least {low}, got {getattr(config, name)}")
+    """Raises `UserError` if a field is not finite or is below its least value in `least`.
+
+    A field that is None is passed over, here and in the next checks.
+    """
+    for name, value in _given(config, least):
+        if not least[name] <= value < math.inf:
+            raise UserError(f"{flag(name)} must be at least {least[name]}, got {value}")
 
 
 def check_above_zero(config: Any, *names: str) -> None:
     """Raises `UserError` unless each field named is finite and above 0."""
-    for name in names:
-        if not 0 < getattr(config, name) < float("inf"):
-            raise UserError(f"{flag(name)} must be above 0, got {getattr(config, name)}")
+    for name, value in _given(config, names):
+        if not 0 < value < math.inf:
+            raise UserError(f"{flag(name)} must be above 0, got {value}")
 
 
 def check_below_one(config: Any, *names: str) -> None:
     """Raises `UserError` unless each field named is in [0, 1)."""
+    for name, value in _given(config, names):
+        if not 0 <= value < 1:
+            raise UserError(f"{flag(name)} must be in [0, 1), got {value}")
+
+
+def check_share(config: Any, *names: str) -> None:
+    """Raises `UserError` unless each field named is in [0, 1]."""
+    for name, value in _given(config, names):
+        if not 0 <= value <= 1:
+            raise UserError(f"{flag(name)} must be in [0, 1], got {value}")
+
+
+def _given(config: Any, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """Yields the name and the value of each field that is not None."""
     for name in names:
-        if not 0 <= getattr(config, name) < 1:
-            raise UserError(f"{flag(name)} must be in [0, 1), got {getattr(config, name)}")
+        if (value := getattr(config, name)) is not None:
+            yield name, value
 
 
 def check_seed(config: Any) -> None:

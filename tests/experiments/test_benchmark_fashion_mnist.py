@@ -85,7 +85,7 @@ def test_the_losses_have_one_network_and_no_other_limit_on_the_slope():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ways": ("r2",)}, "--ways must be some of plain, classes, got r2"),
+        ({"ways": ("r2",)}, "--ways r2 is none of plain, classes"),
         ({"test": None}, "give the 10,000 test images: --test"),
         ({"seeds": 0}, "--seeds must be at least 1"),
     ],

@@ -63,7 +63,7 @@ def test_the_folder_is_kept(finished):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"penalty": ("r3",)}, "--penalty must be some of r1, r2"),
+        ({"penalty": ("r3",)}, "--penalty r3 is none of r1, r2"),
         ({"num_steps": 21}, r"--num-steps must be a multiple of --frames \(2\), got 21"),
         ({"seeds": 0}, "--seeds must be at least 1"),
         ({"final_penalty_share": 0.0}, "--final-penalty-share must be above 0"),

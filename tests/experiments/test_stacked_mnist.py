@@ -231,7 +231,7 @@ def test_the_folder_is_kept(finished):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"penalty": ("r3",)}, "--penalty must be some of r1, r2"),
+        ({"penalty": ("r3",)}, "--penalty r3 is none of r1, r2"),
         ({"counts": 3}, "--num-steps must be a multiple of --counts"),
         ({"counts": 0}, "--counts must be at least 1"),
         ({"discriminator_norm": True, "penalty": ("r1",)}, "r1 are penalties on single images"),

@@ -147,13 +147,9 @@ def _check(config: Config) -> None:
             "--images needs --reference, the real images: a folder, an npz or IDX file, or the "
             "name of a data set"
         )
-    if unknown := [name for name in config.metrics if name not in METRICS]:
-        raise UserError(f"--metrics {cli.none_of(unknown[0], METRICS)}")
-    cli.check_at_least(config, reference_num=1, resamplings=0)
+    cli.check_names(config, "metrics", METRICS)
+    cli.check_at_least(config, num=1, reference_num=1, size=1, resamplings=0)
     cli.check_seed(config)
-    for name in ("num", "size"):
-        if getattr(config, name) is not None:
-            cli.check_at_least(config, **{name: 1})
     if config.extractor == "inception" and config.inception_weights is None:
         raise UserError(
             "--extractor inception needs --inception-weights, the file "
