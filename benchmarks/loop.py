@@ -210,7 +210,8 @@ def measure_overhead(config: Config, folder: Path) -> Figures:
         kept = setting.keep_checkpoints
         checkpoints = stack.enter_context(closing(Checkpoints(run_folder.checkpoints, keep=kept)))
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-        shown = stack.enter_context(progress.progress(0, 2 * config.steps * (config.rounds + 1)))
+        steps = 2 * config.steps * (config.rounds + 1)
+        shown = stack.enter_context(closing(progress.Progress(0, steps)))
         done = (
             hooks.log(run_folder, shown, checkpoints),
             hooks.watch(images.grids(gan, run_folder, setting.sample_every)),

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing
 from typing import TextIO, TypeVar
 
 from tqdm import tqdm
@@ -87,18 +87,6 @@ class Progress:
         self._bar.close()
 
 
-@contextmanager
-def progress(
-    start: int, num_steps: int, words: Callable[[Record], str] = in_words
-) -> Iterator[Progress]:
-    """Yields a `Progress` of steps and closes it afterwards."""
-    shown = Progress(start, num_steps, words)
-    try:
-        yield shown
-    finally:
-        shown.close()
-
-
 def over(
     items: Sequence[_Item], task: str, words: Callable[[_Item], str] = lambda item: ""
 ) -> Iterator[_Item]:
@@ -121,10 +109,8 @@ def over(
         lines=sys.stderr,
         leave=False,
     )
-    try:
+    with closing(shown):
         for done, item in enumerate(items):
             shown.update(done, {"words": words(item)})
             yield item
         shown.update(len(items), {"words": ""})
-    finally:
-        shown.close()

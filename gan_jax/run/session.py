@@ -100,9 +100,13 @@ def train(
             state = parallel.place(layout, state)
         writer = None
         if tensorboard:
-            writer = _writer(folder.path, start + 1 if restored else 0)
+            from tensorboardX import SummaryWriter
+
+            # TensorBoard hides the events of an earlier session from step `first` on.
+            first = start + 1 if restored else 0
+            writer = SummaryWriter(str(folder.path / "tensorboard"), purge_step=first)
             stack.enter_context(closing(writer))
-        shown = stack.enter_context(progress.progress(start, num_steps, words))
+        shown = stack.enter_context(closing(progress.Progress(start, num_steps, words)))
         # For an ensemble, `Look.see` runs on one device, because several devices would wait for
         # each other.
         move = {"move": gathered} if ensemble else {}
@@ -183,10 +187,3 @@ def _devices_of(ensemble: PyTree, devices: Sequence[jax.Device]) -> Sequence[jax
     """Returns the first n devices, for the largest n that divides the number of GANs."""
     members = len(jax.tree.leaves(ensemble)[0])
     return devices[: max(n for n in range(1, len(devices) + 1) if members % n == 0)]
-
-
-def _writer(path: Path, first: int) -> Any:
-    """Returns a `SummaryWriter`. TensorBoard hides other sessions' events from step `first` on."""
-    from tensorboardX import SummaryWriter
-
-    return SummaryWriter(str(path / "tensorboard"), purge_step=first)

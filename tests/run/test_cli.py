@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import jax
@@ -118,7 +119,7 @@ def test_progress_tells_the_time_that_a_bar_would(seconds_a_step, monkeypatch, c
     clock = [1000.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     names = "discriminator_loss", "generator_loss", "value", "real_accuracy", "fake_accuracy"
-    with progress.progress(0, 1000) as shown:
+    with closing(progress.Progress(0, 1000)) as shown:
         for step in (0, 10):
             shown.update(step, dict.fromkeys(names, 0.5))
             clock[0] += 10 * seconds_a_step
