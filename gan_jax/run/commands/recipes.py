@@ -11,11 +11,11 @@ from gan_jax.run import datasets
 from gan_jax.run.commands.train import Config
 
 
-def _recipe(name: str, **settings: object) -> Config:
+def _recipe(model: str, **settings: object) -> Config:
     data = datasets.Config(source="folder", size=32)
-    common = {"workdir": Path("runs") / name, "num_steps": 100_000, "batch_size": 64, "data": data}
+    common = {"workdir": Path("runs") / model, "num_steps": 100_000, "batch_size": 64, "data": data}
     cadence = {"log_every": 100, "sample_every": 1000, "checkpoint_every": 1000}
-    return Config(**{**common, **cadence, **settings})  # type: ignore[arg-type]
+    return Config(**{"model": model, **common, **cadence, **settings})  # type: ignore[arg-type]
 
 
 RECIPES: dict[str, Config] = {
@@ -23,7 +23,6 @@ RECIPES: dict[str, Config] = {
     # (Mescheder et al. 2018). A run takes about 17 minutes on two CPU cores.
     "dcgan": _recipe(
         "dcgan",
-        model="dcgan",
         width=32,
         latent=64,
         num_steps=20_000,
@@ -36,7 +35,6 @@ RECIPES: dict[str, Config] = {
     # Miyato et al. 2018, table 3 and section B.4. The model has spectral norm, so D needs no R1.
     "sngan": _recipe(
         "sngan",
-        model="sngan",
         latent=128,
         loss="hinge",
         n_critic=5,
@@ -53,7 +51,6 @@ RECIPES: dict[str, Config] = {
     # are for batches of 2,048 images. The model has spectral norm, so D needs no R1.
     "biggan": _recipe(
         "biggan",
-        model="biggan",
         width=32,
         latent=128,
         loss="hinge",
@@ -70,7 +67,6 @@ RECIPES: dict[str, Config] = {
     # schedules that last for the whole run.
     "r3gan": _recipe(
         "r3gan",
-        model="r3gan",
         width=192,
         latent=64,
         loss="relativistic",
@@ -90,7 +86,6 @@ RECIPES: dict[str, Config] = {
     # Karras et al. 2020 (ADA), the settings for CIFAR-10 with narrower networks.
     "stylegan2": _recipe(
         "stylegan2",
-        model="stylegan2",
         width=128,
         latent=512,
         generator_lr=2.5e-3,
