@@ -8,7 +8,7 @@ import numpy as np
 from gan_jax import Network
 from gan_jax.parallel import Step
 from gan_jax.run import Look, RunFolder, plots, train
-from gan_jax.run.hooks import Every
+from gan_jax.run.loop import Every
 from gan_jax.types import Array, PyTree
 
 Seen = dict[str, np.ndarray]

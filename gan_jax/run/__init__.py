@@ -7,8 +7,8 @@ keeps the run in a folder and can resume it exactly.
 try:
     from gan_jax.run.checkpoint import CheckpointError, Checkpoints
     from gan_jax.run.folder import RunFolder
-    from gan_jax.run.hooks import Look, NonFinite
-    from gan_jax.run.loop import Hook, Interrupted, Work, make_chunk
+    from gan_jax.run.hooks import Look
+    from gan_jax.run.loop import Hook, Interrupted, NonFinite, Work, make_chunk
     from gan_jax.run.session import train
 except ModuleNotFoundError as error:
     if not error.name or error.name.split(".")[0] == "gan_jax":

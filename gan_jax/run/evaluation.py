@@ -90,7 +90,6 @@ def evaluation(
     nearness: Callable[[np.ndarray], float | None],
     *,
     conditional: bool = False,
-    extractor: Extractor | None = None,
 ) -> tuple[Evaluation, Protocol]:
     """Returns the evaluation of a GAN during training, and its protocol.
 
@@ -119,9 +118,8 @@ def evaluation(
         distance of unseen images, or None.
       conditional: whether the networks receive a class. Samples then have the classes of training
         images.
-      extractor: the feature extractor. None: `default_extractor`.
     """
-    extractor = extractor or default_extractor(dataset)
+    extractor = default_extractor(dataset)
     # A source may have its images in the order of their classes.
     chosen = np.random.default_rng(0).permutation(len(dataset.x))
     unseen = np.random.default_rng(0).permutation(len(dataset.held_out))

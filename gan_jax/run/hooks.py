@@ -12,9 +12,7 @@ from gan_jax.buffers import unshared
 from gan_jax.run.checkpoint import Checkpoints
 from gan_jax.run.folder import Record, RunFolder
 from gan_jax.run.leaves import snapshot
-from gan_jax.run.loop import Every as Every
-from gan_jax.run.loop import Finish, Hook
-from gan_jax.run.loop import NonFinite as NonFinite
+from gan_jax.run.loop import Every, Finish, Hook, NonFinite
 from gan_jax.run.progress import TIMES, Progress
 from gan_jax.types import Metrics, PyTree
 

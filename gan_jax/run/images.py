@@ -1,5 +1,6 @@
 """Trains on images, and writes grids of samples, curves and a summary."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,24 +12,21 @@ import numpy as np
 from gan_jax.algorithms import sample
 from gan_jax.data.pipeline import make_batches, on_bytes, quantize
 from gan_jax.data.types import Dataset
-from gan_jax.metrics.extractor import Extractor
 from gan_jax.metrics.neighbours import nearest
 from gan_jax.random import Stream
 from gan_jax.run import evaluation, plots, session, watch
 from gan_jax.run.checkpoint import saved_steps
 from gan_jax.run.folder import Record, RunFolder, best_record, read_config
-from gan_jax.run.hooks import Every, Look
-from gan_jax.run.loop import signals
+from gan_jax.run.hooks import Look
+from gan_jax.run.loop import Every, signals
 from gan_jax.types import GAN, StepFn, TrainState
 
 MOST_ROWS = 16
 """Classes that a picture of samples shows, one to a row."""
 
 
-def grids(
-    gan: GAN, folder: RunFolder, every: Every, num: int = 64, *, num_classes: int | None = None
-) -> Look:
-    """Returns a `Look` that saves grids of `num` samples, always from the same noise.
+def grids(gan: GAN, folder: RunFolder, every: Every, *, num_classes: int | None = None) -> Look:
+    """Returns a `Look` that saves grids of 64 samples, always from the same noise.
 
     With `num_classes`, a grid has a row of eight samples for each of the first classes instead. All
     rows are drawn from the same noise.
@@ -42,9 +40,9 @@ def grids(
             labels = jnp.arange(rows)
             x = jax.lax.map(lambda label: sample(gan, state, key, 8, jnp.full(8, label)), labels)
             return quantize(x.reshape(-1, *x.shape[2:]))
-        keys = jax.random.split(key, -(-num // evaluation.AT_ONCE))
+        keys = jax.random.split(key, 64 // evaluation.AT_ONCE)
         x = jax.lax.map(lambda key: sample(gan, state, key, evaluation.AT_ONCE), keys)
-        return quantize(x.reshape(-1, *x.shape[2:])[:num])
+        return quantize(x.reshape(-1, *x.shape[2:]))
 
     def show(step: int, images: np.ndarray) -> np.ndarray:
         picture = plots.grid(images, **layout)
@@ -117,7 +115,6 @@ def train(
     chunk_length: int,
     sample_every: Every,
     evaluate_every: int | None = None,
-    extractor: Extractor | None = None,
     loss: str = "",
     conditional: bool = False,
     announce: Callable[[str], None] = print,
@@ -136,8 +133,6 @@ def train(
       sample_every: the steps after which a grid of samples is drawn, as for `Look.every`.
       evaluate_every: the number of steps between two evaluations: see `evaluation.evaluation`. The
         checkpoint with the lowest Fréchet distance is kept. None: no evaluation.
-      extractor: the feature extractor of the Fréchet distance. None: that of
-        `evaluation.default_extractor`.
       loss: the name of the loss in `losses.LOSSES`, or "" for another loss. The display omits
         metrics that mean nothing for it.
       conditional: whether G receives a class. The grids then show one class in each row.
@@ -166,13 +161,9 @@ def train(
 
         evaluated, protocol = None, None
         if evaluate_every is not None:
+            near_training = _nearness_during(dataset)
             evaluated, protocol = evaluation.evaluation(
-                gan,
-                dataset,
-                evaluate_every,
-                _nearness_during(dataset),
-                conditional=conditional,
-                extractor=extractor,
+                gan, dataset, evaluate_every, near_training, conditional=conditional
             )
         watched = watch.Watch(loss)
         batches = make_batches(dataset, state.key, (chunk_length, n_critic, batch_size))
@@ -208,16 +199,14 @@ def _nearness_during(dataset: Dataset) -> Callable[[np.ndarray], float | None]:
     unseen = np.random.default_rng(0).permutation(len(dataset.held_out))[:64]
     held_out = dataset.held_out[unseen] if len(unseen) == 64 else None
     num = min(64, len(dataset.x) // 8)
-    prepared = list[Callable[[np.ndarray], float | None]]()
+    if held_out is None and num < 8:
+        return lambda samples: None
 
-    def of(samples: np.ndarray) -> float | None:
-        if held_out is None and num < 8:
-            return None
-        if not prepared:  # only now, because the first step comes first
-            prepared.append(near(dataset.x, num, held_out, pixels=16))
-        return prepared[0](samples)
+    @functools.cache  # called at the first evaluation, because the first step comes first
+    def prepared() -> Callable[[np.ndarray], float | None]:
+        return near(dataset.x, num, held_out, pixels=16)
 
-    return of
+    return lambda samples: prepared()(samples)
 
 
 _OF_SIGNS = ("value", "jsd_lower_bound", "real_accuracy", "fake_accuracy")
@@ -230,8 +219,13 @@ def meaningful(record: Record, loss: str) -> Record:
     return {name: value for name, value in record.items() if name not in _OF_SIGNS}
 
 
-def describe(dataset: Dataset) -> Record:
-    """Returns the record that identifies the data of a run."""
+def describe(dataset: Dataset, sha256: str = "") -> Record:
+    """Returns the record that identifies the data of a run.
+
+    Args:
+      dataset: the data.
+      sha256: the digest to record. "": that of the data.
+    """
     return {
         "name": dataset.name,
         "source": dataset.source,
@@ -240,7 +234,7 @@ def describe(dataset: Dataset) -> Record:
         "held_out": len(dataset.held_out),
         "classes": dataset.classes and list(dataset.classes),
         "counts": _counts(dataset),
-        "sha256": dataset.sha256,
+        "sha256": sha256 or dataset.sha256,
     }
 
 

@@ -162,7 +162,7 @@ def test_a_run_begins_with_the_weights_of_another(trained, colours, tmp_path, mo
         chex.assert_trees_all_equal(attrgetter(part)(state), attrgetter(part)(other))
     chex.assert_trees_all_equal(state.generator.opt_state[0], jnp.int32(0))
 
-    monkeypatch.setattr(train, "_has_begun", lambda folder: True)
+    monkeypatch.setattr(train, "saved_steps", lambda folder: [1])
     monkeypatch.setattr(train, "restore", None)  # a resumed run does not need the other one
     mnist.main(run)
 

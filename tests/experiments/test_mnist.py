@@ -29,7 +29,7 @@ from gan_jax.optimizers import adam
 from gan_jax.run import cli, datasets, session
 from gan_jax.run.checkpoint import Checkpoints
 from gan_jax.run.commands import train
-from gan_jax.run.hooks import NonFinite
+from gan_jax.run.loop import NonFinite
 
 
 @pytest.fixture(autouse=True, scope="module")

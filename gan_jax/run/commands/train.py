@@ -41,9 +41,9 @@ from gan_jax.models import MODELS, ModelName
 from gan_jax.optimizers import adam, clip_weights
 from gan_jax.penalties import dragan, gradient_penalty, lazy, r1, r1_auto, r2
 from gan_jax.run import cli, datasets
-from gan_jax.run.checkpoint import Checkpoints
+from gan_jax.run.checkpoint import Checkpoints, saved_steps
 from gan_jax.run.datasets import clusters
-from gan_jax.run.folder import RunFolder, best_record, read_config, read_records
+from gan_jax.run.folder import best_record, read_config, read_records
 from gan_jax.run.warm_start import warm_start
 from gan_jax.run.watch import SCORE, UNSIGNED
 from gan_jax.schedules import half_cosine
@@ -295,13 +295,6 @@ def _moved(first: float, last: float, updates: int) -> Any:
     return first if first == last else half_cosine(first, last, updates, batch_size=1)
 
 
-def _r1_gamma(config: Config, shape: tuple[int, int, int]) -> float:
-    """Returns R1's gamma for images [H, W, C]."""
-    if config.r1 == "auto":
-        return r1_auto(math.sqrt(shape[0] * shape[1]), config.batch_size)
-    return config.r1
-
-
 def _augmentation(config: Config, updates: int) -> Augment | Augmentation | None:
     """Returns the augmentation in front of D."""
     if config.augment == "shift":
@@ -348,8 +341,10 @@ def build(
     discriminator_tx = tx(config.discriminator_lr, updates)
     if config.clip_weights is not None:
         discriminator_tx = clip_weights(discriminator_tx, config.clip_weights)
+    side = math.sqrt(shape[0] * shape[1])
+    gamma = r1_auto(side, config.batch_size) if config.r1 == "auto" else config.r1
     weights: tuple[tuple[Penalty, float], ...] = (
-        (r1, _r1_gamma(config, shape) / 2),
+        (r1, gamma / 2),
         (r2, config.r2 / 2),
         (gradient_penalty, config.gradient_penalty),
         (dragan, config.dragan),
@@ -465,11 +460,6 @@ def _name(workdir: Path) -> str:
     return _OLD_NAME if begun and read_config(workdir).get("experiment") == _OLD_NAME else NAME
 
 
-def _has_begun(folder: RunFolder) -> bool:
-    with closing(Checkpoints(folder.checkpoints, keep=None)) as checkpoints:
-        return bool(checkpoints.steps)
-
-
 def main(config: Config) -> TrainState:
     """Trains in `config.workdir`, or resumes the run in it."""
     check(config)
@@ -490,14 +480,14 @@ def main(config: Config) -> TrainState:
     scheduled = any(getattr(config, name) != value for name, value in _SCHEDULES.items())
     free = FREE - {"num_steps"} if scheduled else FREE
     # The digest is that of the images and their own labels, which any command can load.
-    described = {**images.describe(dataset), "sha256": loaded.sha256}
-    folder = cli.open_run(_name(config.workdir), config, free=free, data=described)
+    data = images.describe(dataset, loaded.sha256)
+    folder = cli.open_run(_name(config.workdir), config, free=free, data=data)
     if label is not None:
         with folder.visit():
             clusters.keep(file, label)
     axis_name, shape = parallel.AXIS_NAMES[config.parallel], dataset.x.shape[1:]
     gan, state, step = build(config, axis_name, shape, len(dataset.classes or ()))
-    if config.init_from is not None and not _has_begun(folder):
+    if config.init_from is not None and not saved_steps(folder.checkpoints):
         try:
             other = restore(config.init_from)
             state = warm_start(state, other.state, f"step {other.step} of {config.init_from}")
