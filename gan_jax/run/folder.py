@@ -1,11 +1,11 @@
 """The folder of one run: its settings, its results and its lock."""
 
-import importlib.metadata
 import json
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -175,12 +175,16 @@ class RunFolder:
 
     def summarise(self, summary: Record) -> Record:
         """Writes `summary.json` and returns its contents: the summary, devices and versions."""
-        names = ("gan-jax", "jax", "jaxlib", "flax", "optax", "numpy")
-        devices = [f"{device.platform}:{device.device_kind}" for device in jax.devices()]
-        versions = {name: importlib.metadata.version(name) for name in names}
-        whole = {**summary, "devices": devices, "versions": versions}
+        whole = summary | environment()
         write_json(self.path / "summary.json", whole)
         return whole
+
+
+def environment() -> Record:
+    """Returns the devices and the versions of libraries, as summaries record them."""
+    names = ("gan-jax", "jax", "jaxlib", "flax", "optax", "numpy")
+    devices = [f"{device.platform}:{device.device_kind}" for device in jax.devices()]
+    return {"devices": devices, "versions": {name: version(name) for name in names}}
 
 
 def read_config(path: Path) -> Record:

@@ -16,32 +16,29 @@ import dataclasses
 import itertools
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
 from numpy.typing import NDArray
+from PIL import Image
 
 from gan_jax.errors import UserError
 from gan_jax.metrics.extractor import Extractor
 from gan_jax.metrics.extractors import EXTRACTORS, made_for, takes
 from gan_jax.metrics.neighbours import nearest
-from gan_jax.run import cli, datasets
+from gan_jax.run import cli, datasets, plots
 from gan_jax.run.commands import sample, train
 from gan_jax.run.datasets.types import Channels
-from gan_jax.run.folder import Record, read_config, write_json
+from gan_jax.run.folder import Record, environment, read_config, write_json
 from gan_jax.run.progress import over
 from gan_jax.run.scoring import reference, scores
 from gan_jax.run.scoring.reference import Images
 from gan_jax.run.scoring.scores import METRICS, Score, Side, Sides
 from gan_jax.run.tables import markdown
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 _NUM = 10_000
 """Number of samples of a run if --num is not given."""
@@ -161,8 +158,6 @@ def _check(config: Config) -> None:
 
 
 def _evaluate(config: Config) -> Record:
-    from gan_jax.run import plots
-
     source = config.run or config.images
     print(f"reading {source} and the real images", file=sys.stderr, flush=True)
     task = _of_run(config) if config.run is not None else _of_images(config)
@@ -250,8 +245,7 @@ def _evaluate(config: Config) -> Record:
             for score in found
         },
         "settings": {name: METRICS[name].settings for name in names if METRICS[name].settings},
-        "versions": {name: version(name) for name in ("gan-jax", "jax", "numpy")},
-        "devices": [f"{device.platform}:{device.device_kind}" for device in jax.devices()],
+        **environment(),
     }
     print(_table(record, found))
     _write(config, record, picture)
@@ -311,14 +305,10 @@ def _of_run(config: Config) -> _Task:
         real, others = _split(training, config.reference_num)
         new = False
     else:
-        size = config.size or (shape[0] if shape[0] == shape[1] else None)
-        channels: Channels = 3 if shape[2] == 3 else 1
-        given = reference.read(str(config.reference), "--reference", size=size, channels=channels)
-        real, others = _split(given, config.reference_num)
+        real, others = _given(config, shape)
         if training is not None:
             new = _share_known(real, training) < _SHARE_KNOWN
             others = training if new else others
-    _check_shape(config, real, shape)
     what = {
         "run": str(config.run),
         "step": restored.step,
@@ -351,12 +341,7 @@ def _of_images(config: Config) -> _Task:
         )
     images, _ = _split(images, config.num or len(images.x))
     shape = images.x.shape[1:]
-    size = config.size or (shape[0] if shape[0] == shape[1] else None)
-    given = reference.read(
-        str(config.reference), "--reference", size=size, channels=3 if shape[2] == 3 else 1
-    )
-    real, others = _split(given, config.reference_num)
-    _check_shape(config, real, shape)
+    real, others = _given(config, shape)
     return _Task(
         draw=lambda: images.x,
         num=len(images.x),
@@ -368,6 +353,23 @@ def _of_images(config: Config) -> _Task:
         training=None,
         new=True,
     )
+
+
+def _given(config: Config, shape: tuple[int, ...]) -> tuple[Images, Images | None]:
+    """Returns the images that --reference names, and those left out, as `_split` does.
+
+    Raises:
+      UserError: they cannot be read, or their shape differs from that of the images to score.
+    """
+    size = config.size or (shape[0] if shape[0] == shape[1] else None)
+    channels: Channels = 3 if shape[2] == 3 else 1
+    given = reference.read(str(config.reference), "--reference", size=size, channels=channels)
+    if given.x.shape[1:] != shape:
+        raise UserError(
+            f"--reference {config.reference}: its images are {_size(given.x.shape[1:])}, but the "
+            f"images to score are {_size(shape)}: give a reference like these, or add --size"
+        )
+    return _split(given, config.reference_num)
 
 
 def _split(images: Images, num: int) -> tuple[Images, Images | None]:
@@ -382,14 +384,6 @@ def _share_known(images: Images, training: Images) -> float:
     """Returns the share of the images that are among the training images."""
     known = {x.tobytes() for x in training.x}
     return float(np.mean([x.tobytes() in known for x in images.x]))
-
-
-def _check_shape(config: Config, real: Images, shape: tuple[int, ...]) -> None:
-    if real.x.shape[1:] != shape:
-        raise UserError(
-            f"--reference {config.reference}: its images are {_size(real.x.shape[1:])}, but the "
-            f"images to score are {_size(shape)}: give a reference like these, or add --size"
-        )
 
 
 def _size(shape: tuple[int, ...]) -> str:
@@ -541,10 +535,8 @@ def _out(config: Config) -> Path:
     return config.out or config.run or Path("runs/evaluation").absolute()
 
 
-def _write(config: Config, record: Record, picture: "Image.Image") -> None:
+def _write(config: Config, record: Record, picture: Image.Image) -> None:
     """Writes the record and the picture under the first names that are free."""
-    from gan_jax.run import plots
-
     out = _out(config)
     out.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):
