@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from gan_jax.run.datasets.types import Channels, DataError
 
@@ -70,7 +71,9 @@ def stack(
     """
     first, done, unreadable = "", 0, list[str]()
     x = np.empty((0, 0, 0, channels), np.uint8)
-    for name, image in _with_progress(images, count):
+    quick = count < _PROGRESS_FROM
+    shown = tqdm(images, "decoding", count, leave=False, unit=" images", disable=quick)
+    for name, image in shown:
         if isinstance(image, np.ndarray):
             pixels = _of_pixels(image, size, channels)
         else:
@@ -295,16 +298,6 @@ def _room(count: int, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
             f"{count:,} images of {_width_by_height(pixels)} pixels do not fit into memory "
             f"({error}); give a smaller --data.size."
         ) from error
-
-
-def _with_progress(
-    images: Iterable[tuple[str, Encoded]], count: int
-) -> Iterable[tuple[str, Encoded]]:
-    if count < _PROGRESS_FROM:
-        return images
-    from tqdm import tqdm
-
-    return tqdm(images, total=count, desc="decoding", unit=" images", leave=False)
 
 
 def _width_by_height(x: NDArray[np.uint8]) -> str:

@@ -1,5 +1,6 @@
 """Loads a data set: finds its source, converts the images and holds some of them out."""
 
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gan_jax.data.types import Dataset
+from gan_jax.run import cli
 from gan_jax.run.datasets import embedded, folder, idx, images, prepare, tfds
 from gan_jax.run.datasets.types import Channels, Config, DataError, Examples, Source
 
@@ -43,6 +45,8 @@ def load(config: Config, *, labelled: bool = False, announce: Announce = print) 
         True and the labels do not suffice.
     """
     _check(config)
+    if config.dir is not None:
+        config = dataclasses.replace(config, dir=Path(os.path.expanduser(config.dir)))
     source, examples = _read_first(config, announce)
     examples = _with_classes(examples)
     x = images.conform(examples.x, config.size, config.channels)
@@ -83,7 +87,7 @@ def _aligned(x: np.ndarray) -> np.ndarray:
 
 def _check(config: Config) -> None:
     if config.source not in get_args(Source):
-        raise DataError(f"--data.source {config.source} is none of {', '.join(get_args(Source))}.")
+        raise DataError(f"--data.source {cli.none_of(config.source, get_args(Source))}")
     if not config.name.strip():
         raise DataError("--data.name is empty; name a data set, such as mnist.")
     if config.size is not None and config.size < _MIN_SIZE:
@@ -98,7 +102,7 @@ def _read_first(config: Config, announce: Announce) -> tuple[str, Examples]:
     """Returns the name of the first source that has the data, and its examples."""
     if config.source != "auto":
         return config.source, READERS[config.source](config, announce)
-    where = _expanded(config.dir)
+    where = config.dir
     if where is not None:
         if idx.find(where, "images", ndim=3):
             return "idx", _idx(config, announce)
@@ -137,8 +141,7 @@ def _holds_images(name: str, where: Path) -> bool:
 
 
 def _tfds(config: Config, announce: Announce) -> Examples:
-    where = _expanded(config.dir)
-    return tfds.read(config.name, where, config.size, config.channels, announce=announce)
+    return tfds.read(config.name, config.dir, config.size, config.channels, announce=announce)
 
 
 def _idx(config: Config, announce: Announce) -> Examples:
@@ -216,12 +219,8 @@ def has_every_class(dataset: Dataset) -> bool:
     return bool(np.bincount(label, minlength=len(classes)).all())
 
 
-def _expanded(path: Path | None) -> Path | None:
-    return None if path is None else Path(os.path.expanduser(path))
-
-
 def _required_dir(config: Config) -> Path:
-    path = _expanded(config.dir)
+    path = config.dir
     if path is None:
         raise DataError(f"--data.source {config.source} needs --data.dir, the folder to read.")
     if not os.path.isdir(path):
