@@ -24,7 +24,7 @@ from PIL import Image
 from gan_jax.errors import UserError
 from gan_jax.run import cli
 from gan_jax.run.datasets import images
-from gan_jax.run.files import whole
+from gan_jax.run.plots import save_image
 
 _IMAGE = re.compile(r"package/img/(\w+)/64/([^/]+\.png)")
 _LIST = "package/emoji.json"
@@ -72,8 +72,7 @@ def main(config: Config) -> Counter[str]:
         file = config.out / path
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
-            with whole(file) as opened:
-                Image.fromarray(pixels).save(opened, "png")
+            save_image(Image.fromarray(pixels), file)
     found = Counter(str(path.parent) for path in paths)
     print(f"{found.total()} images in {config.out}:", dict(sorted(found.items())))
     return found

@@ -47,7 +47,7 @@ class Checkpoints:
         self.folder = folder.absolute()
         self._keep = keep
         self._protected = set[int]()
-        self._address = self.folder if _is_plain(self.folder) else self._new_link()
+        self._address = self._new_link() if _odd(self.folder) else self.folder
         self._pending: tuple[int, Any] | None = None
         self._was_read_back = False
 
@@ -60,7 +60,7 @@ class Checkpoints:
         except OSError as error:
             why = str(error)
         else:
-            if _is_plain(link):
+            if not _odd(link):
                 return link
             why = f"the folder for temporary files, {str(link.parent)!r}, has the same problem"
         raise CheckpointError(
@@ -319,10 +319,6 @@ def _odd(folder: Path) -> str:
     if cloud := _CLOUD.match(path):
         return repr(f"/{cloud[0]}")
     return " ".join(map(repr, dict.fromkeys(_ODD.findall(path))))
-
-
-def _is_plain(folder: Path) -> bool:
-    return not _odd(folder)
 
 
 def _write_without_locks() -> None:

@@ -48,12 +48,10 @@ def alone(folder: Path) -> Iterator[None]:
     # Filelock's fallback is a marker file, which would remain after a command was killed.
     lock = FileLock(folder / LOCK, fallback_to_soft=False)
     try:
-        lock.acquire(blocking=False)
+        acquired = lock.acquire(blocking=False)
     except Timeout:
         raise UserError(
             f"another command is at work in {folder}: wait until it is done, or use another folder"
         ) from None
-    try:
+    with acquired:
         yield
-    finally:
-        lock.release()

@@ -65,13 +65,13 @@ def _say(what: str, paths: list[str], announce: Callable[[str], None]) -> None:
         announce(f"    and {len(paths) - _NAMED} more")
 
 
-_COPIED = tuple(
-    f".{name}"
-    for name in (
-        *("generator.params", "generator.model_state"),
-        *("discriminator.params", "discriminator.model_state"),
-        *("ema_params", "ema_model_state"),
-    )
+_COPIED = (
+    ".generator.params",
+    ".generator.model_state",
+    ".discriminator.params",
+    ".discriminator.model_state",
+    ".ema_params",
+    ".ema_model_state",
 )
 """The paths in the state at which arrays are copied begin with one of these."""
 

@@ -53,8 +53,6 @@ def in_short(record: dict[str, float]) -> str:
     return " ".join(form.format(record[name]) for name, form in _SHORT.items() if name in record)
 
 
-_LINE = {"color": "black", "ls": "--", "lw": 1}
-
 _PANELS: Sequence[tuple[str, Sequence[str], dict[str, float]]] = (
     ("V(D, G), nats", ("value",), {"optimum, -log 4": -LOG_4}),
     ("loss", ("discriminator_loss", "generator_loss"), {}),
@@ -99,7 +97,7 @@ def curves(
                 marker = "o" if len(points) <= _FEW else None
                 axes.plot(steps, values, label=name.replace("_", " "), lw=1, marker=marker, ms=3)
         for name, height in lines.items():
-            axes.axhline(height, label=name, **_LINE)
+            axes.axhline(height, label=name, color="black", ls="--", lw=1)
         for step, name in (marks or {}).items():
             axes.axvline(step, color="tab:red", ls=":", lw=1, label=f"{name}, step {step}")
         axes.set_ylabel(label)

@@ -67,7 +67,8 @@ def history(
     pictures = list[Image.Image]()
     for path in (grids[i] for i in _spread(len(grids), most)):
         try:
-            picture = _read(path)
+            with Image.open(path, formats=["PNG"]) as picture:
+                picture.load()
             if pictures and picture.size != pictures[0].size:
                 raise ValueError(f"{picture.size} pixels, not {pictures[0].size}")
             pictures.append(picture)
@@ -79,17 +80,10 @@ def history(
     shown = [pictures[i] for i in _spread(len(pictures), 6)]
     width, height = shown[0].size
     side_by_side = Image.new(shown[0].mode, ((width + 12) * len(shown) - 12, height), "white")
-    for i, picture in enumerate(shown):
-        side_by_side.paste(picture, (i * (width + 12), 0))
+    for i, each in enumerate(shown):
+        side_by_side.paste(each, (i * (width + 12), 0))
     side_by_side.thumbnail((2400, 2400))
     save_image(side_by_side, strip)
-
-
-def _read(path: Path) -> Image.Image:
-    """Returns the decoded picture of a PNG file."""
-    with Image.open(path, formats=["PNG"]) as picture:
-        picture.load()
-    return picture
 
 
 def animate(pictures: Sequence[Image.Image], gif: Path) -> None:

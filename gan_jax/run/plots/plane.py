@@ -55,9 +55,8 @@ def training(views: Sequence[View], real: np.ndarray, gif: Path, *, reach: float
         _scatter(axes, view, real, reach, size=5.0)
         axes.legend(loc="upper right", fontsize=8, markerscale=3)
         figure.canvas.draw()
-        width, height = figure.canvas.get_width_height()
-        pixels = figure.canvas.buffer_rgba()  # type: ignore[attr-defined]
-        pictures.append(Image.frombytes("RGBA", (width, height), pixels).convert("RGB"))
+        pixels = np.asarray(figure.canvas.buffer_rgba())  # type: ignore[attr-defined]
+        pictures.append(Image.fromarray(pixels).convert("RGB"))
     animate(pictures, gif)
 
 
