@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from gan_jax.errors import UserError
 from gan_jax.metrics.extractor import Extractor
-from gan_jax.metrics.frechet import gaussian_distance, statistics
+from gan_jax.metrics.frechet import frechet_distance
 from gan_jax.metrics.neighbours import memorisation
 from gan_jax.run import NonFinite, RunFolder, cli, datasets
 from gan_jax.run.commands import sample, train
@@ -231,7 +231,7 @@ def score(
     few = slice(0, 1000)  # enough for a median
     near = memorisation(*map(jnp.asarray, (features[few], training, target[few])))
     return {
-        "distance": gaussian_distance(*statistics(features), *statistics(target)),
+        "distance": frechet_distance(features, target),
         "rarest": float(np.bincount(found, minlength=10).min() / len(x)),
         "agreement": None if label is None else float((found == label).mean()),
         "nearness": float(near.ratio),

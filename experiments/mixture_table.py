@@ -9,7 +9,6 @@ on one distribution) has its own folder in ways/. The same command resumes a run
 """
 
 import dataclasses
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -216,7 +215,7 @@ def _train(settings: Recipe, folder: RunFolder) -> Record:
     game = mixture_2d.build(settings, distribution)
     real = distribution.sample(jax.random.key(1), 1000)
     found: Record = {
-        "settings": json.loads(json.dumps(dataclasses.asdict(settings))),
+        "settings": dataclasses.asdict(settings),
         "updates": many.updates(settings),
         "real": (unit * np.asarray(real)).tolist(),
     }

@@ -94,10 +94,9 @@ def check(config: Config) -> None:
     counts = ("num_cycles", "freeze_after", "frozen_steps", "seeds", "batch_size", "width")
     cli.check_at_least(config, **dict.fromkeys(counts, 1), r1=0)
     cli.check_above_zero(config, "learning_rate")
-    if not config.generator_steps or min(config.generator_steps) < 1:
-        raise UserError(f"--generator-steps must all be at least 1, got {config.generator_steps}")
-    if len(set(config.generator_steps)) < len(config.generator_steps):
-        raise UserError(f"--generator-steps has a number twice, got {config.generator_steps}")
+    steps = config.generator_steps
+    if not steps or min(steps) < 1 or len(set(steps)) < len(steps):
+        raise UserError(f"--generator-steps must be different numbers of at least 1, got {steps}")
 
 
 def main(config: Config) -> Record:

@@ -67,8 +67,14 @@ def test_the_folder_is_kept(finished):
     ("settings", "message"),
     [
         ({"seeds": 0}, "--seeds must be at least 1, got 0"),
-        ({"generator_steps": (1, 0)}, r"--generator-steps must all be at least 1, got \(1, 0\)"),
-        ({"generator_steps": ()}, r"--generator-steps must all be at least 1, got \(\)"),
+        (
+            {"generator_steps": (1, 0)},
+            r"--generator-steps must be different numbers of at least 1, got \(1, 0\)",
+        ),
+        (
+            {"generator_steps": ()},
+            r"--generator-steps must be different numbers of at least 1, got \(\)",
+        ),
         ({"learning_rate": -1.0}, "--learning-rate must be above 0, got -1.0"),
         ({"r1": -0.1}, "--r1 must be at least 0, got -0.1"),
     ],
