@@ -9,7 +9,6 @@ from PIL import Image
 
 from gan_jax.data.pipeline import dequantize, quantize
 from gan_jax.run import plots
-from gan_jax.run.plots import plane
 from gan_jax.run.plots.images import animate
 
 
@@ -94,61 +93,6 @@ def test_an_animation_of_nothing_or_of_several_sizes_is_refused(tmp_path):
     ):
         with pytest.raises(ValueError, match=f"all of one size, got sizes {sizes}"):
             animate(pictures, tmp_path / "a.gif")
-    assert not list(tmp_path.iterdir())
-
-
-POINTS = np.zeros((5, 2))
-
-
-@pytest.mark.parametrize("draw", [plane.training, plane.side_by_side])
-@pytest.mark.parametrize(
-    ("views", "real", "reach", "match"),
-    [
-        ([], POINTS, 1.0, "views must hold at least one"),
-        ([plane.View("a", POINTS)], POINTS, 0.0, "reach must be above 0"),
-        ([plane.View("a", POINTS)], POINTS, np.nan, "reach must be above 0 and finite, got nan"),
-        ([plane.View("a", POINTS)], POINTS[:, :1], 1.0, r"real must be .* got shape \[5, 1\]"),
-        ([plane.View("a", np.zeros((5, 3)))], POINTS, 1.0, r"made of 'a' .* \[5, 3\]"),
-        ([plane.View("a", POINTS, np.zeros((4, 3)))], POINTS, 1.0, r"judged of 'a' .* \[4, 3\]"),
-    ],
-)
-def test_what_is_not_in_the_plane_is_refused(draw, views, real, reach, match, tmp_path):
-    with pytest.raises(ValueError, match=match):
-        draw(views, real, tmp_path / "a", reach=reach)
-    assert not list(tmp_path.iterdir())
-
-
-def moment(**changes):
-    line = np.linspace(0, 1, 4)
-    names = ("x", "p_data", "p_g", "discriminator", "optimal", "z", "made")
-    return plots.Moment("first", **{**dict.fromkeys(names, line), **changes})
-
-
-@pytest.mark.parametrize(
-    ("rows", "match"),
-    [
-        ([], "same number of moments"),
-        ([[]], "same number of moments"),
-        ([[moment()], [moment(), moment()]], r"same number of moments, got \[1, 2\]"),
-        ([[moment(p_g=np.zeros(3))]], "moment 'first' must be vectors of one length"),
-        ([[moment(made=np.zeros((4, 1)))]], "moment 'first' must be vectors of one length"),
-    ],
-)
-def test_moments_of_unequal_lengths_are_refused(rows, match, tmp_path):
-    with pytest.raises(ValueError, match=match):
-        plots.moments(rows, tmp_path / "a.png", limits=(0.0, 1.0))
-    assert not list(tmp_path.iterdir())
-
-
-def test_convergence_of_no_run_or_of_unequal_lengths_is_refused(tmp_path):
-    updates, right = np.arange(3), np.full((3, 2), 0.1)
-    for runs, match in (
-        ({}, "at least one run"),
-        ({"a": (updates, {"jsd": right, "value": right[:2]})}, r"'a' must be \[3, seeds\]"),
-        ({"a": (updates, {"jsd": right[:, 0], "value": right})}, r"'a' must be \[3, seeds\]"),
-    ):
-        with pytest.raises(ValueError, match=match):
-            plots.convergence(runs, tmp_path / "a.png")
     assert not list(tmp_path.iterdir())
 
 

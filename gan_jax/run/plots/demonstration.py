@@ -44,17 +44,8 @@ def moments(rows: Sequence[Sequence[Moment]], file: Path, *, limits: tuple[float
         one.
       file: the PNG to write.
       limits: the ends of the axis, which is the same for x and z. Values outside are cut off.
-
-    Raises:
-      ValueError: there is no panel, the rows differ in length, or the arrays of a moment differ in
-        length.
     """
-    lengths = sorted({len(row) for row in rows})
-    if len(lengths) != 1 or lengths[0] == 0:
-        raise ValueError(f"rows must hold the same number of moments, got {lengths}")
-    for moment in (moment for row in rows for moment in row):
-        _check(moment)
-    columns = lengths[0]
+    columns = len(rows[0])
     figure, axes = chart(
         2 * len(rows),
         columns,
@@ -80,16 +71,6 @@ def moments(rows: Sequence[Sequence[Moment]], file: Path, *, limits: tuple[float
         fontsize=9,
     )
     save_chart(figure, file, dpi=90)
-
-
-def _check(moment: Moment) -> None:
-    for names in (("x", "p_data", "p_g", "discriminator", "optimal"), ("z", "made")):
-        shapes = {name: np.shape(getattr(moment, name)) for name in names}
-        if len(set(shapes.values())) != 1 or len(shapes[names[0]]) != 1:
-            raise ValueError(
-                f"{', '.join(names)} of the moment {moment.title!r} must be vectors of one length, "
-                f"got {shapes}"
-            )
 
 
 def _densities(axes: "Axes", moment: Moment) -> None:
@@ -129,19 +110,7 @@ def convergence(
       runs: a dictionary from names in the legend to pairs. A pair consists of an array [F] that
         counts G's updates, and a dictionary with the arrays `jsd` and `value` [F, seeds] in nats.
       file: the PNG to write.
-
-    Raises:
-      ValueError: there is no run, or an array has the wrong shape.
     """
-    if not runs:
-        raise ValueError("runs must hold at least one run, got none")
-    for name, (updates, metrics) in runs.items():
-        shapes = {key: np.shape(metrics[key]) for key in ("jsd", "value")}
-        if any(len(s) != 2 or s[0] != len(updates) for s in shapes.values()):
-            raise ValueError(
-                f"jsd and value of {name!r} must be [{len(updates)}, seeds], one row for each of "
-                f"its updates, got {shapes}"
-            )
     figure, (divergence, value) = chart(2, size=(7.5, 7), sharex=True)
     for i, (name, (updates, metrics)) in enumerate(runs.items()):
         for axes, key in ((divergence, "jsd"), (value, "value")):

@@ -38,11 +38,7 @@ def training(views: Sequence[View], real: np.ndarray, gif: Path, *, reach: float
       real: [R, 2] samples of the data.
       gif: the file to write.
       reach: a number above 0. Both axes go from -reach to reach.
-
-    Raises:
-      ValueError: there is no view, an array has the wrong shape, or `reach` is not above 0.
     """
-    _check(views, real, reach)
     pictures = []
     for view in views:
         figure, axes = chart(size=(5.6, 5.2))
@@ -66,11 +62,7 @@ def side_by_side(views: Sequence[View], real: np.ndarray, file: Path, *, reach: 
     Args:
       views, real, reach: as for `training`.
       file: the PNG to write.
-
-    Raises:
-      ValueError: as for `training`.
     """
-    _check(views, real, reach)
     columns = min(5, len(views))
     rows = math.ceil(len(views) / columns)
     figure, panels = chart(
@@ -85,23 +77,6 @@ def side_by_side(views: Sequence[View], real: np.ndarray, file: Path, *, reach: 
         handles, labels, loc="outside lower center", ncols=2, frameon=False, markerscale=4
     )
     save_chart(figure, file)
-
-
-def _check(views: Sequence[View], real: np.ndarray, reach: float) -> None:
-    if not views:
-        raise ValueError("views must hold at least one view, got none")
-    if not 0 < reach < math.inf:
-        raise ValueError(f"reach must be above 0 and finite, got {reach}")
-    points = {"real": real, **{f"made of {view.title!r}": view.made for view in views}}
-    for name, x in points.items():
-        if np.ndim(x) != 2 or np.shape(x)[1] != 2:
-            raise ValueError(f"{name} must be points [N, 2], got shape {list(np.shape(x))}")
-    for view in views:
-        shape = np.shape(view.judged) if view.judged is not None else (2, 2)
-        if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 2:
-            raise ValueError(
-                f"judged of {view.title!r} must be a lattice [M, M], got shape {list(shape)}"
-            )
 
 
 def _scatter(axes: "Axes", view: View, real: np.ndarray, reach: float, *, size: float) -> None:
