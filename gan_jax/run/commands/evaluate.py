@@ -267,7 +267,7 @@ def _of_run(config: Config) -> _Task:
     rows = sample.labels(drawing, restored)
     shape = tuple(settings["data"]["shape"])
     ours = config.reference in (None, "held_out", "train")
-    dataset = None
+    training = None
     try:
         dataset = datasets.load(datasets.Config(**settings["config"]["data"]))
     except datasets.DataError as error:
@@ -277,38 +277,33 @@ def _of_run(config: Config) -> _Task:
                 "--reference with other images"
             ) from None
         print(f"the training images cannot be read, so samples are not compared with them: {error}")
-    training = None
-    if dataset is not None:
-        name = dataset.name
+    else:
         if dataset.sha256 != settings["data"]["sha256"]:
             raise UserError(
                 f"the images of {config.run} have changed since it was trained: put them back"
             )
+        name = dataset.name
         training = Images(dataset.x, dataset.label, name, f"training images of {name}")
     new = True
-    if dataset is not None and (
-        config.reference == "held_out" or (config.reference is None and len(dataset.held_out))
-    ):
+    if not ours:
+        real, others = _given(config, shape)
+        if training is not None:
+            new = _share_known(real, training) < _SHARE_KNOWN
+            others = training if new else others
+    elif config.reference == "held_out" or (config.reference is None and len(dataset.held_out)):
         if not len(dataset.held_out):
             raise UserError(
                 f"--reference held_out: {config.run} has no held-out images; add --reference train,"
                 " or train with --data.held-out"
             )
-        label = dataset.held_out_label
-        real, _ = _split(
-            Images(dataset.held_out, label, name, f"held-out images of {name}"),
-            config.reference_num,
-        )
+        origin = f"held-out images of {name}"
+        held_out = Images(dataset.held_out, dataset.held_out_label, name, origin)
+        real, _ = _split(held_out, config.reference_num)
         others = training
-    elif ours:
+    else:
         assert training is not None
         real, others = _split(training, config.reference_num)
         new = False
-    else:
-        real, others = _given(config, shape)
-        if training is not None:
-            new = _share_known(real, training) < _SHARE_KNOWN
-            others = training if new else others
     what = {
         "run": str(config.run),
         "step": restored.step,
