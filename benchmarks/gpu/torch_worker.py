@@ -11,7 +11,6 @@ is no graph, and TF32 means float32.
 """
 
 import gc
-import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -20,11 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.gpu.request import read
-from benchmarks.workers.protocol import Loop, Losses, Setting, serve
-from benchmarks.workers.torch_networks import player, tutorial_ends
+from benchmarks.workers.protocol import Loop, Setting, serve
 from benchmarks.workers.torch_variants import (
     Step,
     eager_step,
+    loop_of,
+    networks,
     noise,
     real_batches,
     tuned_step,
@@ -67,55 +67,18 @@ def build(setting: Setting) -> Loop:
         return torch.autocast(device, torch.bfloat16)
 
     autocast = lower if setting.precision == "bfloat16" else nullcontext
-    case, layers = setting.case, setting.case.players()
-    generator, discriminator = (
-        player(layers[name], setting.problem.weights[name], inplace=not case.r1) for name in layers
-    )
+    generator, discriminator = (network.to(device) for network in networks(setting))
+    torch.set_default_device(device)
+    draw_real, draw_z = real_batches(setting, tuned=True), noise(setting)
     if setting.contender == "torch_eager":
-        step = _eager(setting, generator, discriminator, device, autocast)
-    else:
-        step = _tuned(setting, generator, discriminator, device, autocast)
-
-    def loop(steps: int) -> tuple[int, Losses]:
-        for _ in range(steps):
-            losses = step()
-        found = {name: float(loss) for name, loss in losses.items()}  # this waits for the card
-        if not all(map(math.isfinite, found.values())):
-            raise FloatingPointError(f"the losses are {found}")
-        return steps, found
-
-    return loop
-
-
-def _eager(
-    setting: Setting,
-    generator: nn.Sequential,
-    discriminator: nn.Sequential,
-    device: str,
-    autocast: Callable[[], AbstractContextManager[Any]],
-) -> Step:
-    case = setting.case
-    if case.model == "dcgan":
-        generator, discriminator = tutorial_ends(generator, discriminator, case.players())
-    torch.set_default_device(device)
-    draw = real_batches(setting, tuned=True)
-    g, d = (nn.Sequential(Lowered(m.to(device), autocast)) for m in (generator, discriminator))
-    # The tutorial's images have channels first in memory.
-    return eager_step(g, d, lambda: draw().contiguous(), noise(setting), case)
-
-
-def _tuned(
-    setting: Setting,
-    generator: nn.Sequential,
-    discriminator: nn.Sequential,
-    device: str,
-    autocast: Callable[[], AbstractContextManager[Any]],
-) -> Step:
-    for network in (generator, discriminator):
-        network.to(device)
-        if setting.case.model == "dcgan":
-            network.to(memory_format=torch.channels_last)
-    torch.set_default_device(device)
+        step = eager_step(
+            Lowered(generator, autocast),
+            Lowered(discriminator, autocast),
+            lambda: draw_real().contiguous(),  # the tutorial's images have channels first in memory
+            draw_z,
+            setting.case,
+        )
+        return loop_of(step)
     graphed = (
         device == "cuda"
         and not setting.fixed
@@ -124,14 +87,14 @@ def _tuned(
     step = tuned_step(
         generator,
         discriminator,
-        real_batches(setting, tuned=True),
-        noise(setting),
+        draw_real,
+        draw_z,
         setting.case,
         setting.contender.startswith("torch_compile"),
         autocast=autocast,
         capturable=graphed,
     )
-    return _graph(step) if graphed else step
+    return loop_of(_graph(step) if graphed else step)
 
 
 def _graph(step: Step) -> Step:

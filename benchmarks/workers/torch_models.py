@@ -9,17 +9,14 @@ channels last.
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks import cases
 from benchmarks.problem import Weights
-
-Draw: TypeAlias = Callable[[], Tensor]
 
 _BLUR = np.outer([1, 3, 3, 1], [1, 3, 3, 1]).astype(np.float32) / 64
 
@@ -343,69 +340,3 @@ NETWORKS: dict[str, dict[str, Callable[[Params], nn.Module]]] = {
     "stylegan2": {"generator": _StyleGenerator, "discriminator": _StyleDiscriminator},
 }
 """The networks by model and player."""
-
-
-# --- The step ------------------------------------------------------------------------------------
-
-
-def _discriminator_loss(loss: str, real: Tensor, fake: Tensor) -> Tensor:
-    match loss:
-        case "relativistic":
-            return F.softplus(fake - real).mean()
-        case "hinge":
-            return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
-        case _:
-            return F.softplus(-real).mean() + F.softplus(fake).mean()
-
-
-def model_step(
-    generator: nn.Module,
-    discriminator: nn.Module,
-    draw_real: Draw,
-    draw_z: Draw,
-    case: cases.Case,
-) -> Callable[[], dict[str, Tensor]]:
-    """Returns one update of D and one of G, tuned as in `torch_variants`."""
-    betas = (cases.BETA_1, cases.BETA_2)
-    tx_d, tx_g = (
-        torch.optim.Adam(module.parameters(), cases.LEARNING_RATE, betas, fused=True)
-        for module in (discriminator, generator)
-    )
-
-    def step() -> dict[str, Tensor]:
-        losses = {}
-        discriminator.requires_grad_(True)
-        real = draw_real().requires_grad_(case.r1 > 0)
-        with torch.no_grad():
-            fake = generator(draw_z())
-        fake.requires_grad_(case.r2 > 0)
-        of_real, of_fake = discriminator(real), discriminator(fake)
-        total = _discriminator_loss(case.loss, of_real, of_fake)
-        losses["discriminator_loss"] = total.detach()
-        for name, weight, x, logits in (
-            ("r1", case.r1, real, of_real),
-            ("r2", case.r2, fake, of_fake),
-        ):
-            if weight:
-                (slope,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
-                losses[name] = slope.square().sum() / len(x)
-                total = total + weight * losses[name]
-        tx_d.zero_grad()
-        total.backward()
-        tx_d.step()
-        losses.pop("r2", None)
-
-        discriminator.requires_grad_(False)
-        of_fake = discriminator(generator(draw_z()))
-        if case.loss == "relativistic":
-            with torch.no_grad():
-                of_real = discriminator(draw_real())
-            loss = F.softplus(of_real - of_fake).mean()
-        else:
-            loss = -of_fake.mean() if case.loss == "hinge" else F.softplus(-of_fake).mean()
-        tx_g.zero_grad()
-        loss.backward()
-        tx_g.step()
-        return losses | {"generator_loss": loss}
-
-    return step

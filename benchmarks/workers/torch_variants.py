@@ -14,9 +14,11 @@ same with both losses compiled by `torch.compile`.
 """
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +29,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from benchmarks import cases
 from benchmarks.problem import dequantized
 from benchmarks.workers.protocol import Loop, Losses, Setting, cores, serve
-from benchmarks.workers.torch_models import model_step, network
+from benchmarks.workers.torch_models import network
 from benchmarks.workers.torch_networks import player, tutorial_ends
 
 Step = Callable[[], dict[str, Tensor]]
@@ -35,8 +37,8 @@ Step = Callable[[], dict[str, Tensor]]
 
 
 def eager_step(
-    generator: nn.Sequential,
-    discriminator: nn.Sequential,
+    generator: nn.Module,
+    discriminator: nn.Module,
     draw_real: Callable[[], Tensor],
     draw_z: Callable[[], Tensor],
     case: cases.Case,
@@ -68,8 +70,8 @@ def eager_step(
 
 
 def tuned_step(
-    generator: nn.Sequential,
-    discriminator: nn.Sequential,
+    generator: nn.Module,
+    discriminator: nn.Module,
     draw_real: Callable[[], Tensor],
     draw_z: Callable[[], Tensor],
     case: cases.Case,
@@ -86,7 +88,7 @@ def tuned_step(
       autocast: the context in which the networks are called.
       capturable: whether a CUDA graph may capture the step.
     """
-    compile_: Callable[..., Callable[..., Tensor]] = torch.compile if compiled else lambda f: f
+    compile_: Callable[..., Callable[..., Any]] = torch.compile if compiled else lambda f: f
     adam = {"lr": cases.LEARNING_RATE, "betas": (cases.BETA_1, cases.BETA_2), "fused": True}
     adam |= {"capturable": True} if capturable else {}
     tx_d = torch.optim.Adam(discriminator.parameters(), **adam)
@@ -98,15 +100,18 @@ def tuned_step(
             return generator(z)
 
     @compile_
-    def discriminator_losses(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    def discriminator_loss(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with autocast():
-            logits = discriminator(real)
-            return F.softplus(-logits).mean() + F.softplus(discriminator(fake)).mean(), logits
+            of_real, of_fake = discriminator(real), discriminator(fake)
+            return _discriminator_loss(case.loss, of_real, of_fake), of_real, of_fake
 
     @compile_
-    def generator_loss(z: Tensor) -> Tensor:
+    def generator_loss(z: Tensor, real: Tensor | None) -> Tensor:
         with autocast():
-            return F.softplus(-discriminator(generator(z))).mean()
+            of_fake = discriminator(generator(z))
+            if real is not None:
+                return F.softplus(discriminator(real) - of_fake).mean()
+            return -of_fake.mean() if case.loss == "hinge" else F.softplus(-of_fake).mean()
 
     def step() -> dict[str, Tensor]:
         losses = {}
@@ -115,17 +120,19 @@ def tuned_step(
             real = draw_real().requires_grad_(case.r1 > 0)
             with torch.no_grad():
                 fake = generate(draw_z())
-            total, logits = discriminator_losses(real, fake)
+            fake.requires_grad_(case.r2 > 0)
+            total, of_real, of_fake = discriminator_loss(real, fake)
             losses["discriminator_loss"] = total.detach()
             if case.r1:
-                (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
-                losses["r1"] = gradient.square().sum() / len(real)
+                losses["r1"] = _squared_slope(of_real, real)
                 total = total + case.r1 * losses["r1"]
+            if case.r2:
+                total = total + case.r2 * _squared_slope(of_fake, fake)
             tx_d.zero_grad()
             total.backward()
             tx_d.step()
         discriminator.requires_grad_(False)
-        loss_g = generator_loss(draw_z())
+        loss_g = generator_loss(draw_z(), draw_real() if case.loss == "relativistic" else None)
         tx_g.zero_grad()
         loss_g.backward()
         tx_g.step()
@@ -134,43 +141,67 @@ def tuned_step(
     return step
 
 
+def _discriminator_loss(loss: str, real: Tensor, fake: Tensor) -> Tensor:
+    match loss:
+        case "relativistic":
+            return F.softplus(fake - real).mean()
+        case "hinge":
+            return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+        case _:
+            return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def _squared_slope(logits: Tensor, x: Tensor) -> Tensor:
+    """Returns the mean of |grad D|^2 over a batch x, with a graph for its derivatives."""
+    (slope,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
+    return slope.square().sum() / len(x)
+
+
 def build(setting: Setting) -> Loop:
     """Returns the loop of `torch_eager`, `torch_tuned` or `torch_compile`."""
-    contender, case, problem, *_ = setting
+    contender, case = setting.contender, setting.case
     torch.manual_seed(0)
+    tuned = contender != "torch_eager"
+    players, draws = networks(setting), (real_batches(setting, tuned), noise(setting))
+    if not tuned:
+        return loop_of(eager_step(*players, *draws, case))
+    step = tuned_step(*players, *draws, case, contender == "torch_compile")
+    if case.is_chain and not setting.fixed:
+        torch.set_num_threads(_fastest_threads(step))
+    return loop_of(step)
+
+
+def networks(setting: Setting) -> tuple[nn.Module, nn.Module]:
+    """Returns G and D with the weights of the problem, in the form that the contender uses."""
+    case, weights = setting.case, setting.problem.weights
     if not case.is_chain:
-        generator, discriminator = (
-            network(case.model, name, problem.weights[name])
-            for name in ("generator", "discriminator")
-        )
-        draws = real_batches(setting, True), noise(setting)
-        return _loop(model_step(generator, discriminator, *draws, case))
-    tuned, layers = contender != "torch_eager", case.players()
+        g, d = (network(case.model, name, weights[name]) for name in ("generator", "discriminator"))
+        return g, d
+    layers = case.players()
     generator, discriminator = (
-        player(layers[name], problem.weights[name], inplace=not case.r1) for name in layers
+        player(layers[name], weights[name], inplace=not case.r1) for name in layers
     )
+    if case.model == "dcgan" and setting.contender == "torch_eager":
+        return tutorial_ends(generator, discriminator, layers)
     if case.model == "dcgan":
-        if tuned:
-            generator.to(memory_format=torch.channels_last)
-            discriminator.to(memory_format=torch.channels_last)
-        else:
-            generator, discriminator = tutorial_ends(generator, discriminator, layers)
-    draw_real, draw_z = real_batches(setting, tuned), noise(setting)
-    if tuned:
-        compiled = contender == "torch_compile"
-        step = tuned_step(generator, discriminator, draw_real, draw_z, case, compiled)
-        if not setting.fixed:
-            torch.set_num_threads(_fastest_threads(step))
-    else:
-        step = eager_step(generator, discriminator, draw_real, draw_z, case)
-    return _loop(step)
+        generator.to(memory_format=torch.channels_last)
+        discriminator.to(memory_format=torch.channels_last)
+    return generator, discriminator
 
 
-def _loop(step: Step) -> Loop:
+def loop_of(step: Step) -> Loop:
+    """Returns the loop of a step.
+
+    The loop raises FloatingPointError if a loss of its last step is not finite.
+    """
+
     def loop(steps: int) -> tuple[int, Losses]:
         for _ in range(steps):
             losses = step()
-        return steps, {name: loss.item() for name, loss in losses.items()}
+        found = {name: loss.item() for name, loss in losses.items()}  # this waits for a GPU
+        if not all(map(math.isfinite, found.values())):
+            raise FloatingPointError(f"the losses are {found}")
+        return steps, found
 
     return loop
 
