@@ -26,27 +26,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import export
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from benchmarks import cases, flops
-from benchmarks.cases import CASES, Case, Placed, parameter_shapes
-from benchmarks.flops import multiply_adds
+from benchmarks.cases import CASES, Case, parameter_shapes
+from benchmarks.flops import passes
+from benchmarks.library import initial_state, library_gan, train_step
 from benchmarks.lowered import products, random_bits, share
-from benchmarks.model_weights import library_gan
-from gan_jax import (
-    init,
-    make_discriminator_step,
-    make_generator_step,
-    make_train_step,
-    mixed_precision,
-    penalties,
-)
-from gan_jax.losses import LOSSES
+from gan_jax import mixed_precision
 from gan_jax.parallel import AXIS_NAME
 from gan_jax.run.tables import markdown
-from gan_jax.types import GAN, Batch, StepFn, TrainState
+from gan_jax.types import GAN, Batch, TrainState
 
 ADAM, AVERAGE = 7, 2
 """Number of parameter-sized arrays touched by an update, and by a moving average."""
@@ -129,22 +120,6 @@ MODELS = ("sngan32", "r3gan32", "stylegan2_32")
 SHOWN = tuple((CASES | cases.MODELS)[name] for name in CHAINS + MODELS)
 BATCH_SIZES = (64, 256, 1024)
 DEVICES = (8, 64, 256)
-
-
-def passes(case: Case) -> Iterator[tuple[Placed, int]]:
-    """Yields each layer with a matrix product and its number of products per step.
-
-    The products are those that `benchmarks.flops` counts without R1: forward, kernel gradient and
-    input gradient.
-    """
-    for role, layers in case.players().items():
-        multiplying = [placed for placed in layers if multiply_adds(placed)]
-        for placed in multiplying:
-            first = placed is multiplying[0]
-            if role == "generator":
-                yield placed, case.n_critic + 3 - first
-            else:
-                yield placed, case.n_critic * 2 * (3 - first) + 2
 
 
 class Counts(NamedTuple):
@@ -292,18 +267,8 @@ class Lowered(NamedTuple):
 
 def _state(case: Case, gan: GAN) -> TrainState:
     """Returns the shapes of a state."""
-    example, tx = Batch(jnp.zeros((1, *case.shape))), optax.adam(2e-4, b1=0.5)
-    state: TrainState = jax.eval_shape(lambda: init(gan, tx, tx, jax.random.key(0), example))
+    state: TrainState = jax.eval_shape(lambda: initial_state(case, gan, jax.random.key(0)))
     return state
-
-
-def _step(case: Case, gan: GAN, axis_name: str | None = None) -> StepFn:
-    tx, loss = optax.adam(2e-4, b1=0.5), LOSSES[case.loss]
-    both = ((penalties.r1, case.r1), (penalties.r2, case.r2))
-    weighted = [pair for pair in both if pair[1]]
-    d_step = make_discriminator_step(gan, loss, tx, penalties=weighted, axis_name=axis_name)
-    g_step = make_generator_step(gan, loss, tx, axis_name=axis_name)
-    return make_train_step(d_step, g_step, n_critic=case.n_critic)
 
 
 def lowered_text(
@@ -321,7 +286,7 @@ def lowered_text(
     mesh = AbstractMesh((devices,), (AXIS_NAME,), axis_types=(AxisType.Auto,))
     whole, split = PartitionSpec(), PartitionSpec(None, AXIS_NAME)
     x: Any = jax.ShapeDtypeStruct((case.n_critic, batch_size, *case.shape), jnp.float32)
-    step: Any = _step(case, gan, axis_name)
+    step: Any = train_step(case, gan, axis_name)
     places: dict[str, Any] = {}
     if axis_name:
         step = jax.shard_map(step, mesh=mesh, in_specs=(whole, split), out_specs=whole)

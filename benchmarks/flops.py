@@ -20,17 +20,9 @@ this count may exceed the real utilisation.
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterator
 
 from benchmarks.cases import Case, Conv, ConvTranspose, Dense, Placed
-
-
-class _Player(NamedTuple):
-    """Multiply-adds per example of a player, of its first layer and of its last layer."""
-
-    all: int
-    first: int
-    last: int
 
 
 def multiply_adds(placed: Placed) -> int:
@@ -46,9 +38,17 @@ def multiply_adds(placed: Placed) -> int:
             return 0
 
 
-def _player(layers: list[Placed]) -> _Player:
-    counts = [count for count in map(multiply_adds, layers) if count]
-    return _Player(sum(counts), counts[0], counts[-1])
+def passes(case: Case) -> Iterator[tuple[Placed, int]]:
+    """Yields each layer with a matrix product and its number of products per step."""
+    for role, layers in case.players().items():
+        multiplying = [placed for placed in layers if multiply_adds(placed)]
+        for placed in multiplying:
+            first, last = placed is multiplying[0], placed is multiplying[-1]
+            if role == "generator":
+                yield placed, case.n_critic + 3 - first
+            else:
+                of_r1 = 3 - last if case.r1 else 0
+                yield placed, case.n_critic * (2 * (3 - first) + of_r1) + 2
 
 
 def step_flops(case: Case, batch_size: int) -> float:
@@ -58,9 +58,5 @@ def step_flops(case: Case, batch_size: int) -> float:
     """
     if not case.is_chain:
         return math.nan
-    g, d = (_player(layers) for layers in case.players().values())
-    discriminator = g.all + 2 * (3 * d.all - d.first)
-    if case.r1:
-        discriminator += d.all + (2 * d.all - d.last)
-    generator = 3 * g.all - g.first + 2 * d.all
-    return 2 * batch_size * (case.n_critic * discriminator + generator)
+    products = sum(times * multiply_adds(placed) for placed, times in passes(case))
+    return 2 * batch_size * products

@@ -9,16 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.cases import (
-    NUM_MODES,
-    RADIUS,
-    SCALE,
-    BatchNorm,
-    Case,
-    Placed,
-    Shape,
-    parameter_shapes,
-)
+from benchmarks.cases import NUM_MODES, RADIUS, SCALE, Case, Placed, Shape, parameter_shapes
 
 Weights: TypeAlias = dict[str, NDArray[np.float32]]
 """A layer's parameters by name, with the shapes of `cases.parameter_shapes`."""
@@ -89,7 +80,7 @@ def make(case: Case, batch_size: int, seed: int, digits: NDArray[np.uint8]) -> P
             for player, layers in case.players().items()
         }
     else:
-        from benchmarks.model_weights import model_weights  # it needs JAX
+        from benchmarks.library import model_weights  # it needs JAX
 
         weights = model_weights(case, rng)
     if case.model == "maxout":
@@ -111,7 +102,7 @@ def _draw(placed: Placed, rng: np.random.Generator) -> Weights:
             array = rng.normal(0.0, math.sqrt(2 / fan_in), shape)
         else:
             array = rng.normal(0.0, 0.02, shape)
-        if name == "scale" and isinstance(placed.layer, BatchNorm):
+        if name == "scale":
             array += 1.0
         weights[name] = array.astype(np.float32)
     return weights

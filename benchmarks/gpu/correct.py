@@ -28,10 +28,13 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 import gan_jax
-from benchmarks import accelerators
+from benchmarks.accelerators import lowered_text
 from benchmarks.cases import CASES, Dense
 from benchmarks.driver import ROOT
+from benchmarks.flops import passes
+from benchmarks.gpu.jax_worker import real, training
 from benchmarks.gpu.sheet import Row, Sheet
+from benchmarks.library import library_gan
 from gan_jax import (
     GAN,
     Batch,
@@ -577,22 +580,17 @@ def _lowered() -> Row:
     """
     case = CASES["dcgan28"]
     expected = [0, 0]
-    for placed, times in accelerators.passes(case):
+    for placed, times in passes(case):
         expected[isinstance(placed.layer, Dense)] += times
-    gan = MODELS["dcgan"](case.shape, latent=case.latent, width=case.widths[0])
-    step = _train(gan)
-    x: Any = jax.ShapeDtypeStruct((1, 64, *case.shape), jnp.float32)
-    state = jax.eval_shape(
-        lambda: gan_jax.init(gan, _SGD, _SGD, jax.random.key(0), Batch(jnp.zeros(x.shape[1:])))
-    )
-    lowered = jax.jit(step).trace(state, Batch(x)).lower(lowering_platforms=("cuda",)).as_text()
+    lowered = lowered_text(case, library_gan(case), "cuda", 64)
     found = [lowered.count(f"stablehlo.{name}") for name in ("convolution", "dot_general")]
     if found != expected:
         raise ValueError(f"convolutions and products {found}, expected {expected}")
     row: Row = {"convolutions": found[0], "products": found[1]}
     if jax.default_backend() == "cpu":
         return row
-    text = jax.jit(step).lower(state, Batch(x)).compile().as_text() or ""
+    state, step = training(case, "float32")
+    text = jax.jit(step).lower(state, real(case, 64)).compile().as_text() or ""
     return row | {"compiled": compiled_operations(text)}
 
 

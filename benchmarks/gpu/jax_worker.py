@@ -5,22 +5,21 @@
 one fixed batch, which shows the cost of the loop itself.
 """
 
+import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-import gan_jax
-from benchmarks import cases
-from benchmarks.gpu.request import read, requests
+from benchmarks.cases import Case
+from benchmarks.gpu.request import read
+from benchmarks.library import initial_state, library_gan, train_step
 from benchmarks.workers import jax_library
-from benchmarks.workers.protocol import Loop, Losses, Setting, serve
-from gan_jax import Batch, losses, mixed_precision, parallel
-from gan_jax.models import MODELS
-from gan_jax.optimizers import adam
+from benchmarks.workers.protocol import Loop, Losses, Setting, check, serve
+from gan_jax import Batch, mixed_precision, parallel
 from gan_jax.types import StepFn, TrainState
 
 SCANNED = 50
@@ -44,35 +43,23 @@ def build(setting: Setting) -> Loop:
     return precise
 
 
-def training(case: cases.Case, precision: str) -> tuple[TrainState, StepFn]:
-    """Returns a DCGAN's initial state and its train step, as a user of this library writes them."""
-    gan = MODELS["dcgan"](case.shape, latent=case.latent, width=case.widths[0])
+def training(case: Case, precision: str) -> tuple[TrainState, StepFn]:
+    """Returns the initial state and the train step of the library's model."""
+    gan = library_gan(case)
     if precision == "bfloat16":
         gan = mixed_precision(gan)
-    tx = adam(cases.LEARNING_RATE, b1=cases.BETA_1, b2=cases.BETA_2)
-    step = gan_jax.make_train_step(
-        gan_jax.make_discriminator_step(gan, losses.non_saturating, tx),
-        gan_jax.make_generator_step(gan, losses.non_saturating, tx),
-    )
-
-    @jax.jit
-    def first(key: jax.Array) -> TrainState:
-        return gan_jax.init(gan, tx, tx, key, Batch(jnp.zeros((1, *case.shape))))
-
-    return first(jax.random.key(0)), step
+    return jax.jit(partial(initial_state, case, gan))(jax.random.key(0)), train_step(case, gan)
 
 
-def real(setting: Setting) -> Batch:
-    """Returns a batch [1, B, ...] on the device."""
-    x = np.random.default_rng(0).uniform(
-        -1, 1, (1, setting.problem.batch_size, *setting.case.shape)
-    )
+def real(case: Case, batch_size: int) -> Batch:
+    """Returns a batch [1, B, ...] of noise on the device."""
+    x = np.random.default_rng(0).uniform(-1, 1, (1, batch_size, *case.shape))
     return Batch(jax.device_put(x.astype(np.float32)))
 
 
 def _bare(setting: Setting) -> Loop:
     state, step = training(setting.case, setting.precision)
-    batch = real(setting)
+    batch = real(setting.case, setting.problem.batch_size)
     one = parallel.jit_step(step)
     many = parallel.jit_step(
         lambda state, batch: jax.lax.scan(lambda s, _: step(s, batch), state, length=SCANNED)
@@ -99,11 +86,10 @@ def warm() -> None:
         setting = read(request)
         build(setting)(1)
         if request["checked"]:
-            case = setting.case.without_dropout()
-            build(setting._replace(case=case, fixed=True))(1)
+            check(build, setting, 1)
 
     with ThreadPoolExecutor(THREADS) as pool:
-        for made in [pool.submit(one, request) for request in requests(sys.stdin)]:
+        for made in [pool.submit(one, json.loads(line)) for line in sys.stdin]:
             made.exception()  # the worker will report the same error
 
 

@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import json
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -41,8 +39,3 @@ def _problem(case: Case, batch_size: int) -> problem.Problem:
     shape = (max(batch_size, IMAGES), 28, 28, 1)
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     return problem.make(case, batch_size, 0, images)
-
-
-def requests(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Yields the requests from lines of JSON."""
-    return (json.loads(line) for line in lines if line.strip())

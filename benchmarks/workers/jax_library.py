@@ -10,33 +10,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax.traverse_util import unflatten_dict
 
-import gan_jax
 from benchmarks import cases
-from benchmarks.model_weights import library_gan
+from benchmarks.library import initial_state, library_gan, train_step
 from benchmarks.problem import Problem
 from benchmarks.workers.linen import Player, fill
 from benchmarks.workers.protocol import Loop, Losses, Setting, serve
-from gan_jax import (
-    GAN,
-    Batch,
-    Network,
-    _cpu,
-    from_linen,
-    losses,
-    mixed_precision,
-    parallel,
-    penalties,
-    priors,
-)
+from gan_jax import GAN, Batch, Network, _cpu, from_linen, mixed_precision, parallel, priors
 from gan_jax.data import synthetic
 from gan_jax.data.pipeline import make_batches, on_bytes
 from gan_jax.data.types import Dataset
-from gan_jax.models import MODELS
 from gan_jax.nn import Dense
-from gan_jax.optimizers import adam
 from gan_jax.run.loop import Work, make_chunk
 from gan_jax.types import Array, Metrics, PyTree, StepFn, TrainState
 
@@ -59,18 +44,17 @@ def build(setting: Setting) -> Loop:
         parallel.use_one_core()
     elif ensemble > 1 or setting.contender == "gan_jax_shard":
         parallel.use_every_core()
-    gan, tx = _gan(case), adam(cases.LEARNING_RATE, b1=cases.BETA_1, b2=cases.BETA_2)
+    gan = _gan(case)
     if setting.precision == "bfloat16":
         gan = mixed_precision(gan)
 
     @jax.jit
     def init(key: Array) -> TrainState:
-        state = gan_jax.init(gan, tx, tx, key, Batch(jnp.zeros((1, *case.shape))))
-        return _with_weights(state, case, problem)
+        return _with_weights(initial_state(case, gan, key), case, problem)
 
     key = jax.random.key(0)
     state = jax.vmap(init)(jax.random.split(key, ensemble)) if ensemble > 1 else init(key)
-    step = _train_step(_fixed(gan, problem) if setting.fixed else gan, case, tx)
+    step = train_step(case, _fixed(gan, problem) if setting.fixed else gan)
     advances = [
         _on_ring(step, setting, options, length)
         if case.on_ring
@@ -111,21 +95,17 @@ def _ensemble(setting: Setting) -> int:
 
 
 def _gan(case: cases.Case) -> GAN:
-    """Returns the library's model. If it has none for this case, Linen modules are used instead."""
-    if not case.is_chain:
-        return library_gan(case)
-    if case.model == "dcgan":
-        return MODELS["dcgan"](
-            case.shape, latent=case.latent, width=case.widths[0], discriminator_norm=case.norm
+    """Returns the library's model. It has none for a perceptron with different widths."""
+    if case.model == "mlp":
+        return GAN(
+            from_linen(Player(case.generator, Dense)),
+            from_linen(Player(case.discriminator, Dense)),
+            priors.normal(case.latent),
         )
-    if case.model == "maxout":
-        gan = MODELS["maxout"](case.shape, latent=case.latent, width=case.widths[0])
-        return gan if case.dropout else gan._replace(discriminator=_evaluated(gan.discriminator))
-    return GAN(
-        from_linen(Player(case.generator, Dense)),
-        from_linen(Player(case.discriminator, Dense)),
-        priors.normal(case.latent),
-    )
+    gan = library_gan(case)
+    if case.model == "maxout" and not case.dropout:
+        return gan._replace(discriminator=_evaluated(gan.discriminator))
+    return gan
 
 
 def _evaluated(network: Network) -> Network:
@@ -183,16 +163,6 @@ def _with_paths(state: TrainState, problem: Problem) -> TrainState:
         players[name] = player.replace(params=params)
     ema_params = jax.tree.map(jnp.copy, players["generator"].params)
     return state.replace(**players, ema_params=ema_params)  # type: ignore[attr-defined]
-
-
-def _train_step(gan: GAN, case: cases.Case, tx: optax.GradientTransformation) -> StepFn:
-    both = ((penalties.r1, case.r1), (penalties.r2, case.r2))
-    weighted, loss = [pair for pair in both if pair[1]], losses.LOSSES[case.loss]
-    return gan_jax.make_train_step(
-        gan_jax.make_discriminator_step(gan, loss, tx, penalties=weighted),
-        gan_jax.make_generator_step(gan, loss, tx),
-        n_critic=case.n_critic,
-    )
 
 
 def _options(setting: Setting) -> tuple[Options, ...]:

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import accelerators
 from benchmarks.accelerators import CHAINS, MACHINES, Machine
 from benchmarks.cases import CASES, Case, Dense, Placed
-from benchmarks.flops import multiply_adds, step_flops
+from benchmarks.flops import multiply_adds, passes, step_flops
 from benchmarks.lowered import products
 from gan_jax.run.tables import markdown
 
@@ -66,13 +66,6 @@ def test_a_large_square_product_has_a_sixth_of_its_size_in_operations_per_byte()
     assert 2 * 600 * multiply_adds(placed) / moved == 600 / 6
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.r1])
-def test_the_passes_are_those_of_the_count_of_operations(name):
-    case = CASES[name]
-    made = sum(times * multiply_adds(placed) for placed, times in accelerators.passes(case))
-    assert 2 * 7 * made == step_flops(case, 7)
-
-
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.name)
 def test_communication_hides_from_the_smallest_batch_that_takes_as_long(machine):
     for name in CHAINS:
@@ -91,7 +84,7 @@ def test_the_step_lowered_holds_what_the_architecture_needs_and_nothing_else(pla
     case = dataclasses.replace(CASES["dcgan28"], latent=3, widths=(4, 8))
     lowered = accelerators.lower(case, platform, batch_size=8)
     counts = {True: 0, False: 0}
-    for placed, times in accelerators.passes(case):
+    for placed, times in passes(case):
         counts[isinstance(placed.layer, Dense)] += times
     assert (lowered.dots, lowered.convolutions) == (counts[True], counts[False]) == (11, 22)
     assert lowered.calls == "none"

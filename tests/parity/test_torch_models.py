@@ -14,7 +14,7 @@ from flax.traverse_util import unflatten_dict
 
 from benchmarks import driver, problem
 from benchmarks.cases import MODELS
-from benchmarks.model_weights import library_gan, model_weights
+from benchmarks.library import library_gan, model_weights
 from benchmarks.workers import jax_library, torch_variants
 from benchmarks.workers.protocol import Setting, check
 from benchmarks.workers.torch_models import network

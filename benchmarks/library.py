@@ -1,19 +1,42 @@
-"""Weights of the library's models for the benchmark's other contenders."""
+"""This library's networks, training step and weights of a case."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from benchmarks import cases
 from benchmarks.cases import Case
 from benchmarks.problem import Weights
+from gan_jax import init, make_discriminator_step, make_generator_step, make_train_step, penalties
+from gan_jax.losses import LOSSES
 from gan_jax.models import MODELS
-from gan_jax.types import GAN, PyTree
+from gan_jax.optimizers import adam
+from gan_jax.types import GAN, Array, Batch, PyTree, StepFn, TrainState
+
+_ADAM = adam(cases.LEARNING_RATE, b1=cases.BETA_1, b2=cases.BETA_2)
 
 
 def library_gan(case: Case) -> GAN:
-    """Returns the library's networks of a case that is no chain."""
-    return MODELS[case.model](case.shape, latent=case.latent, width=case.widths[0])
+    """Returns the library's model of a case."""
+    options = {"discriminator_norm": case.norm} if case.model == "dcgan" else {}
+    return MODELS[case.model](case.shape, latent=case.latent, width=case.widths[0], **options)
+
+
+def initial_state(case: Case, gan: GAN, key: Array) -> TrainState:
+    """Returns the state before the first step."""
+    return init(gan, _ADAM, _ADAM, key, Batch(jnp.zeros((1, *case.shape))))
+
+
+def train_step(case: Case, gan: GAN, axis_name: str | None = None) -> StepFn:
+    """Returns the train step. With `axis_name` it is mapped over the devices."""
+    both = ((penalties.r1, case.r1), (penalties.r2, case.r2))
+    weighted, loss = [pair for pair in both if pair[1]], LOSSES[case.loss]
+    return make_train_step(
+        make_discriminator_step(gan, loss, _ADAM, penalties=weighted, axis_name=axis_name),
+        make_generator_step(gan, loss, _ADAM, axis_name=axis_name),
+        n_critic=case.n_critic,
+    )
 
 
 def model_weights(case: Case, rng: np.random.Generator) -> dict[str, list[Weights]]:
