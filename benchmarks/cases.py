@@ -7,6 +7,7 @@ player is a tuple of layers on one example. Images are [H, W, C] and are flatten
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 LEARNING_RATE, BETA_1, BETA_2 = 2e-4, 0.5, 0.999
@@ -50,8 +51,6 @@ class ConvTranspose:
 @dataclasses.dataclass(frozen=True)
 class BatchNorm:
     """Batch norm over batch and pixels with the statistics of the batch and epsilon 1e-5."""
-
-    epsilon: float = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -306,19 +305,21 @@ CASES: dict[str, Case] = {
 }
 """The cases whose networks are chains of layers, by name."""
 
-_PLAIN = Case(
-    "", "", (32, 32, 3), 128, (), batch_sizes=(32, 64), contenders=("gan_jax", "torch_tuned")
+_at_32 = partial(
+    Case,
+    shape=(32, 32, 3),
+    latent=128,
+    batch_sizes=(32, 64),
+    contenders=("gan_jax", "torch_tuned"),
 )
 
 MODELS: dict[str, Case] = {
-    name: dataclasses.replace(case, name=name)
-    for name, case in {
-        "r3gan32": dataclasses.replace(
-            _PLAIN, model="r3gan", widths=(96,), loss="relativistic", r1=0.025, r2=0.025
-        ),
-        "sngan32": dataclasses.replace(_PLAIN, model="sngan", widths=(32,), loss="hinge"),
+    case.name: case
+    for case in (
+        _at_32("r3gan32", "r3gan", widths=(96,), loss="relativistic", r1=0.025, r2=0.025),
+        _at_32("sngan32", "sngan", widths=(32,), loss="hinge"),
         # StyleGAN2 applies R1 in every 16th update. The other updates are timed.
-        "stylegan2_32": dataclasses.replace(_PLAIN, model="stylegan2", widths=(32,)),
-    }.items()
+        _at_32("stylegan2_32", "stylegan2", widths=(32,)),
+    )
 }
 """The cases whose networks are other models of the library, by name."""

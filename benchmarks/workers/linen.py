@@ -28,10 +28,8 @@ class Player(nn.Module):
                     x = nn.Conv(features, (4, 4), strides=(2, 2), use_bias=bias)(x)
                 case cases.ConvTranspose(features):
                     x = nn.ConvTranspose(features, (4, 4), strides=(2, 2), use_bias=False)(x)
-                case cases.BatchNorm(epsilon):
-                    x = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=epsilon)(
-                        x
-                    )
+                case cases.BatchNorm():
+                    x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
                 case cases.LeakyReLU(slope):
                     x = nn.leaky_relu(x, slope) if slope else nn.relu(x)
                 case cases.Tanh(scale):

@@ -62,8 +62,8 @@ def _module(placed: cases.Placed, inplace: bool) -> nn.Module:
             return nn.Conv2d(before[2], features, 4, 2, 1, bias=bias)
         case cases.ConvTranspose(features):
             return nn.ConvTranspose2d(before[2], features, 4, 2, 1, bias=False)
-        case cases.BatchNorm(epsilon):
-            return nn.BatchNorm2d(after[-1], eps=epsilon)
+        case cases.BatchNorm():
+            return nn.BatchNorm2d(after[-1])
         case cases.LeakyReLU(slope):
             return nn.LeakyReLU(slope, inplace) if slope else nn.ReLU(inplace)
         case cases.Tanh(scale):
