@@ -85,7 +85,9 @@ class Worker:
             line = ""
         if not line:
             code = self._process.wait()
-            raise WorkerError(f"its process ended with code {code}: see {self.log}")
+            said = self.log.read_text(errors="replace").strip().splitlines()
+            last = f" ({said[-1]})" if said else ""
+            raise WorkerError(f"its process ended with code {code}{last}: see {self.log}")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise WorkerError(answer["error"])

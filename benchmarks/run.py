@@ -6,15 +6,16 @@ from this library's is excluded. The processes of a case all stay alive, but onl
 time. They take turns in windows of a few seconds, so changes of the machine affect all of them.
 
 The default cases are chains of layers. `--cases r3gan32 sngan32 stylegan2_32` times other models.
-PyTorch may be in another environment: --torch-python names its Python.
+PyTorch may be in another environment: --torch-python names its Python. A contender whose library is
+missing is left out, and the table says why.
 `--rounds 1 --seconds 0.2` quickly checks that everything runs.
 """
 
 import dataclasses
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,6 @@ class Config:
 def main(config: Config) -> None:
     """Times all cases. After each case, prints its table and writes all results so far."""
     validate(config)
-    no_torch = _without_torch(config)
     known = CASES | MODELS
     plan = [(known[name], size) for name in config.cases for size in known[name].batch_sizes]
     (config.out / "logs").mkdir(parents=True, exist_ok=True)
@@ -76,9 +76,9 @@ def main(config: Config) -> None:
     clock = _Clock(sum(config.rounds * len(contenders(config, case)) for case, _ in plan))
     results: list[Result] = []
     with ExitStack() as stack:
-        machine = _start(stack, config, MACHINE, "machine", no_torch)
+        machine = _start(stack, config, MACHINE, "machine")
         for case, size in plan:
-            result = time_case(config, case, size, digits, machine, no_torch, clock)
+            result = time_case(config, case, size, digits, machine, clock)
             results.append(result)
             print(f"\n{result.table()}\n", flush=True)
             _write(config, results)
@@ -118,7 +118,6 @@ def time_case(
     batch_size: int,
     digits: NDArray[np.uint8],
     machine: dict[str, Timed],
-    no_torch: str | None,
     clock: "_Clock",
 ) -> Result:
     """Checks and times a case's contenders, and measures the machine in the same rounds."""
@@ -129,7 +128,7 @@ def time_case(
         print(f"{label}: starting the workers and comparing their losses", flush=True)
         start = {"case": dataclasses.asdict(case), "problem": str(folder / "problem.npz")}
         names = contenders(config, case)
-        timed = _start(stack, config, names, f"{case.name}-{batch_size}", no_torch, **start)
+        timed = _start(stack, config, names, f"{case.name}-{batch_size}", **start)
         check(timed, REFERENCE)
         measured = {name: Timed(known.worker, known.unavailable) for name, known in machine.items()}
         entries = [(one, config.seconds) for one in timed.values()]
@@ -167,37 +166,21 @@ class _Clock:
         return (time.monotonic() - self.start) / self.done * (self.total - self.done)
 
 
-def _without_torch(config: Config) -> str | None:
-    """Returns the reason why PyTorch cannot be timed, or None. Prints the reason."""
-    probe = [str(config.torch_python), "-c", "import torch"]
-    wanted = any("torch" in name for name in config.contenders)
-    if not wanted or not subprocess.run(probe, capture_output=True).returncode:
-        return None
-    reason = (
-        f"{config.torch_python} has no torch: `pip install torch` there, "
-        "or give another Python with --torch-python"
-    )
-    print(f"{reason}. Continuing without it.", flush=True)
-    return reason
-
-
 def _start(
     stack: ExitStack,
     config: Config,
-    names: Any,
+    names: Sequence[str],
     label: str,
-    no_torch: str | None,
     **request: Any,
 ) -> dict[str, Timed]:
     """Returns worker processes with these names. They end when the stack is closed."""
     started = {}
     for name in names:
-        of_torch = "torch" in name
-        python = str(config.torch_python.absolute()) if of_torch else sys.executable
+        python = str(config.torch_python.absolute()) if "torch" in name else sys.executable
         command = [python, "-m", f"benchmarks.workers.{MODULES[name]}"]
         worker = Worker(name, command, config.out / "logs" / f"{label}-{name}.log")
         stack.enter_context(closing(worker))
-        started[name] = Timed(worker, no_torch if of_torch else None)
+        started[name] = Timed(worker)
     for one in started.values():
         attempt(one, _begin, request)
     return started

@@ -12,16 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from benchmarks.cases import CASES
 from benchmarks.flops import step_flops
 from benchmarks.gpu.correct import compiled_operations
-from benchmarks.gpu.jax_worker import training
+from benchmarks.gpu.jax_worker import real, training
 from benchmarks.gpu.sheet import Row, Sheet
 from benchmarks.gpu.speed import PEAKS, narrow
-from gan_jax import Batch
 
 _STEPS = 20
 _SHOWN = 10
@@ -46,10 +43,8 @@ def run(sheet: Sheet, small: bool) -> None:
 
 def _profile(precision: str, batch_size: int, small: bool) -> tuple[Row, list[Row]]:
     """Returns the row of a program and the rows of its longest operations."""
-    case = narrow(CASES["dcgan28"], 16 if small else 1)
-    state, step = training(case, precision)
-    x = np.random.default_rng(0).uniform(-1, 1, (1, batch_size, *case.shape))
-    batch = Batch(jnp.asarray(x, jnp.float32))
+    case = narrow(CASES["dcgan28"]) if small else CASES["dcgan28"]
+    (state, step), batch = training(case, precision), real(case, batch_size)
     compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
     text = compiled.as_text() or ""
     for _ in range(5):

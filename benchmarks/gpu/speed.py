@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -34,9 +34,6 @@ BASIC = (OURS, EAGER, TUNED)
 BEST = (OURS, COMPILED, GRAPHED)
 PRECISIONS = ("bfloat16", "tf32", "float32")
 
-ENSEMBLES = (16, 128, 1024)
-"""Numbers of mixture GANs in one program."""
-
 PEAKS: dict[str, Machine] = dict(
     zip(("float32", "tf32", "bfloat16"), (m for m in MACHINES if "H100" in m.name), strict=True)
 )
@@ -52,19 +49,17 @@ class Effort(NamedTuple):
     Attributes:
       rounds, seconds: number of windows per contender, and their length in seconds.
       batch_sizes: the most important batch size, then the others.
-      divide: divisor of the networks' widths.
-      ensembles: sizes of the ensembles.
+      ensembles: numbers of mixture GANs in one program.
     """
 
     rounds: int
     seconds: float
     batch_sizes: tuple[int, ...]
-    divide: int
     ensembles: tuple[int, ...]
 
 
-FULL = Effort(3, 0.2, (256, 64, 1024), 1, ENSEMBLES)
-SMALL = Effort(1, 0.02, (8,), 16, (2,))
+FULL = Effort(3, 0.2, (256, 64, 1024), (16, 128, 1024))
+SMALL = Effort(1, 0.02, (8,), (2,))
 
 
 class _Limited(Worker):
@@ -145,12 +140,9 @@ def run(sheet: Sheet, small: bool) -> None:
             share_of_products="arithmetic of the architecture, divided by the card's peak",
             share_of_memory="minimal bytes of a step layer by layer, divided by the card's peak",
         )
-        crew = _Crew(sheet, folder)
-        try:
+        with closing(_Crew(sheet, folder)) as crew:
             for table, row in _plan(sheet, effort, folder):
                 sheet.attempt(table, row.name, partial(row.measure, crew, effort))
-        finally:
-            crew.close()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,10 +189,10 @@ class _Race:
                 crew.drop(OURS if name.startswith(OURS) else name)
         ours = timed[self.contenders[0]]
         if ours.unavailable is not None:
-            raise WorkerError(_reason(ours))
+            raise WorkerError(ours.unavailable)
         row: Row = {}
         for name, one in timed.items():
-            row[name] = median(one.rates) if one.unavailable is None else _reason(one)
+            row[name] = one.unavailable or median(one.rates)
         for name, one in timed.items():
             if one is not ours and one.unavailable is None:
                 pairs = zip(ours.rates, one.rates, strict=True)
@@ -251,35 +243,23 @@ class _FirstStep:
         os.environ[cache] = "true" if self.kept else "false"
         begin = time.monotonic()
         try:
-            worker = start(self.contender, self.folder)
-            try:
+            with closing(start(self.contender, self.folder)) as worker:
                 asked = request(self.contender, self.case, self.batch_size, "tf32")
                 worker.ask("start", **asked)
                 worker.ask("run", steps=1)
                 return {"seconds": time.monotonic() - begin}
-            finally:
-                worker.close()
         finally:
             os.environ.pop(cache)
-
-
-def _reason(timed: Timed) -> str:
-    """Returns the reason why a contender was not timed, with the last line that its process
-    printed."""
-    lines = timed.worker.log.read_text(errors="replace").strip().splitlines()
-    # The log file is deleted with the part.
-    last = [lines[-1]] if lines else []
-    return " | ".join([str(timed.unavailable).split(": see ")[0], *last])[:300]
 
 
 def _quiet(number: int, timed: Timed) -> None:
     """Prints nothing. Whole rows are announced instead of windows."""
 
 
-def narrow(case: Case, divide: int) -> Case:
-    """Returns the case with its widths divided."""
-    widths = tuple(max(2, width // divide) for width in case.widths)
-    return dataclasses.replace(case, widths=widths)
+def narrow(case: Case) -> Case:
+    """Returns the case with its widths divided so that the smallest is 8."""
+    divisor = min(case.widths) // 8
+    return dataclasses.replace(case, widths=tuple(width // divisor for width in case.widths))
 
 
 def _plan(sheet: Sheet, effort: Effort, folder: Path) -> Iterator[tuple[str, _Race | _FirstStep]]:
@@ -288,30 +268,28 @@ def _plan(sheet: Sheet, effort: Effort, folder: Path) -> Iterator[tuple[str, _Ra
     It compiles their programs in parallel beforehand.
     """
     names = ("dcgan28", "dcgan64", "mlp", "mixture", "dcgan28_r1")
-    cases = {name: narrow(CASES[name], effort.divide) for name in names}
     first, *others = effort.batch_sizes
     small = effort is SMALL
+    sized = narrow if small else lambda case: case
+    cases = {name: sized(CASES[name]) for name in names}
 
     def race(name: str, size: int, precision: str) -> _Race:
         contenders = (OURS, TUNED) if cases[name].r1 else BASIC  # PyTorch's tutorial has no penalty
         return _Race(cases[name], size, precision, contenders)
-
-    def mixtures(num: int) -> _Race:
-        return _Race(cases["mixture"], min(first, 64), "tf32", (f"{OURS}_{num}", TUNED))
 
     # These programs are compiled one at a time, because the compiler chooses kernels by timing
     # them.
     for precision in PRECISIONS[:: 2 if small else 1]:
         yield "DCGAN 28", _Race(cases["dcgan28"], first, precision)
     for num in effort.ensembles:
-        yield "mixtures in one program, GANs' steps per second", mixtures(num)
+        one = _Race(cases["mixture"], min(first, 64), "tf32", (f"{OURS}_{num}", TUNED))
+        yield "mixtures in one program, GANs' steps per second", one
     for precision in PRECISIONS[: 0 if small else 2]:  # torch.compile takes minutes on a CPU
         yield "torch.compile", _Race(cases["dcgan28"], first, precision, BEST)
     rest = [race(name, first, p) for name in names[1:] for p in PRECISIONS]
     rest = rest[-1:] if small else rest
-    # PyTorch's worker for GPUs has no networks for these. Their widths are multiples of 8.
-    modern = [
-        _Race(narrow(case, min(effort.divide, 4)), min(first, 64), precision, (OURS,))
+    modern = [  # PyTorch's networks for these have not been tried on a GPU
+        _Race(sized(case), min(first, 64), precision, (OURS,))
         for case in MODELS.values()
         for precision in PRECISIONS[:2]
     ]
