@@ -2,8 +2,8 @@
 
 `python -m benchmarks.torch_dcgan --digits digits.npz --out torch_seed0.npz` trains it on the digits
 written by `python -m benchmarks.quality --export digits.npz`, and saves samples for
-`benchmarks.quality`. It needs torch, numpy and tyro, but nothing of this package, so PyTorch can
-have its own virtual environment.
+`benchmarks.quality`. It needs torch, numpy and tyro, but nothing of `gan_jax`, so PyTorch can have
+its own virtual environment.
 
 It follows the tutorial (N. Inkawhich, "DCGAN Tutorial", pytorch.org). Weights are drawn from N(0,
 0.02^2). Adam has a rate of 2e-4 and betas (0.5, 0.999). The loss is binary cross-entropy. D makes
@@ -22,6 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.cases import CASES
+from benchmarks.workers.torch_variants import eager_step
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -34,7 +37,6 @@ class Config:
     latent: int = 100  # number of dimensions of z
     batch_size: int = 64  # images per step
     steps: int = 4000  # updates of each player
-    learning_rate: float = 2e-4  # learning rate of both players
     samples: int = 5000  # number of images saved at the end
     threads: int = 2  # number of CPU threads
 
@@ -54,7 +56,7 @@ def generator(latent: int, width: int) -> nn.Sequential:
 
 
 def discriminator(width: int) -> nn.Sequential:
-    """Returns D: x [B, 1, 28, 28] -> probability of being real [B]."""
+    """Returns D: x [B, 1, 28, 28] -> logits [B]. The loss has the tutorial's sigmoid."""
     return nn.Sequential(
         nn.Conv2d(1, width, 4, 2, 1, bias=False),
         nn.LeakyReLU(0.2, inplace=True),
@@ -62,7 +64,6 @@ def discriminator(width: int) -> nn.Sequential:
         nn.BatchNorm2d(2 * width),
         nn.LeakyReLU(0.2, inplace=True),
         nn.Conv2d(2 * width, 1, 7, 1, 0, bias=False),
-        nn.Sigmoid(),
         nn.Flatten(0),
     )
 
@@ -85,35 +86,25 @@ def train(config: Config, images: np.ndarray) -> tuple[nn.Sequential, float]:
     net_g, net_d = generator(config.latent, config.width), discriminator(config.width)
     net_g.apply(initialise)
     net_d.apply(initialise)
-    adam = {"lr": config.learning_rate, "betas": (0.5, 0.999)}
-    tx_g = torch.optim.Adam(net_g.parameters(), **adam)
-    tx_d = torch.optim.Adam(net_d.parameters(), **adam)
-    criterion = nn.BCELoss()
-    ones, zeros = torch.ones(config.batch_size), torch.zeros(config.batch_size)
     order = torch.empty(0, dtype=torch.int64)
 
-    start = time.perf_counter()
-    for step in range(config.steps):
+    def draw_real() -> Tensor:
+        nonlocal order
         if len(order) < config.batch_size:  # an epoch contains only whole batches
             order = torch.randperm(len(real_images))
         index, order = order[: config.batch_size], order[config.batch_size :]
+        return real_images[index]
 
-        net_d.zero_grad()
-        loss_real = criterion(net_d(real_images[index]), ones)
-        loss_real.backward()
-        fake = net_g(torch.randn(config.batch_size, config.latent, 1, 1))
-        loss_fake = criterion(net_d(fake.detach()), zeros)
-        loss_fake.backward()
-        tx_d.step()
+    def draw_z() -> Tensor:
+        return torch.randn(config.batch_size, config.latent, 1, 1)
 
-        net_g.zero_grad()
-        loss_g = criterion(net_d(fake), ones)
-        loss_g.backward()
-        tx_g.step()
-
-        if step % 250 == 0:
-            loss_d = loss_real.item() + loss_fake.item()
-            print(f"{step:6d}  loss_D {loss_d:.3f}  loss_G {loss_g.item():.3f}", flush=True)
+    step = eager_step(net_g, net_d, draw_real, draw_z, CASES["dcgan28"])
+    start = time.perf_counter()
+    for number in range(config.steps):
+        losses = step()
+        if number % 250 == 0:
+            words = "  ".join(f"{name} {loss.item():.3f}" for name, loss in losses.items())
+            print(f"{number:6d}  {words}", flush=True)
     seconds = time.perf_counter() - start
     return net_g, config.steps * config.batch_size / seconds
 

@@ -54,13 +54,11 @@ def watch(samples: list[float]) -> None:
 
 
 def main(folder: Path) -> None:
-    """Trains, and prints the peak and two medians of the resident memory.
+    """Trains, and prints the peak and the median of the resident memory.
 
-    The first median is over all times, and the second over the times between two steps. Both leave
-    out the start of the run.
+    The median leaves out the start of the run.
     """
     torch.manual_seed(0)
-    imported = process_memory()["VmRSS"] / MIB
     g, d = generator(LATENT, WIDTH), discriminator()
     average = copy.deepcopy(g)
     tx_g, tx_d = (torch.optim.Adam(player.parameters(), 1e-3, (0.0, 0.99)) for player in (g, d))
@@ -68,7 +66,7 @@ def main(folder: Path) -> None:
         np.random.default_rng(0).integers(0, 256, (5000, 1, 28, 28), dtype=np.uint8)
     )
     fixed = torch.randn(64, LATENT, 1, 1)
-    settled, between = list[float](), list[float]()
+    settled = list[float]()
     threading.Thread(target=watch, args=(settled,), daemon=True).start()
     for step in range(1, STEPS + 1):
         index = torch.randint(len(images), (BATCH,))
@@ -114,14 +112,10 @@ def main(folder: Path) -> None:
             torch.save(states, folder / "checkpoint.pt")
         if step == 200:
             settled.clear()
-        if step > 200 and step % 10 == 0:
-            between.append(process_memory()["VmRSS"] / MIB)
         if step % 500 == 0:
-            print(f"step {step}/{STEPS}: {between[-1]:.0f} MiB", file=sys.stderr)
-    figures = {"imported": imported, "settled": statistics.median(settled)}
-    figures |= {"between_steps": statistics.median(between)}
-    figures |= {"peak": process_memory()["VmHWM"] / MIB}
-    print(json.dumps({**figures, "torch": torch.__version__}))
+            print(f"step {step}/{STEPS}: {settled[-1]:.0f} MiB", file=sys.stderr)
+    memory = {"settled": statistics.median(settled), "peak": process_memory()["VmHWM"] / MIB}
+    print(json.dumps({**memory, "torch": torch.__version__}))
 
 
 if __name__ == "__main__":
