@@ -68,15 +68,36 @@ def serve(
       read: converts the start request to the argument of `build`.
     """
     replies = _own_stdout()
-    session = _Session(build, versions, read)
+    setting: Any = None
+    loop: Loop | None = None
+
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        nonlocal setting, loop
+        match request:
+            case {"do": "start"}:
+                loop = None  # frees the memory of the previous setting
+                setting = read(request)
+                return {"versions": versions}
+            case {"do": "check", "steps": steps}:
+                return {"losses": check(build, setting, steps)}
+            case {"do": "run", "steps": steps}:
+                loop = loop or build(setting)
+                start, cpu_start = time.perf_counter(), time.process_time()
+                made, _ = loop(steps)
+                seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+                return {"steps": made, "seconds": seconds, "cpu_seconds": cpu_seconds}
+            case {"do": "stop"}:
+                return {"peak_bytes": peak_bytes()}
+        raise ValueError(f"unknown request {request}")
+
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            answer = session.answer(request)
+            answered = answer(request)
         except Exception as error:
             traceback.print_exc()
-            answer = {"error": f"{type(error).__name__}: {error}".strip()}
-        print(json.dumps(answer), file=replies, flush=True)
+            answered = {"error": f"{type(error).__name__}: {error}".strip()}
+        print(json.dumps(answered), file=replies, flush=True)
         if request["do"] == "stop":
             return
 
@@ -89,38 +110,6 @@ def _own_stdout() -> Any:
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return replies
-
-
-class _Session:
-    """One contender on one case."""
-
-    def __init__(
-        self,
-        build: Callable[[Any], Loop],
-        versions: dict[str, str],
-        read: Callable[[dict[str, Any]], Any],
-    ) -> None:
-        self.build, self.versions, self.read = build, versions, read
-        self.setting: Any = None
-        self.loop: Loop | None = None
-
-    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        match request:
-            case {"do": "start"}:
-                self.loop = None  # frees the memory of the previous setting
-                self.setting = self.read(request)
-                return {"versions": self.versions}
-            case {"do": "check", "steps": steps}:
-                return {"losses": check(self.build, self.setting, steps)}
-            case {"do": "run", "steps": steps}:
-                self.loop = self.loop or self.build(self.setting)
-                start, cpu_start = time.perf_counter(), time.process_time()
-                made, _ = self.loop(steps)
-                seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
-                return {"steps": made, "seconds": seconds, "cpu_seconds": cpu_seconds}
-            case {"do": "stop"}:
-                return {"peak_bytes": peak_bytes()}
-        raise ValueError(f"unknown request {request}")
 
 
 def check(build: Callable[[Setting], Loop], setting: Setting, steps: int) -> list[Losses]:
