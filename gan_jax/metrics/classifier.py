@@ -21,12 +21,14 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from gan_jax.metrics.extractor import convolution, in_batches
+
 Weights = Mapping[str, jax.Array]
 
 SHAPE = (28, 28, 1)
 """Shape of an image."""
 
-_BATCH = 256  # images per call. The last batch is padded, so any N needs one compilation.
+_BATCH = 256  # images per call
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,13 +99,9 @@ class Classifier:
                 "gan_jax.data.pipeline.quantize converts samples in [-1, 1]"
             )
         weights = _weights(self)
-        out = np.empty((len(x), width), np.float32)
-        for start in range(0, len(x), _BATCH):
-            batch = x[start : start + _BATCH]
-            padded = np.zeros((_BATCH, *SHAPE), np.float32)
-            padded[: len(batch)] = batch
-            out[start : start + len(batch)] = np.asarray(function(weights, padded))[: len(batch)]
-        return out
+        return in_batches(
+            lambda batch: function(weights, batch.astype(np.float32)), x, _BATCH, width
+        )
 
 
 def penultimate(weights: Weights, x: jax.Array) -> jax.Array:
@@ -122,15 +120,7 @@ def penultimate(weights: Weights, x: jax.Array) -> jax.Array:
         raise ValueError(f"x must be [N, 28, 28, 1], got shape {list(x.shape)}")
     x = x / 255
     for name in ("conv1", "conv2"):
-        x = jax.lax.conv_general_dilated(
-            x,
-            weights[name],
-            window_strides=(2, 2),
-            padding="SAME",
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            precision=jax.lax.Precision.HIGHEST,
-        )
-        x = jax.nn.relu(x + weights[name + "_bias"][None, None, None])
+        x = convolution(x, weights[name], weights[name + "_bias"], stride=2)
     x = x.reshape(len(x), -1)
     return jax.nn.relu(_dense(weights, "dense1", x))
 

@@ -10,6 +10,3 @@ from gan_jax.metrics.classifier import Classifier
 CLASSIFIER = Classifier(
     "fashion.npz", "e4801ad9f14a7079a33fa7e4d5bac35a674fc23b2360ad77392df65f96b23b8e", "fashion"
 )
-EXTRACTOR = CLASSIFIER.name
-features = CLASSIFIER.features
-class_probabilities = CLASSIFIER.class_probabilities

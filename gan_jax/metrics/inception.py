@@ -27,7 +27,7 @@ import numpy as np
 from flax import linen as nn
 from numpy.typing import NDArray
 
-from gan_jax.metrics.extractor import Extractor
+from gan_jax.metrics.extractor import Extractor, convolution, in_batches
 from gan_jax.metrics.torch_file import read_state
 
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
@@ -36,7 +36,7 @@ SIZE = 299
 Resize = Literal["clean", "legacy", "legacy_pytorch"]
 Weights = Mapping[str, tuple[jax.Array, jax.Array]]
 
-_BATCH = 32  # images per call. The last batch is padded, so any N needs one compilation.
+_BATCH = 32  # images per call
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
@@ -71,13 +71,9 @@ def extractor(content: bytes, *, resize: Resize = "clean", insist: bool = False)
 
     def features(x: NDArray[np.uint8]) -> NDArray[np.float32]:
         _check(x)
-        out = np.empty((len(x), len(fc)), np.float32)
-        for start in range(0, len(x), _BATCH):
-            batch = x[start : start + _BATCH]
-            padded = np.zeros((_BATCH, *x.shape[1:]), np.uint8)
-            padded[: len(batch)] = batch
-            out[start : start + _BATCH] = _features(weights, _prepare(padded, resize))[: len(batch)]
-        return out
+        return in_batches(
+            lambda batch: _features(weights, _prepare(batch, resize)), x, _BATCH, len(fc)
+        )
 
     def probabilities(x: NDArray[np.uint8]) -> NDArray[np.float32]:
         return np.asarray(_probabilities(fc, features(x)))
@@ -128,7 +124,10 @@ def layers(weights: Weights, x: jax.Array) -> dict[str, jax.Array]:
         ("Conv2d_4a_3x3", 1, "VALID"),
         ("MaxPool_2", 2, "VALID"),
     ):
-        x = _reduce(x) if name.startswith("Max") else _conv(x, *weights[name], stride, padding)
+        if name.startswith("Max"):
+            x = _reduce(x)
+        else:
+            x = convolution(x, *weights[name], stride, padding)
         outputs[name] = x
     for name, block in _BLOCKS.items():
         x = jnp.concatenate(block(functools.partial(_branch, weights, name), x), axis=-1)
@@ -202,26 +201,12 @@ def _fold(state: Mapping[str, NDArray[Any]], name: str) -> tuple[NDArray[Any], N
     return kernel.astype(np.float32), bias.astype(np.float32)
 
 
-def _conv(
-    x: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int = 1, padding: str = "SAME"
-) -> jax.Array:
-    x = jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        padding,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=_HIGHEST,
-    )
-    return jax.nn.relu(x + bias[None, None, None])
-
-
 def _branch(weights: Weights, block: str, x: jax.Array, *names: str, stride: int = 1) -> jax.Array:
     """Returns x after the named convolutions of a block. A stride of 2 is the last one's alone."""
     for name in names[:-1]:
-        x = _conv(x, *weights[f"{block}.{name}"])
+        x = convolution(x, *weights[f"{block}.{name}"])
     last = weights[f"{block}.{names[-1]}"]
-    return _conv(x, *last, stride, "SAME" if stride == 1 else "VALID")
+    return convolution(x, *last, stride, "SAME" if stride == 1 else "VALID")
 
 
 _Block = Callable[[Callable[..., jax.Array], jax.Array], list[jax.Array]]

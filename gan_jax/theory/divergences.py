@@ -74,18 +74,11 @@ def _squared_hellinger(log_p: Array, log_q: Array) -> Array:
     return jnp.square(jnp.exp(log_p / 2) - jnp.exp(log_q / 2))
 
 
-def _gan(log_p: Array, log_q: Array) -> Array:
-    """Returns q f(p/q) for f(u) = u log u - (u + 1) log(u + 1)."""
+def _gan(log_p: Array, log_q: Array, shift: float = 0.0) -> Array:
+    """Returns q f(p/q) for f(u) = u log u - (u + 1) (log(u + 1) - shift)."""
     logit = optimal_logit(log_p, log_q)
-    real = times(log_p, jax.nn.log_sigmoid(logit))
-    return real + times(log_q, jax.nn.log_sigmoid(-logit))
-
-
-def _js(log_p: Array, log_q: Array) -> Array:
-    """Returns q f(p/q) for f(u) = u log u - (u + 1) log((u + 1) / 2)."""
-    logit = optimal_logit(log_p, log_q)
-    real = times(log_p, LOG_2 + jax.nn.log_sigmoid(logit))
-    return real + times(log_q, LOG_2 + jax.nn.log_sigmoid(-logit))
+    real = times(log_p, shift + jax.nn.log_sigmoid(logit))
+    return real + times(log_q, shift + jax.nn.log_sigmoid(-logit))
 
 
 def _where(inside: Array, function: Callable[[Array], Array], t: Array, safe: float) -> Array:
@@ -128,7 +121,7 @@ F_DIVERGENCES: dict[str, FDivergence] = {
         activation=lambda v: -jnp.expm1(-v),
     ),
     "js": FDivergence(
-        perspective=_js,
+        perspective=lambda log_p, log_q: _gan(log_p, log_q, LOG_2),
         conjugate=lambda t: _where(t < LOG_2, lambda t: -jnp.log(2 - jnp.exp(t)), t, 0.0),
         optimal_critic=lambda log_u: LOG_2 + jax.nn.log_sigmoid(log_u),
         activation=lambda v: LOG_2 + jax.nn.log_sigmoid(v),

@@ -34,4 +34,4 @@ def test_the_classifiers_recognise_plain_shapes_of_clothes():
     x = np.zeros((2, 28, 28, 1), np.uint8)
     x[0, 1:27, 9:13], x[0, 1:27, 15:19], x[0, 1:6, 9:19] = 200, 200, 200
     x[1, 10:26, 2:26], x[1, 3:10, 8:10], x[1, 3:10, 18:20], x[1, 3:5, 8:20] = 180, 150, 150, 150
-    np.testing.assert_array_equal(fashion.class_probabilities(x).argmax(1), [1, 8])
+    np.testing.assert_array_equal(fashion.CLASSIFIER.class_probabilities(x).argmax(1), [1, 8])
