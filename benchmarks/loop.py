@@ -35,7 +35,6 @@ from experiments import mnist
 from gan_jax import parallel
 from gan_jax.data.pipeline import make_batches, on_bytes
 from gan_jax.errors import UserError
-from gan_jax.models import ModelName
 from gan_jax.run import cli, hooks, images, progress
 from gan_jax.run import datasets as data
 from gan_jax.run.checkpoint import Checkpoints
@@ -58,10 +57,6 @@ class Config:
     steps: int = 1000  # steps in a window
     memory_steps: int = 3000  # steps of the run for the memory measurement
     settled: int = 200  # steps of the memory run before memory is recorded
-    model: ModelName = mnist.Config.model  # model of the experiment
-    width: int | None = mnist.Config.width  # width of the experiment
-    batch_size: int = mnist.Config.batch_size  # batch size of the experiment
-    source: Literal["embedded", "auto", "tfds"] = "embedded"  # source of the digits
     out: Path | None = None  # JSON file for all results
 
 
@@ -88,7 +83,7 @@ def validate(config: Config) -> None:
     """Raises `UserError` for an invalid setting. The message names its flag."""
     if not config.parts:
         raise UserError(f"--parts must be some of {', '.join(PARTS)}; got none")
-    cli.check_at_least(config, repetitions=1, rounds=1, steps=1, settled=0, batch_size=1)
+    cli.check_at_least(config, repetitions=1, rounds=1, steps=1, settled=0)
     cli.check_at_least(config, memory_steps=config.settled + 2 * mnist.Config.log_every)
     if "memory" in config.parts and not process_memory():
         raise UserError("--parts memory needs /proc, which only Linux has: name the other parts")
@@ -103,7 +98,7 @@ def measure_start(config: Config, folder: Path) -> Figures:
         for kind, times in seconds.items():
             workdir, cache = folder / f"{kind}{number}", folder / f"cache{number}"
             start = time.perf_counter()
-            with _command(config, workdir, cache, num_steps=1) as process:
+            with _command(workdir, cache, num_steps=1) as process:
                 while not _records(workdir):
                     _check_running(process)
                     time.sleep(0.005)
@@ -117,8 +112,8 @@ def measure_memory(config: Config, folder: Path) -> Figures:
     The results are the peak of a run that compiles its programs and, for a run with a full cache,
     the peak, the median of the later steps and the growth over time.
     """
-    _, cold = _watch(config, folder, "cold", config.settled + 1)
-    samples, peak = _watch(config, folder, "warm", config.memory_steps)
+    _, cold = _watch(folder, "cold", config.settled + 1)
+    samples, peak = _watch(folder, "warm", config.memory_steps)
     settled = np.array([pair for pair in samples if pair[0] > config.settled])
     if len(np.unique(settled[:, :1])) < 2:
         raise UserError("too short for a slope: give more --memory-steps")
@@ -132,12 +127,10 @@ def measure_memory(config: Config, folder: Path) -> Figures:
     }
 
 
-def _watch(
-    config: Config, folder: Path, name: str, num_steps: int
-) -> tuple[list[tuple[int, float]], float]:
+def _watch(folder: Path, name: str, num_steps: int) -> tuple[list[tuple[int, float]], float]:
     """Returns (last recorded step, resident memory in MiB) over time, and the peak in MiB."""
     workdir, samples, peak = folder / name, list[tuple[int, float]](), 0.0
-    with _command(config, workdir, folder / "cache", num_steps=num_steps) as process:
+    with _command(workdir, folder / "cache", num_steps=num_steps) as process:
         while process.poll() is None:
             records, memory = _records(workdir), process_memory(process.pid)
             if records and memory and records[-1]["step"] < num_steps:
@@ -148,20 +141,13 @@ def _watch(
     return samples, peak
 
 
-def _command(
-    config: Config, workdir: Path, cache: Path, *, num_steps: int
-) -> subprocess.Popen[str]:
-    flags = [f"--workdir={workdir}", f"--num-steps={num_steps}", f"--data.source={config.source}"]
-    flags += [f"--model={config.model}", f"--width={config.width}"]
-    flags += [f"--batch-size={config.batch_size}"]
+def _command(workdir: Path, cache: Path, *, num_steps: int) -> subprocess.Popen[str]:
+    flags = [f"--workdir={workdir}", f"--num-steps={num_steps}", "--data.source=embedded"]
     flags += ["--log-every=1"] if num_steps == 1 else []  # by default only step 50 is recorded
     return subprocess.Popen(
         [sys.executable, "-m", "experiments.mnist", *flags],
         cwd=ROOT,
-        env={
-            **os.environ,
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-        },
+        env={**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -182,12 +168,7 @@ def _records(workdir: Path) -> list[Figures]:
 
 def measure_overhead(config: Config, folder: Path) -> Figures:
     """Returns the seconds per window with and without the loop, measured in turns."""
-    setting = mnist.Config(
-        model=config.model,
-        width=config.width,
-        batch_size=config.batch_size,
-        data=data.Config(source=config.source),
-    )
+    setting = mnist.Config(data=data.Config(source="embedded"))
     dataset = data.load(setting.data)
     axis_name, shape = parallel.AXIS_NAMES[setting.parallel], dataset.x.shape[1:]
     gan, state, step = mnist.build(setting, axis_name, shape)

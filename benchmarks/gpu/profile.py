@@ -30,19 +30,14 @@ def run(sheet: Sheet, small: bool) -> None:
     batch_size = 8 if small else 256
     for precision in ("bfloat16", "tf32"):
         name = f"DCGAN 28, batch {batch_size}, {precision}"
-        found: list[tuple[Row, list[Row]]] = []
-
-        def profiled(precision: str = precision, found: Any = found) -> Row:
-            found.append(_profile(precision, batch_size, small))
-            return found[0][0]
-
-        sheet.attempt("programs", name, profiled)
-        for number, row in enumerate(found[0][1] if found else [], 1):
+        longest: list[Row] = []
+        sheet.attempt("programs", name, partial(_profile, precision, batch_size, small, longest))
+        for number, row in enumerate(longest, 1):
             sheet.attempt(name, f"{number}", partial(dict, row))
 
 
-def _profile(precision: str, batch_size: int, small: bool) -> tuple[Row, list[Row]]:
-    """Returns the row of a program and the rows of its longest operations."""
+def _profile(precision: str, batch_size: int, small: bool, longest: list[Row]) -> Row:
+    """Returns the row of a program, and adds the rows of its longest operations to `longest`."""
     case = narrow(CASES["dcgan28"]) if small else CASES["dcgan28"]
     (state, step), batch = training(case, precision), real(case, batch_size)
     compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
@@ -70,8 +65,7 @@ def _profile(precision: str, batch_size: int, small: bool) -> tuple[Row, list[Ro
         events = json.loads(gzip.decompress(traces[-1].read_bytes()))["traceEvents"]
     times = operations(events)
     total = sum(times.values())
-    row |= {"device ms/step": total / 1e3 / _STEPS}
-    rows = [
+    longest += [
         {
             "operation": name,
             "share": f"{spent / total:.1%}",
@@ -80,7 +74,7 @@ def _profile(precision: str, batch_size: int, small: bool) -> tuple[Row, list[Ro
         }
         for name, spent in times.most_common(_SHOWN)
     ]
-    return row, rows
+    return row | {"device ms/step": total / 1e3 / _STEPS}
 
 
 def _costs(compiled: Any, seconds: float, precision: str) -> Row:

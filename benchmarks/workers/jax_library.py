@@ -135,31 +135,18 @@ def _fixed(gan: GAN, problem: Problem) -> GAN:
 
 
 def _with_weights(state: TrainState, case: cases.Case, problem: Problem) -> TrainState:
-    if not case.is_chain:
-        return _with_paths(state, problem)
-
-    def player(name: str, layers: tuple[cases.Layer, ...]) -> PyTree:
-        params = getattr(state, name).params
-        return fill(params, layers, problem.weights[name], flip=False)
-
-    generator = player("generator", case.generator)
-    discriminator = player("discriminator", case.discriminator)
-    return state.replace(  # type: ignore[attr-defined]
-        generator=state.generator.replace(params=generator),  # type: ignore[attr-defined]
-        discriminator=state.discriminator.replace(params=discriminator),  # type: ignore[attr-defined]
-        ema_params=jax.tree.map(jnp.copy, generator),
-    )
-
-
-def _with_paths(state: TrainState, problem: Problem) -> TrainState:
-    """Returns the state with the parameters and directions of a model that is no chain."""
+    """Returns the state with the problem's weights, and its directions of spectral norm if any."""
     players: dict[str, Any] = {}
-    for name, (weights, *directions) in problem.weights.items():
+    for name, weights in problem.weights.items():
         player = getattr(state, name)
-        params = jax.tree.map(jnp.asarray, unflatten_dict(weights, sep="/"))
-        for found in directions:
-            known = {**player.model_state, "directions": jax.tree.map(jnp.asarray, found)}
-            player = player.replace(model_state=known)
+        if case.is_chain:
+            params = fill(player.params, getattr(case, name), weights, flip=False)
+        else:
+            by_path, *directions = weights
+            params = jax.tree.map(jnp.asarray, unflatten_dict(by_path, sep="/"))
+            for found in directions:
+                known = {**player.model_state, "directions": jax.tree.map(jnp.asarray, found)}
+                player = player.replace(model_state=known)
         players[name] = player.replace(params=params)
     ema_params = jax.tree.map(jnp.copy, players["generator"].params)
     return state.replace(**players, ema_params=ema_params)  # type: ignore[attr-defined]

@@ -83,7 +83,6 @@ class Conv3(nn.Module):
     features: int
     resize: Literal["double", "halve"] | None = None
     kernel_init: Initializer = nn.initializers.glorot_uniform()
-    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -96,7 +95,7 @@ class Conv3(nn.Module):
             y = conv.conv(x, _summed(kernel) / 4, strides=(2, 2), padding=(1, 1))
         else:
             y = conv.conv(x, kernel, strides=(1, 1), padding=(1, 1))
-        return biased(self, y) if self.use_bias else y
+        return biased(self, y)
 
 
 def _summed(kernel: Array) -> Array:

@@ -61,15 +61,12 @@ class Repainted(nn.Module):
     """A convolution that keeps sizes: [B, H, W, I] -> [B, H, W, features].
 
     The paper uses a transposed convolution of stride 1 instead. A convolution with the flipped
-    kernel gives the same result, and is faster if there are few output features. `use_bias` says
-    whether to add a bias.
+    kernel gives the same result, and is faster if there are few output features.
     """
 
     features: int
-    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", DCGAN_INIT, (3, 3, self.features, x.shape[-1]), PARAM_DTYPE)
-        y = conv.conv_transpose(x, kernel, strides=(1, 1), padding=(1, 1))
-        return biased(self, y) if self.use_bias else y
+        return biased(self, conv.conv_transpose(x, kernel, strides=(1, 1), padding=(1, 1)))
