@@ -18,8 +18,12 @@ from gan_jax.run.tables import markdown
 BASELINE = "torch_tuned"
 """The contender to which the ratios refer."""
 
-_UNITS = {"gemm_jax": GEMM_FLOPS / 1e9, "gemm_torch": GEMM_FLOPS / 1e9, "copy": COPY_BYTES / 1e9}
-"""Billions of operations or bytes in one step of each machine measurement."""
+MACHINE = {
+    "gemm_jax": (GEMM_FLOPS, "GFLOP/s"),
+    "gemm_torch": (GEMM_FLOPS, "GFLOP/s"),
+    "copy": (COPY_BYTES, "GB/s"),
+}
+"""The measurements of the machine, each with the operations or bytes of a step and its unit."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Result:
         timed = self.machine.get(name)
         if timed is None or not timed.windows:
             return None
-        return median(timed.rates) * _UNITS[name]
+        return median(timed.rates) * MACHINE[name][0] / 1e9
 
     def to_json(self) -> dict[str, Any]:
         """Returns all results for the results file."""
@@ -77,9 +81,8 @@ class Result:
         )
 
     def _machine_line(self) -> str:
-        units = {"gemm_jax": "GFLOP/s", "gemm_torch": "GFLOP/s", "copy": "GB/s"}
-        rates = {name: self._machine_rate(name) for name in units}
-        known = (f"{n} {rate:.1f} {units[n]}" for n, rate in rates.items() if rate is not None)
+        rates = {name: self._machine_rate(name) for name in MACHINE}
+        known = (f"{n} {rate:.1f} {MACHINE[n][1]}" for n, rate in rates.items() if rate is not None)
         busy = [
             window.disturbance
             for timed in self.contenders.values()

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from benchmarks import problem
 from benchmarks.cases import CASES, MODELS, Case
 from benchmarks.driver import Timed, Worker, attempt, check, interleave
-from benchmarks.report import Result, machine_facts
+from benchmarks.report import MACHINE, Result, machine_facts
 from gan_jax.errors import UserError
 from gan_jax.run import cli
 from gan_jax.run import datasets as data
@@ -34,9 +34,6 @@ from gan_jax.run.files import write_text
 from gan_jax.run.folder import write_json
 
 REFERENCE = "gan_jax"
-MACHINE = ("gemm_jax", "gemm_torch", "copy")
-"""The measurements of the machine. Their windows are an eighth as long as the others."""
-
 MODULES = {
     "gan_jax": "jax_library",
     "gan_jax_plain": "jax_library",
@@ -76,7 +73,7 @@ def main(config: Config) -> None:
     clock = _Clock(sum(config.rounds * len(contenders(config, case)) for case, _ in plan))
     results: list[Result] = []
     with ExitStack() as stack:
-        machine = _start(stack, config, MACHINE, "machine")
+        machine = _start(stack, config, list(MACHINE), "machine")
         for case, size in plan:
             result = time_case(config, case, size, digits, machine, clock)
             results.append(result)
@@ -136,8 +133,7 @@ def time_case(
 
         def announce(number: int, one: Timed) -> None:
             if one.worker.name in timed:
-                rate = one.windows[-1].rate if one.unavailable is None else None
-                what = "not available" if rate is None else f"{rate:.4g} steps/s"
+                what = one.unavailable or f"{one.windows[-1].rate:.4g} steps/s"
                 print(
                     f"{label}: round {number}/{config.rounds}  {one.worker.name} {what}  "
                     f"ETA {clock.tick():.0f} s",
@@ -167,11 +163,7 @@ class _Clock:
 
 
 def _start(
-    stack: ExitStack,
-    config: Config,
-    names: Sequence[str],
-    label: str,
-    **request: Any,
+    stack: ExitStack, config: Config, names: Sequence[str], label: str, **request: Any
 ) -> dict[str, Timed]:
     """Returns worker processes with these names. They end when the stack is closed."""
     started = {}
