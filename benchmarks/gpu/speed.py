@@ -109,14 +109,12 @@ class _Crew:
     def drop(self, contender: str) -> None:
         """Ends a worker that failed, because an error on the card may persist."""
         if worker := self._workers.pop(contender, None):
-            with suppress(OSError):
-                worker.close()
+            worker.close()
 
     def close(self) -> None:
         """Ends all workers."""
         for worker in self._workers.values():
-            with suppress(OSError):
-                worker.close()
+            worker.close()
 
 
 def start(contender: str, folder: Path) -> _Limited:

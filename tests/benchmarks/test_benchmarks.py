@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from benchmarks import cases, driver, problem, run
-from benchmarks.driver import Timed, Window, Worker
+from benchmarks.driver import Timed, Window, Worker, WorkerError
 from benchmarks.flops import step_flops
 from benchmarks.report import Result
 from benchmarks.workers import jax_library, jax_usual
@@ -207,6 +207,15 @@ def test_processes_take_turns_and_the_wrong_are_left_out(tmp_path):
     assert 2**20 < peak < 2**30
     assert timed["other"].deviation == pytest.approx(1e-5)
     assert "chatter" in (tmp_path / "ours").read_text()
+
+
+def test_a_process_that_ends_before_its_first_request_says_why(tmp_path):
+    command = [sys.executable, "-c", "import no_such_library"]
+    with closing(Worker("absent", command, tmp_path / "log")) as worker:
+        worker._process.wait()
+        why = r"ended with code 1 \(ModuleNotFoundError: No module named 'no_such_library'\): see"
+        with pytest.raises(WorkerError, match=why):
+            worker.ask("start")
 
 
 # --- The tables and the command line -------------------------------------------------------------
