@@ -286,8 +286,8 @@ def _plan(sheet: Sheet, effort: Effort, folder: Path) -> Iterator[tuple[str, _Ra
         yield "torch.compile", _Race(cases["dcgan28"], first, precision, BEST)
     rest = [race(name, first, p) for name in names[1:] for p in PRECISIONS]
     rest = rest[-1:] if small else rest
-    modern = [  # PyTorch's networks for these have not been tried on a GPU
-        _Race(sized(case), min(first, 64), precision, (OURS,))
+    modern = [
+        _Race(sized(case), min(first, 64), precision, (OURS, TUNED))
         for case in MODELS.values()
         for precision in PRECISIONS[:2]
     ]
@@ -304,6 +304,9 @@ def _plan(sheet: Sheet, effort: Effort, folder: Path) -> Iterator[tuple[str, _Ra
     if not small:
         for precision in PRECISIONS[:2]:
             yield "torch.compile", _Race(cases["dcgan64"], first, precision, BEST)
+        for case in MODELS.values():
+            for precision in PRECISIONS[:2]:
+                yield "torch.compile", _Race(case, first, precision, (OURS, COMPILED))
     for size in others:
         more = [race(name, size, p) for name in names for p in PRECISIONS]
         _warm(sheet, more)
