@@ -60,20 +60,21 @@ def main(config: Config) -> Counter[str]:
     if not config.packages:
         raise UserError("--packages must name at least one archive")
     cli.check_folder("out", config.out)
-    read = [_read(package) for package in config.packages]
-    paths = [path for listed, _ in read for path in listed]
-    others = {file.relative_to(config.out) for file in config.out.rglob("*.png")} - {*paths}
+    made = dict[Path, NDArray[np.uint8]]()
+    for package in config.packages:
+        made |= zip(*_read(package), strict=True)
+    others = {file.relative_to(config.out) for file in config.out.rglob("*.png")} - {*made}
     if others:
         raise UserError(
             f"--out {config.out} has {len(others)} other images, such as {min(others)}: use an "
             "empty folder"
         )
-    for path, pixels in zip(paths, (each for _, x in read for each in x), strict=True):
+    for path, pixels in made.items():
         file = config.out / path
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
             save_image(Image.fromarray(pixels), file)
-    found = Counter(str(path.parent) for path in paths)
+    found = Counter(str(path.parent) for path in made)
     print(f"{found.total()} images in {config.out}:", dict(sorted(found.items())))
     return found
 

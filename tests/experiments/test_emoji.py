@@ -58,7 +58,7 @@ def package(tmp_path):
 def test_a_folder_for_each_kind(package, tmp_path):
     out = tmp_path / "out"
     other = package_of(tmp_path / "other.tgz", "twitter")
-    found = emoji.main(emoji.Config((package, other), out))
+    found = emoji.main(emoji.Config((package, other, package), out))
     assert found == {"clocks": 2, "hands": 4, "heads": 2}
     written = {str(path.relative_to(out)) for path in out.rglob("*.png")}
     assert written == {
