@@ -12,6 +12,7 @@ missing is left out, and the table says why.
 """
 
 import dataclasses
+import subprocess
 import sys
 import tempfile
 import time
@@ -66,6 +67,7 @@ class Config:
 def main(config: Config) -> None:
     """Times all cases. After each case, prints its table and writes all results so far."""
     validate(config)
+    _look_for_torch(config)
     known = CASES | MODELS
     plan = [(known[name], size) for name in config.cases for size in known[name].batch_sizes]
     (config.out / "logs").mkdir(parents=True, exist_ok=True)
@@ -160,6 +162,19 @@ class _Clock:
         """Counts a window and returns the seconds left."""
         self.done += 1
         return (time.monotonic() - self.start) / self.done * (self.total - self.done)
+
+
+def _look_for_torch(config: Config) -> None:
+    """Prints a remedy if PyTorch cannot be timed."""
+    if not any("torch" in name for name in config.contenders):
+        return
+    probe = [str(config.torch_python), "-c", "import torch"]
+    if subprocess.run(probe, capture_output=True).returncode:
+        print(
+            f"{config.torch_python} has no torch: `pip install torch` there, or give another "
+            "Python with --torch-python. Continuing without it.",
+            flush=True,
+        )
 
 
 def _start(

@@ -187,10 +187,10 @@ class _Race:
                 crew.drop(OURS if name.startswith(OURS) else name)
         ours = timed[self.contenders[0]]
         if ours.unavailable is not None:
-            raise WorkerError(ours.unavailable)
+            raise WorkerError(_reason(ours))
         row: Row = {}
         for name, one in timed.items():
-            row[name] = one.unavailable or median(one.rates)
+            row[name] = median(one.rates) if one.unavailable is None else _reason(one)
         for name, one in timed.items():
             if one is not ours and one.unavailable is None:
                 pairs = zip(ours.rates, one.rates, strict=True)
@@ -248,6 +248,11 @@ class _FirstStep:
                 return {"seconds": time.monotonic() - begin}
         finally:
             os.environ.pop(cache)
+
+
+def _reason(timed: Timed) -> str:
+    """Returns the reason why a contender was not timed, without its log, which is deleted."""
+    return str(timed.unavailable).split(": see ")[0][:300]
 
 
 def _quiet(number: int, timed: Timed) -> None:

@@ -218,6 +218,16 @@ def test_a_process_that_ends_before_its_first_request_says_why(tmp_path):
             worker.ask("start")
 
 
+@pytest.mark.parametrize("status", [0, 1])
+def test_a_python_without_torch_is_named_with_a_remedy(status, tmp_path, capsys):
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nexit {status}\n")
+    python.chmod(0o755)
+    run._look_for_torch(run.Config(torch_python=python))
+    printed = capsys.readouterr().out
+    assert ("--torch-python. Continuing without it" in printed) == bool(status)
+
+
 # --- The tables and the command line -------------------------------------------------------------
 
 
